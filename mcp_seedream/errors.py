@@ -1,0 +1,163 @@
+"""Everything that can go wrong, as one tree.
+
+    SeedreamError
+    ├── ConfigurationError       a setting or the model table is wrong: stops the start
+    ├── InvalidArguments         the call breaks a rule of the table; nothing was sent
+    ├── MissingToken             there is no token to send; nothing was sent
+    └── UpstreamError            the upstream refused, failed or could not be reached
+        ├── RequestRefused       400, 404 no_api, 413: the same request will be refused again
+        │   └── ModelRefused     400 "model is invalid": unknown or retired; costs nothing
+        ├── TokenRefused         401, or a 400 about the token
+        ├── BalanceUsedUp        403 used_up
+        ├── RateLimited          429; knows how long to wait
+        ├── TaskNotFound         404: no such task for this token
+        ├── UpstreamUnavailable  not reached, or 5xx on a request that may be repeated
+        ├── SubmissionUncertain  a submit whose answer was lost: it may have been accepted and billed
+        ├── UnreadableReply      HTML, broken JSON or a shape nobody documents
+        └── TaskFailed           the generation ended without a picture
+
+Each carries a stable `code`, a `message` written for an agent (what happened, then what to do), and
+`retryable`: whether the same call can succeed later. Statuses and codes are the upstream's documented
+error table. No other module defines an exception.
+"""
+
+from __future__ import annotations
+
+TOKEN_PAGE = "https://platform.acedata.cloud"
+"""Where a person gets a token and tops up the balance (the vendor's platform)."""
+
+
+class SeedreamError(Exception):
+    """The root: a failure this project expects and can put into words.
+
+    Args:
+        message: One or two sentences for an agent: what happened, and what would work.
+        code: A stable identifier; the upstream's own where it gave one.
+    """
+
+    code = "error"
+    retryable = False
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if code:
+            self.code = code
+
+
+class ConfigurationError(SeedreamError):
+    """A setting or the model table is unusable; the process does not start with it."""
+
+    code = "configuration"
+
+
+class InvalidArguments(SeedreamError):
+    """The arguments break a rule of the capability table. Nothing was sent, nothing is billed."""
+
+    code = "invalid_arguments"
+
+
+class MissingToken(SeedreamError):
+    """No API token is configured for this caller."""
+
+    code = "no_token"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "No AceDataCloud API token is set, so nothing was sent. Get one at "
+            f"{TOKEN_PAGE}, put ACEDATACLOUD_API_TOKEN=... into the server's environment or a .env file "
+            "in its working directory, and restart it."
+        )
+
+
+class UpstreamError(SeedreamError):
+    """The upstream's answer, or its absence, is a failure.
+
+    Args:
+        message: As for `SeedreamError`.
+        code: The upstream's `error.code`, where it gave one.
+        status: HTTP status, where there was an answer.
+        trace_id: The upstream's identifier of the request, for its support.
+        task_id: The task concerned, where it is known.
+        retry_after: Seconds to wait before another try, where the upstream said so.
+    """
+
+    code = "upstream_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        status: int | None = None,
+        trace_id: str | None = None,
+        task_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, code=code)
+        self.status = status
+        self.trace_id = trace_id
+        self.task_id = task_id
+        self.retry_after = retry_after
+
+
+class RequestRefused(UpstreamError):
+    """The upstream found the request itself wrong."""
+
+    code = "bad_request"
+
+
+class ModelRefused(RequestRefused):
+    """The upstream does not know the model (any more)."""
+
+    code = "model_refused"
+
+
+class TokenRefused(UpstreamError):
+    """The token is invalid, expired, or belongs to another service."""
+
+    code = "invalid_token"
+
+
+class BalanceUsedUp(UpstreamError):
+    """The account has no balance left."""
+
+    code = "used_up"
+
+
+class RateLimited(UpstreamError):
+    """Too many requests; `retry_after` says how long to wait, where the upstream did."""
+
+    code = "too_many_requests"
+    retryable = True
+
+
+class TaskNotFound(UpstreamError):
+    """The upstream knows no such task for this token."""
+
+    code = "not_found"
+
+
+class UpstreamUnavailable(UpstreamError):
+    """The upstream was not reached, or failed on a request that is safe to repeat."""
+
+    code = "unavailable"
+    retryable = True
+
+
+class SubmissionUncertain(UpstreamError):
+    """A generation was sent and its answer was lost. Repeating it could pay twice, so nobody does."""
+
+    code = "submission_uncertain"
+
+
+class UnreadableReply(UpstreamError):
+    """The answer is not what the upstream documents (a proxy's HTML page, broken JSON)."""
+
+    code = "unreadable_reply"
+
+
+class TaskFailed(UpstreamError):
+    """The task ended, and there is no picture."""
+
+    code = "task_failed"
