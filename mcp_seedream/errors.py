@@ -23,7 +23,7 @@ error table. No other module defines an exception.
 
 from __future__ import annotations
 
-TOKEN_PAGE = "https://platform.acedata.cloud"
+TOKEN_PAGE = "https://platform.acedata.cloud"  # noqa: S105  (a page about tokens, not a token)
 """Where a person gets a token and tops up the balance (the vendor's platform)."""
 
 

@@ -1,0 +1,230 @@
+"""Raw tool arguments → checked call. The first stop of the line: whatever passes here may be sent.
+
+Agents spell values in more ways than a schema says ("5" for 5, a bare string for a list of one, JSON in
+a string, null or "" for absent): what can be meant in only one way is taken, everything else is an
+error that names the argument. The rules between arguments and models are `choosing.choose`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from mcp_seedream.capabilities import ModelTable, Operation, Parameter, Value, either, number
+from mcp_seedream.choosing import Wish
+from mcp_seedream.errors import InvalidArguments
+from mcp_seedream.files import checked_reference
+from mcp_seedream.schemas import MAX_TASK_IDS, MAX_WAIT_SECONDS
+
+Raw = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCall:
+    """A checked call of `generate_image` or `edit_image`; `model` is None where none was named."""
+
+    wish: Wish
+    model: str | None
+    wait_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCall:
+    """A checked call of `get_task`: one id or more, none twice."""
+
+    task_ids: tuple[str, ...]
+    wait_seconds: float
+
+
+def image_call(table: ModelTable, operation: Operation, raw: Raw, *, wait_seconds: float) -> ImageCall:
+    """Check the form of every argument of an image tool.
+
+    Args:
+        table: The capability table.
+        operation: "generate" or "edit".
+        raw: The arguments as they came.
+        wait_seconds: How long to wait where the call doesn't say.
+
+    Raises:
+        InvalidArguments: With the argument, the rule, and what would be right.
+    """
+    available = table.parameters_for(operation)
+    ours = ["prompt", *(["image"] if operation == "edit" else []), "model", "size", "wait_seconds"]
+    _refuse_unknown(raw, [*ours, *available], elsewhere={"image", *table.parameters})
+    given = {name: value for name, value in raw.items() if value is not None}
+    options = {}
+    for name in available:
+        if (value := _option(name, table.parameters[name], given.get(name))) is not None:
+            options[name] = value
+    wish = Wish(
+        operation=operation,
+        prompt=_text("prompt", given.get("prompt", "")),
+        images=_images(table, given.get("image")) if operation == "edit" else (),
+        size=_size(table, given.get("size")),
+        options=options,
+    )
+    # A callback is how that caller is told: it need not be kept waiting as well.
+    default = 0 if any(table.parameters[name].type == "url" for name in options) else wait_seconds
+    return ImageCall(wish, _text("model", given.get("model", "")).strip() or None, _wait(given, default))
+
+
+def task_call(raw: Raw, *, wait_seconds: float) -> TaskCall:
+    """Check the arguments of `get_task`.
+
+    Raises:
+        InvalidArguments: No id, too many, or something that can't be one.
+    """
+    _refuse_unknown(raw, ["task_id", "task_ids", "wait_seconds"], elsewhere=())
+    given = {name: value for name, value in raw.items() if value is not None}
+    listed = _listed(given.get("task_ids", []))
+    texts = [_text("task_id", given.get("task_id", "")), *(_text("task_ids", one) for one in listed)]
+    ids = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
+    if not ids:
+        raise InvalidArguments("Give `task_id`, or `task_ids` for several: an id that an image tool returned.")
+    if len(ids) > MAX_TASK_IDS:
+        raise InvalidArguments(f"`task_ids` takes at most {MAX_TASK_IDS} ids in one call; this one has {len(ids)}.")
+    for one in ids:
+        if len(one) > 200 or not one.isprintable():
+            raise InvalidArguments(f"{one[:60]!r} can't be a task's id.")
+    return TaskCall(ids, _wait(given, wait_seconds))
+
+
+def _refuse_unknown(raw: Raw, known: list[str], elsewhere: Collection[str]) -> None:
+    for name in raw:
+        if name in known:
+            continue
+        if name in elsewhere:
+            raise InvalidArguments(f"`{name}` is for the other image tool, not for this one. Nothing was sent.")
+        near = get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"Did you mean `{near[0]}`?" if near else f"This tool takes {', '.join(known)}."
+        raise InvalidArguments(f"`{name[:60]}` is not an argument of this tool. {hint} Nothing was sent.")
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidArguments(f"`{name}` must be a string, not {_kind(value)}.")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise InvalidArguments(f"`{name}` has half a character in it (a lone surrogate), which can't be sent.")
+    return value
+
+
+def _size(table: ModelTable, value: Any) -> str | None:
+    """A size as the table spells it (`2K`, `adaptive`), or `WIDTHxHEIGHT`; letter case is not held against it."""
+    text = "" if value is None else _text("size", value).strip().casefold()
+    named = {size.casefold(): size for size in table.sizes}
+    return named.get(text, text.replace("\N{MULTIPLICATION SIGN}", "x").replace("*", "x").replace(" ", "")) or None
+
+
+def _wait(given: Raw, default: float) -> float:
+    if "wait_seconds" not in given:
+        return default
+    value = _number("wait_seconds", given["wait_seconds"])
+    if not 0 <= value <= MAX_WAIT_SECONDS:
+        raise InvalidArguments(f"`wait_seconds` must be from 0 to {MAX_WAIT_SECONDS}, not {number(value)}.")
+    return value
+
+
+def _images(table: ModelTable, value: Any) -> tuple[str, ...]:
+    entries = _listed(value)
+    if not entries:
+        raise InvalidArguments("`image` is missing: give the picture to edit, or use generate_image.")
+    most = table.limits.images_in_and_out
+    if len(entries) > most:
+        raise InvalidArguments(f"`image` has {len(entries)} entries; the upstream takes at most {most}.")
+    return tuple(
+        checked_reference(_text("image", entry), position=n, max_bytes=table.limits.image_bytes)
+        for n, entry in enumerate(entries, 1)
+    )
+
+
+def _listed(value: Any) -> list[Any]:
+    """A list, JSON of one, or a bare value as a list of one; empty entries are left out."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = _from_json(value)
+    entries = value if isinstance(value, list) else [value]
+    return [entry for entry in entries if entry not in (None, "")]
+
+
+def _option(name: str, parameter: Parameter, value: Any) -> Value | None:
+    """The bare value of one of the upstream's optional parameters, or None where nothing was given."""
+    if parameter.listed:
+        bare = {_bare(name, parameter, entry) for entry in _listed(value)} - {None}
+        if len(bare) > 1:
+            raise InvalidArguments(f"`{name}` takes one kind of entry, not {len(bare)}.")
+        value = bare.pop() if bare else None
+    else:
+        value = _bare(name, parameter, value)
+    return None if value is None else _typed(name, parameter, value)
+
+
+def _bare(name: str, parameter: Parameter, value: Any) -> Any:
+    """What stands inside the upstream's wrapping object, or the value itself where it came bare."""
+    if parameter.inside is None:
+        return None if value == "" else value
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        value = _from_json(value)
+    if not isinstance(value, dict):
+        return None if value == "" else value
+    if unknown := set(value) - {parameter.inside}:
+        raise InvalidArguments(f"`{name}` takes only `{parameter.inside}`, not {either(sorted(map(repr, unknown)))}.")
+    return value.get(parameter.inside)
+
+
+def _typed(name: str, parameter: Parameter, value: Any) -> Value:
+    spelled = f"{name}.{parameter.inside}" if parameter.inside else name
+    match parameter.type:
+        case "boolean":
+            return _boolean(spelled, value)
+        case "integer" | "number":
+            found = _number(spelled, value)
+            if parameter.type == "integer" and found != int(found):
+                raise InvalidArguments(f"`{spelled}` must be a whole number, not {number(found)}.")
+            return int(found) if found == int(found) else found
+        case "string":
+            return _text(spelled, value).strip()
+        case "url":
+            return _url(spelled, value)
+
+
+def _boolean(name: str, value: Any) -> bool:
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return value.strip().lower() == "true"
+    if not isinstance(value, bool):
+        raise InvalidArguments(f"`{name}` must be true or false, not {_kind(value)}.")
+    return value
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        found = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise InvalidArguments(f"`{name}` must be a number, not {_kind(value)}.")
+    return found
+
+
+def _url(name: str, value: Any) -> str:
+    text = _text(name, value).strip()
+    host = text.split("://", 1)[-1].split("/", 1)[0]
+    if not text.lower().startswith(("http://", "https://")) or not host or any(c.isspace() for c in text):
+        raise InvalidArguments(f"`{name}` must be an http(s) URL.")
+    return text
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _kind(value: Any) -> str:
+    """A value as an error shows it: what it is, and itself where it is short."""
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    name = names.get(type(value), "null")
+    return f"{name} ({value!r:.40})" if isinstance(value, str | int | float) else name

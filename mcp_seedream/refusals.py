@@ -1,0 +1,97 @@
+"""The upstream's refusals → errors: status and code, and what an agent should do about each.
+
+The table is the vendor's documented one (400, 401, 403, 404, 413, 429, 5xx). A code that says more than its
+status (`token_mismatched` comes with 400 and with 401) decides first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from time import time
+from typing import Any
+
+from mcp_seedream.errors import (
+    TOKEN_PAGE,
+    BalanceUsedUp,
+    ModelRefused,
+    RateLimited,
+    RequestRefused,
+    SubmissionUncertain,
+    TaskNotFound,
+    TokenRefused,
+    UpstreamError,
+    UpstreamUnavailable,
+)
+from mcp_seedream.wire import Failure, read_failure
+
+_TOKEN_CODES = {"invalid_token", "token_expired", "token_mismatched", "no_token"}
+_UNCERTAIN = "The generation may have been accepted and billed; it was not sent again."
+
+
+def refusal(status: int, reply: Any, headers: Mapping[str, str], *, submitting: bool) -> UpstreamError:
+    """The error for an answer that is not a success.
+
+    Args:
+        status: HTTP status; 200 for a failure that came as a success.
+        reply: The decoded JSON, or None where there is none (a proxy's page).
+        headers: For `Retry-After`.
+        submitting: A generation was sent, so that a 5xx leaves its fate unknown.
+    """
+    failure = read_failure(reply) or Failure("", f"HTTP {status}")
+    trace_id = reply.get("trace_id") if isinstance(reply, dict) else None
+    kind, advice = _kind(status, failure, submitting=submitting)
+    retry_after = seconds(headers.get("retry-after"))
+    if kind is RateLimited:
+        advice = f"Wait {retry_after:.0f} s before the next call." if retry_after else "Wait a minute, then repeat it."
+    if kind is SubmissionUncertain and status == 503 and retry_after is not None:
+        # "Not now, later" is the one 5xx that says that nothing was taken.
+        kind, advice = UpstreamUnavailable, f"Nothing was accepted. Wait {retry_after:.0f} s, then repeat the call."
+    return kind(
+        f"{failure.message.rstrip('.')}. {advice}".strip(),
+        code=failure.code or None,
+        status=status,
+        trace_id=trace_id if isinstance(trace_id, str) else None,
+        retry_after=retry_after,
+    )
+
+
+def _kind(status: int, failure: Failure, *, submitting: bool) -> tuple[type[UpstreamError], str]:
+    code = failure.code
+    if code in _TOKEN_CODES or status == 401:
+        return TokenRefused, f"The API token was refused: the user can check it, or get one, at {TOKEN_PAGE}."
+    if code == "used_up" or status == 402:
+        return BalanceUsedUp, f"The user can top up at {TOKEN_PAGE}; the same call works then."
+    if code == "too_many_requests" or status == 429:
+        return RateLimited, ""
+    if code == "bad_request" and "model is invalid" in failure.message.lower():
+        return ModelRefused, "The upstream does not offer this model now; nothing was billed."
+    if code == "disabled":
+        return RequestRefused, f"The account is disabled: the user can ask the support at {TOKEN_PAGE}."
+    if code == "request_too_large" or status == 413:
+        return RequestRefused, "The request is too large: give smaller pictures, or links to them."
+    if code == "not_found" or (status == 404 and code != "no_api" and not submitting):
+        return TaskNotFound, ""
+    if status >= 500:
+        if submitting:
+            return SubmissionUncertain, f"The upstream failed. {_UNCERTAIN} Ask the user before repeating it."
+        return UpstreamUnavailable, "The upstream failed; the same call can succeed later."
+    if status >= 400:
+        return RequestRefused, "Nothing was generated; the same request will be refused again."
+    if status >= 300:
+        return RequestRefused, "The upstream answered with a redirect: check ACEDATACLOUD_API_BASE_URL."
+    return UpstreamError, ""
+
+
+def seconds(retry_after: str | None) -> float | None:
+    """`Retry-After` in seconds: it may be a number or a date (RFC 9110)."""
+    if not retry_after:
+        return None
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time())
+    except (TypeError, ValueError):
+        return None

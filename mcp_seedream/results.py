@@ -1,0 +1,168 @@
+"""A task, or an error → what the agent gets.
+
+Clients differ in what they show a model: some the text, some the structured content. So each carries
+everything, in few words: no nulls, no repetition, no orders.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent
+
+from mcp_seedream.errors import SeedreamError, UpstreamError
+from mcp_seedream.wire import Image, Task
+
+_STRING = {"type": "string"}
+_IMAGE = {
+    "type": "object",
+    "properties": {
+        "url": _STRING,
+        "size": _STRING,
+        "z_index": {"type": "integer"},
+        "name": _STRING,
+        "description": _STRING,
+        "bounding_box": {"type": "object"},
+    },
+}
+_TASK: dict[str, Any] = {
+    "status": {"type": "string", "enum": ["succeeded", "pending", "failed"]},
+    "task_id": _STRING,
+    "trace_id": _STRING,
+    "model": _STRING,
+    "images": {"type": "array", "items": _IMAGE},
+    "elapsed_seconds": {"type": "number"},
+    "notes": {"type": "array", "items": _STRING},
+    "error": {
+        "type": "object",
+        "properties": {"code": _STRING, "message": _STRING, "retryable": {"type": "boolean"}},
+    },
+}
+IMAGE_RESULT: dict[str, Any] = {"type": "object", "properties": _TASK, "required": ["status"]}
+"""Output schema of the image tools."""
+
+TASK_RESULT: dict[str, Any] = {
+    "type": "object",
+    "properties": {**_TASK, "tasks": {"type": "array", "items": {"type": "object"}}},
+    "required": ["status"],
+}
+"""Output schema of `get_task`: one task as from the image tools, or several of those under `tasks`."""
+
+_SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"RIFF": "image/webp", b"GIF8": "image/gif"}
+
+
+def one(task: Task) -> CallToolResult:
+    """The result for one task: pictures, or its id and what to do next, or why there is none."""
+    return _result(_text(task), _structured(task), _data_blocks(task.images), is_error=task.state == "failed")
+
+
+def several(tasks: Sequence[Task], missing: Iterable[str] = ()) -> CallToolResult:
+    """The result for several tasks; `missing` are ids that the upstream does not know."""
+    found = [_structured(task) for task in tasks]
+    texts = [_text(task) for task in tasks]
+    for id_ in missing:
+        error = {"code": "not_found", "message": "Unknown to the upstream, for this token.", "retryable": False}
+        found.append({"status": "failed", "task_id": id_, "error": error})
+        texts.append(f"Task {id_} is unknown to the upstream, for this token.")
+    states = {task["status"] for task in found}
+    status = next(state for state in ("pending", "succeeded", "failed") if state in states)
+    blocks = [block for task in tasks for block in _data_blocks(task.images)]
+    text = "\n\n".join(texts)
+    return _result(text, {"status": status, "tasks": found}, blocks, is_error=status == "failed")
+
+
+def failure(error: SeedreamError) -> CallToolResult:
+    """The result for an error: its code, its words, and the upstream's trace_id."""
+    known = {}
+    if isinstance(error, UpstreamError):
+        known = {key: value for key in ("task_id", "trace_id") if (value := getattr(error, key))}
+    details = {"code": error.code, "message": error.message, "retryable": error.retryable}
+    text = f"{error.code}: {error.message}" + "".join(f" {key}: {value}" for key, value in known.items())
+    return _result(text, {"status": "failed", **known, "error": details}, [], is_error=True)
+
+
+def _result(text: str, structured: dict[str, Any], blocks: Sequence[ContentBlock], *, is_error: bool) -> CallToolResult:
+    content: list[ContentBlock] = [TextContent(type="text", text=text), *blocks]
+    return CallToolResult(content=content, structured_content=structured, is_error=is_error)
+
+
+def _structured(task: Task) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "status": task.state,
+        "task_id": task.id,
+        "trace_id": task.trace_id,
+        "model": task.model,
+        "images": [_image(image) for image in task.images],
+        "elapsed_seconds": None if task.elapsed is None else round(task.elapsed, 1),
+        "notes": _notes(task),
+    }
+    if task.error:
+        found["error"] = {"code": task.error.code, "message": _reason(task), "retryable": False}
+    return {key: value for key, value in found.items() if value not in (None, "", [])}
+
+
+def _image(image: Image) -> dict[str, Any]:
+    fields = ("url", "size", "z_index", "name", "description", "bounding_box")
+    return {field: value for field in fields if (value := getattr(image, field)) is not None}
+
+
+def _text(task: Task) -> str:
+    if task.state == "pending":
+        ran = f" after {task.elapsed:.0f} s" if task.elapsed is not None else ""
+        head = (
+            f"Task {task.id} is still running{ran}; its picture is not lost. "
+            f'get_task with task_id "{task.id}" waits for it; generating again would be billed again.'
+        )
+        return "\n".join([head, *_notes(task)])
+    if task.state == "failed":
+        head = f"{task.error.code if task.error else 'failed'}: {_reason(task)}"
+        return "\n".join([head, *_notes(task), _identifiers(task)])
+    count = len(task.images)
+    took = f" in {task.elapsed:.0f} s" if task.elapsed is not None else ""
+    by = f" by {task.model}" if task.model else ""
+    lines = [f"{count} image{'s' if count > 1 else ''}{by}{took}:", *map(_line, task.images)]
+    return "\n".join([*lines, *_notes(task), _identifiers(task)])
+
+
+def _line(image: Image) -> str:
+    parts = [image.url or "(image data in this result)", image.size]
+    if image.z_index is not None:
+        parts.append(f"layer {image.z_index}")
+    parts += [image.name, image.description]
+    if image.bounding_box:
+        parts.append(f"box {image.bounding_box}")
+    return " ".join(part for part in parts if part)
+
+
+def _identifiers(task: Task) -> str:
+    return " ".join(f"{key}: {value}" for key, value in (("task_id", task.id), ("trace_id", task.trace_id)) if value)
+
+
+def _reason(task: Task) -> str:
+    reason = task.error.message.rstrip(".") if task.error else "no reason given"
+    return f"The upstream made no picture: {reason}."
+
+
+def _notes(task: Task) -> list[str]:
+    failures = [f"One image failed: {f.message} ({f.code})." for f in task.failures]
+    return [*task.notes, *dict.fromkeys(failures)]
+
+
+def _data_blocks(images: Iterable[Image]) -> list[ContentBlock]:
+    """Pictures that came as base64, as image blocks: there is no link to give instead."""
+    return [
+        ImageContent(type="image", data=image.b64_json, mime_type=_mime_type(image.b64_json))
+        for image in images
+        if image.b64_json and not image.url
+    ]
+
+
+def _mime_type(data: str) -> str:
+    try:
+        start = base64.b64decode(data[:32])
+    except binascii.Error:
+        start = b""
+    return next((mime for signature, mime in _SIGNATURES.items() if start.startswith(signature)), "image/jpeg")

@@ -1,0 +1,57 @@
+"""The MCP server: tools, resources and what lives as long as the process, put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from mcp.server.mcpserver import MCPServer
+
+from mcp_seedream import __version__
+from mcp_seedream.capabilities import ModelTable
+from mcp_seedream.client import SeedreamClient
+from mcp_seedream.generation import Services
+from mcp_seedream.guide import add_guide
+from mcp_seedream.tools import TokenOf, make_tools
+from mcp_seedream.waiting import open_waiter
+
+INSTRUCTIONS = (
+    "Seedream makes pictures (generate_image) and changes them (edit_image). A result whose status is pending "
+    "has not failed: get_task with its task_id waits for it, at no cost. The resource seedream://models lists "
+    "every model with its sizes and parameters."
+)
+
+
+def build_server(
+    table: ModelTable,
+    client: SeedreamClient,
+    *,
+    token_of: TokenOf,
+    wait_seconds: float = 45,
+    look_interval: float = 2,
+) -> MCPServer[Services]:
+    """The server, ready for any transport.
+
+    Args:
+        table: What the models can do.
+        client: The upstream; it is closed when the server stops.
+        token_of: Finds the API token of whoever makes a call.
+        wait_seconds: How long a call waits unless it says otherwise.
+        look_interval: Seconds between two rounds of look-ups for one caller.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: MCPServer[Services]) -> AsyncIterator[Services]:
+        async with client, open_waiter(client, interval=look_interval) as waiter:
+            yield Services(table, client, waiter)
+
+    server = MCPServer[Services](
+        "seedream",
+        title="Seedream",
+        instructions=INSTRUCTIONS,
+        version=__version__,
+        tools=make_tools(table, token_of, wait_seconds),
+        lifespan=lifespan,
+    )
+    add_guide(server, table)
+    return server

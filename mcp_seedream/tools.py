@@ -1,0 +1,127 @@
+"""The three tools: arguments → checked request → upstream → task → result.
+
+Each tool is a value: its schema is computed from the capability table, and its function takes the raw
+arguments, so that every rule is checked in one place with one kind of error. Errors bubble to `_answered`,
+which is the only formatter.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
+from mcp_types import CallToolResult, ToolAnnotations
+
+from mcp_seedream import arguments, results
+from mcp_seedream.capabilities import ModelTable, Operation
+from mcp_seedream.errors import MissingToken, SeedreamError
+from mcp_seedream.generation import Services, get_tasks, make_images
+from mcp_seedream.schemas import image_schema, task_schema
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTIONS = {
+    "generate_image": (
+        "Make a picture from text with Seedream. Waits and returns links; if it takes longer, "
+        "a task id for get_task. Each call is billed."
+    ),
+    "edit_image": (
+        "Change, combine or extend given pictures with Seedream, or split one into layers. "
+        "Waits like generate_image. Each call is billed."
+    ),
+    "get_task": "Result of an earlier call by its task id, waiting for it if it still runs. Free.",
+}
+_TITLES = {"generate_image": "Generate an image", "edit_image": "Edit images", "get_task": "Get a task's result"}
+
+
+Call = Context[Services, Any]
+TokenOf = Callable[[Call], str | None]
+"""Finds the API token of whoever makes a call."""
+
+
+def make_tools(table: ModelTable, token_of: TokenOf, wait_seconds: float) -> list[Tool]:
+    """The three tools.
+
+    Args:
+        table: The capability table their schemas and checks come from.
+        token_of: Finds the caller's token.
+        wait_seconds: How long a call waits unless it says otherwise.
+    """
+
+    async def images(operation: Operation, raw: dict[str, Any], ctx: Call) -> CallToolResult:
+        call = arguments.image_call(table, operation, raw, wait_seconds=wait_seconds)
+        services = ctx.request_context.lifespan_context
+        return results.one(await make_images(services, call, _token(token_of, ctx), ctx.report_progress))
+
+    async def generate_image(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
+        return await _answered("generate_image", images("generate", arguments, ctx))
+
+    async def edit_image(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
+        return await _answered("edit_image", images("edit", arguments, ctx))
+
+    async def tasks(raw: dict[str, Any], ctx: Call) -> CallToolResult:
+        call = arguments.task_call(raw, wait_seconds=wait_seconds)
+        services = ctx.request_context.lifespan_context
+        found = await get_tasks(services, call, _token(token_of, ctx), ctx.report_progress)
+        if len(call.task_ids) == 1:
+            return results.one(found[call.task_ids[0]])
+        missing = [id_ for id_ in call.task_ids if id_ not in found]
+        return results.several([found[id_] for id_ in call.task_ids if id_ in found], missing)
+
+    async def get_task(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
+        return await _answered("get_task", tasks(arguments, ctx))
+
+    paid = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True)
+    look = ToolAnnotations(read_only_hint=True, open_world_hint=True)
+    return [
+        _tool(generate_image, image_schema(table, "generate", wait_seconds), results.IMAGE_RESULT, paid),
+        _tool(edit_image, image_schema(table, "edit", wait_seconds), results.IMAGE_RESULT, paid),
+        _tool(get_task, task_schema(wait_seconds), results.TASK_RESULT, look),
+    ]
+
+
+class _RawArguments(FuncMetadata):
+    """Hands a tool its arguments as they came: the table checks them, not a signature."""
+
+    def validate_arguments(self, arguments_to_validate: dict[str, Any]) -> dict[str, Any]:
+        return {"arguments": arguments_to_validate}
+
+
+def _tool(
+    function: Callable[..., Awaitable[CallToolResult]],
+    schema: dict[str, Any],
+    output: dict[str, Any],
+    annotations: ToolAnnotations,
+) -> Tool:
+    name = function.__name__
+    return Tool(
+        fn=function,
+        name=name,
+        title=_TITLES[name],
+        description=DESCRIPTIONS[name],
+        parameters=schema,
+        fn_metadata=_RawArguments(arg_model=ArgModelBase, output_schema=output),
+        is_async=True,
+        context_kwarg="ctx",
+        annotations=annotations,
+    )
+
+
+async def _answered(tool: str, work: Awaitable[CallToolResult]) -> CallToolResult:
+    """The one place where an error becomes a result."""
+    try:
+        return await work
+    except SeedreamError as error:
+        trace = getattr(error, "trace_id", None)
+        logger.info("%s failed: %s, trace_id %s", tool, error.code, trace)
+        return results.failure(error)
+
+
+def _token(token_of: TokenOf, ctx: Call) -> str:
+    if token := token_of(ctx):
+        return token
+    raise MissingToken

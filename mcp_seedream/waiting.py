@@ -1,0 +1,139 @@
+"""Waits for tasks: however many calls wait, a caller's tasks are looked up together, once a round.
+
+One round of look-ups per caller every `interval` seconds asks for all tasks that anybody waits for. A wait
+that is cancelled, or whose time is up, just stops asking: the task itself goes on upstream.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+
+import anyio
+from anyio.abc import TaskGroup
+
+from mcp_seedream.client import SeedreamClient
+from mcp_seedream.errors import TokenRefused, UpstreamError
+from mcp_seedream.wire import Task
+
+logger = logging.getLogger(__name__)
+
+Tick = Callable[[float], Awaitable[None]]
+"""Told every few seconds how long the wait has lasted, in seconds."""
+
+_LONGEST_PAUSE = 30.0
+
+
+class TaskWaiter:
+    """Waits for tasks of many callers; `open_waiter` makes one for the process."""
+
+    def __init__(self, client: SeedreamClient, group: TaskGroup, *, interval: float, tick: float) -> None:
+        self._client = client
+        self._group = group
+        self._interval = interval
+        self._tick = tick
+        self._waits: dict[str, set[_Wait]] = {}
+
+    async def wait(
+        self, task_ids: Iterable[str], token: str, seconds: float, on_tick: Tick | None = None
+    ) -> dict[str, Task]:
+        """Wait until all tasks have ended, for at most `seconds`.
+
+        Args:
+            task_ids: Tasks that the upstream has accepted.
+            token: The caller's.
+            seconds: How long, at most.
+            on_tick: Called about every five seconds.
+
+        Returns:
+            The tasks that have ended, by id; one that still runs is not in it.
+
+        Raises:
+            TokenRefused: The upstream refuses the caller's token.
+        """
+        wait = _Wait(set(task_ids))
+        waits = self._waits_of(token)
+        waits.add(wait)
+        started = anyio.current_time()
+        try:
+            while wait.running and wait.error is None and (left := started + seconds - anyio.current_time()) > 0:
+                with anyio.move_on_after(min(left, self._tick)) as pause:
+                    await wait.done.wait()
+                if pause.cancelled_caught and on_tick is not None:
+                    await on_tick(anyio.current_time() - started)
+        finally:
+            waits.discard(wait)
+        if wait.error is not None:
+            raise wait.error
+        return wait.ended
+
+    def _waits_of(self, token: str) -> set[_Wait]:
+        if token not in self._waits:
+            self._waits[token] = set()
+            self._group.start_soon(self._look, token, self._waits[token])
+        return self._waits[token]
+
+    async def _look(self, token: str, waits: set[_Wait]) -> None:
+        """One caller's rounds, for as long as somebody waits."""
+        pause = self._interval
+        while True:
+            await anyio.sleep(pause)
+            wanted = {id_ for wait in waits for id_ in wait.running}
+            if not wanted:
+                del self._waits[token]
+                return
+            pause = await self._round(sorted(wanted), token, waits, pause)
+
+    async def _round(self, wanted: list[str], token: str, waits: set[_Wait], pause: float) -> float:
+        """Look once, hand out what has ended; the seconds to the next round."""
+        try:
+            found = await self._client.look_up(wanted, token)
+        except TokenRefused as error:
+            for wait in waits:
+                wait.fail(error)
+        except UpstreamError as error:
+            # A look-up costs nothing and the task goes on: the wait's own deadline decides, not this.
+            logger.warning("look-up of %d tasks failed: %s", len(wanted), error.code)
+            longer = error.retry_after or pause * 2
+            return min(max(longer, self._interval), _LONGEST_PAUSE)
+        else:
+            ended = {id_: task for id_, task in found.items() if task.ended}
+            for wait in waits:
+                wait.take(ended)
+        return self._interval
+
+
+@asynccontextmanager
+async def open_waiter(client: SeedreamClient, *, interval: float = 2, tick: float = 5) -> AsyncIterator[TaskWaiter]:
+    """A waiter, for as long as the context lasts.
+
+    Args:
+        client: For the look-ups.
+        interval: Seconds between a caller's rounds of look-ups.
+        tick: Seconds between two calls of `on_tick`.
+    """
+    async with anyio.create_task_group() as group:
+        yield TaskWaiter(client, group, interval=interval, tick=tick)
+        group.cancel_scope.cancel()
+
+
+class _Wait:
+    """One call's wait for one task or more."""
+
+    def __init__(self, running: set[str]) -> None:
+        self.running = running
+        self.ended: dict[str, Task] = {}
+        self.error: UpstreamError | None = None
+        self.done = anyio.Event()
+
+    def take(self, ended: dict[str, Task]) -> None:
+        for id_ in self.running & ended.keys():
+            self.ended[id_] = ended[id_]
+            self.running.discard(id_)
+        if not self.running:
+            self.done.set()
+
+    def fail(self, error: UpstreamError) -> None:
+        self.error = error
+        self.done.set()

@@ -1,0 +1,264 @@
+"""What goes over the wire: the request as the upstream takes it, and every reply shape it is known to give.
+
+Facts: the vendor's API documents of `POST /seedream/images` and `POST /seedream/tasks`, 2026. Replies are
+read tolerantly: a field of the wrong type counts as absent, and only a reply that says nothing at all is
+an error. This module has the one definition of when a task has ended (`_state`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mcp_seedream.capabilities import Model, ModelTable, Value
+from mcp_seedream.choosing import Wish
+from mcp_seedream.errors import UnreadableReply
+
+State = Literal["pending", "succeeded", "failed"]
+JSONObject = dict[str, Any]
+
+_SUCCEEDED = frozenset({"succeeded", "succeed", "success", "completed", "complete"})
+_FAILED = frozenset({"failed", "error", "cancelled", "canceled"})
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """A checked request of `POST /seedream/images`: the JSON body, and how its answer comes."""
+
+    model: str
+    body: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, table: ModelTable, model: Model, wish: Wish) -> ImageRequest:
+        """The request for a wish that `model` has been found to serve."""
+        body: JSONObject = {"model": model.id}
+        if wish.prompt.strip():
+            body["prompt"] = wish.prompt
+        if wish.images:
+            body["image"] = list(wish.images)
+        if wish.size:
+            body["size"] = wish.size
+        # A neutral value is taken from any caller and sent only to a model that knows the parameter.
+        body |= {name: _wrapped(table, name, v) for name, v in wish.options.items() if table.rule(model, name)}
+        if not body.get("stream") and not body.get("callback_url"):
+            body["async"] = True
+        return cls(model.id, body)
+
+    @property
+    def streams(self) -> bool:
+        return bool(self.body.get("stream"))
+
+
+def _wrapped(table: ModelTable, name: str, value: Value) -> Any:
+    parameter = table.parameters[name]
+    inner: Any = {parameter.inside: value} if parameter.inside else value
+    return [inner] if parameter.listed else inner
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The upstream's words for what went wrong."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One finished picture: a link, or base64 where that was asked for; the last four are a layer's."""
+
+    url: str | None
+    b64_json: str | None = None
+    size: str | None = None
+    z_index: int | None = None
+    name: str | None = None
+    description: str | None = None
+    bounding_box: JSONObject | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A generation as it stands. `elapsed` is seconds, `created_at` Unix seconds, `notes` what is worth knowing."""
+
+    id: str
+    state: State = "pending"
+    images: tuple[Image, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    error: Failure | None = None
+    trace_id: str | None = None
+    model: str | None = None
+    elapsed: float | None = None
+    created_at: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        return self.state != "pending"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """One line of a streamed answer: a picture, a failed picture, or the end (`completed`)."""
+
+    images: tuple[Image, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    completed: bool = False
+    task_id: str | None = None
+    trace_id: str | None = None
+
+
+def read_task(reply: Any, task_id: str | None = None) -> Task:
+    """Read a task from any documented shape: an acceptance, a look-up, a finished answer.
+
+    Args:
+        reply: The decoded JSON.
+        task_id: The id that was asked for, where the reply leaves it out.
+
+    Raises:
+        UnreadableReply: It is not an object, or carries neither an id nor an outcome.
+    """
+    if not isinstance(reply, dict):
+        raise UnreadableReply("The upstream answered with something that is not a task.")
+    nested = _object(reply.get("response"))
+    answer = nested or reply
+    data = answer.get("data")
+    items = [item for item in (data if isinstance(data, list) else [data]) if isinstance(item, dict)]
+    images = tuple(image for item in items if (image := _image(item)))
+    failures = tuple(failure for item in items if (failure := read_failure(item)))
+    error = read_failure(answer) or read_failure(reply)
+    state = _state(reply, answer, images, error)
+    if state == "failed" and error is None:
+        error = failures[0] if failures else Failure("empty_result", "it ended without a picture")
+    id_ = _text(reply.get("id")) or _text(reply.get("task_id")) or _text(answer.get("task_id")) or task_id
+    if not id_ and state == "pending":
+        raise UnreadableReply("The upstream's answer has neither a task id nor a picture.")
+    return Task(
+        id=id_ or "",
+        state=state,
+        images=images if state == "succeeded" else (),
+        failures=failures if state == "succeeded" else (),
+        error=error if state == "failed" else None,
+        trace_id=_text(reply.get("trace_id")) or _text(answer.get("trace_id")),
+        model=_first(_text(o.get("model")) for o in (*items, _object(reply.get("request")), answer)),
+        elapsed=_elapsed(reply),
+        created_at=_number(reply.get("created_at")),
+    )
+
+
+def _state(reply: JSONObject, answer: JSONObject, images: tuple[Image, ...], error: Failure | None) -> State:
+    """When a task has ended: a word that says so, `success: false`, an error, pictures, or a finishing time."""
+    data = answer.get("data")
+    words = (o.get(key) for o in (_object(data), answer, reply) for key in ("status", "state"))
+    word = _first(word.strip().lower() for word in words if isinstance(word, str))
+    if word in _FAILED or answer.get("success") is False or reply.get("success") is False:
+        return "failed"
+    if word is not None and word not in _SUCCEEDED:
+        return "pending"
+    if images:
+        return "succeeded"
+    ended = word in _SUCCEEDED or error or isinstance(data, list) or _number(reply.get("finished_at"))
+    return "failed" if ended else "pending"
+
+
+def read_batch(reply: Any) -> dict[str, Task]:
+    """Read the answer to `retrieve_batch`: the known tasks by id; an unknown id is simply not there.
+
+    Raises:
+        UnreadableReply: There is no list of items.
+    """
+    items = reply.get("items") if isinstance(reply, dict) else None
+    if not isinstance(items, list):
+        raise UnreadableReply("The upstream's answer to a look-up of several tasks has no list of them.")
+    tasks = [read_task(item) for item in items if isinstance(item, dict) and (item.get("id") or item.get("task_id"))]
+    return {task.id: task for task in tasks}
+
+
+def read_failure(reply: Any) -> Failure | None:
+    """The `error` of a reply or item: an object with code and message, or a bare string."""
+    error = reply.get("error") if isinstance(reply, dict) else None
+    if isinstance(error, str) and error:
+        return Failure("api_error", error)
+    if isinstance(error, dict) and error:
+        message = _text(error.get("message")) or "no reason given"
+        return Failure(_text(error.get("code")) or "api_error", message)
+    return None
+
+
+def read_event(line: str) -> StreamEvent | None:
+    """Read one line of a streamed answer; None for a blank line, a comment or an unknown event.
+
+    Takes NDJSON and SSE framing (`data: …`), fields at the top or under `data`, the kind in `type` or `event`.
+
+    Raises:
+        UnreadableReply: The line is not JSON.
+    """
+    text = line.strip().removeprefix("data:").strip()
+    if not text or text == "[DONE]" or text.startswith((":", "event:", "id:", "retry:")):
+        return None
+    try:
+        event = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableReply("The upstream's stream has a line that is not JSON.") from error
+    if not isinstance(event, dict):
+        return None
+    fields = {**event, **_object(event.get("data"))}
+    kind = (_text(event.get("type")) or _text(event.get("event")) or _text(fields.get("type")) or "").rpartition(".")[2]
+    failure = read_failure(fields)
+    image = _image(fields) if kind == "partial_succeeded" else None
+    if kind == "partial_failed":
+        failure = failure or Failure("api_error", "no reason given")
+    elif not kind and isinstance(event.get("data"), list):  # an upstream that answered whole after all
+        whole = read_task(event, "")
+        return StreamEvent(whole.images, whole.failures, completed=True, task_id=whole.id, trace_id=whole.trace_id)
+    elif kind not in ("partial_succeeded", "completed") and not failure:
+        return None
+    return StreamEvent(
+        images=(image,) if image else (),
+        failures=(failure,) if failure else (),
+        completed=kind == "completed" or (failure is not None and kind != "partial_failed"),
+        task_id=_text(fields.get("task_id")),
+        trace_id=_text(fields.get("trace_id")),
+    )
+
+
+def _image(item: JSONObject) -> Image | None:
+    url = _text(item.get("image_url")) or _text(item.get("url"))
+    b64_json = _text(item.get("b64_json"))
+    if not b64_json and not (url and url.lower().startswith(("http://", "https://"))):
+        return None
+    z_index = item.get("z_index")
+    return Image(
+        url=url,
+        b64_json=b64_json,
+        size=_text(item.get("size")),
+        z_index=z_index if isinstance(z_index, int) else None,
+        name=_text(item.get("name")),
+        description=_text(item.get("description")),
+        bounding_box=_object(item.get("bounding_box")) or None,
+    )
+
+
+def _elapsed(reply: JSONObject) -> float | None:
+    elapsed = _number(reply.get("elapsed"))
+    finished, started = _number(reply.get("finished_at")), _number(reply.get("started_at"))
+    if elapsed is None and finished and (started := started or _number(reply.get("created_at"))):
+        elapsed = finished - started
+    return elapsed if elapsed is not None and elapsed >= 0 else None
+
+
+def _object(value: Any) -> JSONObject:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _first(values: Iterable[str | None]) -> str | None:
+    return next((value for value in values if value), None)
