@@ -2,6 +2,7 @@
 
     submit    POST /seedream/images   sent once; a lost answer is reported as uncertain, never repeated
     stream    POST /seedream/images   the same, with an answer line by line
+    download  GET  a picture's link   without the token
     look_up   POST /seedream/tasks    `retrieve` for one, `retrieve_batch` for several, 50 a request
 
 A caller's token is an argument of every call and is kept nowhere. Every failure leaves as one of
@@ -37,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 BATCH = 50
 """Ids in one look-up request."""
+
+MAX_PICTURE = 100 * 2**20
+"""Bytes of one generated picture, at most: a 4K PNG is well below."""
 
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 
@@ -143,6 +147,24 @@ class SeedreamClient:
         except* UpstreamError as errors:
             raise _leaf(errors) from None
         return found
+
+    async def download(self, url: str) -> bytes:
+        """Fetch a picture, without any token.
+
+        Raises:
+            UpstreamUnavailable: It could not be fetched, or is larger than a picture can be.
+        """
+        data = bytearray()
+        try:
+            async with self._http.stream("GET", url, headers={"Accept": "image/*"}) as response:
+                response.raise_for_status()
+                async for chunk in response.aiter_bytes():
+                    data += chunk
+                    if len(data) > MAX_PICTURE:
+                        raise UpstreamUnavailable(f"The picture is larger than {MAX_PICTURE // 2**20} MiB.")
+        except httpx.HTTPError as error:
+            raise UpstreamUnavailable(f"The picture could not be fetched ({_reason(error)}).") from error
+        return bytes(data)
 
     async def _retrieve(self, ids: list[str], token: str) -> dict[str, Task]:
         single = len(ids) == 1

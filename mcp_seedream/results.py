@@ -14,6 +14,7 @@ from typing import Any
 from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent
 
 from mcp_seedream.errors import SeedreamError, UpstreamError
+from mcp_seedream.files import kind
 from mcp_seedream.wire import Image, Task
 
 _STRING = {"type": "string"}
@@ -50,8 +51,6 @@ TASK_RESULT: dict[str, Any] = {
     "required": ["status"],
 }
 """Output schema of `get_task`: one task as from the image tools, or several of those under `tasks`."""
-
-_SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"RIFF": "image/webp", b"GIF8": "image/gif"}
 
 
 def one(task: Task) -> CallToolResult:
@@ -162,7 +161,7 @@ def _data_blocks(images: Iterable[Image]) -> list[ContentBlock]:
 
 def _mime_type(data: str) -> str:
     try:
-        start = base64.b64decode(data[:32])
+        found = kind(base64.b64decode(data[:32]))
     except binascii.Error:
-        start = b""
-    return next((mime for signature, mime in _SIGNATURES.items() if start.startswith(signature)), "image/jpeg")
+        found = None
+    return found[0] if found else "image/jpeg"

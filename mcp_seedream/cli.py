@@ -1,0 +1,133 @@
+"""The command line, and the only place that puts a process together."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
+
+from mcp_seedream import __version__
+from mcp_seedream.capabilities import ModelTable, read_table
+from mcp_seedream.errors import ConfigurationError
+from mcp_seedream.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from mcp.server.mcpserver import MCPServer
+
+    from mcp_seedream.generation import Services
+    from mcp_seedream.tools import TokenOf
+
+SANDBOX_TOKEN = "sandbox"  # noqa: S105  (the sandbox takes any word)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command `mcp-seedream`; the exit status is 2 for unusable settings or arguments."""
+    options = _parser().parse_args(argv)
+    try:
+        if options.command == "try":
+            from mcp_seedream.trial import try_out  # noqa: PLC0415  (a client: the server has no use for it)
+
+            return try_out(options, read_settings())
+        return _serve(options)
+    except ConfigurationError as error:
+        print(f"mcp-seedream: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mcp-seedream",
+        description="MCP server for Seedream: pictures from text and from pictures, through AceDataCloud.",
+    )
+    parser.add_argument("--version", action="version", version=f"mcp-seedream {__version__}")
+    parser.add_argument("--transport", choices=["stdio", "http"], default="stdio", help="default: stdio")
+    parser.add_argument("--host", default="127.0.0.1", help="address to bind, over HTTP (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="port, over HTTP (default: 8000)")
+    parser.add_argument("--sandbox", action="store_true", help="work against an emulation with drawn pictures")
+    parser.add_argument("--sandbox-seconds", type=float, metavar="S", help="how long a sandbox picture takes")
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
+    commands = parser.add_subparsers(dest="command", metavar="")
+    trial = commands.add_parser(
+        "try",
+        help="make one picture, as an MCP client would",
+        description=(
+            "Start the server, ask it for a picture over MCP, save what comes. Without an API token it uses the sandbox."
+        ),
+    )
+    trial.add_argument("prompt", help="what the picture shows, or with --edit what to change")
+    trial.add_argument("--edit", nargs="+", metavar="FILE", help="edit these pictures (files or URLs)")
+    trial.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        metavar="NAME=VALUE",
+        default=[],
+        dest="settings",
+        help="other arguments of the tool, such as size=2K seed=7",
+    )
+    trial.add_argument("--output", type=Path, default=Path(), metavar="FOLDER", help="where to save (default: here)")
+    trial.add_argument("--sandbox", action="store_true", default=argparse.SUPPRESS, help="even if there is a token")
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = read_settings(log_level=options.log_level)
+    _log_to_stderr(settings.log_level)
+    table = read_table(settings.models_file)
+    with _upstream(options, settings, table) as settings_in_use:
+        if options.transport == "http":
+            _serve_http(options, settings_in_use, table)
+        else:
+            token = settings_in_use.token.get_secret_value() if settings_in_use.token else None
+            _build(table, settings_in_use, lambda _: token).run("stdio")
+    return 0
+
+
+def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTable) -> None:
+    import uvicorn  # noqa: PLC0415  (stdio starts faster without)
+
+    from mcp_seedream.hosting import ENDPOINT, bearer_token, build_app  # noqa: PLC0415
+
+    app = build_app(_build(table, settings, bearer_token), settings)
+    logging.getLogger(__name__).info("serving http://%s:%d%s", options.host, options.port, ENDPOINT)
+    uvicorn.run(app, host=options.host, port=options.port, log_config=None, access_log=False)
+
+
+def _build(table: ModelTable, settings: Settings, token_of: TokenOf) -> MCPServer[Services]:
+    from mcp_seedream.client import SeedreamClient, Timeouts  # noqa: PLC0415  (`try` and --help need none of it)
+    from mcp_seedream.server import build_server  # noqa: PLC0415
+
+    timeouts = Timeouts(settings.connect_timeout, settings.read_timeout, settings.stream_timeout)
+    client = SeedreamClient(settings.base_url, timeouts=timeouts, connections=settings.connections)
+    return build_server(table, client, token_of=token_of, wait_seconds=settings.wait_seconds)
+
+
+@contextmanager
+def _upstream(options: argparse.Namespace, settings: Settings, table: ModelTable) -> Iterator[Settings]:
+    """The settings with the upstream they name, or with a sandbox that runs as long as the context."""
+    if not options.sandbox:
+        yield settings
+        return
+    from mcp_seedream.sandbox import Sandbox, running  # noqa: PLC0415  (draws: only where it is asked for)
+
+    with running(Sandbox(table, seconds=options.sandbox_seconds)) as address:
+        logging.getLogger(__name__).info("sandbox at %s", address)
+        yield settings.model_copy(update={"base_url": address, "token": SecretStr(SANDBOX_TOKEN)})
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    if level.upper() != "DEBUG":
+        # One line a request of the client's library, with its URL, is more than an operator wants.
+        for name in ("httpx", "httpcore", "mcp"):
+            logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,90 @@
+"""Serving over HTTP: the endpoint, who is calling, health.
+
+A caller brings an own API token as `Authorization: Bearer`; it is used upstream for that request and for
+nothing else. Without one the answer is 401: the operator's token is never used for a caller.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mcp_seedream import __version__
+from mcp_seedream.errors import TOKEN_PAGE
+from mcp_seedream.settings import Settings
+
+ENDPOINT = "/mcp"
+_BEARER = re.compile(r"Bearer +([\x21-\x7e]{1,4096})", re.IGNORECASE)
+
+
+def bearer_token(call: Context[Any, Any]) -> str | None:
+    """The token that came with this HTTP request."""
+    return _bearer((call.headers or {}).get("authorization"))
+
+
+def build_app(server: MCPServer[Any], settings: Settings) -> Starlette:
+    """The ASGI app: `/mcp` for every protocol revision (older ones stateless), and `/health`.
+
+    Args:
+        server: A server whose tools take the caller's token from `bearer_token`.
+        settings: Allowed hosts and origins, and the limit of a request's body.
+    """
+
+    app = server.streamable_http_app(
+        streamable_http_path=ENDPOINT,
+        stateless_http=True,
+        max_request_body_size=settings.max_body_mib * 2**20,
+        transport_security=TransportSecuritySettings(
+            enable_dns_rebinding_protection=True,
+            allowed_hosts=_with_ports(settings.allowed_hosts),
+            allowed_origins=_with_ports(settings.allowed_origins),
+        ),
+    )
+    app.user_middleware.insert(0, Middleware(RequireToken))
+    app.routes.append(Route("/health", _health))
+    return app
+
+
+async def _health(_: Request) -> JSONResponse:
+    return JSONResponse({"status": "ok", "version": __version__})
+
+
+class RequireToken:
+    """Answers 401 to a request of the endpoint that brings no token, before its body is read."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (
+            scope["type"] == "http"
+            and scope["path"] == ENDPOINT
+            and not _bearer(Headers(scope=scope).get("authorization"))
+        ):
+            message = f"Send your AceDataCloud API token as Authorization: Bearer. Get one at {TOKEN_PAGE}."
+            challenge = 'Bearer realm="mcp-seedream", error="invalid_token", error_description="API token required"'
+            body = {"error": "invalid_token", "error_description": message}
+            await JSONResponse(body, 401, {"WWW-Authenticate": challenge})(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def _bearer(header: str | None) -> str | None:
+    match = _BEARER.fullmatch(header.strip()) if header else None
+    return match[1] if match else None
+
+
+def _with_ports(names: list[str]) -> list[str]:
+    """Each name as it is, and with any port where it has none."""
+    bare = [name for name in names if not re.search(r":(\d+|\*)$", name)]
+    return [*names, *(f"{name}:*" for name in bare)]

@@ -1,0 +1,332 @@
+"""An emulation of the upstream with real pictures: for trying, tests and demonstrations.
+
+A Starlette app that speaks the contract of `POST /seedream/images` and `POST /seedream/tasks`: synchronous,
+asynchronous, with a callback, streamed; look-ups of one task or many in each documented shape; the documented
+errors. Its rules are the capability table's. Words in a prompt bring the rest about (`WORDS`). It draws on
+this machine and fetches nothing from anywhere else.
+
+Run alone: `python -m mcp_seedream.sandbox --port 8080`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import re
+import socket
+import threading
+import time
+import urllib.request
+import uuid
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from mcp_seedream.arguments import image_call
+from mcp_seedream.capabilities import ModelTable, read_table
+from mcp_seedream.choosing import Wish, choose
+from mcp_seedream.errors import InvalidArguments
+from mcp_seedream.studio import Studio
+from mcp_seedream.wire import ImageRequest
+
+REFUSALS: dict[str, tuple[int, str, str]] = {
+    "content_refused": (400, "bad_request", "The request failed because the prompt may contain sensitive information."),
+    "disabled": (400, "disabled", "Your application has been disabled due to abnormal usage behavior."),
+    "token_mismatched": (400, "token_mismatched", "The specified token is not matched with API."),
+    "model_invalid": (400, "bad_request", "model is invalid."),
+    "invalid_token": (401, "invalid_token", "The specified token is invalid or wrong."),
+    "token_expired": (401, "token_expired", "token expired."),
+    "used_up": (403, "used_up", "Your balance is not sufficient for current request."),
+    "no_api": (404, "no_api", "API does not exist, please make sure url is correct."),
+    "too_large": (413, "request_too_large", "Request body is too large."),
+    "rate_limited": (429, "too_many_requests", "You have exceeded the rate limit."),
+    "server_error": (500, "api_error", "Internal server error."),
+    "unavailable": (503, "api_error", "Service temporarily unavailable."),
+    "fetch_failed": (200, "api_error", "fetch failed"),
+}
+"""Prompt words that refuse a request: status, code, message. 200 is a failure that looks like a success."""
+
+WORDS = {
+    **{word: f"{status} `{code}`: {message}" for word, (status, code, message) in REFUSALS.items()},
+    "html": "502 with an HTML page, as from a proxy",
+    "not_json": "200 with JSON that breaks off",
+    "slow=90": "each picture takes 90 s",
+    "hang=5": "the answer to the request itself comes 5 s late",
+    "failed": "the task is accepted, and ends without a picture",
+    "partial": "the last image of a set fails",
+    "empty": "the task ends with an empty list",
+    "cut": "a streamed answer breaks off after its first image",
+    "shape=2": "look-ups in the documents' second shape (or 1, the usual one, or 3)",
+}
+"""Every word that does something, as `[sandbox:word]`, and what it brings about."""
+
+_WORD = re.compile(r"\[sandbox:([a-z_0-9]+)(?:=([0-9.]+))?\]")
+_BATCH = 50
+
+
+@dataclass(slots=True)
+class Job:
+    """One accepted request and when its pictures are done; times are Unix seconds."""
+
+    id: str
+    token: str
+    wish: Wish
+    model: str
+    body: dict[str, Any]
+    seconds: float
+    base_url: str
+    created_at: float = field(default_factory=time.time)
+    trace_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    @property
+    def words(self) -> dict[str, float]:
+        return {word: float(value or 1) for word, value in _WORD.findall(self.wish.prompt)}
+
+    @property
+    def count(self) -> int:
+        if self.wish.options.get("layer_decomposition"):
+            return 4
+        if self.wish.options.get("sequential_image_generation") == "auto":
+            return int(self.wish.options.get("sequential_image_generation_options", 3))
+        return 1
+
+    @property
+    def finished_at(self) -> float:
+        pictures = 1 if self.wish.options.get("layer_decomposition") else self.count
+        return self.created_at + self.words.get("slow", self.seconds) * pictures
+
+    @property
+    def finished(self) -> bool:
+        return time.time() >= self.finished_at
+
+
+class Sandbox:
+    """The upstream's state, and its endpoints as an ASGI app (`app`).
+
+    Args:
+        table: The capability table: its rules are enforced.
+        seconds: How long a picture takes; None: from 2 to 4 s, by the prompt.
+        retired: Models of the table that are refused all the same.
+    """
+
+    def __init__(self, table: ModelTable, *, seconds: float | None = None, retired: Collection[str] = ()) -> None:
+        self.table = table
+        self.seconds = seconds
+        self.retired = retired
+        self.jobs: dict[str, Job] = {}
+        self.requests: list[tuple[str, str, Any]] = []
+        """Every request of the API, in order: path, token, JSON body. Tests read it."""
+        self._studio = Studio()
+        self._callbacks: set[asyncio.Task[None]] = set()
+        self.app = Starlette(
+            routes=[
+                Route("/seedream/images", self._images, methods=["POST"]),
+                Route("/seedream/tasks", self._tasks, methods=["POST"]),
+                Route("/pictures/{task}/{number:int}.{ending}", self._picture),
+            ]
+        )
+
+    async def _images(self, request: Request) -> Response:
+        body, token = await self._read(request)
+        if refusal := _unauthorised(token):
+            return refusal
+        prompt = str(body.get("prompt", "")) if isinstance(body, dict) else ""
+        words = {word: float(value or 1) for word, value in _WORD.findall(prompt)}
+        if "hang" in words:
+            await asyncio.sleep(words["hang"])
+        if trouble := _trouble(words):
+            return trouble
+        try:
+            job = self._accept(body, token, str(request.base_url).rstrip("/"))
+        except InvalidArguments as error:
+            return _error(400, "bad_request", error.message)
+        self.jobs[job.id] = job
+        if body.get("stream"):
+            return StreamingResponse(self._lines(job), media_type="application/x-ndjson")
+        if body.get("callback_url"):
+            self._call_back(job, str(body["callback_url"]))
+        elif not body.get("async"):
+            await asyncio.sleep(max(0.0, job.finished_at - time.time()))
+            return JSONResponse(self._answer(job))
+        return JSONResponse({"task_id": job.id, "trace_id": job.trace_id})
+
+    def _accept(self, body: Any, token: str, base_url: str) -> Job:
+        """Hold a request against the contract: known fields, in the upstream's own form, that the table allows."""
+        if not isinstance(body, dict):
+            raise InvalidArguments("The body is not a JSON object.")
+        if body.get("model") not in self.table.by_id or body["model"] in self.retired:
+            raise InvalidArguments("model is invalid.")
+        if body.get("async") and (body.get("stream") or body.get("callback_url")):
+            raise InvalidArguments("async can't be combined with stream or callback_url.")
+        sent = {name: value for name, value in body.items() if name != "async"}
+        call = image_call(self.table, "edit" if "image" in body else "generate", sent, wait_seconds=0)
+        model = choose(self.table, call.wish, body["model"])
+        understood = dict(ImageRequest.of(self.table, model, call.wish).body)
+        understood.pop("async", None)
+        for name, value in sent.items():
+            if understood.get(name) != value:
+                raise InvalidArguments(f"{name} is malformed.")
+        seconds = 2 + len(call.wish.prompt) % 21 / 10 if self.seconds is None else self.seconds
+        return Job(str(uuid.uuid4()), token, call.wish, model.id, body, seconds, base_url)
+
+    async def _tasks(self, request: Request) -> Response:
+        body, token = await self._read(request)
+        if refusal := _unauthorised(token):
+            return refusal
+        action, ids = body.get("action", "retrieve"), body.get("ids", [])
+        if action == "retrieve_batch":
+            if len(ids) > _BATCH:
+                return _error(400, "bad_request", f"ids: at most {_BATCH}.")
+            known = [self.jobs[id_] for id_ in ids if self._owned(id_, token)]
+            return JSONResponse({"items": [self._task(job) for job in known], "count": len(known)})
+        if action != "retrieve" or not self._owned(body.get("id", ""), token):
+            return _error(404, "not_found", "The task does not exist.")
+        job = self.jobs[body["id"]]
+        shape = job.words.get("shape", 1)
+        if shape == 1 or not job.finished:
+            return JSONResponse(self._task(job))
+        if shape == 2:
+            return JSONResponse(self._answer(job))
+        item = {**self._item(job, 0), "status": "succeeded"}
+        return JSONResponse({"success": True, "task_id": job.id, "data": item})
+
+    def _owned(self, id_: str, token: str) -> bool:
+        return id_ in self.jobs and self.jobs[id_].token == token
+
+    def _task(self, job: Job) -> dict[str, Any]:
+        """The usual shape of a look-up; while it runs, there is no response and no finishing time."""
+        shown = {k: v if k != "image" else f"<{len(v)}>" for k, v in job.body.items()}
+        task = {"id": job.id, "request": shown, "created_at": job.created_at, "started_at": job.created_at}
+        if not job.finished:
+            return {**task, "response": {}}
+        elapsed = round(job.finished_at - job.created_at, 3)
+        return {**task, "response": self._answer(job), "finished_at": job.finished_at, "elapsed": elapsed}
+
+    def _answer(self, job: Job) -> dict[str, Any]:
+        if "failed" in job.words:
+            error = {"code": "api_error", "message": "The output image may contain sensitive information."}
+            return {"success": False, "task_id": job.id, "trace_id": job.trace_id, "error": error}
+        items = [] if "empty" in job.words else [self._item(job, number) for number in range(job.count)]
+        return {"success": True, "task_id": job.id, "trace_id": job.trace_id, "data": items}
+
+    def _item(self, job: Job, number: int) -> dict[str, Any]:
+        if "partial" in job.words and number == job.count - 1:
+            return {"error": {"code": "bad_request", "message": "This image was refused."}}
+        width, height = self._studio.size(job, number)
+        item: dict[str, Any] = {"prompt": job.wish.prompt, "size": f"{width}x{height}", "model": job.model}
+        item |= self._studio.layer(job, number)
+        if job.wish.options.get("response_format") == "b64_json":
+            return {**item, "b64_json": base64.b64encode(self._studio.file(job, number, self.jobs)).decode()}
+        ending = "png" if self._studio.is_png(job, number) else "jpg"
+        return {**item, "image_url": f"{job.base_url}/pictures/{job.id}/{number}.{ending}"}
+
+    async def _lines(self, job: Job) -> AsyncIterator[str]:
+        for number in range(job.count):
+            await asyncio.sleep(job.words.get("slow", job.seconds))
+            item = self._item(job, number)
+            kind = "partial_failed" if "error" in item else "partial_succeeded"
+            known = {"task_id": job.id, "trace_id": job.trace_id, "image_index": number}
+            yield json.dumps({"type": f"image_generation.{kind}", **known, **item}) + "\n"
+            if "cut" in job.words:
+                raise ConnectionResetError("asked for by the prompt")
+        usage = {"generated_images": job.count}
+        yield json.dumps({"type": "image_generation.completed", "task_id": job.id, "usage": usage}) + "\n"
+
+    def _call_back(self, job: Job, url: str) -> None:
+        async def post() -> None:
+            await asyncio.sleep(max(0.0, job.finished_at - time.time()))
+            data = json.dumps(self._answer(job)).encode()
+            request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310
+            await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=5).close())  # noqa: S310
+
+        if urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1"):
+            task = asyncio.get_running_loop().create_task(post())
+            self._callbacks.add(task)
+            task.add_done_callback(self._callbacks.discard)
+
+    async def _picture(self, request: Request) -> Response:
+        job = self.jobs.get(request.path_params["task"])
+        number = request.path_params["number"]
+        if job is None or number >= job.count:
+            return Response("No such picture", status_code=404)
+        file = await asyncio.to_thread(self._studio.file, job, number, self.jobs)
+        kind = "image/png" if self._studio.is_png(job, number) else "image/jpeg"
+        return Response(file, media_type=kind)
+
+    async def _read(self, request: Request) -> tuple[Any, str]:
+        try:
+            body = json.loads(await request.body())
+        except ValueError:
+            body = {}
+        token = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        self.requests.append((request.url.path, token, body))
+        return body, token
+
+
+def _unauthorised(token: str) -> Response | None:
+    if not token:
+        return _error(400, "no_token", "No token specified for the request.")
+    if token == "invalid":  # noqa: S105  (the one token that the sandbox refuses)
+        return _error(401, "invalid_token", "The specified token is invalid or wrong.")
+    return None
+
+
+def _trouble(words: dict[str, float]) -> Response | None:
+    """What a prompt word asks to go wrong with the request itself."""
+    if "html" in words:
+        return HTMLResponse("<html><h1>502 Bad Gateway</h1></html>", status_code=502)
+    if "not_json" in words:
+        return Response('{"success": true, "task_i', media_type="application/json")
+    for word, (status, code, message) in REFUSALS.items():
+        if word in words:
+            wait = {"Retry-After": f"{words[word] + 2:.0f}"} if status in (429, 503) else None
+            return _error(status, code, message, wait)
+    return None
+
+
+def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    body: dict[str, Any] = {"error": {"code": code, "message": message}, "trace_id": str(uuid.uuid4())}
+    return JSONResponse({"success": False, **body} if status < 300 else body, status, headers)
+
+
+@contextmanager
+def running(sandbox: Sandbox, port: int = 0) -> Iterator[str]:
+    """Serve a sandbox on a loopback port, in a thread of its own, while the context lasts; yields its address."""
+    listener = socket.create_server(("127.0.0.1", port))
+    config = uvicorn.Config(sandbox.app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(5)
+        listener.close()
+
+
+def main() -> None:
+    """Serve the sandbox alone, until it is stopped."""
+    parser = argparse.ArgumentParser(prog="python -m mcp_seedream.sandbox", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--seconds", type=float, help="how long a picture takes (default: 2 to 4)")
+    parser.add_argument("--models-file", type=Path, help="another capability table")
+    options = parser.parse_args()
+    sandbox = Sandbox(read_table(options.models_file), seconds=options.seconds)
+    print(f"Sandbox at http://127.0.0.1:{options.port} (any token but `invalid`)")  # noqa: T201
+    uvicorn.run(sandbox.app, host="127.0.0.1", port=options.port, log_level="warning", lifespan="off")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Every setting, from the environment and a `.env` file in the working directory. The only reader of both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from mcp_seedream.errors import ConfigurationError
+
+_LOCAL_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+
+
+def _env(name: str, **rules: Any) -> Any:
+    return Field(validation_alias=AliasChoices(name), **rules)
+
+
+class Settings(BaseSettings):
+    """The settings; README's table is made from these fields. Times are in seconds, sizes as named."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", populate_by_name=True)
+
+    token: SecretStr | None = _env(
+        "ACEDATACLOUD_API_TOKEN", default=None, description="API token, over stdio; over HTTP callers bring their own"
+    )
+    base_url: str = _env(
+        "ACEDATACLOUD_API_BASE_URL", default="https://api.acedata.cloud", description="The upstream's address"
+    )
+    models_file: Path | None = _env(
+        "SEEDREAM_MODELS_FILE", default=None, description="Another capability table than the built-in one"
+    )
+    wait_seconds: float = _env(
+        "SEEDREAM_WAIT_SECONDS", default=45, ge=0, le=600, description="How long a call waits for its picture"
+    )
+    connect_timeout: float = _env(
+        "SEEDREAM_CONNECT_TIMEOUT", default=10, gt=0, description="To connect to the upstream, in seconds"
+    )
+    read_timeout: float = _env(
+        "SEEDREAM_READ_TIMEOUT", default=60, gt=0, description="For the upstream to answer, or to take data, in seconds"
+    )
+    stream_timeout: float = _env(
+        "SEEDREAM_STREAM_TIMEOUT", default=300, gt=0, description="Between two pictures of a streamed set, in seconds"
+    )
+    connections: int = _env(
+        "SEEDREAM_CONNECTIONS", default=100, ge=1, description="Connections to the upstream at once, at most"
+    )
+    allowed_hosts: Annotated[list[str], NoDecode] = _env(
+        "SEEDREAM_ALLOWED_HOSTS",
+        default=_LOCAL_HOSTS,
+        description="Host names this server answers to over HTTP, comma-separated",
+    )
+    allowed_origins: Annotated[list[str], NoDecode] = _env(
+        "SEEDREAM_ALLOWED_ORIGINS",
+        default=[f"http://{host}" for host in _LOCAL_HOSTS],
+        description="Origins of web pages that may call it, comma-separated",
+    )
+    max_body_mib: int = _env(
+        "SEEDREAM_MAX_BODY_MIB", default=64, ge=1, description="Largest HTTP request, in MiB: base64 pictures are large"
+    )
+    log_level: str = _env(
+        "SEEDREAM_LOG_LEVEL",
+        default="INFO",
+        pattern="(?i)^(debug|info|warning|error)$",
+        description="debug, info, warning or error",
+    )
+
+    @field_validator("allowed_hosts", "allowed_origins", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("token", mode="before")
+    @classmethod
+    def _bare_token(cls, value: Any) -> Any:
+        """A token as people paste it: with quotes, blanks, or the word Bearer."""
+        if not isinstance(value, str):
+            return value
+        text = value.strip().strip("\"'").removeprefix("Bearer ").strip()
+        if any(ord(character) < 33 or ord(character) > 126 for character in text):
+            raise ValueError("it has blanks or characters that no token has")
+        return text or None
+
+    @field_validator("base_url")
+    @classmethod
+    def _http_url(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("it must start with https:// or http://")
+        return value.rstrip("/")
+
+
+def read_settings(**given: Any) -> Settings:
+    """The settings; `given` (from the command line) stand above the environment, and that above `.env`.
+
+    Raises:
+        ConfigurationError: One is unusable; names it.
+    """
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = first["loc"][0] if first["loc"] else "settings"
+        alias = next((f"{f.validation_alias}" for n, f in Settings.model_fields.items() if n == name), str(name))
+        raise ConfigurationError(f"The setting {alias} is wrong: {first['msg']}") from None

@@ -1,0 +1,96 @@
+"""The command `mcp-seedream try`: the server as its own subprocess, called as any MCP client calls it."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+from mcp import Client, StdioServerParameters
+from mcp_types import CallToolResult, ImageContent, TextContent
+
+from mcp_seedream.client import SeedreamClient
+from mcp_seedream.errors import InvalidArguments, UpstreamError
+from mcp_seedream.files import data_uri, save
+from mcp_seedream.settings import Settings
+
+
+def try_out(options: argparse.Namespace, settings: Settings) -> int:
+    """Make one picture, show progress on the terminal, save it and say where; 0 if there is one.
+
+    Args:
+        options: `prompt`, `edit`, `settings` (name=value pairs), `output`, `sandbox`, `sandbox_seconds`.
+        settings: Whether there is a token: without one it is the sandbox.
+    """
+    command = ["-m", "mcp_seedream", "--log-level", "warning"]
+    if options.sandbox or settings.token is None:
+        why = "" if options.sandbox else "No ACEDATACLOUD_API_TOKEN is set: "
+        _say(f"{why}using the sandbox, which draws its pictures on this machine and costs nothing.")
+        command.append("--sandbox")
+        if options.sandbox_seconds is not None:
+            command += ["--sandbox-seconds", str(options.sandbox_seconds)]
+    try:
+        tool, arguments = _call(options)
+        return anyio.run(_make, command, tool, arguments, options.output)
+    except (InvalidArguments, UpstreamError, OSError) as error:
+        _say(f"mcp-seedream: {error}")
+        return 1
+
+
+def _call(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    arguments: dict[str, Any] = {"prompt": options.prompt}
+    for pair in options.settings:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InvalidArguments(f"--set takes NAME=VALUE, not {pair!r}.")
+        arguments[name] = value
+    if not options.edit:
+        return "generate_image", arguments
+    arguments["image"] = [f if f.startswith(("http://", "https://")) else data_uri(Path(f)) for f in options.edit]
+    return "edit_image", arguments
+
+
+async def _make(command: list[str], tool: str, arguments: dict[str, Any], folder: Path) -> int:
+    # The environment goes on whole: proxies and settings are for the server.
+    server = StdioServerParameters(command=sys.executable, args=command, env=dict(os.environ))
+    async with Client(server) as client:
+        result = await client.call_tool(tool, arguments, progress_callback=_progress)
+        while not result.is_error and _answer(result).get("status") == "pending":
+            _say(_text(result))
+            result = await client.call_tool(
+                "get_task", {"task_id": _answer(result)["task_id"]}, progress_callback=_progress
+            )
+        # Saved while the server runs: a sandbox's links end with it.
+        _say(_text(result))
+        return 1 if result.is_error else await _save(result, arguments["prompt"], folder)
+
+
+async def _save(result: CallToolResult, prompt: str, folder: Path) -> int:
+    answer = _answer(result)
+    name = f"{prompt[:40]} {answer.get('task_id', '')[:8]}"
+    files = [base64.b64decode(block.data) for block in result.content if isinstance(block, ImageContent)]
+    async with SeedreamClient("") as downloads:
+        files += [await downloads.download(image["url"]) for image in answer.get("images", []) if "url" in image]
+    for data in files:
+        print(save(data, folder, name))  # noqa: T201  (the paths are what this command is for)
+    return 0 if files else 1
+
+
+async def _progress(progress: float, _total: float | None, message: str | None) -> None:
+    _say(f"  {message or progress}")
+
+
+def _answer(result: CallToolResult) -> dict[str, Any]:
+    return result.structured_content or {}
+
+
+def _text(result: CallToolResult) -> str:
+    return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
