@@ -59,7 +59,8 @@ def _parser() -> argparse.ArgumentParser:
         "try",
         help="make one picture, as an MCP client would",
         description=(
-            "Start the server, ask it for a picture over MCP, save what comes. Without an API token it uses the sandbox."
+            "Start the server, ask it for a picture over MCP, save what comes. "
+            "Without an API token it uses the sandbox."
         ),
     )
     trial.add_argument("prompt", help="what the picture shows, or with --edit what to change")
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     trial.add_argument("--output", type=Path, default=Path(), metavar="FOLDER", help="where to save (default: here)")
     trial.add_argument("--sandbox", action="store_true", default=argparse.SUPPRESS, help="even if there is a token")
+    trial.add_argument("--sandbox-seconds", type=float, default=argparse.SUPPRESS, metavar="S", help=argparse.SUPPRESS)
     return parser
 
 

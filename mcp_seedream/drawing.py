@@ -37,7 +37,7 @@ def picture(sketch: Sketch) -> Image.Image:
     draw.circle(sun, radius, fill=_color(chance, 0.4, 1))
     for depth in range(3):
         draw.polygon(_hills(canvas.size, chance, depth), fill=_color(chance, 0.55, 0.75 - 0.2 * depth))
-    _letter(canvas, sketch)
+    _letter(canvas, sketch, height=0.5)
     return canvas
 
 
@@ -51,7 +51,7 @@ def edited(sketch: Sketch, sources: list[Image.Image]) -> Image.Image:
         canvas.paste(fitted, (index * part, 0))
     tint = Image.new("RGB", canvas.size, _color(chance, 0.8, 0.9))
     canvas = ImageEnhance.Contrast(Image.blend(canvas, tint, 0.35)).enhance(1.2)
-    _letter(canvas, sketch)
+    _letter(canvas, sketch, height=0.25)  # above the words that the source may have in its middle
     return canvas
 
 
@@ -110,12 +110,12 @@ def _color(chance: random.Random, saturation: float, value: float) -> Color:
     return int(red * 255), int(green * 255), int(blue * 255)
 
 
-def _letter(canvas: Image.Image, sketch: Sketch) -> None:
-    """The prompt, a caption, and the mark in the corner."""
+def _letter(canvas: Image.Image, sketch: Sketch, *, height: float) -> None:
+    """The prompt at a height from 0 (top) to 1, a caption, and the mark in the corner."""
     draw = ImageDraw.Draw(canvas)
     size = max(12, min(canvas.size) // 18)
     words = "\n".join(textwrap.wrap(sketch.words[:280], max(8, int(canvas.width / size * 1.7))) or [""])
-    middle = (canvas.width / 2, canvas.height / 2)
+    middle = (canvas.width / 2, canvas.height * height)
     edge = max(1, size // 14)
     font = ImageFont.load_default(size)
     style = {"anchor": "mm", "fill": "white", "stroke_fill": "black"}

@@ -39,7 +39,6 @@ def build_app(server: MCPServer[Any], settings: Settings) -> Starlette:
         server: A server whose tools take the caller's token from `bearer_token`.
         settings: Allowed hosts and origins, and the limit of a request's body.
     """
-
     app = server.streamable_http_app(
         streamable_http_path=ENDPOINT,
         stateless_http=True,

@@ -80,7 +80,7 @@ async def _save(result: CallToolResult, prompt: str, folder: Path) -> int:
     return 0 if files else 1
 
 
-async def _progress(progress: float, _total: float | None, message: str | None) -> None:
+async def _progress(progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG001
     _say(f"  {message or progress}")
 
 
