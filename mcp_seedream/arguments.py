@@ -99,7 +99,7 @@ def _refuse_unknown(raw: Raw, known: list[str], elsewhere: Collection[str]) -> N
             continue
         if name in elsewhere:
             raise InvalidArguments(f"`{name}` is for the other image tool, not for this one. Nothing was sent.")
-        near = get_close_matches(name, known, n=1, cutoff=0.5)
+        near = get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f"Did you mean `{near[0]}`?" if near else f"This tool takes {', '.join(known)}."
         raise InvalidArguments(f"`{name[:60]}` is not an argument of this tool. {hint} Nothing was sent.")
 
@@ -151,14 +151,14 @@ def _listed(value: Any) -> list[Any]:
 
 def _option(name: str, parameter: Parameter, value: Any) -> Value | None:
     """The bare value of one of the upstream's optional parameters, or None where nothing was given."""
-    if parameter.listed:
-        bare = {_bare(name, parameter, entry) for entry in _listed(value)} - {None}
-        if len(bare) > 1:
-            raise InvalidArguments(f"`{name}` takes one kind of entry, not {len(bare)}.")
-        value = bare.pop() if bare else None
-    else:
-        value = _bare(name, parameter, value)
-    return None if value is None else _typed(name, parameter, value)
+    if not parameter.listed:
+        bare = _bare(name, parameter, value)
+        return None if bare is None else _typed(name, parameter, bare)
+    entries = [_bare(name, parameter, entry) for entry in _listed(value)]
+    kinds = {_typed(name, parameter, entry) for entry in entries if entry is not None}
+    if len(kinds) > 1:
+        raise InvalidArguments(f"`{name}` takes one kind of entry, not {len(kinds)}.")
+    return kinds.pop() if kinds else None
 
 
 def _bare(name: str, parameter: Parameter, value: Any) -> Any:

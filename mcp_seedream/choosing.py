@@ -44,10 +44,13 @@ def choose(table: ModelTable, wish: Wish, model_id: str | None = None, excluding
         if objection := next(_objections(table, model, wish), None):
             raise InvalidArguments(f"{model.id}: {objection.complaint}. {_advice(table, wish)}")
         return model
-    for model in table.models:
-        if model.id not in excluding and next(_objections(table, model, wish), None) is None:
+    able = [model for model in table.models if next(_objections(table, model, wish), None) is None]
+    if not able:
+        raise InvalidArguments(_why_nobody(table, wish))
+    for model in able:
+        if model.id not in excluding:
             return model
-    raise InvalidArguments(_why_nobody(table, wish))
+    raise InvalidArguments(f"The upstream refuses {either(excluding)}, and no other model can serve this call.")
 
 
 def _named(table: ModelTable, model_id: str) -> Model:

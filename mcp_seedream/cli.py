@@ -108,8 +108,11 @@ def _build(table: ModelTable, settings: Settings, token_of: TokenOf) -> MCPServe
     from mcp_seedream.server import build_server  # noqa: PLC0415
 
     timeouts = Timeouts(settings.connect_timeout, settings.read_timeout, settings.stream_timeout)
-    client = SeedreamClient(settings.base_url, timeouts=timeouts, connections=settings.connections)
-    return build_server(table, client, token_of=token_of, wait_seconds=settings.wait_seconds)
+
+    def connect() -> SeedreamClient:
+        return SeedreamClient(settings.base_url, timeouts=timeouts, connections=settings.connections)
+
+    return build_server(table, connect, token_of=token_of, wait_seconds=settings.wait_seconds)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from mcp.server.mcpserver import MCPServer
@@ -24,7 +24,7 @@ INSTRUCTIONS = (
 
 def build_server(
     table: ModelTable,
-    client: SeedreamClient,
+    connect: Callable[[], SeedreamClient],
     *,
     token_of: TokenOf,
     wait_seconds: float = 45,
@@ -34,7 +34,7 @@ def build_server(
 
     Args:
         table: What the models can do.
-        client: The upstream; it is closed when the server stops.
+        connect: Makes the upstream's client: once for the server's life, which also closes it.
         token_of: Finds the API token of whoever makes a call.
         wait_seconds: How long a call waits unless it says otherwise.
         look_interval: Seconds between two rounds of look-ups for one caller.
@@ -42,7 +42,7 @@ def build_server(
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[Services]) -> AsyncIterator[Services]:
-        async with client, open_waiter(client, interval=look_interval) as waiter:
+        async with connect() as client, open_waiter(client, interval=look_interval) as waiter:
             yield Services(table, client, waiter)
 
     server = MCPServer[Services](

@@ -1,0 +1,114 @@
+"""What the tests share: the built-in table, a sandbox on a real port, and servers that work against it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+from mcp import Client
+from mcp_types import CallToolResult, TextContent
+from starlette.types import ASGIApp
+
+from mcp_seedream.capabilities import ModelTable, read_table
+from mcp_seedream.client import SeedreamClient, Timeouts
+from mcp_seedream.sandbox import Sandbox, running
+from mcp_seedream.server import build_server
+
+TOKEN = "a-token"
+INTERVAL = 0.05
+"""Seconds between rounds of look-ups in tests that need not wait for real ones."""
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def table() -> ModelTable:
+    return read_table()
+
+
+@pytest.fixture
+def sandbox(table: ModelTable) -> Sandbox:
+    return Sandbox(table, seconds=0.2)
+
+
+@pytest.fixture
+def upstream(sandbox: Sandbox) -> Iterator[str]:
+    """The address of the running sandbox."""
+    with running(sandbox) as address:
+        yield address
+
+
+@pytest.fixture
+def session(table: ModelTable, upstream: str) -> Session:
+    return Session(table, upstream)
+
+
+class Session:
+    """An in-memory MCP client of a server that works against `upstream`."""
+
+    def __init__(
+        self, table: ModelTable, upstream: str, *, token: str | None = TOKEN, wait_seconds: float = 20
+    ) -> None:
+        timeouts = Timeouts(connect=2, read=2, stream=2)
+        self.server = build_server(
+            table,
+            lambda: SeedreamClient(upstream, timeouts=timeouts),
+            token_of=lambda _: token,
+            wait_seconds=wait_seconds,
+            look_interval=INTERVAL,
+        )
+
+    @asynccontextmanager
+    async def open(self, mode: str = "auto") -> AsyncIterator[Client]:
+        async with Client(self.server, mode=mode) as client:
+            yield client
+
+    async def call(self, tool: str, /, **arguments: Any) -> CallToolResult:
+        async with self.open() as client:
+            return await client.call_tool(tool, arguments)
+
+
+def answer(result: CallToolResult) -> dict[str, Any]:
+    """The structured content, which every result has."""
+    found: dict[str, Any] | None = result.structured_content
+    assert found is not None
+    return found
+
+
+def text(result: CallToolResult) -> str:
+    return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
+
+
+def submits(sandbox: Sandbox) -> list[dict[str, Any]]:
+    """The bodies of the generations that reached the upstream."""
+    return [body for path, _, body in sandbox.requests if path == "/seedream/images"]
+
+
+def look_ups(sandbox: Sandbox) -> list[dict[str, Any]]:
+    return [body for path, _, body in sandbox.requests if path == "/seedream/tasks"]
+
+
+@contextmanager
+def serving(app: ASGIApp, *, lifespan: str = "on") -> Iterator[str]:
+    """Any ASGI app behind a real uvicorn on a loopback port, in a thread; yields its address."""
+    config = uvicorn.Config(app, port=0, log_config=None, lifespan=lifespan, timeout_graceful_shutdown=1)  # type: ignore[arg-type]
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(5)

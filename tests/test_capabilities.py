@@ -1,0 +1,118 @@
+"""The table: every fact of the upstream's documents, and what happens to a table that is wrong."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from mcp_seedream.capabilities import ModelTable, read_table
+from mcp_seedream.errors import ConfigurationError
+
+V5, LITE, PRO = "doubao-seedream-5-0-260128", "doubao-seedream-5-0-lite-260128", "doubao-seedream-5-0-pro-260628"
+V45, V4 = "doubao-seedream-4-5-251128", "doubao-seedream-4-0-250828"
+T2I, SEEDEDIT = "doubao-seedream-3-0-t2i-250415", "doubao-seededit-3-0-i2i-250628"
+
+SEQUENTIAL = {"sequential_image_generation", "sequential_image_generation_options", "stream"}
+
+
+@pytest.mark.parametrize(
+    ("model", "max_images", "sizes", "area", "only"),
+    [
+        (V5, 14, "1K 2K 3K 4K adaptive", (3_686_400, 16_777_216), {*SEQUENTIAL, "output_format", "tools"}),
+        (LITE, 14, "1K 2K 3K 4K adaptive", (3_686_400, 16_777_216), {*SEQUENTIAL, "output_format", "tools"}),
+        (PRO, 10, "1K 1.5K 2K adaptive", (921_600, 4_624_220), {"output_format", "background", "layer_decomposition"}),
+        (V45, 14, "1K 2K 4K adaptive", (3_686_400, 16_777_216), SEQUENTIAL),
+        (V4, 14, "1K 2K 4K adaptive", (921_600, 16_777_216), SEQUENTIAL),
+        (T2I, 0, "1K 2K 4K adaptive", (512, 2048), {"seed", "guidance_scale"}),
+        (SEEDEDIT, 1, "1K 2K 4K adaptive", (512, 2048), {"seed", "guidance_scale"}),
+    ],
+)
+def test_each_model_has_the_facts_of_its_row(
+    table: ModelTable, model: str, max_images: int, sizes: str, area: tuple[int, int], only: set[str]
+) -> None:
+    """The rows of the upstream's model table, written down a second time."""
+    entry = table.by_id[model]
+    assert entry.max_images == max_images
+    assert entry.sizes == sizes.split()
+    assert tuple(entry.pixels or entry.sides or ()) == area
+    assert set(entry.parameters) - {"optimize_prompt_options"} == only
+    assert entry.generate is (model != SEEDEDIT)
+
+
+@pytest.mark.parametrize(
+    ("model", "modes"),
+    [
+        (V5, ["standard"]),
+        (LITE, ["standard"]),
+        (PRO, ["standard", "fast"]),
+        (V45, ["standard"]),
+        (V4, ["standard", "fast"]),
+    ],
+)
+def test_prompt_optimisation_modes(table: ModelTable, model: str, modes: list[str]) -> None:
+    """Fast is for 5.0 Pro and 4.0 only."""
+    assert table.by_id[model].parameters["optimize_prompt_options"].values == modes
+
+
+def test_guidance_defaults(table: ModelTable) -> None:
+    """2.5 when generating, 5.5 when editing."""
+    assert table.by_id[T2I].parameters["guidance_scale"].default == 2.5
+    assert table.by_id[SEEDEDIT].parameters["guidance_scale"].default == 5.5
+
+
+def test_order_of_preference(table: ModelTable) -> None:
+    """5.0 first to generate; SeedEdit first to edit, then 5.0."""
+    assert table.models_for("generate")[0].id == V5
+    assert [model.id for model in table.models_for("edit")][:2] == [SEEDEDIT, V5]
+    assert len(table.models) == 7
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "complaint"),
+    [
+        ("max_images = 14", 'max_images = "14"', "max_images: Input should be a valid integer"),
+        ("seed = { minimum = -1", "sed = { minimum = -1", "parameters.sed: is not one of [parameters]"),
+        ("generate = false", "generat = false", "generat: Extra inputs are not permitted"),
+        ('type = "url"', 'type = "uri"', "parameters.callback_url.type: Input should be"),
+        ("aspect_ratio = 16", "aspect_ratio = ", "can't be read: Invalid value (at line"),
+        (f'id = "{LITE}"', f'id = "{V5}"', "stands twice"),
+        ("default = 2.5", "defualt = 2.5", "guidance_scale.defualt: Extra inputs"),
+        ("default = 2.5", "default = 25", "guidance_scale.default: must be from 1 to 10"),
+        ("when = { stream = true }", "when = { streem = true }", "streem is not one of [parameters]"),
+        ("pixels = [921_600, 4_624_220]", "pixels = [9, 4]", "pixels: the smaller bound comes first"),
+        ("pixels = [921_600, 4_624_220]", "pixels = [9]", "pixels: List should have at least 2 items"),
+    ],
+)
+def test_a_wrong_table_names_the_line_at_fault(tmp_path: Path, right: str, wrong: str, complaint: str) -> None:
+    """One fault put into the built-in table: the error says what, and on which line."""
+    source = files("mcp_seedream").joinpath("models.toml").read_text("utf-8")
+    assert right in source
+    path = tmp_path / "models.toml"
+    path.write_text(source.replace(right, wrong, 1), "utf-8")
+    line = source[: source.index(right)].count("\n") + 1
+    with pytest.raises(ConfigurationError) as caught:
+        read_table(path)
+    assert f"line {line}" in caught.value.message
+    assert complaint in caught.value.message
+
+
+def test_a_missing_key_is_found_in_its_entry(tmp_path: Path) -> None:
+    """What is not there has no line: the entry's head is named."""
+    source = files("mcp_seedream").joinpath("models.toml").read_text("utf-8")
+    path = tmp_path / "models.toml"
+    path.write_text(source.replace('name = "Seedream 4.5"\n', "", 1), "utf-8")
+    line = source[: source.index(f'id = "{V45}"')].count("\n")
+    with pytest.raises(ConfigurationError, match=rf"line {line}: models.4.name: Field required"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b""])
+def test_an_unreadable_table_is_a_configuration_error(tmp_path: Path, content: bytes | None) -> None:
+    """No file, no UTF-8, nothing in it."""
+    path = tmp_path / "models.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"models\.toml"):
+        read_table(path)

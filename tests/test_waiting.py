@@ -1,0 +1,127 @@
+"""Waiting: how often the upstream is asked, and what ends a wait."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+
+import anyio
+import pytest
+
+from mcp_seedream.client import SeedreamClient
+from mcp_seedream.errors import RateLimited, TokenRefused, UpstreamError, UpstreamUnavailable
+from mcp_seedream.waiting import TaskWaiter, open_waiter
+from mcp_seedream.wire import Task
+
+pytestmark = pytest.mark.anyio
+
+
+class Upstream(SeedreamClient):
+    """A client whose look-ups are answered here; what it is asked is kept."""
+
+    def __init__(self) -> None:
+        super().__init__("http://unused")
+        self.ended: set[str] = set()
+        self.asked: list[tuple[str, list[str]]] = []
+        self.errors: list[UpstreamError] = []
+
+    async def look_up(self, task_ids: Iterable[str], token: str) -> dict[str, Task]:
+        ids = list(task_ids)
+        self.asked.append((token, ids))
+        if self.errors:
+            raise self.errors.pop()
+        return {id_: Task(id_, "failed" if id_ in self.ended else "pending") for id_ in ids}
+
+
+@pytest.fixture
+def upstream() -> Upstream:
+    return Upstream()
+
+
+@pytest.fixture
+async def waiter(upstream: Upstream) -> AsyncIterator[TaskWaiter]:
+    async with open_waiter(upstream, interval=0.05, tick=0.03) as waiter:
+        yield waiter
+
+
+async def test_a_round_asks_for_everything_a_caller_waits_for(waiter: TaskWaiter, upstream: Upstream) -> None:
+    """However many wait: one question a round, each task once."""
+    async with anyio.create_task_group() as group:
+        for n in range(40):
+            group.start_soon(waiter.wait, [f"t{n % 20}"], "k", 5)
+        await anyio.sleep(0.12)
+        upstream.ended = {f"t{n}" for n in range(20)}
+    assert len(upstream.asked) <= 5
+    assert all(len(ids) == 20 for _, ids in upstream.asked)
+
+
+async def test_callers_are_asked_for_apart(waiter: TaskWaiter, upstream: Upstream) -> None:
+    """No token is ever used for another caller's task."""
+    upstream.ended = {"a", "b"}
+    async with anyio.create_task_group() as group:
+        group.start_soon(waiter.wait, ["a"], "alice", 5)
+        group.start_soon(waiter.wait, ["b"], "bob", 5)
+    assert sorted(upstream.asked) == [("alice", ["a"]), ("bob", ["b"])]
+
+
+async def test_rounds_stop_when_nobody_waits(waiter: TaskWaiter, upstream: Upstream) -> None:
+    """And begin again with the next wait."""
+    upstream.ended = {"a"}
+    await waiter.wait(["a"], "k", 5)
+    await anyio.sleep(0.2)
+    assert len(upstream.asked) == 1
+    assert waiter._waits == {}
+    await waiter.wait(["a"], "k", 5)
+    assert len(upstream.asked) == 2
+
+
+async def test_what_runs_on_is_not_in_the_answer(waiter: TaskWaiter, upstream: Upstream) -> None:
+    """The time is up for one of two."""
+    upstream.ended = {"a"}
+    ended = await waiter.wait(["a", "b"], "k", 0.2)
+    assert set(ended) == {"a"}
+
+
+async def test_a_cancelled_wait_asks_no_more(waiter: TaskWaiter, upstream: Upstream) -> None:
+    """The task goes on; only the asking stops."""
+    with anyio.move_on_after(0.08):
+        await waiter.wait(["a"], "k", 5)
+    asked = len(upstream.asked)
+    await anyio.sleep(0.2)
+    assert len(upstream.asked) <= asked + 1
+    assert waiter._waits == {}
+
+
+async def test_ticks_tell_how_long_it_has_lasted(waiter: TaskWaiter) -> None:
+    """Growing, about every `tick` seconds."""
+    told: list[float] = []
+
+    async def tick(elapsed: float) -> None:
+        told.append(elapsed)
+
+    await waiter.wait(["a"], "k", 0.2, tick)
+    assert told == sorted(told)
+    assert len(told) >= 3
+
+
+async def test_a_refused_token_ends_the_wait(waiter: TaskWaiter, upstream: Upstream) -> None:
+    """Nothing would change by waiting."""
+    upstream.errors = [TokenRefused("no")]
+    with pytest.raises(TokenRefused):
+        await waiter.wait(["a"], "k", 5)
+
+
+@pytest.mark.parametrize("error", [UpstreamUnavailable("down"), RateLimited("slow", retry_after=0.1)])
+async def test_a_failed_look_up_does_not_end_the_wait(
+    waiter: TaskWaiter, upstream: Upstream, error: UpstreamError
+) -> None:
+    """The task goes on upstream: it is asked for again, later."""
+    upstream.errors = [error]
+    upstream.ended = {"a"}
+    assert set(await waiter.wait(["a"], "k", 5)) == {"a"}
+    assert len(upstream.asked) == 2
+
+
+async def test_a_wait_with_no_time_returns_at_once(waiter: TaskWaiter, upstream: Upstream) -> None:
+    """Without asking."""
+    assert await waiter.wait(["a"], "k", 0) == {}
+    assert upstream.asked == []

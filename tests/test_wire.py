@@ -1,0 +1,192 @@
+"""Every reply shape the upstream is documented to give, and anything else it might."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_seedream.errors import UnreadableReply
+from mcp_seedream.wire import Failure, Image, Task, read_batch, read_event, read_task
+from tests.test_arguments import JSON
+
+LINK = "https://cdn.example.com/1.jpg"
+ITEM = {"prompt": "a cat", "size": "2048x2048", "image_url": LINK}
+DONE = {"success": True, "task_id": "t1", "trace_id": "r1", "data": [ITEM]}
+PICTURE = Image(url=LINK, size="2048x2048")
+FAILED = {
+    "success": False,
+    "task_id": "t1",
+    "trace_id": "r1",
+    "error": {"code": "api_error", "message": "fetch failed"},
+}
+
+
+@pytest.mark.parametrize(
+    ("reply", "state"),
+    [
+        ({"task_id": "t1"}, "pending"),
+        ({"task_id": "t1", "success": True}, "pending"),
+        ({"id": "t1", "request": {}, "created_at": 1.0}, "pending"),
+        ({"id": "t1", "request": {}, "response": {}}, "pending"),
+        ({"id": "t1", "response": None}, "pending"),
+        ({"id": "t1", "state": "processing"}, "pending"),
+        ({"id": "t1", "status": "queued", "response": {}}, "pending"),
+        ({"id": "t1", "response": DONE, "finished_at": 2.0, "elapsed": 1.0}, "succeeded"),
+        (DONE, "succeeded"),
+        (
+            {"success": True, "task_id": "t1", "data": {"status": "succeeded", "image_url": LINK, "model": "m"}},
+            "succeeded",
+        ),
+        ({"success": True, "task_id": "t1", "data": {"status": "running"}}, "pending"),
+        ({"success": True, "task_id": "t1", "data": {"status": "failed"}}, "failed"),
+        ({"id": "t1", "response": FAILED}, "failed"),
+        (FAILED, "failed"),
+        ({"id": "t1", "success": False}, "failed"),
+        ({"id": "t1", "response": {"success": True, "data": []}}, "failed"),
+        ({"id": "t1", "response": {"success": True, "data": [{"error": {"code": "c", "message": "m"}}]}}, "failed"),
+        ({"id": "t1", "finished_at": 2.0, "response": {}}, "failed"),
+        ({"id": "t1", "error": {"code": "c", "message": "m"}}, "failed"),
+        *[({"id": "t1", "state": word, "data": [ITEM]}, "succeeded") for word in ("succeeded", "succeed", "Success")],
+        *[({"id": "t1", "status": word, "data": [ITEM]}, "succeeded") for word in ("completed", "complete")],
+        *[({"id": "t1", "state": word}, "failed") for word in ("failed", "error", "cancelled", "canceled")],
+    ],
+)
+def test_when_a_task_has_ended(reply: Any, state: str) -> None:
+    """The one definition, over the documents' shapes."""
+    task = read_task(reply)
+    assert (task.id, task.state) == ("t1", state)
+    assert task.ended is (state != "pending")
+    assert bool(task.images) is (state == "succeeded")
+    assert (task.error is not None) is (state == "failed")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        DONE,
+        {"id": "t1", "request": {}, "response": DONE, "finished_at": 4.0, "started_at": 1.5},
+        {"success": True, "task_id": "t1", "trace_id": "r1", "data": {"status": "succeeded", **ITEM}},
+        {"id": "t1", "trace_id": "r1", "status": "success", "data": [ITEM]},
+    ],
+)
+def test_the_three_shapes_say_the_same(reply: Any) -> None:
+    """Id, trace and picture are found in each."""
+    task = read_task(reply)
+    assert (task.id, task.trace_id, task.images) == ("t1", "r1", (PICTURE,))
+
+
+def test_times_and_model() -> None:
+    """`elapsed`, or what lies between start and finish; the model of the picture, or of the request."""
+    reply = {"id": "t", "response": {"data": [{**ITEM, "model": "m1"}]}, "started_at": 1.5, "finished_at": 4.0}
+    assert (read_task(reply).elapsed, read_task(reply).model) == (2.5, "m1")
+    reply = {"id": "t", "request": {"model": "m2"}, "response": {"data": [ITEM]}, "elapsed": 7}
+    assert (read_task(reply).elapsed, read_task(reply).model) == (7, "m2")
+    assert read_task({**reply, "elapsed": -3}).elapsed is None
+
+
+def test_layers_and_data() -> None:
+    """A layer's own fields, and base64 in place of a link."""
+    box = {"absolute": [1, 2, 3, 4]}
+    layer = {**ITEM, "z_index": 1, "name": "cat", "description": "a cat", "bounding_box": box}
+    task = read_task({"task_id": "t", "data": [layer, {"b64_json": "aGk="}]})
+    assert task.images[0] == Image(LINK, None, "2048x2048", 1, "cat", "a cat", box)
+    assert task.images[1].b64_json == "aGk="
+
+
+def test_partial_failures_are_kept_beside_the_pictures() -> None:
+    """A set of which one failed has succeeded."""
+    task = read_task({"task_id": "t", "data": [ITEM, {"error": {"code": "c", "message": "refused"}}]})
+    assert task.state == "succeeded"
+    assert task.failures == (Failure("c", "refused"),)
+
+
+def test_a_batch_leaves_out_what_it_does_not_know() -> None:
+    """By id; nonsense among the items is passed over."""
+    items = [{"id": "a", "response": DONE}, {"id": "b", "response": {}}, None, 5, {}]
+    assert {id_: task.state for id_, task in read_batch({"items": items, "count": 2}).items()} == {
+        "a": "succeeded",
+        "b": "pending",
+    }
+
+
+@pytest.mark.parametrize("reply", [None, [], "text", 5, {}, {"id": 5}, {"items": {}}])
+def test_a_reply_that_says_nothing_is_unreadable(reply: Any) -> None:
+    """As a task, and as a batch."""
+    with pytest.raises(UnreadableReply):
+        read_task(reply)
+    with pytest.raises(UnreadableReply):
+        read_batch(reply)
+
+
+FIELDS = ["id", "task_id", "success", "response", "data", "error", "state", "status", "items", "image_url", "elapsed"]
+REPLIES = st.recursive(
+    JSON, lambda inner: st.dictionaries(st.sampled_from(FIELDS), inner) | st.lists(inner, max_size=2), max_leaves=12
+)
+
+
+@given(reply=REPLIES)
+def test_any_json_is_a_task_or_unreadable(reply: Any) -> None:
+    """Wrong types in every field: never another exception, and an ended task always says how."""
+    for read in (read_task, read_batch):
+        try:
+            found = read(reply)
+        except UnreadableReply:
+            continue
+        for task in [found] if isinstance(found, Task) else found.values():
+            assert bool(task.images) is (task.state == "succeeded")
+            assert (task.error is not None) is (task.state == "failed")
+
+
+SUCCEEDED, PARTLY, COMPLETED = (
+    f"image_generation.{word}" for word in ("partial_succeeded", "partial_failed", "completed")
+)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        json.dumps({"type": SUCCEEDED, "task_id": "t", **ITEM}),
+        json.dumps({"event": SUCCEEDED, "task_id": "t", "data": ITEM}),
+        "data: " + json.dumps({"type": SUCCEEDED, "task_id": "t", "url": LINK, "size": "2048x2048"}),
+        "data:" + json.dumps({"event": SUCCEEDED, "data": {**ITEM, "task_id": "t"}}) + "\r\n",
+    ],
+)
+def test_a_streamed_picture_in_every_framing(line: str) -> None:
+    """NDJSON or SSE, fields at the top or under data."""
+    event = read_event(line)
+    assert event is not None
+    assert (event.images, event.task_id, event.completed) == ((PICTURE,), "t", False)
+
+
+@pytest.mark.parametrize(
+    "line", ["", "  \n", ": ping", "event: message", "id: 5", "[DONE]", "data: [DONE]", '{"type": "x.y"}', "[]"]
+)
+def test_lines_that_say_nothing(line: str) -> None:
+    """Blank lines, comments, unknown events."""
+    assert read_event(line) is None
+
+
+def test_the_other_events() -> None:
+    """A failed picture, the end, a failure of the whole, and an answer that came at once."""
+    failed = read_event(json.dumps({"type": PARTLY, "error": {"code": "c", "message": "m"}}))
+    assert failed is not None
+    assert (failed.failures, failed.completed) == ((Failure("c", "m"),), False)
+    end = read_event(json.dumps({"type": COMPLETED, "usage": {}}))
+    assert end is not None
+    assert end.completed
+    broken = read_event(json.dumps({"error": {"code": "c", "message": "m"}}))
+    assert broken is not None
+    assert (broken.failures, broken.completed) == ((Failure("c", "m"),), True)
+    whole = read_event(json.dumps(DONE))
+    assert whole is not None
+    assert (whole.images, whole.completed, whole.task_id) == ((PICTURE,), True, "t1")
+
+
+def test_a_line_that_is_no_json_is_unreadable() -> None:
+    """Half an object."""
+    with pytest.raises(UnreadableReply):
+        read_event('{"type": "ima')
