@@ -53,7 +53,8 @@ class Parameter(_Frozen):
     """One optional field of the upstream's request; see the head of `models.toml`."""
 
     type: Literal["boolean", "integer", "number", "string", "url"]
-    description: str = ""
+    about: str
+    hint: str = ""
     inside: str | None = None
     listed: bool = False
     neutral: Value | None = None
@@ -94,7 +95,8 @@ class Model(_Frozen):
 
     def all_sizes(self) -> list[str]:
         """Its named sizes, those included that need a parameter."""
-        return [*self.sizes, *(size for rule in self.parameters.values() for size in rule.sizes or ())]
+        extra = [size for rule in self.parameters.values() for size in rule.sizes or ()]
+        return list(dict.fromkeys([*self.sizes, *extra]))
 
     def does(self, operation: Operation) -> bool:
         return self.generate if operation == "generate" else self.max_images > 0

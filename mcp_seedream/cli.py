@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         default=[],
         dest="settings",
-        help="other arguments of the tool, such as size=2K seed=7",
+        help="other arguments of the tool, such as size=2K watermark=false",
     )
     trial.add_argument("--output", type=Path, default=Path(), metavar="FOLDER", help="where to save (default: here)")
     trial.add_argument("--sandbox", action="store_true", default=argparse.SUPPRESS, help="even if there is a token")

@@ -9,7 +9,7 @@ from mcp_seedream.schemas import spelled
 
 
 def add_guide(server: MCPServer, table: ModelTable) -> None:
-    """Register the resource `seedream://models`: the table as Markdown."""
+    """Register the resource `seedream://models`: the table as Markdown, models and parameters."""
 
     @server.resource(
         "seedream://models",
@@ -19,18 +19,18 @@ def add_guide(server: MCPServer, table: ModelTable) -> None:
         mime_type="text/markdown",
     )
     def models() -> str:
-        return models_markdown(table)
+        return f"# Models\n\n{models_markdown(table)}\n# Parameters\n\n{parameters_markdown(table)}"
 
 
 def models_markdown(table: ModelTable) -> str:
     """The models as a Markdown table, in order of preference."""
-    head = "| model | id | best for | generates | edits | sizes | WIDTHxHEIGHT | parameters |"
+    head = "| | model | best for | from text | edits | sizes | WIDTHxHEIGHT | parameters |"
     rows = [head, "|" + " --- |" * (head.count("|") - 1)]
     for model in table.models:
         edits = f"up to {model.max_images}" if model.max_images else "no"
         rows.append(
-            f"| {model.name} | `{model.id}` | {model.best_for} | {'yes' if model.generate else 'no'} | {edits} "
-            f"| {' '.join(model.all_sizes())} | {_dimensions(model)} | {_parameters(model)} |"
+            f"| {model.label} | {model.name}<br>`{model.id}` | {model.best_for} | {'yes' if model.generate else 'no'} "
+            f"| {edits} | {_sizes(model)} | {_dimensions(model)} | {', '.join(f'`{n}`' for n in model.parameters)} |"
         )
     shared = [f"`{name}`" for name, parameter in table.parameters.items() if parameter.every_model]
     limits = table.limits
@@ -42,32 +42,30 @@ def models_markdown(table: ModelTable) -> str:
 
 
 def parameters_markdown(table: ModelTable) -> str:
-    """The optional parameters as a Markdown table: what each is, and which models take what."""
+    """The optional parameters as a Markdown table: what each does, and which models take what."""
     rows = ["| parameter | what it does | models |", "| --- | --- | --- |"]
     for name, parameter in table.parameters.items():
         takers: dict[str, list[str]] = {}
         for model in table.models:
             if rule := table.rule(model, name):
                 takers.setdefault(_rule(rule), []).append(model.label)
-        everyone = parameter.every_model is not None
         texts = [
-            f"{'all' if everyone else ', '.join(labels)}{f': {text}' if text else ''}"
+            f"{'all' if parameter.every_model else ', '.join(labels)}{f': {text}' if text else ''}"
             for text, labels in takers.items()
         ]
-        rows.append(f"| `{name}` | {parameter.description or '-'} | {'; '.join(texts)} |")
+        rows.append(f"| `{name}` | {parameter.about} | {'<br>'.join(texts)} |")
     return "\n".join(rows) + "\n"
+
+
+def _sizes(model: Model) -> str:
+    needed = {s: name for name, rule in model.parameters.items() for s in rule.sizes or () if s not in model.sizes}
+    return ", ".join([*model.sizes, *(f"{size} (with `{name}`)" for size, name in needed.items())])
 
 
 def _dimensions(model: Model) -> str:
     if model.pixels:
         return f"{model.pixels[0]:,} to {model.pixels[1]:,} pixels"
     return f"sides {model.sides[0]} to {model.sides[1]}" if model.sides else "no"
-
-
-def _parameters(model: Model) -> str:
-    return ", ".join(
-        f"`{name}`{f' ({text})' if (text := _rule(rule)) else ''}" for name, rule in model.parameters.items()
-    )
 
 
 def _rule(rule: Rule) -> str:

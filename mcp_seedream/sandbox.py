@@ -2,8 +2,8 @@
 
 A Starlette app that speaks the contract of `POST /seedream/images` and `POST /seedream/tasks`: synchronous,
 asynchronous, with a callback, streamed; look-ups of one task or many in each documented shape; the documented
-errors. Its rules are the capability table's. Words in a prompt bring the rest about (`WORDS`). It draws on
-this machine and fetches nothing from anywhere else.
+errors. Its rules are the capability table's. Words in a prompt bring the rest about (`mishaps.WORDS`). It
+draws on this machine and fetches nothing from anywhere else.
 
 Run alone: `python -m mcp_seedream.sandbox --port 8080`.
 """
@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import base64
 import json
-import re
 import socket
 import threading
 import time
@@ -30,48 +29,17 @@ from urllib.parse import urlsplit
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from mcp_seedream.arguments import image_call
 from mcp_seedream.capabilities import ModelTable, read_table
 from mcp_seedream.choosing import Wish, choose
 from mcp_seedream.errors import InvalidArguments
+from mcp_seedream.mishaps import error, mishap, unauthorised, words_in
 from mcp_seedream.studio import Studio
 from mcp_seedream.wire import ImageRequest
 
-REFUSALS: dict[str, tuple[int, str, str]] = {
-    "content_refused": (400, "bad_request", "The request failed because the prompt may contain sensitive information."),
-    "disabled": (400, "disabled", "Your application has been disabled due to abnormal usage behavior."),
-    "token_mismatched": (400, "token_mismatched", "The specified token is not matched with API."),
-    "model_invalid": (400, "bad_request", "model is invalid."),
-    "invalid_token": (401, "invalid_token", "The specified token is invalid or wrong."),
-    "token_expired": (401, "token_expired", "token expired."),
-    "used_up": (403, "used_up", "Your balance is not sufficient for current request."),
-    "no_api": (404, "no_api", "API does not exist, please make sure url is correct."),
-    "too_large": (413, "request_too_large", "Request body is too large."),
-    "rate_limited": (429, "too_many_requests", "You have exceeded the rate limit."),
-    "server_error": (500, "api_error", "Internal server error."),
-    "unavailable": (503, "api_error", "Service temporarily unavailable."),
-    "fetch_failed": (200, "api_error", "fetch failed"),
-}
-"""Prompt words that refuse a request: status, code, message. 200 is a failure that looks like a success."""
-
-WORDS = {
-    **{word: f"{status} `{code}`: {message}" for word, (status, code, message) in REFUSALS.items()},
-    "html": "502 with an HTML page, as from a proxy",
-    "not_json": "200 with JSON that breaks off",
-    "slow=90": "each picture takes 90 s",
-    "hang=5": "the answer to the request itself comes 5 s late",
-    "failed": "the task is accepted, and ends without a picture",
-    "partial": "the last image of a set fails",
-    "empty": "the task ends with an empty list",
-    "cut": "a streamed answer breaks off after its first image",
-    "shape=2": "look-ups in the documents' second shape (or 1, the usual one, or 3)",
-}
-"""Every word that does something, as `[sandbox:word]`, and what it brings about."""
-
-_WORD = re.compile(r"\[sandbox:([a-z_0-9]+)(?:=([0-9.]+))?\]")
 _BATCH = 50
 
 
@@ -91,7 +59,7 @@ class Job:
 
     @property
     def words(self) -> dict[str, float]:
-        return {word: float(value or 1) for word, value in _WORD.findall(self.wish.prompt)}
+        return words_in(self.wish.prompt)
 
     @property
     def count(self) -> int:
@@ -139,18 +107,18 @@ class Sandbox:
 
     async def _images(self, request: Request) -> Response:
         body, token = await self._read(request)
-        if refusal := _unauthorised(token):
+        if refusal := unauthorised(token):
             return refusal
         prompt = str(body.get("prompt", "")) if isinstance(body, dict) else ""
-        words = {word: float(value or 1) for word, value in _WORD.findall(prompt)}
+        words = words_in(prompt)
         if "hang" in words:
             await asyncio.sleep(words["hang"])
-        if trouble := _trouble(words):
-            return trouble
+        if answer := mishap(words):
+            return answer
         try:
             job = self._accept(body, token, str(request.base_url).rstrip("/"))
-        except InvalidArguments as error:
-            return _error(400, "bad_request", error.message)
+        except InvalidArguments as complaint:
+            return error(400, "bad_request", complaint.message)
         self.jobs[job.id] = job
         if body.get("stream"):
             return StreamingResponse(self._lines(job), media_type="application/x-ndjson")
@@ -169,7 +137,7 @@ class Sandbox:
             raise InvalidArguments("model is invalid.")
         if body.get("async") and (body.get("stream") or body.get("callback_url")):
             raise InvalidArguments("async can't be combined with stream or callback_url.")
-        sent = {name: value for name, value in body.items() if name != "async"}
+        sent = {name: value for name, value in body.items() if name != "async" and value != ""}
         call = image_call(self.table, "edit" if "image" in body else "generate", sent, wait_seconds=0)
         model = choose(self.table, call.wish, body["model"])
         understood = dict(ImageRequest.of(self.table, model, call.wish).body)
@@ -182,16 +150,16 @@ class Sandbox:
 
     async def _tasks(self, request: Request) -> Response:
         body, token = await self._read(request)
-        if refusal := _unauthorised(token):
+        if refusal := unauthorised(token):
             return refusal
         action, ids = body.get("action", "retrieve"), body.get("ids", [])
         if action == "retrieve_batch":
             if len(ids) > _BATCH:
-                return _error(400, "bad_request", f"ids: at most {_BATCH}.")
+                return error(400, "bad_request", f"ids: at most {_BATCH}.")
             known = [self.jobs[id_] for id_ in ids if self._owned(id_, token)]
             return JSONResponse({"items": [self._task(job) for job in known], "count": len(known)})
         if action != "retrieve" or not self._owned(body.get("id", ""), token):
-            return _error(404, "not_found", "The task does not exist.")
+            return error(404, "not_found", "The task does not exist.")
         job = self.jobs[body["id"]]
         shape = job.words.get("shape", 1)
         if shape == 1 or not job.finished:
@@ -215,8 +183,8 @@ class Sandbox:
 
     def _answer(self, job: Job) -> dict[str, Any]:
         if "failed" in job.words:
-            error = {"code": "api_error", "message": "The output image may contain sensitive information."}
-            return {"success": False, "task_id": job.id, "trace_id": job.trace_id, "error": error}
+            reason = {"code": "api_error", "message": "The output image may contain sensitive information."}
+            return {"success": False, "task_id": job.id, "trace_id": job.trace_id, "error": reason}
         items = [] if "empty" in job.words else [self._item(job, number) for number in range(job.count)]
         return {"success": True, "task_id": job.id, "trace_id": job.trace_id, "data": items}
 
@@ -272,32 +240,6 @@ class Sandbox:
         token = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
         self.requests.append((request.url.path, token, body))
         return body, token
-
-
-def _unauthorised(token: str) -> Response | None:
-    if not token:
-        return _error(400, "no_token", "No token specified for the request.")
-    if token == "invalid":  # noqa: S105  (the one token that the sandbox refuses)
-        return _error(401, "invalid_token", "The specified token is invalid or wrong.")
-    return None
-
-
-def _trouble(words: dict[str, float]) -> Response | None:
-    """What a prompt word asks to go wrong with the request itself."""
-    if "html" in words:
-        return HTMLResponse("<html><h1>502 Bad Gateway</h1></html>", status_code=502)
-    if "not_json" in words:
-        return Response('{"success": true, "task_i', media_type="application/json")
-    for word, (status, code, message) in REFUSALS.items():
-        if word in words:
-            wait = {"Retry-After": f"{words[word] + 2:.0f}"} if status in (429, 503) else None
-            return _error(status, code, message, wait)
-    return None
-
-
-def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    body: dict[str, Any] = {"error": {"code": code, "message": message}, "trace_id": str(uuid.uuid4())}
-    return JSONResponse({"success": False, **body} if status < 300 else body, status, headers)
 
 
 @contextmanager

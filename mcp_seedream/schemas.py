@@ -117,7 +117,7 @@ def _parameter(table: ModelTable, operation: Operation, name: str, rules: dict[s
         value = {"type": "object", "properties": {parameter.inside: value}}
     if parameter.listed:
         value = {"type": "array", "items": value}
-    note = " ".join([parameter.description, *_notes(table, operation, name, rules)]).strip(" .")
+    note = " ".join([parameter.hint, *_notes(table, operation, name, rules)]).strip(" .")
     return {**value, "description": note} if note else value
 
 

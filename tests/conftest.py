@@ -112,3 +112,7 @@ def serving(app: ASGIApp, *, lifespan: str = "on") -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(5)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--snapshots", action="store_true", help="write the tools' snapshots anew")

@@ -15,8 +15,9 @@ from mcp_types import CallToolResult, ImageContent
 from PIL import Image
 
 from mcp_seedream.capabilities import ModelTable
+from mcp_seedream.mishaps import REFUSALS
 from mcp_seedream.results import IMAGE_RESULT, TASK_RESULT
-from mcp_seedream.sandbox import REFUSALS, Sandbox, running
+from mcp_seedream.sandbox import Sandbox, running
 from tests.conftest import INTERVAL, Session, answer, look_ups, submits, text
 from tests.contract import faults
 from tests.test_capabilities import LITE, PRO, SEEDEDIT, V5

@@ -1,0 +1,75 @@
+"""What words in a prompt make go wrong in the sandbox: the upstream's documented errors, and a proxy's."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any
+
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+REFUSALS: dict[str, tuple[int, str, str]] = {
+    "content_refused": (400, "bad_request", "The request failed because the prompt may contain sensitive information."),
+    "disabled": (400, "disabled", "Your application has been disabled due to abnormal usage behavior."),
+    "token_mismatched": (400, "token_mismatched", "The specified token is not matched with API."),
+    "model_invalid": (400, "bad_request", "model is invalid."),
+    "invalid_token": (401, "invalid_token", "The specified token is invalid or wrong."),
+    "token_expired": (401, "token_expired", "token expired."),
+    "used_up": (403, "used_up", "Your balance is not sufficient for current request."),
+    "no_api": (404, "no_api", "API does not exist, please make sure url is correct."),
+    "too_large": (413, "request_too_large", "Request body is too large."),
+    "rate_limited": (429, "too_many_requests", "You have exceeded the rate limit."),
+    "server_error": (500, "api_error", "Internal server error."),
+    "unavailable": (503, "api_error", "Service temporarily unavailable."),
+    "fetch_failed": (200, "api_error", "fetch failed"),
+}
+"""Prompt words that refuse a request: status, code, message. 200 is a failure that looks like a success."""
+
+WORDS = {
+    **{word: f"{status} `{code}`: {message}" for word, (status, code, message) in REFUSALS.items()},
+    "html": "502 with an HTML page, as from a proxy",
+    "not_json": "200 with JSON that breaks off",
+    "slow=90": "each picture takes 90 s",
+    "hang=5": "the answer to the request itself comes 5 s late",
+    "failed": "the task is accepted, and ends without a picture",
+    "partial": "the last image of a set fails",
+    "empty": "the task ends with an empty list",
+    "cut": "a streamed answer breaks off after its first image",
+    "shape=2": "look-ups in the documents' second shape (or 1, the usual one, or 3)",
+}
+"""Every word that does something, as `[sandbox:word]`, and what it brings about."""
+
+_WORD = re.compile(r"\[sandbox:([a-z_0-9]+)(?:=([0-9.]+))?\]")
+
+
+def words_in(prompt: str) -> dict[str, float]:
+    """The words of a prompt and their numbers, 1 where there is none."""
+    return {word: float(value or 1) for word, value in _WORD.findall(prompt)}
+
+
+def unauthorised(token: str) -> Response | None:
+    """The answer to a request without a token, or with the one that is refused."""
+    if not token:
+        return error(400, "no_token", "No token specified for the request.")
+    if token == "invalid":  # noqa: S105  (the one token that the sandbox refuses)
+        return error(401, "invalid_token", "The specified token is invalid or wrong.")
+    return None
+
+
+def mishap(words: dict[str, float]) -> Response | None:
+    """What a prompt word asks to go wrong with the request itself."""
+    if "html" in words:
+        return HTMLResponse("<html><h1>502 Bad Gateway</h1></html>", status_code=502)
+    if "not_json" in words:
+        return Response('{"success": true, "task_i', media_type="application/json")
+    for word, (status, code, message) in REFUSALS.items():
+        if word in words:
+            wait = {"Retry-After": f"{words[word] + 2:.0f}"} if status in (429, 503) else None
+            return error(status, code, message, wait)
+    return None
+
+
+def error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """An error body as documented; with a status that means success, also `success: false`."""
+    body: dict[str, Any] = {"error": {"code": code, "message": message}, "trace_id": str(uuid.uuid4())}
+    return JSONResponse({"success": False, **body} if status < 300 else body, status, headers)

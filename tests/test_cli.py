@@ -1,0 +1,147 @@
+"""The command line, as a person uses it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mcp_seedream import __version__
+from mcp_seedream.files import data_uri
+
+
+def run(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mcp_seedream", *arguments],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=cwd,
+        env={"PATH": "", **(env or {})},
+        timeout=60,
+        check=False,
+    )
+
+
+def trial(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return run("try", *arguments, "--sandbox-seconds", "0.2", cwd=cwd)
+
+
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def test_try_makes_a_picture_without_a_token(tmp_path: Path) -> None:
+    """It says that it uses the sandbox, shows progress, and prints where the picture is."""
+    result = trial("a red fox", "--set", "size=1K", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "using the sandbox" in result.stderr
+    assert "is accepted" in result.stderr
+    path = Path(result.stdout.strip())
+    assert path.is_absolute()
+    assert path.parent == tmp_path
+    assert path.name.startswith("a-red-fox-")
+    assert size(path) == (1024, 1024)
+
+
+def test_try_edits_a_file(tmp_path: Path) -> None:
+    """And a second picture does not overwrite the first."""
+    Image.new("RGB", (64, 64), "green").save(tmp_path / "photo.png")
+    result = trial("make it red", "--edit", "photo.png", "--output", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert Path(result.stdout.strip()).parent == tmp_path / "out"
+
+
+def test_try_saves_a_whole_set(tmp_path: Path) -> None:
+    """Each under a name of its own."""
+    options = ["sequential_image_generation=auto", 'sequential_image_generation_options={"max_images": 2}', "size=1K"]
+    result = trial("seasons", "--set", *options, cwd=tmp_path)
+    files = [Path(line) for line in result.stdout.splitlines()]
+    assert len(files) == len(set(files)) == 2
+    assert all(file.is_file() for file in files)
+
+
+def test_try_saves_image_data(tmp_path: Path) -> None:
+    """Where there is no link."""
+    result = trial("a fox", "--set", "response_format=b64_json", "size=512x512", cwd=tmp_path)
+    assert size(Path(result.stdout.strip())) == (512, 512)
+
+
+def test_try_waits_on_when_it_is_pending(tmp_path: Path) -> None:
+    """As an agent would, with get_task."""
+    result = trial("a fox [sandbox:slow=2]", "--set", "wait_seconds=0.5", "size=1K", cwd=tmp_path)
+    assert "is still running" in result.stderr
+    assert Path(result.stdout.strip()).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["x", "--set", "sed=1"], "Did you mean `seed`?"),
+        (["x", "--set", "size"], "--set takes NAME=VALUE"),
+        (["x", "--edit", "missing.png"], "missing.png can't be read: No such file"),
+        (["x", "--edit", "text.png"], "text.png is not a jpeg, png"),
+        (["x [sandbox:used_up]"], "used_up: Your balance is not sufficient"),
+    ],
+)
+def test_try_says_what_went_wrong(tmp_path: Path, arguments: list[str], says: str) -> None:
+    """In a line, with exit status 1 and nothing on stdout."""
+    (tmp_path / "text.png").write_text("not a picture", "utf-8")
+    result = trial(*arguments, cwd=tmp_path)
+    assert result.returncode == 1
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ({"SEEDREAM_WAIT_SECONDS": "soon"}, "The setting SEEDREAM_WAIT_SECONDS is wrong"),
+        ({"SEEDREAM_WAIT_SECONDS": "601"}, "The setting SEEDREAM_WAIT_SECONDS is wrong"),
+        ({"ACEDATACLOUD_API_BASE_URL": "api.acedata.cloud"}, "The setting ACEDATACLOUD_API_BASE_URL is wrong"),
+        ({"ACEDATACLOUD_API_TOKEN": "secret token"}, "The setting ACEDATACLOUD_API_TOKEN is wrong"),
+        ({"SEEDREAM_MODELS_FILE": "nowhere.toml"}, "The model table nowhere.toml can't be read"),
+        ({"SEEDREAM_LOG_LEVEL": "loud"}, "The setting SEEDREAM_LOG_LEVEL is wrong"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start(tmp_path: Path, env: dict[str, str], says: str) -> None:
+    """With its name, and never its value where that is a secret."""
+    result = run(cwd=tmp_path, env=env)
+    assert result.returncode == 2
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "secret" not in result.stderr
+
+
+def test_version_and_help(tmp_path: Path) -> None:
+    """The first things people ask."""
+    assert run("--version", cwd=tmp_path).stdout == f"mcp-seedream {__version__}\n"
+    assert "try" in run("--help", cwd=tmp_path).stdout
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    """Ends with a line that says so."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = run("--transport", "http", "--port", port, "--sandbox", cwd=tmp_path)
+    assert result.returncode != 0
+    assert "address already in use" in result.stderr.lower()
+    assert "Traceback" not in result.stderr
+
+
+def test_picture_data_survives_a_round_trip(tmp_path: Path) -> None:
+    """What `--edit` reads is what is sent."""
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "GIF")
+    (tmp_path / "a.png").write_bytes(file.getvalue())
+    uri = data_uri(tmp_path / "a.png")
+    assert uri.startswith("data:image/gif;base64,")
+    assert base64.b64decode(uri.partition(",")[2]) == file.getvalue()

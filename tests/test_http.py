@@ -1,0 +1,239 @@
+"""Streamable HTTP through a real uvicorn: protocol revisions, who is calling, limits."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import httpx
+import httpx2
+import pytest
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+
+from mcp_seedream.capabilities import ModelTable
+from mcp_seedream.client import SeedreamClient
+from mcp_seedream.hosting import bearer_token, build_app
+from mcp_seedream.sandbox import Sandbox, running
+from mcp_seedream.server import build_server
+from mcp_seedream.settings import Settings, read_settings
+from tests.conftest import answer, look_ups, serving, submits
+
+pytestmark = pytest.mark.anyio
+OLD, LATEST = "2025-03-26", "2026-07-28"
+HEADERS = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return read_settings(token="the-operators-own", max_body_mib=1)
+
+
+@pytest.fixture
+def endpoint(table: ModelTable, upstream: str, settings: Settings) -> Iterator[str]:
+    server = build_server(
+        table, lambda: SeedreamClient(upstream), token_of=bearer_token, wait_seconds=20, look_interval=0.1
+    )
+    with serving(build_app(server, settings)) as address:
+        yield f"{address}/mcp"
+
+
+@asynccontextmanager
+async def connected(endpoint: str, token: str = "alice", mode: str = "auto") -> AsyncIterator[Client]:
+    headers = {"Authorization": f"Bearer {token}"}
+    async with (
+        httpx2.AsyncClient(headers=headers, timeout=60) as web,
+        Client(streamable_http_client(endpoint, http_client=web), mode=mode) as client,
+    ):
+        yield client
+
+
+def message(method: str, revision: str, params: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, str]]:
+    """A raw JSON-RPC request and its headers, as that protocol revision wants them."""
+    headers = {**HEADERS, "authorization": "Bearer alice", "mcp-protocol-version": revision}
+    params = dict(params or {})
+    if revision == LATEST:
+        meta = {"protocolVersion": revision, "clientInfo": {"name": "raw", "version": "1"}, "clientCapabilities": {}}
+        params["_meta"] = {f"io.modelcontextprotocol/{key}": value for key, value in meta.items()}
+        headers["mcp-method"] = method
+        if method == "tools/call":
+            headers["mcp-name"] = params["name"]
+    return {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}, headers
+
+
+def read(response: httpx.Response) -> list[dict[str, Any]]:
+    """The messages of an answer, JSON or SSE."""
+    if response.headers["content-type"].startswith("application/json"):
+        return [response.json()]
+    return [
+        json.loads(line[5:]) for line in response.text.splitlines() if line.startswith("data:") and line[5:].strip()
+    ]
+
+
+@pytest.mark.parametrize("revision", [OLD, "2025-06-18", "2025-11-25", LATEST])
+async def test_raw_json_rpc_of_every_revision(endpoint: str, revision: str) -> None:
+    """Start, list, and a picture with its progress, with nothing but an HTTP client."""
+    async with httpx.AsyncClient(timeout=30) as web:
+        if revision == LATEST:
+            start = message("server/discover", revision)
+        else:
+            hello = {"protocolVersion": revision, "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
+            start = message("initialize", revision, hello)
+        [welcome] = read(await web.post(endpoint, json=start[0], headers=start[1]))
+        assert welcome["result"].get("protocolVersion", revision) == revision
+        body, headers = message("tools/list", revision)
+        [listing] = read(await web.post(endpoint, json=body, headers=headers))
+        names = [tool["name"] for tool in listing["result"]["tools"]]
+        assert names == ["generate_image", "edit_image", "get_task"]
+        call = {"name": "generate_image", "arguments": {"prompt": "a fox"}, "_meta": {"progressToken": "p"}}
+        body, headers = message("tools/call", revision, call)
+        body["params"]["_meta"]["progressToken"] = "p"
+        *progress, result = read(await web.post(endpoint, json=body, headers=headers))
+        assert result["result"]["structuredContent"]["status"] == "succeeded"
+        assert progress[0]["params"]["message"].endswith("is accepted")
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+async def test_the_official_client(endpoint: str, mode: str) -> None:
+    """Old handshake and newest revision."""
+    async with connected(endpoint, mode=mode) as client:
+        result = await client.call_tool("generate_image", {"prompt": "a fox"})
+        found = await client.call_tool("get_task", {"task_id": answer(result)["task_id"]})
+    assert answer(found)["images"] == answer(result)["images"]
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Basic YTpi", "alice", "Bearer a b", "Bearer \u00e4"])
+async def test_without_a_token_the_answer_is_401(endpoint: str, sandbox: Sandbox, header: str) -> None:
+    """With WWW-Authenticate; the operator's own token is used for nobody."""
+    body, headers = message("tools/list", OLD)
+    del headers["authorization"]
+    async with httpx.AsyncClient(headers=httpx.Headers({"authorization": header} if header else {}, "utf-8")) as web:
+        response = await web.post(endpoint, json=body, headers=headers)
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"].startswith("Bearer ")
+    assert "platform.acedata.cloud" in response.json()["error_description"]
+    assert sandbox.requests == []
+
+
+async def test_each_callers_token_is_used_for_that_caller_alone(endpoint: str, sandbox: Sandbox) -> None:
+    """Three callers at once: upstream, each task is submitted and looked up with its owner's token only."""
+
+    async def work(token: str) -> None:
+        async with connected(endpoint, token) as client:
+            for n in range(5):
+                await client.call_tool("generate_image", {"prompt": f"{token} {n}"})
+
+    async with anyio.create_task_group() as group:
+        for token in ("alice", "bob", "carol"):
+            group.start_soon(work, token)
+    assert Counter(token for path, token, _ in sandbox.requests if path.endswith("images")) == dict.fromkeys(
+        ("alice", "bob", "carol"), 5
+    )
+    owner = {job.id: job.token for job in sandbox.jobs.values()}
+    for path, token, body in sandbox.requests:
+        if path.endswith("tasks"):
+            assert {owner[id_] for id_ in body.get("ids", [body.get("id")])} == {token}
+        else:
+            assert body["prompt"].startswith(token)
+
+
+async def test_a_token_the_upstream_refuses(endpoint: str) -> None:
+    """Is a tool's error, with where to get another."""
+    async with connected(endpoint, "invalid") as client:
+        result = await client.call_tool("generate_image", {"prompt": "a fox"})
+    assert result.is_error
+    assert answer(result)["error"]["code"] == "invalid_token"
+
+
+async def test_three_hundred_waits_are_one_round_of_look_ups(table: ModelTable, settings: Settings) -> None:
+    """In requests of at most fifty ids; all finish, and nothing is submitted twice."""
+    sandbox = Sandbox(table, seconds=6)
+    with running(sandbox) as upstream:
+        server = build_server(table, lambda: SeedreamClient(upstream), token_of=bearer_token, wait_seconds=60)
+        with serving(build_app(server, settings)) as address:
+            limits = httpx2.Limits(max_connections=400)
+            done = 0
+
+            async def one(client: Client, n: int) -> None:
+                nonlocal done
+                result = await client.call_tool("generate_image", {"prompt": f"picture {n}"})
+                done += answer(result)["status"] == "succeeded"
+
+            async with (
+                httpx2.AsyncClient(headers={"Authorization": "Bearer alice"}, timeout=120, limits=limits) as web,
+                Client(streamable_http_client(f"{address}/mcp", http_client=web)) as client,
+                anyio.create_task_group() as group,
+            ):
+                for n in range(300):
+                    group.start_soon(one, client, n)
+    assert done == 300
+    assert len(submits(sandbox)) == 300
+    asked = [len(body.get("ids", ["one"])) for body in look_ups(sandbox)]
+    assert max(asked) == 50
+    # 300 tasks are 6 requests a round; they take 6 s and some to be accepted: a few rounds, not hundreds of requests.
+    assert len(asked) <= 6 * 8
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "evil.example.com"}, 421),
+        ({"origin": "https://evil.example.com"}, 403),
+        ({"host": "localhost"}, 200),
+        ({"host": "localhost:1234"}, 200),
+        ({"origin": "http://localhost:6274"}, 200),
+    ],
+)
+async def test_host_and_origin_are_checked(endpoint: str, headers: dict[str, str], status: int) -> None:
+    """Local names only, unless the settings say otherwise."""
+    body, standard = message("tools/list", OLD)
+    async with httpx.AsyncClient() as web:
+        assert (await web.post(endpoint, json=body, headers={**standard, **headers})).status_code == status
+
+
+async def test_allowed_hosts_are_a_setting(table: ModelTable, upstream: str) -> None:
+    """With and without a port."""
+    settings = read_settings(allowed_hosts="mcp.example.com", allowed_origins="https://app.example.com")
+    server = build_server(table, lambda: SeedreamClient(upstream), token_of=bearer_token)
+    with serving(build_app(server, settings)) as address:
+        async with httpx.AsyncClient() as web:
+            for host, status in (("mcp.example.com", 200), ("mcp.example.com:8443", 200), ("localhost", 421)):
+                body, headers = message("tools/list", OLD)
+                extra = {"host": host, "origin": "https://app.example.com"}
+                response = await web.post(f"{address}/mcp", json=body, headers={**headers, **extra})
+                assert response.status_code == status
+
+
+async def test_the_body_limit_is_a_setting(endpoint: str, sandbox: Sandbox) -> None:
+    """One MiB here; 64 unless set."""
+    assert read_settings().max_body_mib == 64
+    call = {"name": "generate_image", "arguments": {"prompt": "x" * 2**20}}
+    body, headers = message("tools/call", OLD, call)
+    async with httpx.AsyncClient() as web:
+        assert (await web.post(endpoint, json=body, headers=headers)).status_code == 413
+    assert sandbox.requests == []
+
+
+async def test_health_needs_no_token(endpoint: str) -> None:
+    """For probes."""
+    async with httpx.AsyncClient() as web:
+        response = await web.get(endpoint.replace("/mcp", "/health"))
+    assert (response.status_code, response.json()["status"]) == (200, "ok")
+
+
+async def test_a_client_that_disconnects_stops_the_asking(endpoint: str, sandbox: Sandbox) -> None:
+    """And its task goes on upstream."""
+    call = {"name": "generate_image", "arguments": {"prompt": "slow [sandbox:slow=30]"}}
+    body, headers = message("tools/call", LATEST, call)
+    async with httpx.AsyncClient() as web:
+        with anyio.move_on_after(0.5):
+            await web.post(endpoint, json=body, headers=headers)
+    await anyio.sleep(0.4)
+    asked = len(look_ups(sandbox))
+    await anyio.sleep(0.5)
+    assert len(look_ups(sandbox)) == asked
+    assert len(sandbox.jobs) == 1

@@ -1,0 +1,87 @@
+"""A new model is one new entry of the table, and no other edit."""
+
+from __future__ import annotations
+
+import io
+from importlib.resources import files
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from mcp_seedream.capabilities import ModelTable, read_table
+from mcp_seedream.sandbox import Sandbox
+from tests import documents
+from tests.conftest import Session, answer, submits, text
+
+pytestmark = pytest.mark.anyio
+
+ENTRY = """
+[[models]]
+id = "doubao-seedream-9-0-mural-270101"
+label = "Mural"
+name = "Seedream 9.0 Mural"
+best_for = "walls"
+generate = true
+max_images = 3
+sizes = ["2.5K", "panorama"]
+pixels = [100_000, 9_000_000]
+[models.parameters]
+seed = { minimum = 0, maximum = 99 }
+stream = { default = false }
+background = { values = ["brick"], max_images = 2, sizes = ["fresco"] }
+"""
+MURAL = "doubao-seedream-9-0-mural-270101"
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> ModelTable:
+    path = tmp_path / "models.toml"
+    path.write_text(files("mcp_seedream").joinpath("models.toml").read_text("utf-8") + ENTRY, "utf-8")
+    return read_table(path)
+
+
+@pytest.fixture
+def sandbox(table: ModelTable) -> Sandbox:
+    return Sandbox(table, seconds=0.1)
+
+
+async def test_it_is_in_the_schemas(session: Session) -> None:
+    """Its id, its size, its values, and for whom they are."""
+    async with session.open() as client:
+        generate, edit, _ = (tool.input_schema["properties"] for tool in (await client.list_tools()).tools)
+    assert MURAL in generate["model"]["enum"]
+    assert MURAL in edit["model"]["enum"]
+    assert "2.5K (Mural)" in generate["size"]["description"]
+    assert "panorama (Mural)" in generate["size"]["description"]
+    assert "fresco (with background)" in edit["size"]["description"]
+    assert edit["background"]["enum"] == ["transparent", "opaque", "brick"]
+    assert "Only 3.0, Mural" in generate["seed"]["description"]
+    assert "Mural: 3" in edit["image"]["description"]
+
+
+async def test_it_is_checked_chosen_and_drawn(session: Session, sandbox: Sandbox) -> None:
+    """A seed together with a stream is what only this one has; its size is drawn."""
+    result = await session.call("generate_image", prompt="a", seed=5, stream=True, size="2.5K")
+    assert answer(result)["model"] == MURAL
+    async with httpx.AsyncClient() as web:
+        file = (await web.get(answer(result)["images"][0]["url"])).content
+    assert Image.open(io.BytesIO(file)).size == (2560, 2560)
+    result = await session.call(
+        "edit_image", prompt="a", image="https://example.com/a.png", background="brick", size="Fresco"
+    )
+    assert answer(result)["model"] == MURAL
+    result = await session.call("generate_image", prompt="a", seed=100, model=MURAL)
+    assert "`seed` must be from 0 to 99" in text(result)
+    assert [body["model"] for body in submits(sandbox)] == [MURAL, MURAL]
+
+
+async def test_it_is_in_the_documents(session: Session, table: ModelTable) -> None:
+    """The resource, and README's tables as the command writes them."""
+    async with session.open() as client:
+        page = getattr((await client.read_resource("seedream://models")).contents[0], "text", "")
+    assert f"`{MURAL}`" in page
+    readme = documents.rewritten(documents.README.read_text("utf-8"), table)
+    assert f"`{MURAL}`" in readme
+    assert "Mural: 0 to 99" in readme.partition("<!-- generated: parameters -->")[2]

@@ -1,0 +1,96 @@
+"""The published schemas: as they were committed, plain, and small. `pytest --snapshots` writes them anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from tests.conftest import Session
+
+pytestmark = pytest.mark.anyio
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+
+
+@pytest.fixture
+async def listing(session: Session) -> dict[str, Any]:
+    async with session.open("legacy") as client:
+        return (await client.list_tools()).model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def compact(value: Any) -> int:
+    """Bytes as on the wire."""
+    return len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
+
+
+def nodes(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+        for inner in value.values():
+            yield from nodes(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from nodes(inner)
+
+
+@pytest.mark.parametrize("name", ["generate_image", "edit_image", "get_task"])
+async def test_a_tool_is_published_as_committed(
+    listing: dict[str, Any], name: str, request: pytest.FixtureRequest
+) -> None:
+    """What clients and models see changes only on purpose."""
+    tool = next(tool for tool in listing["tools"] if tool["name"] == name)
+    path = SNAPSHOTS / f"{name}.json"
+    if request.config.getoption("--snapshots"):
+        path.write_text(json.dumps(tool, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    assert tool == json.loads(path.read_text("utf-8"))
+
+
+async def test_schemas_are_plain(listing: dict[str, Any]) -> None:
+    """No combinators, references, null types, default keywords or generated titles; every array says of what."""
+    for tool in listing["tools"]:
+        for schema in (tool["inputSchema"], tool["outputSchema"]):
+            Draft202012Validator.check_schema(schema)
+            assert schema["type"] == "object"
+            for node in nodes(schema):
+                assert not {"anyOf", "oneOf", "allOf", "not", "$ref", "$defs", "default"} & set(node)
+                assert not isinstance(node.get("title"), str)
+                assert node.get("type") != "null"
+                assert node.get("type") != "array" or "items" in node
+        assert tool["inputSchema"]["additionalProperties"] is False
+
+
+async def test_what_a_model_reads_is_small(listing: dict[str, Any]) -> None:
+    """Names, descriptions and input schemas in 5,500 bytes; the whole answer in 9,000."""
+    read = sum(compact({key: tool[key] for key in ("name", "description", "inputSchema")}) for tool in listing["tools"])
+    assert read <= 5500
+    assert compact({"jsonrpc": "2.0", "id": 1, "result": listing}) <= 9000
+
+
+async def test_annotations(listing: dict[str, Any]) -> None:
+    """Generating costs money and destroys nothing; looking is only looking."""
+    hints = {tool["name"]: tool["annotations"] for tool in listing["tools"]}
+    for name in ("generate_image", "edit_image"):
+        assert hints[name] == {
+            "readOnlyHint": False,
+            "destructiveHint": False,
+            "idempotentHint": False,
+            "openWorldHint": True,
+        }
+    assert hints["get_task"]["readOnlyHint"] is True
+    assert all(tool["title"] for tool in listing["tools"])
+
+
+async def test_parameters_are_the_apis_own(listing: dict[str, Any]) -> None:
+    """Every optional field of the upstream that a model of the operation supports, and wait_seconds."""
+    both = {
+        "prompt", "model", "size", "seed", "guidance_scale", "sequential_image_generation",
+        "sequential_image_generation_options", "stream", "watermark", "output_format", "response_format", "tools",
+        "optimize_prompt_options", "callback_url", "wait_seconds",
+    }  # fmt: skip
+    generate, edit, _ = (set(tool["inputSchema"]["properties"]) for tool in listing["tools"])
+    assert generate == both
+    assert edit == both | {"image", "background", "layer_decomposition"}

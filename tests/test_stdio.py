@@ -1,0 +1,166 @@
+"""The server as a subprocess over stdio, as Claude Desktop starts it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client, StdioServerParameters
+
+from tests.conftest import answer
+
+OLD, LATEST = "2025-03-26", "2026-07-28"
+COMMAND = [sys.executable, "-m", "mcp_seedream"]
+
+
+class Process:
+    """A server that is spoken to in raw lines of JSON."""
+
+    def __init__(self, *arguments: str, cwd: Path, env: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            cwd=cwd,
+            env={"PATH": "", **(env or {})},
+        )
+
+    def ask(self, method: str, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Send one request; the notifications that came meanwhile, and its answer."""
+        self.tell({"id": 1, "method": method, "params": params or {}})
+        assert self.process.stdout is not None
+        messages = []
+        for line in self.process.stdout:
+            messages.append(json.loads(line))
+            if "id" in messages[-1]:
+                return messages
+        raise AssertionError(f"the server ended: {self.process.communicate()[1]}")
+
+    def tell(self, message: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+        self.process.stdin.flush()
+
+
+@contextmanager
+def started(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> Iterator[Process]:
+    server = Process(*arguments, cwd=cwd, env=env)
+    try:
+        yield server
+    finally:
+        errors = server.process.communicate(timeout=20)[1]
+        assert "Traceback" not in errors
+        assert server.process.returncode == 0
+
+
+def hello(server: Process, revision: str) -> dict[str, Any]:
+    params = {"protocolVersion": revision, "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
+    result: dict[str, Any] = server.ask("initialize", params)[-1]["result"]
+    server.tell({"method": "notifications/initialized"})
+    return result
+
+
+def call(server: Process, **arguments: Any) -> list[dict[str, Any]]:
+    params = {"name": "generate_image", "arguments": arguments, "_meta": {"progressToken": 1}}
+    return server.ask("tools/call", params)
+
+
+@pytest.mark.parametrize("revision", [OLD, "2024-11-05", "2025-11-25"])
+def test_raw_json_rpc_with_a_handshake(tmp_path: Path, revision: str) -> None:
+    """Initialize, list, and a picture with its progress; stdout carries nothing else."""
+    with started("--sandbox", "--sandbox-seconds", "0.2", cwd=tmp_path) as server:
+        assert hello(server, revision)["serverInfo"]["name"] == "seedream"
+        tools = server.ask("tools/list")[-1]["result"]["tools"]
+        assert [tool["name"] for tool in tools] == ["generate_image", "edit_image", "get_task"]
+        *progress, result = call(server, prompt="a fox")
+        assert progress[0]["params"]["message"].endswith("is accepted")
+        assert result["result"]["structuredContent"]["status"] == "succeeded"
+
+
+def test_raw_json_rpc_of_the_newest_revision(tmp_path: Path) -> None:
+    """No handshake: each request says what it is."""
+    meta = {"protocolVersion": LATEST, "clientInfo": {"name": "raw", "version": "1"}, "clientCapabilities": {}}
+    meta = {f"io.modelcontextprotocol/{key}": value for key, value in meta.items()}
+    with started("--sandbox", "--sandbox-seconds", "0.2", cwd=tmp_path) as server:
+        found = server.ask("server/discover", {"_meta": meta})[-1]["result"]
+        assert LATEST in found["supportedVersions"]
+        params = {"name": "generate_image", "arguments": {"prompt": "a fox"}, "_meta": meta}
+        result = server.ask("tools/call", params)[-1]["result"]
+        assert result["structuredContent"]["status"] == "succeeded"
+
+
+def test_without_a_token_it_starts_and_a_call_says_how_to_get_one(tmp_path: Path) -> None:
+    """Its tools can be listed."""
+    with started(cwd=tmp_path) as server:
+        hello(server, OLD)
+        assert len(server.ask("tools/list")[-1]["result"]["tools"]) == 3
+        result = call(server, prompt="a fox")[-1]["result"]
+        assert result["isError"]
+        assert "ACEDATACLOUD_API_TOKEN" in result["content"][0]["text"]
+
+
+@pytest.mark.parametrize("quoted", ["file-token", '"file-token"', "Bearer file-token"])
+def test_the_token_comes_from_a_file_in_the_working_directory(
+    tmp_path: Path, upstream: str, quoted: str, sandbox: Any
+) -> None:
+    """As the vendor's guide tells people to keep it."""
+    (tmp_path / ".env").write_text(f"ACEDATACLOUD_API_TOKEN={quoted}\nOTHER=1\n", "utf-8")
+    with started(cwd=tmp_path, env={"ACEDATACLOUD_API_BASE_URL": upstream}) as server:
+        hello(server, OLD)
+        call(server, prompt="a fox", wait_seconds=0)
+    assert sandbox.requests[0][1] == "file-token"
+
+
+def test_the_environment_stands_above_the_file(tmp_path: Path, upstream: str, sandbox: Any) -> None:
+    """And its token is logged nowhere."""
+    (tmp_path / ".env").write_text("ACEDATACLOUD_API_TOKEN=file-token\n", "utf-8")
+    env = {"ACEDATACLOUD_API_BASE_URL": upstream, "ACEDATACLOUD_API_TOKEN": "env-token"}
+    server = Process("--log-level", "debug", cwd=tmp_path, env=env)
+    hello(server, OLD)
+    call(server, prompt="a very private prompt", wait_seconds=0)
+    errors = server.process.communicate(timeout=20)[1]
+    assert sandbox.requests[0][1] == "env-token"
+    assert "env-token" not in errors
+
+
+def test_prompts_are_not_logged(tmp_path: Path) -> None:
+    """Nor links to pictures, at the usual level."""
+    server = Process("--sandbox", "--sandbox-seconds", "0.1", cwd=tmp_path)
+    hello(server, OLD)
+    call(server, prompt="a very private prompt")
+    call(server, prompt="a very private prompt", sed=5)
+    errors = server.process.communicate(timeout=20)[1]
+    assert "private" not in errors
+    assert "/pictures/" not in errors
+    assert "accepted" in errors
+
+
+def test_another_table_is_a_setting(tmp_path: Path) -> None:
+    """A wrong one stops the start, with the line at fault and no traceback."""
+    (tmp_path / "models.toml").write_text("[limits]\naspect_ratio = 0\n", "utf-8")
+    result = subprocess.run(
+        COMMAND, capture_output=True, text=True, cwd=tmp_path, env={"SEEDREAM_MODELS_FILE": "models.toml"}, check=False
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("mcp-seedream: The model table models.toml is wrong at line 2: limits.aspect_ratio")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+async def test_the_official_client(tmp_path: Path, mode: str) -> None:
+    """Old handshake and newest revision."""
+    parameters = StdioServerParameters(
+        command=COMMAND[0], args=[*COMMAND[1:], "--sandbox", "--sandbox-seconds", "0.2"], cwd=tmp_path
+    )
+    async with Client(parameters, mode=mode) as client:
+        result = await client.call_tool("generate_image", {"prompt": "a fox"})
+    assert answer(result)["status"] == "succeeded"
