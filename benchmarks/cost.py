@@ -52,7 +52,12 @@ def cold_start(command: list[str]) -> float:
     """Seconds from starting the process to the answer of `tools/list`."""
     started = time.perf_counter()
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | ENV
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | ENV,
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -82,7 +87,12 @@ async def submit_cost(pid: int, port: int, name: str, arguments: dict[str, objec
     async with httpx.AsyncClient(timeout=60) as web:
 
         async def call(number: int) -> None:
-            body = {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": {"name": name, "arguments": arguments}}
+            body = {
+                "jsonrpc": "2.0",
+                "id": number,
+                "method": "tools/call",
+                "params": {"name": name, "arguments": arguments},
+            }
             async with limit:
                 response = await web.post(f"http://127.0.0.1:{port}/mcp", json=body, headers=HEADERS)
             assert response.status_code == 200, response.text
@@ -107,7 +117,9 @@ def wait_for(port: int) -> None:
 
 def vendor_command(folder: Path) -> str:
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    subprocess.run([str(folder / "bin/pip"), "install", "-q", "mcp-seedream-pro"], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [str(folder / "bin/pip"), "install", "-q", "mcp-seedream-pro"], check=True, stderr=subprocess.DEVNULL
+    )
     return str(folder / "bin/mcp-seedream-pro")
 
 
@@ -122,7 +134,10 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stdio = {"ours": ours, "bare": bare}
-        http = {"ours": [*ours, "--transport", "http", "--port", str(PORTS["ours"])], "bare": [*bare, str(PORTS["bare"])]}
+        http = {
+            "ours": [*ours, "--transport", "http", "--port", str(PORTS["ours"])],
+            "bare": [*bare, str(PORTS["bare"])],
+        }
         tools = {"ours": "generate_image", "bare": "hello", "vendor": "seedream_generate_image"}
         if not options.no_vendor:
             vendor = vendor_command(folder / "vendor")

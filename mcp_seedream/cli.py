@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -88,6 +89,8 @@ def _serve(options: argparse.Namespace) -> int:
         if options.transport == "http":
             _serve_http(options, settings_in_use, table)
         else:
+            # A thread that blocks on stdin outlives any orderly end that Python would begin.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             token = settings_in_use.token.get_secret_value() if settings_in_use.token else None
             _build(table, settings_in_use, lambda _: token).run("stdio")
     return 0

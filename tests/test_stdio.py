@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -164,3 +165,19 @@ async def test_the_official_client(tmp_path: Path, mode: str) -> None:
     async with Client(parameters, mode=mode) as client:
         result = await client.call_tool("generate_image", {"prompt": "a fox"})
     assert answer(result)["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("end", ["close", signal.SIGINT, signal.SIGTERM])
+def test_it_ends_at_once_in_the_middle_of_a_wait(tmp_path: Path, end: str | signal.Signals) -> None:
+    """Its input closed, Ctrl-C, or asked to: no hanging process, no traceback."""
+    server = Process("--sandbox", cwd=tmp_path)
+    hello(server, OLD)
+    params = {"name": "generate_image", "arguments": {"prompt": "x [sandbox:slow=60]"}, "_meta": {"progressToken": 1}}
+    server.tell({"id": 1, "method": "tools/call", "params": params})
+    assert server.process.stdout is not None
+    assert "is accepted" in server.process.stdout.readline()
+    if isinstance(end, signal.Signals):
+        server.process.send_signal(end)
+        server.process.wait(5)
+    errors = server.process.communicate(timeout=5)[1]
+    assert "Traceback" not in errors
