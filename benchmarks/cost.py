@@ -61,7 +61,7 @@ def cold_start(command: list[str]) -> float:
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    lines = [
+    lines: list[dict[str, object]] = [
         {"id": 1, "method": "initialize", "params": HELLO},
         {"method": "notifications/initialized"},
         {"id": 2, "method": "tools/list", "params": {}},

@@ -99,7 +99,7 @@ def _refuse_unknown(raw: Raw, known: list[str], elsewhere: Collection[str]) -> N
             continue
         if name in elsewhere:
             raise InvalidArguments(f"`{name}` is for the other image tool, not for this one. Nothing was sent.")
-        near = get_close_matches(name, known, n=1, cutoff=0.4)
+        near = get_close_matches(name[:60], known, n=1, cutoff=0.4)
         hint = f"Did you mean `{near[0]}`?" if near else f"This tool takes {', '.join(known)}."
         raise InvalidArguments(f"`{name[:60]}` is not an argument of this tool. {hint} Nothing was sent.")
 
@@ -211,9 +211,13 @@ def _number(name: str, value: Any) -> float:
 def _url(name: str, value: Any) -> str:
     text = _text(name, value).strip()
     host = text.split("://", 1)[-1].split("/", 1)[0]
-    if not text.lower().startswith(("http://", "https://")) or not host or any(c.isspace() for c in text):
+    if not text.lower().startswith(("http://", "https://")) or not host[:1].isalnum() or not _visible(text):
         raise InvalidArguments(f"`{name}` must be an http(s) URL.")
     return text
+
+
+def _visible(text: str) -> bool:
+    return text.isprintable() and " " not in text
 
 
 def _from_json(text: str) -> Any:
@@ -225,6 +229,8 @@ def _from_json(text: str) -> Any:
 
 def _kind(value: Any) -> str:
     """A value as an error shows it: what it is, and itself where it is short."""
+    if value != value:  # noqa: PLR0124  (NaN is the value that is not itself)
+        return "NaN"
     names = {bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
     name = names.get(type(value), "null")
     return f"{name} ({value!r:.40})" if isinstance(value, str | int | float) else name

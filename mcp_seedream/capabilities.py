@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -68,11 +68,12 @@ class Parameter(_Frozen):
 
 
 class Combination(_Frozen):
-    """While every value of `when` is given, `needs` must be given too and `excludes` must not."""
+    """While `when` is given, `needs` must be too, `excludes` must not, and input pictures are of `input_kinds`."""
 
     when: dict[str, Value]
     needs: dict[str, Value] = {}
     excludes: dict[str, Value] = {}
+    input_kinds: list[str] = []
 
 
 class Model(_Frozen):
@@ -108,7 +109,6 @@ class Limits(_Frozen):
     aspect_ratio: Annotated[float, Field(ge=1)]
     images_in_and_out: Annotated[int, Field(ge=1)]
     image_bytes: Annotated[int, Field(ge=1)]
-    layers: Annotated[int, Field(ge=1)]
 
 
 class ModelTable(_Frozen):
@@ -188,25 +188,58 @@ _Fault = tuple[_Location, str]
 
 def _faults(table: ModelTable) -> Iterator[_Fault]:
     """What is wrong with a table whose every part is well-formed: names and bounds that don't agree."""
-    ids: set[str] = set()
+    for operation in get_args(Operation):
+        if not table.models_for(operation):
+            yield ("models",), f"no model can {operation}"
+    names: set[str] = set()
     for index, model in enumerate(table.models):
-        if model.id in ids:
-            yield ("models", index, "id"), f"{model.id} stands twice"
-        ids.add(model.id)
-        for key, bounds in (("pixels", model.pixels), ("sides", model.sides)):
-            if bounds and not 0 < bounds[0] <= bounds[1]:
-                yield ("models", index, key), "the smaller bound comes first"
-        for name, rule in model.parameters.items():
-            at: _Location = ("models", index, "parameters", name)
-            if name not in table.parameters:
-                yield at, "is not one of [parameters]"
-            elif rule.default is not None and (complaint := rule.complaint(rule.default)):
-                yield (*at, "default"), complaint
+        # A caller may name a model by any of these; within one model they may be the same.
+        known = {key: getattr(model, key).casefold() for key in ("id", "label", "name")}
+        for key, name in known.items():
+            if name in names:
+                yield ("models", index, key), f"{name} stands twice"
+        names |= set(known.values())
+        yield from _model_faults(table, index, model)
+    yield from _combination_faults(table)
+
+
+def _model_faults(table: ModelTable, index: int, model: Model) -> Iterator[_Fault]:
+    if not (model.generate or model.max_images):
+        yield ("models", index, "generate"), "it neither generates nor edits"
+    for key, bounds in (("pixels", model.pixels), ("sides", model.sides)):
+        if bounds and not 0 < bounds[0] <= bounds[1]:
+            yield ("models", index, key), "the smaller bound comes first"
+    for name, rule in model.parameters.items():
+        at: _Location = ("models", index, "parameters", name)
+        if name not in table.parameters:
+            yield at, "is not one of [parameters]"
+        elif complaint := _rule_fault(table.parameters[name], rule):
+            yield at, complaint
+
+
+def _combination_faults(table: ModelTable) -> Iterator[_Fault]:
     for index, combination in enumerate(table.combinations):
         for key in ("when", "needs", "excludes"):
             for name in getattr(combination, key):
                 if name not in table.parameters:
                     yield ("combinations", index, key), f"{name} is not one of [parameters]"
+
+
+def _rule_fault(parameter: Parameter, rule: Rule) -> str | None:
+    """What does not fit together in one rule, or between it and the type of its parameter."""
+    numeric = parameter.type in ("integer", "number")
+    if rule.values is not None and parameter.type != "string":
+        return f"only a string has values, not a {parameter.type}"
+    if (rule.minimum is not None or rule.maximum is not None) and not numeric:
+        return f"only a number has bounds, not a {parameter.type}"
+    if rule.minimum is not None and rule.maximum is not None and rule.minimum > rule.maximum:
+        return "minimum is above maximum"
+    if rule.default is None:
+        return None
+    fits = {"boolean": bool, "integer": int, "number": int | float}.get(parameter.type, str)
+    if not isinstance(rule.default, fits) or (numeric and isinstance(rule.default, bool)):
+        return f"default is not a {parameter.type}"
+    return f"default {complaint}" if (complaint := rule.complaint(rule.default)) else None
 
 
 def _line_of(text: str, location: _Location) -> int:

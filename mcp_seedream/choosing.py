@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from mcp_seedream.capabilities import ANY, Model, ModelTable, Operation, Value, either, number
 from mcp_seedream.errors import InvalidArguments
+from mcp_seedream.files import kind_of
 
-_DIMENSIONS = re.compile(r"(\d{1,6})x(\d{1,6})")
+_DIMENSIONS = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,12 @@ def _check_combinations(table: ModelTable, wish: Wish) -> None:
             if _given(wish, name, value):
                 raise InvalidArguments(
                     f"{cause} can't be combined with {_assignments({name: value})}: drop one of them."
+                )
+        for position, image in enumerate(wish.images, 1):
+            found = kind_of(image)
+            if rule.input_kinds and found and found not in rule.input_kinds:
+                raise InvalidArguments(
+                    f"{cause} takes {either(rule.input_kinds)}, and `image` number {position} is a {found}."
                 )
     for name, value in wish.options.items():
         if table.parameters[name].counts_outputs and isinstance(value, int):

@@ -1,9 +1,9 @@
-"""The client of AceDataCloud's Seedream endpoints: one pooled connection for the process.
+"""The client of AceDataCloud's Seedream endpoints: pooled connections for the process.
 
     submit    POST /seedream/images   sent once; a lost answer is reported as uncertain, never repeated
     stream    POST /seedream/images   the same, with an answer line by line
-    download  GET  a picture's link   without the token
     look_up   POST /seedream/tasks    `retrieve` for one, `retrieve_batch` for several, 50 a request
+    download  GET  a picture's link   without the token
 
 A caller's token is an argument of every call and is kept nowhere. Every failure leaves as one of
 `errors.UpstreamError`'s kinds, with the upstream's code, message and trace_id and what to do about it.
@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,13 +26,14 @@ import httpx
 
 from mcp_seedream import __version__
 from mcp_seedream.errors import (
+    ConfigurationError,
     SubmissionUncertain,
     TaskNotFound,
     UnreadableReply,
     UpstreamError,
     UpstreamUnavailable,
 )
-from mcp_seedream.refusals import refusal
+from mcp_seedream.refusals import UNCERTAIN, refusal
 from mcp_seedream.wire import Failure, ImageRequest, StreamEvent, Task, read_batch, read_event, read_task
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,9 @@ BATCH = 50
 
 MAX_PICTURE = 100 * 2**20
 """Bytes of one generated picture, at most: a 4K PNG is well below."""
+
+# A proxy of the environment is for the world outside: a sandbox on this machine is reached without.
+_LOOPBACK = ("all://127.0.0.1", "all://localhost", "all://[::1]")
 
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 
@@ -55,12 +60,13 @@ class Timeouts:
 
 
 class SeedreamClient:
-    """The upstream as three verbs. Use as an async context manager, once for the process.
+    """The upstream as four verbs. Use as an async context manager, once for the process.
 
     Args:
         base_url: Where the upstream is, without a trailing slash.
         timeouts: See `Timeouts`.
-        connections: Connections open at once, at most.
+        connections: Connections open at once, at most; streamed answers have as many of their own, so that
+            they can't keep a look-up waiting.
     """
 
     def __init__(self, base_url: str, *, timeouts: Timeouts | None = None, connections: int = 100) -> None:
@@ -68,16 +74,31 @@ class SeedreamClient:
         self._timeouts = timeouts or Timeouts()
         self._connections = connections
 
+    # Made at the first call: a TLS context costs more than listing the tools does.
     @cached_property
     def _http(self) -> httpx.AsyncClient:
-        # Made at the first call: its TLS context costs more than listing the tools does.
-        t = self._timeouts
-        return httpx.AsyncClient(
-            base_url=self.base_url,
-            timeout=httpx.Timeout(t.read, connect=t.connect, pool=t.read),
-            limits=httpx.Limits(max_connections=self._connections, max_keepalive_connections=self._connections),
-            headers={"User-Agent": f"mcp-seedream/{__version__}", "Accept": "application/json"},
-        )
+        return self._pool(self._timeouts.read)
+
+    @cached_property
+    def _streams(self) -> httpx.AsyncClient:
+        return self._pool(self._timeouts.stream)
+
+    def _pool(self, seconds: float) -> httpx.AsyncClient:
+        try:
+            return httpx.AsyncClient(
+                base_url=self.base_url,
+                timeout=httpx.Timeout(seconds, connect=self._timeouts.connect),
+                limits=httpx.Limits(max_connections=self._connections, max_keepalive_connections=self._connections),
+                headers={"User-Agent": f"mcp-seedream/{__version__}", "Accept": "application/json"},
+                # One caller's cookies must not reach the upstream with another's call.
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+                mounts=dict.fromkeys(_LOOPBACK),
+            )
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise ConfigurationError(
+                f"The proxy of HTTPS_PROXY, HTTP_PROXY or ALL_PROXY can't be used: {error} "
+                "For a SOCKS proxy install mcp-seedream[socks]."
+            ) from error
 
     async def __aenter__(self) -> Self:
         return self
@@ -85,8 +106,9 @@ class SeedreamClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if "_http" in self.__dict__:
-            await self._http.aclose()
+        for pool in ("_http", "_streams"):
+            if pool in self.__dict__:
+                await self.__dict__.pop(pool).aclose()
 
     async def submit(self, request: ImageRequest, token: str) -> Task:
         """Send one generation. The task is usually pending; a quick upstream may have ended it.
@@ -99,11 +121,10 @@ class SeedreamClient:
         with anyio.CancelScope(shield=True):
             async with _submitting():
                 response = await self._http.post("/seedream/images", json=request.body, headers=_bearer(token))
-        reply = _decoded(response, submitting=True)
-        task = read_task(reply)
-        if task.state == "failed" and task.error:
-            _raise_known(response, task.error, task.trace_id)
-        logger.info("task %s accepted, trace_id %s", task.id, task.trace_id)
+                task = read_task(_decoded(response, submitting=True))
+            if task.state == "failed" and task.error:
+                _raise_known(response, task)
+            _accepted(task.id, task.trace_id)
         return task
 
     async def stream(self, request: ImageRequest, token: str) -> AsyncIterator[StreamEvent]:
@@ -114,18 +135,19 @@ class SeedreamClient:
             UpstreamError: The request was refused, or never sent.
         """
         headers = {**_bearer(token), "Accept": "application/x-ndjson"}
-        timeout = httpx.Timeout(self._timeouts.stream, connect=self._timeouts.connect)
+        known = False
         async with (
             _submitting(),
-            self._http.stream(
-                "POST", "/seedream/images", json=request.body, headers=headers, timeout=timeout
-            ) as response,
+            self._streams.stream("POST", "/seedream/images", json=request.body, headers=headers) as response,
         ):
             if response.status_code != httpx.codes.OK:
                 await response.aread()
                 raise refusal(response.status_code, _json(response), response.headers, submitting=True)
             async for line in response.aiter_lines():
                 if event := read_event(line):
+                    if event.task_id and not known:
+                        known = True
+                        _accepted(event.task_id, event.trace_id)
                     yield event
 
     async def look_up(self, task_ids: Iterable[str], token: str) -> dict[str, Task]:
@@ -189,10 +211,9 @@ async def _submitting() -> AsyncIterator[None]:
             f"The upstream could not be reached ({_reason(error)}). Nothing was sent: the call can be repeated."
         ) from error
     except httpx.HTTPError as error:
-        raise SubmissionUncertain(
-            f"The upstream's answer was lost ({_reason(error)}). The generation may have been accepted and billed; "
-            "it was not sent again. Ask the user before repeating it."
-        ) from error
+        raise SubmissionUncertain(f"The upstream's answer was lost ({_reason(error)}). {UNCERTAIN}") from error
+    except UnreadableReply as error:
+        raise SubmissionUncertain(f"{error.message} {UNCERTAIN}", status=error.status) from error
 
 
 def _decoded(response: httpx.Response, *, submitting: bool) -> Any:
@@ -208,15 +229,18 @@ def _decoded(response: httpx.Response, *, submitting: bool) -> Any:
     if reply is None:
         kind = response.headers.get("content-type", "no content type")
         message = f"The upstream answered with something that is not JSON ({kind}); a proxy may stand in between."
-        if submitting:
-            raise SubmissionUncertain(f"{message} The generation may have been accepted and billed.")
         raise UnreadableReply(message, status=response.status_code)
     return reply
 
 
-def _raise_known(response: httpx.Response, error: Failure, trace_id: str | None) -> None:
+def _accepted(task_id: str, trace_id: str | None) -> None:
+    logger.info("task %s accepted, trace_id %s", task_id, trace_id)
+
+
+def _raise_known(response: httpx.Response, task: Task) -> None:
     """A failure that came with HTTP 200: the codes that say why are raised as with any other status."""
-    reply = {"error": {"code": error.code, "message": error.message}, "trace_id": trace_id}
+    failed = task.error or Failure("api_error", "no reason given")
+    reply = {"error": {"code": failed.code, "message": failed.message}, "trace_id": task.trace_id}
     found = refusal(response.status_code, reply, response.headers, submitting=True)
     if type(found) is not UpstreamError:
         raise found

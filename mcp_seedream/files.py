@@ -11,28 +11,38 @@ from urllib.parse import urlsplit
 
 from mcp_seedream.errors import InvalidArguments
 
-_DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
+_DATA_URI = re.compile(r"data:image/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
+_WEB = re.compile(r"https?://", re.IGNORECASE)
+_ENDINGS = {"jpeg": ".jpg"}
 _SIGNATURES = {
-    b"\xff\xd8\xff": ("image/jpeg", ".jpg"),
-    b"\x89PNG\r\n\x1a\n": ("image/png", ".png"),
-    b"RIFF": ("image/webp", ".webp"),
-    b"BM": ("image/bmp", ".bmp"),
-    b"II*\x00": ("image/tiff", ".tiff"),
-    b"MM\x00*": ("image/tiff", ".tiff"),
-    b"GIF8": ("image/gif", ".gif"),
+    b"\xff\xd8\xff": "jpeg",
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"II*\0": "tiff",
+    b"MM\0*": "tiff",
+    b"GIF8": "gif",
 }
 
 
-def kind(data: bytes) -> tuple[str, str] | None:
-    """MIME type and file ending of a picture, by its first bytes; None: it is not a picture of a known kind."""
+def kind(data: bytes) -> str | None:
+    """The kind of a picture by its first 16 bytes: jpeg, png, webp, bmp, tiff, gif; None: it is none of these."""
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "webp"
+    if data.startswith(b"BM") and data[6:10] == bytes(4):  # two reserved words, zero
+        return "bmp"
     return next((kind for signature, kind in _SIGNATURES.items() if data.startswith(signature)), None)
+
+
+def kind_of(reference: str) -> str | None:
+    """The kind of an input picture that is given as data; None for a link."""
+    payload = _DATA_URI.sub("", reference[:200])
+    return None if _WEB.match(reference) else kind(_decoded(payload[:64]) or b"")
 
 
 def checked_reference(text: str, *, position: int, max_bytes: int) -> str:
     """One input picture in a form the upstream takes: an http(s) URL, a data URI or base64.
 
     Args:
-        text: What the caller gave.
+        text: What the caller gave; blanks, line breaks and missing padding of base64 are mended.
         position: Its place in the list, from 1, for the error.
         max_bytes: Limit of a decoded picture, in bytes (the upstream's, from the table).
 
@@ -42,24 +52,29 @@ def checked_reference(text: str, *, position: int, max_bytes: int) -> str:
     """
     text = text.strip()
     where = f"`image` number {position}"
-    if re.match(r"https?://", text, re.IGNORECASE):
+    if _WEB.match(text):
         if not _has_host(text):
             raise InvalidArguments(f"{where} is not a complete URL: {_shortened(text)}.")
         return text
-    prefix = _DATA_URI.match(text)
-    payload = text[prefix.end() :] if prefix else text
-    if len(payload) * 3 // 4 > max_bytes + 3:
-        raise InvalidArguments(f"{where} is larger than {max_bytes // 2**20} MB: give a smaller picture, or a URL.")
-    try:
-        data = base64.b64decode(re.sub(r"\s+", "", payload), validate=True)
-    except (binascii.Error, ValueError):
-        data = b""
-    if kind(data) is None:
+    prefix = match[0] if (match := _DATA_URI.match(text)) else ""
+    payload = "".join(text[len(prefix) :].split())
+    payload += "=" * (-len(payload) % 4)
+    data = _decoded(payload)
+    if data is None or kind(data) is None:
         raise InvalidArguments(
             f"{where} is not a picture the upstream can read: {_shortened(text)}. Give an http(s) URL, "
             "a data URI (data:image/png;base64,...) or base64 of a jpeg, png, webp, bmp, tiff or gif."
         )
-    return text
+    if len(data) > max_bytes:
+        raise InvalidArguments(f"{where} is larger than {max_bytes // 2**20} MB: give a smaller picture, or a URL.")
+    return prefix + payload
+
+
+def _decoded(payload: str) -> bytes | None:
+    try:
+        return base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError):
+        return None
 
 
 def _has_host(url: str) -> bool:
@@ -86,7 +101,7 @@ def data_uri(path: Path) -> str:
     found = kind(data)
     if found is None:
         raise InvalidArguments(f"{path} is not a jpeg, png, webp, bmp, tiff or gif.")
-    return f"data:{found[0]};base64,{base64.b64encode(data).decode()}"
+    return f"data:image/{found};base64,{base64.b64encode(data).decode()}"
 
 
 def save(data: bytes, folder: Path, name: str) -> Path:
@@ -101,7 +116,8 @@ def save(data: bytes, folder: Path, name: str) -> Path:
         OSError: The folder can't be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    ending = (kind(data) or ("", ".bin"))[1]
+    found = kind(data) or "bin"
+    ending = _ENDINGS.get(found, f".{found}")
     stem = "-".join(re.findall(r"\w+", name.lower()))[:60].strip("-") or "picture"
     for number in count(1):
         path = folder / f"{stem}{'' if number == 1 else f'-{number}'}{ending}"

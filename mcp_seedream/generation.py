@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
+from time import time
 from typing import Protocol
 
 import anyio
@@ -16,6 +17,7 @@ from mcp_seedream.capabilities import Model, ModelTable
 from mcp_seedream.choosing import choose
 from mcp_seedream.client import SeedreamClient
 from mcp_seedream.errors import InvalidArguments, ModelRefused, SubmissionUncertain, TaskNotFound, UpstreamError
+from mcp_seedream.refusals import UNCERTAIN
 from mcp_seedream.waiting import TaskWaiter
 from mcp_seedream.wire import Failure, Image, ImageRequest, StreamEvent, Task
 
@@ -56,9 +58,7 @@ async def make_images(services: Services, call: ImageCall, token: str, report: R
     left = call.wait_seconds - (anyio.current_time() - started)
     if not task.ended and left > 0:
         await report(0, message=f"Task {task.id} is accepted")
-        ended = await _waited(services, {task.id}, token, left, report)
-        if task.id in ended:
-            task = replace(ended[task.id], model=ended[task.id].model or task.model, notes=task.notes)
+        task = await _finished(services, task, token, left, report)
     elapsed = anyio.current_time() - started if task.elapsed is None else task.elapsed
     return replace(task, elapsed=elapsed)
 
@@ -82,7 +82,13 @@ async def get_tasks(services: Services, call: TaskCall, token: str, report: Repo
     running = {id_ for id_, task in found.items() if not task.ended}
     if running and call.wait_seconds > 0:
         found |= await _waited(services, running, token, call.wait_seconds, report)
-    return found
+    return {id_: task if task.ended else replace(task, elapsed=_age(task)) for id_, task in found.items()}
+
+
+def _age(task: Task) -> float | None:
+    """Seconds since a task was made, where the upstream's clock and ours agree well enough to tell."""
+    age = time() - task.created_at if task.created_at else -1
+    return age if 0 <= age < 24 * 3600 else None
 
 
 async def _sent(services: Services, call: ImageCall, token: str, report: Report) -> Task:
@@ -113,6 +119,17 @@ def _another(table: ModelTable, call: ImageCall, refused: list[str], error: Mode
         raise error from None
 
 
+async def _finished(services: Services, task: Task, token: str, seconds: float, report: Report) -> Task:
+    """The task once it has ended, or as it was where the time is up; an error that ends the wait knows its id."""
+    try:
+        ended = await _waited(services, {task.id}, token, seconds, report)
+    except UpstreamError as error:
+        error.task_id, error.trace_id = task.id, error.trace_id or task.trace_id
+        raise
+    found = ended.get(task.id, task)
+    return replace(found, model=found.model or task.model, notes=task.notes)
+
+
 async def _waited(services: Services, ids: set[str], token: str, seconds: float, report: Report) -> dict[str, Task]:
     what = f"Task {next(iter(ids))}" if len(ids) == 1 else f"{len(ids)} tasks"
 
@@ -124,7 +141,7 @@ async def _waited(services: Services, ids: set[str], token: str, seconds: float,
 
 async def _streamed(client: SeedreamClient, request: ImageRequest, token: str, report: Report) -> Task:
     """Read a streamed answer to its end; each picture is one report. What came before a break counts."""
-    images: list[Image] = []
+    images: dict[str, Image] = {}
     failures: list[Failure] = []
     last = StreamEvent()
     notes: tuple[str, ...] = ()
@@ -133,24 +150,23 @@ async def _streamed(client: SeedreamClient, request: ImageRequest, token: str, r
             last = replace(event, task_id=event.task_id or last.task_id, trace_id=event.trace_id or last.trace_id)
             failures += event.failures
             for image in event.images:
-                images.append(image)
-                await report(len(images), message=f"Image {len(images)}: {image.url or 'done'}")
+                if (key := image.url or f"{len(images)}") not in images:  # the end may repeat them all
+                    images[key] = image
+                    await report(len(images), message=f"Image {len(images)}: {image.url or 'done'}")
             if event.completed:
                 break
     except UpstreamError as error:
         if not images:
+            error.task_id, error.trace_id = error.task_id or last.task_id, error.trace_id or last.trace_id
             raise
         notes = (f"The stream broke off ({error.code}): these are the images that came before.",)
     if not images and not failures and not last.completed:
-        raise SubmissionUncertain(
-            "The stream ended without a picture. The generation may have been accepted and billed.",
-            task_id=last.task_id,
-            trace_id=last.trace_id,
-        )
+        message = f"The stream ended without a picture. {UNCERTAIN}"
+        raise SubmissionUncertain(message, task_id=last.task_id, trace_id=last.trace_id)
     return Task(
         id=last.task_id or "",
         state="succeeded" if images else "failed",
-        images=tuple(images),
+        images=tuple(images.values()),
         failures=tuple(failures) if images else (),
         error=None if images else next(iter(failures), Failure("empty_result", "the stream had no picture")),
         trace_id=last.trace_id,

@@ -50,7 +50,7 @@ def parameters_markdown(table: ModelTable) -> str:
             if rule := table.rule(model, name):
                 takers.setdefault(_rule(rule), []).append(model.label)
         texts = [
-            f"{'all' if parameter.every_model else ', '.join(labels)}{f': {text}' if text else ''}"
+            f"{'all' if len(labels) == len(table.models) else ', '.join(labels)}{f': {text}' if text else ''}"
             for text, labels in takers.items()
         ]
         rows.append(f"| `{name}` | {parameter.about} | {'<br>'.join(texts)} |")

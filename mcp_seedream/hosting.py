@@ -71,9 +71,8 @@ class RequireToken:
             and not _bearer(Headers(scope=scope).get("authorization"))
         ):
             message = f"Send your AceDataCloud API token as Authorization: Bearer. Get one at {TOKEN_PAGE}."
-            challenge = 'Bearer realm="mcp-seedream", error="invalid_token", error_description="API token required"'
-            body = {"error": "invalid_token", "error_description": message}
-            await JSONResponse(body, 401, {"WWW-Authenticate": challenge})(scope, receive, send)
+            body = {"error": "unauthorized", "error_description": message}
+            await JSONResponse(body, 401, {"WWW-Authenticate": 'Bearer realm="mcp-seedream"'})(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

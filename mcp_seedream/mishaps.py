@@ -39,7 +39,7 @@ WORDS = {
 }
 """Every word that does something, as `[sandbox:word]`, and what it brings about."""
 
-_WORD = re.compile(r"\[sandbox:([a-z_0-9]+)(?:=([0-9.]+))?\]")
+_WORD = re.compile(r"\[sandbox:([a-z_0-9]+)(?:=([0-9]+(?:[.][0-9]+)?))?\]")
 
 
 def words_in(prompt: str) -> dict[str, float]:

@@ -26,7 +26,8 @@ from mcp_seedream.errors import (
 from mcp_seedream.wire import Failure, read_failure
 
 _TOKEN_CODES = {"invalid_token", "token_expired", "token_mismatched", "no_token"}
-_UNCERTAIN = "The generation may have been accepted and billed; it was not sent again."
+UNCERTAIN = "The generation may have been accepted and billed; it was not sent again. Ask the user before repeating it."
+"""What to say of a submit whose fate is unknown."""
 
 
 def refusal(status: int, reply: Any, headers: Mapping[str, str], *, submitting: bool) -> UpstreamError:
@@ -39,11 +40,13 @@ def refusal(status: int, reply: Any, headers: Mapping[str, str], *, submitting: 
         submitting: A generation was sent, so that a 5xx leaves its fate unknown.
     """
     failure = read_failure(reply) or Failure("", f"HTTP {status}")
-    trace_id = reply.get("trace_id") if isinstance(reply, dict) else None
-    kind, advice = _kind(status, failure, submitting=submitting)
+    known = reply if isinstance(reply, dict) else {}
+    ids = {key: value for key in ("trace_id", "task_id") if isinstance(value := known.get(key), str)}
+    kind, advice = _kind(status, failure, submitting=submitting, readable=bool(known))
     retry_after = seconds(headers.get("retry-after"))
     if kind is RateLimited:
-        advice = f"Wait {retry_after:.0f} s before the next call." if retry_after else "Wait a minute, then repeat it."
+        pause = "a minute" if retry_after is None else f"{retry_after:.0f} s"
+        advice = f"Wait {pause}, then repeat the call."
     if kind is SubmissionUncertain and status == 503 and retry_after is not None:
         # "Not now, later" is the one 5xx that says that nothing was taken.
         kind, advice = UpstreamUnavailable, f"Nothing was accepted. Wait {retry_after:.0f} s, then repeat the call."
@@ -51,12 +54,12 @@ def refusal(status: int, reply: Any, headers: Mapping[str, str], *, submitting: 
         f"{failure.message.rstrip('.')}. {advice}".strip(),
         code=failure.code or None,
         status=status,
-        trace_id=trace_id if isinstance(trace_id, str) else None,
+        **ids,
         retry_after=retry_after,
     )
 
 
-def _kind(status: int, failure: Failure, *, submitting: bool) -> tuple[type[UpstreamError], str]:
+def _kind(status: int, failure: Failure, *, submitting: bool, readable: bool) -> tuple[type[UpstreamError], str]:
     code = failure.code
     if code in _TOKEN_CODES or status == 401:
         return TokenRefused, f"The API token was refused: the user can check it, or get one, at {TOKEN_PAGE}."
@@ -70,11 +73,13 @@ def _kind(status: int, failure: Failure, *, submitting: bool) -> tuple[type[Upst
         return RequestRefused, f"The account is disabled: the user can ask the support at {TOKEN_PAGE}."
     if code == "request_too_large" or status == 413:
         return RequestRefused, "The request is too large: give smaller pictures, or links to them."
-    if code == "not_found" or (status == 404 and code != "no_api" and not submitting):
+    if code == "not_found" or (status == 404 and not code and readable and not submitting):
         return TaskNotFound, ""
+    if status == 404 and not readable:
+        return RequestRefused, "Nothing of the kind is at that address: check ACEDATACLOUD_API_BASE_URL."
     if status >= 500:
         if submitting:
-            return SubmissionUncertain, f"The upstream failed. {_UNCERTAIN} Ask the user before repeating it."
+            return SubmissionUncertain, f"The upstream failed. {UNCERTAIN}"
         return UpstreamUnavailable, "The upstream failed; the same call can succeed later."
     if status >= 400:
         return RequestRefused, "Nothing was generated; the same request will be refused again."

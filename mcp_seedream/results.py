@@ -164,4 +164,4 @@ def _mime_type(data: str) -> str:
         found = kind(base64.b64decode(data[:32]))
     except binascii.Error:
         found = None
-    return found[0] if found else "image/jpeg"
+    return f"image/{found or 'jpeg'}"

@@ -41,6 +41,7 @@ from mcp_seedream.studio import Studio
 from mcp_seedream.wire import ImageRequest
 
 _BATCH = 50
+_KEPT = 2000
 
 
 @dataclass(slots=True)
@@ -86,15 +87,19 @@ class Sandbox:
         table: The capability table: its rules are enforced.
         seconds: How long a picture takes; None: from 2 to 4 s, by the prompt.
         retired: Models of the table that are refused all the same.
+        record: Keep every request in `requests`.
     """
 
-    def __init__(self, table: ModelTable, *, seconds: float | None = None, retired: Collection[str] = ()) -> None:
+    def __init__(
+        self, table: ModelTable, *, seconds: float | None = None, retired: Collection[str] = (), record: bool = False
+    ) -> None:
         self.table = table
         self.seconds = seconds
         self.retired = retired
         self.jobs: dict[str, Job] = {}
         self.requests: list[tuple[str, str, Any]] = []
-        """Every request of the API, in order: path, token, JSON body. Tests read it."""
+        """Every request of the API, in order: path, token, JSON body; only where they are recorded, for tests."""
+        self._record = record
         self._studio = Studio()
         self._callbacks: set[asyncio.Task[None]] = set()
         self.app = Starlette(
@@ -120,6 +125,8 @@ class Sandbox:
         except InvalidArguments as complaint:
             return error(400, "bad_request", complaint.message)
         self.jobs[job.id] = job
+        while len(self.jobs) > _KEPT:
+            del self.jobs[next(iter(self.jobs))]
         if body.get("stream"):
             return StreamingResponse(self._lines(job), media_type="application/x-ndjson")
         if body.get("callback_url"):
@@ -152,10 +159,12 @@ class Sandbox:
         body, token = await self._read(request)
         if refusal := unauthorised(token):
             return refusal
+        if not isinstance(body, dict):
+            return error(400, "bad_request", "The body is not a JSON object.")
         action, ids = body.get("action", "retrieve"), body.get("ids", [])
         if action == "retrieve_batch":
-            if len(ids) > _BATCH:
-                return error(400, "bad_request", f"ids: at most {_BATCH}.")
+            if not isinstance(ids, list) or not 0 < len(ids) <= _BATCH:
+                return error(400, "bad_request", f"ids: a list of at most {_BATCH}.")
             known = [self.jobs[id_] for id_ in ids if self._owned(id_, token)]
             return JSONResponse({"items": [self._task(job) for job in known], "count": len(known)})
         if action != "retrieve" or not self._owned(body.get("id", ""), token):
@@ -169,8 +178,8 @@ class Sandbox:
         item = {**self._item(job, 0), "status": "succeeded"}
         return JSONResponse({"success": True, "task_id": job.id, "data": item})
 
-    def _owned(self, id_: str, token: str) -> bool:
-        return id_ in self.jobs and self.jobs[id_].token == token
+    def _owned(self, id_: Any, token: str) -> bool:
+        return isinstance(id_, str) and id_ in self.jobs and self.jobs[id_].token == token
 
     def _task(self, job: Job) -> dict[str, Any]:
         """The usual shape of a look-up; while it runs, there is no response and no finishing time."""
@@ -238,7 +247,8 @@ class Sandbox:
         except ValueError:
             body = {}
         token = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-        self.requests.append((request.url.path, token, body))
+        if self._record:
+            self.requests.append((request.url.path, token, body))
         return body, token
 
 

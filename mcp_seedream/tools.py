@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
+import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
@@ -53,7 +55,9 @@ def make_tools(table: ModelTable, token_of: TokenOf, wait_seconds: float) -> lis
     """
 
     async def images(operation: Operation, raw: dict[str, Any], ctx: Call) -> CallToolResult:
-        call = arguments.image_call(table, operation, raw, wait_seconds=wait_seconds)
+        # In a thread: megabytes of base64 are decoded, while other callers wait for their answers.
+        check = partial(arguments.image_call, table, operation, raw, wait_seconds=wait_seconds)
+        call = await anyio.to_thread.run_sync(check) if operation == "edit" else check()
         services = ctx.request_context.lifespan_context
         return results.one(await make_images(services, call, _token(token_of, ctx), ctx.report_progress))
 

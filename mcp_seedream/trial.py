@@ -6,13 +6,15 @@ import argparse
 import base64
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
-from mcp import Client, StdioServerParameters
+from mcp import Client, MCPError, StdioServerParameters
 from mcp_types import CallToolResult, ImageContent, TextContent
 
+from mcp_seedream.capabilities import read_table
 from mcp_seedream.client import SeedreamClient
 from mcp_seedream.errors import InvalidArguments, UpstreamError
 from mcp_seedream.files import data_uri, save
@@ -35,10 +37,21 @@ def try_out(options: argparse.Namespace, settings: Settings) -> int:
             command += ["--sandbox-seconds", str(options.sandbox_seconds)]
     try:
         tool, arguments = _call(options)
+        read_table(settings.models_file)  # here its error is one line; in the server it would be a closed connection
+        options.output.mkdir(parents=True, exist_ok=True)  # before a picture is paid for that could not be saved
         return anyio.run(_make, command, tool, arguments, options.output)
-    except (InvalidArguments, UpstreamError, OSError) as error:
-        _say(f"mcp-seedream: {error}")
-        return 1
+    except* (InvalidArguments, OSError, MCPError) as errors:
+        for error in _leaves(errors):
+            _say(f"mcp-seedream: {error}")
+    return 1
+
+
+def _leaves(errors: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in errors.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def _call(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
@@ -70,14 +83,23 @@ async def _make(command: list[str], tool: str, arguments: dict[str, Any], folder
 
 
 async def _save(result: CallToolResult, prompt: str, folder: Path) -> int:
+    """Save one picture after the other, so that a dead link costs only its own; 0 if all are there."""
     answer = _answer(result)
     name = f"{prompt[:40]} {answer.get('task_id', '')[:8]}"
-    files = [base64.b64decode(block.data) for block in result.content if isinstance(block, ImageContent)]
+    for block in result.content:
+        if isinstance(block, ImageContent):
+            _show(save(base64.b64decode(block.data), folder, name))
+    lost = 0
     async with SeedreamClient("") as downloads:
-        files += [await downloads.download(image["url"]) for image in answer.get("images", []) if "url" in image]
-    for data in files:
-        print(save(data, folder, name))  # noqa: T201  (the paths are what this command is for)
-    return 0 if files else 1
+        for image in answer.get("images", []):
+            if "url" not in image:
+                continue
+            try:
+                _show(save(await downloads.download(image["url"]), folder, name))
+            except UpstreamError as error:
+                lost += 1
+                _say(f"{image['url']}: {error}")
+    return 1 if lost else 0
 
 
 async def _progress(progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG001
@@ -90,6 +112,10 @@ def _answer(result: CallToolResult) -> dict[str, Any]:
 
 def _text(result: CallToolResult) -> str:
     return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
+
+
+def _show(path: Path) -> None:
+    print(path)  # noqa: T201  (the paths are what this command is for)
 
 
 def _say(text: str) -> None:

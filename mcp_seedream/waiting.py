@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from copy import copy
 
 import anyio
 from anyio.abc import TaskGroup
 
 from mcp_seedream.client import SeedreamClient
-from mcp_seedream.errors import TokenRefused, UpstreamError
+from mcp_seedream.errors import TokenRefused, UnreadableReply, UpstreamError
 from mcp_seedream.wire import Task
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class TaskWaiter:
         finally:
             waits.discard(wait)
         if wait.error is not None:
-            raise wait.error
+            raise copy(wait.error)  # each call its own, with its own traceback
         return wait.ended
 
     def _waits_of(self, token: str) -> set[_Wait]:
@@ -77,26 +78,31 @@ class TaskWaiter:
     async def _look(self, token: str, waits: set[_Wait]) -> None:
         """One caller's rounds, for as long as somebody waits."""
         pause = self._interval
-        while True:
-            await anyio.sleep(pause)
-            wanted = {id_ for wait in waits for id_ in wait.running}
-            if not wanted:
-                del self._waits[token]
-                return
-            pause = await self._round(sorted(wanted), token, waits, pause)
+        try:
+            while True:
+                await anyio.sleep(pause)
+                wanted = {id_ for wait in waits for id_ in wait.running}
+                if not wanted:
+                    return
+                pause = await self._round(sorted(wanted), token, waits, pause)
+        except Exception:  # the top of a task of its own: one caller's reply must not end everybody's server
+            logger.exception("the look-ups of one caller failed")
+            _fail(waits, UnreadableReply("The upstream's answer to a look-up could not be understood."))
+        finally:
+            del self._waits[token]
 
     async def _round(self, wanted: list[str], token: str, waits: set[_Wait], pause: float) -> float:
         """Look once, hand out what has ended; the seconds to the next round."""
         try:
             found = await self._client.look_up(wanted, token)
         except TokenRefused as error:
-            for wait in waits:
-                wait.fail(error)
+            _fail(waits, error)
         except UpstreamError as error:
             # A look-up costs nothing and the task goes on: the wait's own deadline decides, not this.
             logger.warning("look-up of %d tasks failed: %s", len(wanted), error.code)
-            longer = error.retry_after or pause * 2
-            return min(max(longer, self._interval), _LONGEST_PAUSE)
+            if error.retry_after is not None:
+                return max(error.retry_after, self._interval)
+            return min(pause * 2, _LONGEST_PAUSE)
         else:
             ended = {id_: task for id_, task in found.items() if task.ended}
             for wait in waits:
@@ -118,6 +124,12 @@ async def open_waiter(client: SeedreamClient, *, interval: float = 2, tick: floa
         group.cancel_scope.cancel()
 
 
+def _fail(waits: Iterable[_Wait], error: UpstreamError) -> None:
+    for wait in waits:
+        wait.error = error
+        wait.done.set()
+
+
 class _Wait:
     """One call's wait for one task or more."""
 
@@ -133,7 +145,3 @@ class _Wait:
             self.running.discard(id_)
         if not self.running:
             self.done.set()
-
-    def fail(self, error: UpstreamError) -> None:
-        self.error = error
-        self.done.set()

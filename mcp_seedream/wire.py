@@ -21,6 +21,8 @@ JSONObject = dict[str, Any]
 
 _SUCCEEDED = frozenset({"succeeded", "succeed", "success", "completed", "complete"})
 _FAILED = frozenset({"failed", "error", "cancelled", "canceled"})
+_LONGEST_REASON = 1000
+"""Characters of the upstream's words that are passed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class StreamEvent:
-    """One line of a streamed answer: a picture, a failed picture, or the end (`completed`)."""
+    """One line of a streamed answer: pictures, failed pictures, the end (`completed`), or just the task's ids."""
 
     images: tuple[Image, ...] = ()
     failures: tuple[Failure, ...] = ()
@@ -114,7 +116,7 @@ def read_task(reply: Any, task_id: str | None = None) -> Task:
 
     Args:
         reply: The decoded JSON.
-        task_id: The id that was asked for, where the reply leaves it out.
+        task_id: The id that was asked for, where one was.
 
     Raises:
         UnreadableReply: It is not an object, or carries neither an id nor an outcome.
@@ -131,7 +133,7 @@ def read_task(reply: Any, task_id: str | None = None) -> Task:
     state = _state(reply, answer, images, error)
     if state == "failed" and error is None:
         error = failures[0] if failures else Failure("empty_result", "it ended without a picture")
-    id_ = _text(reply.get("id")) or _text(reply.get("task_id")) or _text(answer.get("task_id")) or task_id
+    id_ = task_id or _id(reply) or _id(answer)
     if not id_ and state == "pending":
         raise UnreadableReply("The upstream's answer has neither a task id nor a picture.")
     return Task(
@@ -154,10 +156,12 @@ def _state(reply: JSONObject, answer: JSONObject, images: tuple[Image, ...], err
     word = _first(word.strip().lower() for word in words if isinstance(word, str))
     if word in _FAILED or answer.get("success") is False or reply.get("success") is False:
         return "failed"
+    finished = answer.get("success") is True or _number(reply.get("finished_at")) or _number(reply.get("elapsed"))
+    if images:
+        # A word nobody documents does not outweigh pictures that are finished by every other sign.
+        return "succeeded" if word is None or word in _SUCCEEDED or finished else "pending"
     if word is not None and word not in _SUCCEEDED:
         return "pending"
-    if images:
-        return "succeeded"
     ended = word in _SUCCEEDED or error or isinstance(data, list) or _number(reply.get("finished_at"))
     return "failed" if ended else "pending"
 
@@ -171,7 +175,7 @@ def read_batch(reply: Any) -> dict[str, Task]:
     items = reply.get("items") if isinstance(reply, dict) else None
     if not isinstance(items, list):
         raise UnreadableReply("The upstream's answer to a look-up of several tasks has no list of them.")
-    tasks = [read_task(item) for item in items if isinstance(item, dict) and (item.get("id") or item.get("task_id"))]
+    tasks = [read_task(item) for item in items if isinstance(item, dict) and _id(item)]
     return {task.id: task for task in tasks}
 
 
@@ -179,15 +183,15 @@ def read_failure(reply: Any) -> Failure | None:
     """The `error` of a reply or item: an object with code and message, or a bare string."""
     error = reply.get("error") if isinstance(reply, dict) else None
     if isinstance(error, str) and error:
-        return Failure("api_error", error)
+        return Failure("api_error", _text(error[:_LONGEST_REASON]) or "")
     if isinstance(error, dict) and error:
         message = _text(error.get("message")) or "no reason given"
-        return Failure(_text(error.get("code")) or "api_error", message)
+        return Failure((_text(error.get("code")) or "api_error")[:100], message[:_LONGEST_REASON])
     return None
 
 
 def read_event(line: str) -> StreamEvent | None:
-    """Read one line of a streamed answer; None for a blank line, a comment or an unknown event.
+    """Read one line of a streamed answer; None for a blank line, a comment or an event that says nothing.
 
     Takes NDJSON and SSE framing (`data: …`), fields at the top or under `data`, the kind in `type` or `event`.
 
@@ -203,24 +207,24 @@ def read_event(line: str) -> StreamEvent | None:
         raise UnreadableReply("The upstream's stream has a line that is not JSON.") from error
     if not isinstance(event, dict):
         return None
-    fields = {**event, **_object(event.get("data"))}
+    data = event.get("data")
+    fields = {**event, **_object(data)}
     kind = (_text(event.get("type")) or _text(event.get("event")) or _text(fields.get("type")) or "").rpartition(".")[2]
-    failure = read_failure(fields)
-    image = _image(fields) if kind == "partial_succeeded" else None
-    if kind == "partial_failed":
-        failure = failure or Failure("api_error", "no reason given")
-    elif not kind and isinstance(event.get("data"), list):  # an upstream that answered whole after all
-        whole = read_task(event, "")
-        return StreamEvent(whole.images, whole.failures, completed=True, task_id=whole.id, trace_id=whole.trace_id)
-    elif kind not in ("partial_succeeded", "completed") and not failure:
-        return None
-    return StreamEvent(
-        images=(image,) if image else (),
-        failures=(failure,) if failure else (),
-        completed=kind == "completed" or (failure is not None and kind != "partial_failed"),
-        task_id=_text(fields.get("task_id")),
-        trace_id=_text(fields.get("trace_id")),
-    )
+    ids = {"task_id": _id(fields), "trace_id": _text(fields.get("trace_id"))}
+    if not kind and ("data" in event or "success" in event or "response" in event):
+        # An upstream that answered whole after all: the usual shapes, finished or not.
+        whole = read_task(event, ids["task_id"] or "unknown")
+        failed = (whole.error,) if whole.error else ()
+        return StreamEvent(whole.images, (*whole.failures, *failed), completed=whole.ended, **ids)
+    items = [item for item in (data if isinstance(data, list) else [fields]) if isinstance(item, dict)]
+    failures = [failure for item in items if (failure := read_failure(item))]
+    if kind == "partial_failed" and not failures:
+        failures = [Failure("api_error", "no reason given")]
+    # A failure that is not of one picture is the end of all.
+    ended = kind == "completed" or (bool(failures) and kind != "partial_failed")
+    images = tuple(image for item in items if (image := _image(item)))
+    found = images or failures or ended or any(ids.values())
+    return StreamEvent(images, tuple(failures), completed=ended, **ids) if found else None
 
 
 def _image(item: JSONObject) -> Image | None:
@@ -236,8 +240,13 @@ def _image(item: JSONObject) -> Image | None:
         z_index=z_index if isinstance(z_index, int) else None,
         name=_text(item.get("name")),
         description=_text(item.get("description")),
-        bounding_box=_object(item.get("bounding_box")) or None,
+        bounding_box=_boxes(item.get("bounding_box")) or None,
     )
+
+
+def _boxes(value: Any) -> JSONObject:
+    """A layer's boxes: four numbers, in pixels (`absolute`) or of a thousand (`normalized`), or what stands there."""
+    return {key: box for key, box in _object(value).items() if isinstance(box, list) and all(map(_is_number, box))}
 
 
 def _elapsed(reply: JSONObject) -> float | None:
@@ -253,11 +262,22 @@ def _object(value: Any) -> JSONObject:
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+    # Half of a surrogate pair, from a server that cuts text by UTF-16, could not be sent on.
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) and value else None
+
+
+def _id(reply: JSONObject) -> str | None:
+    """The task's id, under either name; a number is one too."""
+    found = reply.get("id") or reply.get("task_id")
+    return str(found) if isinstance(found, int) and not isinstance(found, bool) else _text(found)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return float(value) if _is_number(value) else None
 
 
 def _first(values: Iterable[str | None]) -> str | None:

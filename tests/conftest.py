@@ -36,7 +36,7 @@ def table() -> ModelTable:
 
 @pytest.fixture
 def sandbox(table: ModelTable) -> Sandbox:
-    return Sandbox(table, seconds=0.2)
+    return Sandbox(table, record=True, seconds=0.2)
 
 
 @pytest.fixture

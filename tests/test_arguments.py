@@ -17,7 +17,7 @@ from mcp_seedream.schemas import image_schema
 
 TABLE = read_table()
 URL = "https://example.com/a.png"
-PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(20)).decode()
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(22)).decode()
 
 
 def refusal(operation: Operation, **raw: Any) -> str:
@@ -118,6 +118,8 @@ def test_sizes_are_spelled_as_the_table_has_them(given: str, size: str) -> None:
         ({"tools": [["web_search"]]}, "`tools.type` must be a string, not a list"),
         ({"optimize_prompt_options": {"mod": "fast"}}, "`optimize_prompt_options` takes only `mode`, not 'mod'"),
         ({"callback_url": "example.com"}, "`callback_url` must be an http(s) URL"),
+        ({"callback_url": "http://?"}, "`callback_url` must be an http(s) URL"),
+        ({"callback_url": "http://example.com/\x00"}, "`callback_url` must be an http(s) URL"),
         ({"callback_url": "ftp://example.com"}, "`callback_url` must be an http(s) URL"),
         ({"wait_seconds": 601}, "`wait_seconds` must be from 0 to 600, not 601"),
         ({"wait_seconds": -1}, "`wait_seconds` must be from 0 to 600"),
@@ -155,12 +157,37 @@ def test_input_images(image: Any, count: int) -> None:
         ("/home/me/photo.png", "`image` number 1 is not a picture the upstream can read: '/home/me/photo.png'"),
         ("data:image/png;base64,####", "is not a picture"),
         (base64.b64encode(b"just some text").decode(), "is not a picture"),
-        ("A" * (15 * 2**20), "`image` number 1 is larger than 10 MB"),
+        (base64.b64encode(b"RIFF\0\0\0\0WAVEfmt sound").decode(), "is not a picture"),
+        (base64.b64encode(b"BMW makes cars and bikes").decode(), "is not a picture"),
+        (base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(10 * 2**20)).decode(), "`image` number 1 is larger than 10 MB"),
     ],
 )
 def test_input_images_that_are_refused(image: Any, says: str) -> None:
     """Before anything is sent."""
     assert says in refusal("edit", prompt="a", image=image)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        f"data:image/png;charset=utf-8;base64,{PNG}",
+        "\n".join(PNG[n : n + 8] for n in range(0, len(PNG), 8)),
+        PNG.rstrip("="),
+        f"  {PNG}\n",
+    ],
+)
+def test_base64_as_people_have_it(image: str) -> None:
+    """Wrapped, unpadded, with a parameter: sent on in one piece."""
+    [sent] = image_call(TABLE, "edit", {"prompt": "a", "image": image}, wait_seconds=0).wish.images
+    assert sent.endswith(PNG)
+    assert not any(character.isspace() for character in sent)
+
+
+def test_a_picture_of_exactly_the_limit_is_taken() -> None:
+    """Ten MiB, wrapped in lines or not."""
+    data = b"\x89PNG\r\n\x1a\n" + bytes(TABLE.limits.image_bytes - 8)
+    for text in (base64.b64encode(data).decode(), base64.encodebytes(data).decode()):
+        assert image_call(TABLE, "edit", {"prompt": "a", "image": text}, wait_seconds=0).wish.images
 
 
 def test_a_callback_means_no_wait() -> None:

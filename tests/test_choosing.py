@@ -102,7 +102,9 @@ def test_what_the_vendors_page_offers_is_never_refused(table: ModelTable, model:
         (generate(size="511x1024"), T2I, "must have sides from 512 to 2048 pixels"),
         (edit(size="2049x1024"), SEEDEDIT, "must have sides from 512 to 2048 pixels"),
         (generate(size="8208x512"), V4, "must not be more than 16 times as long as it is wide"),
-        (generate(size="0x0"), V4, "must have from"),
+        (generate(size="0x0"), V4, "`size` '0x0' must be 1K, 2K, 4K, adaptive or WIDTHxHEIGHT"),
+        (generate(size="002048x02048"), V4, "adaptive or WIDTHxHEIGHT"),
+        (generate(size="\N{FULLWIDTH DIGIT NINE}999x2048"), V4, "adaptive or WIDTHxHEIGHT"),
         (generate(size="auto"), PRO, "`size` 'auto' must be 1K, 1.5K, 2K, adaptive or WIDTHxHEIGHT"),
         (generate(), "dall-e-3", "'dall-e-3' is not a model of Seedream. Use"),
     ],
@@ -172,6 +174,25 @@ def test_nobody_serves(table: ModelTable, wish: Wish, says: str) -> None:
 def test_combinations_that_exclude_each_other(table: ModelTable, wish: Wish, says: str) -> None:
     """Whatever the model."""
     assert says in complaint(table, wish)
+
+
+@pytest.mark.parametrize(
+    ("picture", "options", "says"),
+    [
+        ("R0lGODlhAQABAAAAACw=", {"layer_decomposition": True}, "takes png or jpeg, and `image` number 1 is a gif"),
+        (
+            "data:image/jpeg;base64,/9j/4AAQSkZJRgABAQAAAQABAAA=",
+            {"background": "transparent", "output_format": "png"},
+            "takes png, and `image` number 1 is a jpeg",
+        ),
+    ],
+)
+def test_some_work_only_with_pictures_of_a_kind(
+    table: ModelTable, picture: str, options: dict[str, Any], says: str
+) -> None:
+    """Told by the bytes of a picture that is given as data; a link is not fetched to know."""
+    assert says in complaint(table, edit((picture,), options=options))
+    assert choose(table, edit(ONE, options=options)).id == PRO
 
 
 def test_fifteen_in_and_out_is_allowed(table: ModelTable) -> None:

@@ -36,6 +36,7 @@ class Upstream:
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0
     requests: list[tuple[str, dict[str, str], Any]] = field(default_factory=list)
+    answered: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -44,6 +45,7 @@ class Upstream:
         await anyio.sleep(self.delay)
         kind = {"content-type": "application/json", **self.headers}
         await Response(self.body, self.status, kind)(scope, receive, send)
+        self.answered += 1
 
 
 @pytest.fixture
@@ -150,6 +152,50 @@ async def test_an_answer_that_is_no_json(client: SeedreamClient, server: Upstrea
         await client.look_up(["t"], "k")
 
 
+@pytest.mark.parametrize("body", [b"{}", b"[]", b"5", b'{"success": true, "data": null}', b'{"task_id": null}'])
+async def test_a_submit_whose_answer_says_nothing_is_uncertain(
+    client: SeedreamClient, server: Upstream, body: bytes
+) -> None:
+    """JSON, but neither an id nor an outcome: it may have been billed."""
+    server.body = body
+    with pytest.raises(errors.SubmissionUncertain, match="may have been accepted and billed"):
+        await client.submit(REQUEST, "k")
+
+
+async def test_ids_of_an_uncertain_submit_are_kept(client: SeedreamClient, server: Upstream) -> None:
+    """A 500 that names the task; and an id that is a number."""
+    server.status, server.body = 500, b'{"task_id": "t9", "error": {"code": "api_error", "message": "x"}}'
+    with pytest.raises(errors.SubmissionUncertain) as caught:
+        await client.submit(REQUEST, "k")
+    assert caught.value.task_id == "t9"
+    server.status, server.body = 200, b'{"task_id": 12345}'
+    assert (await client.submit(REQUEST, "k")).id == "12345"
+
+
+async def test_a_404_page_is_not_an_unknown_task(client: SeedreamClient, server: Upstream) -> None:
+    """It is a wrong address, and says so."""
+    server.status, server.body = 404, b"<html>not here</html>"
+    with pytest.raises(errors.RequestRefused, match="ACEDATACLOUD_API_BASE_URL"):
+        await client.look_up(["t"], "k")
+
+
+async def test_streams_do_not_keep_look_ups_waiting(server: Upstream) -> None:
+    """They have connections of their own."""
+    with serving(server, lifespan="off") as address:
+        async with SeedreamClient(address, timeouts=Timeouts(read=1), connections=1) as client:
+            server.delay = 0.6
+
+            async def stream() -> None:
+                async for _ in client.stream(REQUEST, "k"):
+                    pass
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(stream)
+                await anyio.sleep(0.2)
+                server.delay = 0
+                assert set(await client.look_up(["t"], "k")) == {"t"}
+
+
 @pytest.mark.parametrize("status", [502, 403, 404, 301])
 async def test_html_with_an_error_status(client: SeedreamClient, server: Upstream, status: int) -> None:
     """The status alone decides."""
@@ -244,7 +290,39 @@ async def test_requests_carry_the_callers_token_and_our_name(client: SeedreamCli
         "Bearer carol",
     ]
     assert {headers["user-agent"] for _, headers, _ in server.requests} == {f"mcp-seedream/{__version__}"}
-    assert "cookie" not in server.requests[2][1]
+
+
+async def test_a_cookie_of_one_call_is_not_sent_with_the_next(client: SeedreamClient, server: Upstream) -> None:
+    """It could be another caller's."""
+    server.headers = {"set-cookie": "session=alice"}
+    await client.submit(REQUEST, "alice")
+    await client.submit(REQUEST, "bob")
+    assert "cookie" not in server.requests[1][1]
+
+
+async def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
+    client: SeedreamClient, server: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sandbox is reached whatever stands in HTTP_PROXY."""
+    for name in ("HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert (await client.submit(REQUEST, "k")).id == "t"
+
+
+async def test_a_proxy_is_used_for_the_world_outside(server: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As httpx reads it from the environment."""
+    with serving(server, lifespan="off") as address:
+        monkeypatch.setenv("HTTP_PROXY", address)
+        async with SeedreamClient("http://api.example.com") as client:
+            assert (await client.submit(REQUEST, "k")).id == "t"
+    assert server.requests[0][1]["host"] == "api.example.com"
+
+
+async def test_a_proxy_that_can_not_be_used_is_named(client: SeedreamClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SOCKS needs an extra; that is said, not a traceback."""
+    monkeypatch.setenv("ALL_PROXY", "nonsense://127.0.0.1:9")
+    with pytest.raises(errors.ConfigurationError, match=r"ALL_PROXY can't be used.*mcp-seedream\[socks\]"):
+        await client.submit(REQUEST, "k")
 
 
 async def test_look_ups_go_in_requests_of_fifty(client: SeedreamClient, server: Upstream) -> None:
@@ -265,13 +343,17 @@ async def test_an_unknown_task_is_not_in_the_answer(client: SeedreamClient, serv
     assert await client.look_up(["t"], "k") == {}
 
 
-async def test_a_cancelled_submit_is_finished_all_the_same(client: SeedreamClient, server: Upstream) -> None:
+async def test_a_cancelled_submit_is_finished_all_the_same(
+    client: SeedreamClient, server: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
     """Who leaves while the request is under way does not turn a paid task into an unknown one."""
+    caplog.set_level("INFO")
     server.delay = 0.3
     with anyio.move_on_after(0.1) as scope:
         await client.submit(REQUEST, "k")
     assert scope.cancel_called
-    assert len(server.requests) == 1
+    assert server.answered == 1
+    assert "task t accepted" in caplog.text
 
 
 async def test_one_connection_serves_many_calls(client: SeedreamClient, server: Upstream) -> None:

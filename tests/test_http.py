@@ -14,6 +14,10 @@ import httpx2
 import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.client import SeedreamClient
@@ -151,7 +155,7 @@ async def test_a_token_the_upstream_refuses(endpoint: str) -> None:
 
 async def test_three_hundred_waits_are_one_round_of_look_ups(table: ModelTable, settings: Settings) -> None:
     """In requests of at most fifty ids; all finish, and nothing is submitted twice."""
-    sandbox = Sandbox(table, seconds=6)
+    sandbox = Sandbox(table, record=True, seconds=6)
     with running(sandbox) as upstream:
         server = build_server(table, lambda: SeedreamClient(upstream), token_of=bearer_token, wait_seconds=60)
         with serving(build_app(server, settings)) as address:
@@ -216,6 +220,21 @@ async def test_the_body_limit_is_a_setting(endpoint: str, sandbox: Sandbox) -> N
     async with httpx.AsyncClient() as web:
         assert (await web.post(endpoint, json=body, headers=headers)).status_code == 413
     assert sandbox.requests == []
+
+
+async def test_half_a_character_from_the_upstream(table: ModelTable, settings: Settings) -> None:
+    """Reaches the caller as a replacement sign, not as no answer at all."""
+
+    async def refuse(_: Request) -> Response:
+        return Response('{"error": {"code": "bad_request", "message": "no \\ud83e"}}', 400)
+
+    routes = [Route("/seedream/images", refuse, methods=["POST"])]
+    with serving(Starlette(routes=routes), lifespan="off") as upstream:
+        server = build_server(table, lambda: SeedreamClient(upstream), token_of=bearer_token)
+        with serving(build_app(server, settings)) as address:
+            async with connected(f"{address}/mcp") as client:
+                result = await client.call_tool("generate_image", {"prompt": "a"})
+    assert answer(result)["error"]["message"].startswith("no ?")
 
 
 async def test_health_needs_no_token(endpoint: str) -> None:

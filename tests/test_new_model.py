@@ -44,7 +44,7 @@ def table(tmp_path: Path) -> ModelTable:
 
 @pytest.fixture
 def sandbox(table: ModelTable) -> Sandbox:
-    return Sandbox(table, seconds=0.1)
+    return Sandbox(table, record=True, seconds=0.1)
 
 
 async def test_it_is_in_the_schemas(session: Session) -> None:

@@ -13,12 +13,16 @@ import pytest
 from jsonschema import Draft202012Validator
 from mcp_types import CallToolResult, ImageContent
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.mishaps import REFUSALS
 from mcp_seedream.results import IMAGE_RESULT, TASK_RESULT
 from mcp_seedream.sandbox import Sandbox, running
-from tests.conftest import INTERVAL, Session, answer, look_ups, submits, text
+from tests.conftest import INTERVAL, Session, answer, look_ups, serving, submits, text
 from tests.contract import faults
 from tests.test_capabilities import LITE, PRO, SEEDEDIT, V5
 
@@ -227,7 +231,7 @@ async def test_every_look_up_shape(session: Session, shape: int) -> None:
 
 async def test_a_retired_default_falls_back_and_says_so(table: ModelTable) -> None:
     """The next fitting model serves; what was named by the caller is never swapped."""
-    sandbox = Sandbox(table, seconds=0, retired=[SEEDEDIT, V5])
+    sandbox = Sandbox(table, record=True, seconds=0, retired=[SEEDEDIT, V5])
     with running(sandbox) as upstream:
         session = Session(table, upstream)
         result = await session.call("edit_image", prompt="x", image=picture())
@@ -246,7 +250,7 @@ async def test_a_retired_default_falls_back_and_says_so(table: ModelTable) -> No
 
 async def test_when_every_fitting_model_is_retired(table: ModelTable) -> None:
     """The upstream's own words."""
-    with running(Sandbox(table, seconds=0, retired=list(table.by_id))) as upstream:
+    with running(Sandbox(table, record=True, seconds=0, retired=list(table.by_id))) as upstream:
         result = await Session(table, upstream).call("generate_image", prompt="x")
     assert result.is_error
     assert "model is invalid" in text(result)
@@ -304,6 +308,23 @@ async def test_a_client_that_leaves_stops_its_wait_only(session: Session, sandbo
         assert len(look_ups(sandbox)) == asked
         result = await client.call_tool("get_task", {"task_id": next(iter(sandbox.jobs))})
     assert answer(result)["status"] == "succeeded"
+
+
+async def test_an_error_that_ends_a_wait_names_the_task(table: ModelTable) -> None:
+    """It was accepted, and paid: its id must reach the agent."""
+
+    async def accept(_: Request) -> JSONResponse:
+        return JSONResponse({"task_id": "t1", "trace_id": "r1"})
+
+    async def refuse(_: Request) -> JSONResponse:
+        return JSONResponse({"error": {"code": "invalid_token", "message": "revoked"}}, 401)
+
+    routes = [Route(f"/seedream/{path}", do, methods=["POST"]) for path, do in (("images", accept), ("tasks", refuse))]
+    with serving(Starlette(routes=routes), lifespan="off") as upstream:
+        result = await Session(table, upstream).call("generate_image", prompt="a")
+    assert answer(result)["error"]["code"] == "invalid_token"
+    assert (answer(result)["task_id"], answer(result)["trace_id"]) == ("t1", "r1")
+    assert "t1" in text(result)
 
 
 async def test_image_data_comes_as_an_image_block(session: Session) -> None:

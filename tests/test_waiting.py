@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from mcp_seedream.client import SeedreamClient
-from mcp_seedream.errors import RateLimited, TokenRefused, UpstreamError, UpstreamUnavailable
+from mcp_seedream.errors import RateLimited, TokenRefused, UnreadableReply, UpstreamError, UpstreamUnavailable
 from mcp_seedream.waiting import TaskWaiter, open_waiter
 from mcp_seedream.wire import Task
 
@@ -22,7 +22,7 @@ class Upstream(SeedreamClient):
         super().__init__("http://unused")
         self.ended: set[str] = set()
         self.asked: list[tuple[str, list[str]]] = []
-        self.errors: list[UpstreamError] = []
+        self.errors: list[Exception] = []
 
     async def look_up(self, task_ids: Iterable[str], token: str) -> dict[str, Task]:
         ids = list(task_ids)
@@ -119,6 +119,46 @@ async def test_a_failed_look_up_does_not_end_the_wait(
     upstream.ended = {"a"}
     assert set(await waiter.wait(["a"], "k", 5)) == {"a"}
     assert len(upstream.asked) == 2
+
+
+async def test_a_reply_that_nobody_foresaw_ends_one_callers_waits_only(
+    waiter: TaskWaiter, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not the server, nor anybody else's wait; it is logged, and the next wait begins anew."""
+    upstream.errors = [OverflowError("a number beyond all bounds")]
+    with pytest.raises(UnreadableReply):
+        await waiter.wait(["a"], "evil", 5)
+    upstream.ended = {"a"}
+    assert set(await waiter.wait(["a"], "alice", 5)) == {"a"}
+    assert set(await waiter.wait(["a"], "evil", 5)) == {"a"}
+    assert "OverflowError" in caplog.text
+
+
+async def test_each_wait_gets_an_error_of_its_own(waiter: TaskWaiter, upstream: Upstream) -> None:
+    """One object raised in two places would mix their tracebacks and ids."""
+    upstream.errors = [TokenRefused("no", trace_id="r")]
+    caught: list[UpstreamError] = []
+
+    async def wait() -> None:
+        with pytest.raises(TokenRefused) as error:
+            await waiter.wait(["a"], "k", 5)
+        caught.append(error.value)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        group.start_soon(wait)
+    assert caught[0] is not caught[1]
+    assert [(error.message, error.trace_id) for error in caught] == [("no", "r")] * 2
+
+
+async def test_retry_after_is_kept_in_full(upstream: Upstream) -> None:
+    """However long the upstream asks to be left alone."""
+    upstream.errors = [RateLimited("slow", retry_after=0.5)]
+    upstream.ended = {"a"}
+    async with open_waiter(upstream, interval=0.02) as waiter:
+        started = anyio.current_time()
+        await waiter.wait(["a"], "k", 5)
+    assert anyio.current_time() - started >= 0.5
 
 
 async def test_a_wait_with_no_time_returns_at_once(waiter: TaskWaiter, upstream: Upstream) -> None:

@@ -34,6 +34,9 @@ FAILED = {
         ({"id": "t1", "request": {}, "response": {}}, "pending"),
         ({"id": "t1", "response": None}, "pending"),
         ({"id": "t1", "state": "processing"}, "pending"),
+        ({"id": "t1", "state": "done", "response": DONE, "finished_at": 5}, "succeeded"),
+        ({"id": "t1", "state": "drawing", "response": {"data": [ITEM]}}, "pending"),
+        ({"id": "t1", "response": {}, "elapsed": 1 * 10**400}, "pending"),
         ({"id": "t1", "status": "queued", "response": {}}, "pending"),
         ({"id": "t1", "response": DONE, "finished_at": 2.0, "elapsed": 1.0}, "succeeded"),
         (DONE, "succeeded"),
@@ -106,14 +109,14 @@ def test_partial_failures_are_kept_beside_the_pictures() -> None:
 
 def test_a_batch_leaves_out_what_it_does_not_know() -> None:
     """By id; nonsense among the items is passed over."""
-    items = [{"id": "a", "response": DONE}, {"id": "b", "response": {}}, None, 5, {}]
+    items = [{"id": "a", "response": DONE}, {"id": "b", "response": {}}, None, 5, {}, {"id": 7.5}]
     assert {id_: task.state for id_, task in read_batch({"items": items, "count": 2}).items()} == {
         "a": "succeeded",
         "b": "pending",
     }
 
 
-@pytest.mark.parametrize("reply", [None, [], "text", 5, {}, {"id": 5}, {"items": {}}])
+@pytest.mark.parametrize("reply", [None, [], "text", 5, {}, {"id": 5.5}, {"items": {}}])
 def test_a_reply_that_says_nothing_is_unreadable(reply: Any) -> None:
     """As a task, and as a batch."""
     with pytest.raises(UnreadableReply):
