@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -99,7 +100,8 @@ def _refuse_unknown(raw: Raw, known: list[str], elsewhere: Collection[str]) -> N
             continue
         if name in elsewhere:
             raise InvalidArguments(f"`{name}` is for the other image tool, not for this one. Nothing was sent.")
-        near = get_close_matches(name[:60], known, n=1, cutoff=0.4)
+        asked = name[:60].lower()
+        near = get_close_matches(asked, known, n=1) or [one for one in known if len(asked) > 1 and asked in one]
         hint = f"Did you mean `{near[0]}`?" if near else f"This tool takes {', '.join(known)}."
         raise InvalidArguments(f"`{name[:60]}` is not an argument of this tool. {hint} Nothing was sent.")
 
@@ -114,9 +116,10 @@ def _text(name: str, value: Any) -> str:
 
 def _size(table: ModelTable, value: Any) -> str | None:
     """A size as the table spells it (`2K`, `adaptive`), or `WIDTHxHEIGHT`; letter case is not held against it."""
-    text = "" if value is None else _text("size", value).strip().casefold()
+    text = "" if value is None else _text("size", value).strip()
     named = {size.casefold(): size for size in table.sizes}
-    return named.get(text, text.replace("\N{MULTIPLICATION SIGN}", "x").replace("*", "x").replace(" ", "")) or None
+    sides = re.fullmatch(r"(\d+) *[xX*\N{MULTIPLICATION SIGN}] *(\d+)", text)
+    return f"{sides[1]}x{sides[2]}" if sides else named.get(text.casefold(), text) or None
 
 
 def _wait(given: Raw, default: float) -> float:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mcp_seedream.generation import Services
     from mcp_seedream.tools import TokenOf
 
+SANDBOXED = "Drawn by the sandbox: a placeholder, not a generated picture."
 SANDBOX_TOKEN = "sandbox"  # noqa: S105  (the sandbox takes any word)
 
 
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sandbox", action="store_true", help="work against an emulation with drawn pictures")
     parser.add_argument("--sandbox-seconds", type=float, metavar="S", help="how long a sandbox picture takes")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
-    commands = parser.add_subparsers(dest="command", metavar="")
+    commands = parser.add_subparsers(dest="command", metavar="try")
     trial = commands.add_parser(
         "try",
         help="make one picture, as an MCP client would",
@@ -65,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     trial.add_argument("prompt", help="what the picture shows, or with --edit what to change")
-    trial.add_argument("--edit", nargs="+", metavar="FILE", help="edit these pictures (files or URLs)")
+    trial.add_argument(
+        "--edit", nargs="+", metavar="FILE", help="edit these pictures (files or URLs); the prompt stands before"
+    )
     trial.add_argument(
         "--set",
         nargs="+",
@@ -92,21 +95,23 @@ def _serve(options: argparse.Namespace) -> int:
             # A thread that blocks on stdin outlives any orderly end that Python would begin.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             token = settings_in_use.token.get_secret_value() if settings_in_use.token else None
-            _build(table, settings_in_use, lambda _: token).run("stdio")
+            _build(options, table, settings_in_use, lambda _: token).run("stdio")
     return 0
 
 
 def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTable) -> None:
     import uvicorn  # noqa: PLC0415  (stdio starts faster without)
 
-    from mcp_seedream.hosting import ENDPOINT, bearer_token, build_app  # noqa: PLC0415
+    from mcp_seedream.hosting import bearer_token, build_app  # noqa: PLC0415
 
-    app = build_app(_build(table, settings, bearer_token), settings)
-    logging.getLogger(__name__).info("serving http://%s:%d%s", options.host, options.port, ENDPOINT)
+    app = build_app(_build(options, table, settings, bearer_token), settings)
+    logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)  # a sandbox in this process keeps its own quiet
     uvicorn.run(app, host=options.host, port=options.port, log_config=None, access_log=False)
 
 
-def _build(table: ModelTable, settings: Settings, token_of: TokenOf) -> MCPServer[Services]:
+def _build(
+    options: argparse.Namespace, table: ModelTable, settings: Settings, token_of: TokenOf
+) -> MCPServer[Services]:
     from mcp_seedream.client import SeedreamClient, Timeouts  # noqa: PLC0415  (`try` and --help need none of it)
     from mcp_seedream.server import build_server  # noqa: PLC0415
 
@@ -115,7 +120,13 @@ def _build(table: ModelTable, settings: Settings, token_of: TokenOf) -> MCPServe
     def connect() -> SeedreamClient:
         return SeedreamClient(settings.base_url, timeouts=timeouts, connections=settings.connections)
 
-    return build_server(table, connect, token_of=token_of, wait_seconds=settings.wait_seconds)
+    return build_server(
+        table,
+        connect,
+        token_of=token_of,
+        wait_seconds=settings.wait_seconds,
+        remark=SANDBOXED if options.sandbox else None,
+    )
 
 
 @contextmanager

@@ -5,10 +5,8 @@ Submits once, falls back only from a model that nobody named, then waits or read
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from time import time
-from typing import Protocol
 
 import anyio
 
@@ -16,25 +14,20 @@ from mcp_seedream.arguments import ImageCall, TaskCall
 from mcp_seedream.capabilities import Model, ModelTable
 from mcp_seedream.choosing import choose
 from mcp_seedream.client import SeedreamClient
-from mcp_seedream.errors import InvalidArguments, ModelRefused, SubmissionUncertain, TaskNotFound, UpstreamError
-from mcp_seedream.refusals import UNCERTAIN
-from mcp_seedream.waiting import TaskWaiter
-from mcp_seedream.wire import Failure, Image, ImageRequest, StreamEvent, Task
-
-
-class Report(Protocol):
-    """Tells the caller how far it is: a number that grows, and words."""
-
-    def __call__(self, progress: float, /, *, message: str) -> Awaitable[None]: ...
+from mcp_seedream.errors import InvalidArguments, ModelRefused, TaskNotFound, UpstreamError
+from mcp_seedream.streaming import read_stream
+from mcp_seedream.waiting import Report, TaskWaiter
+from mcp_seedream.wire import ImageRequest, Task
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What a call works with: the table, and what lives as long as the process."""
+    """What a call works with: the table, and what lives as long as the process; `remark` goes with each picture."""
 
     table: ModelTable
     client: SeedreamClient
     waiter: TaskWaiter
+    remark: str | None = None
 
 
 async def make_images(services: Services, call: ImageCall, token: str, report: Report) -> Task:
@@ -60,7 +53,8 @@ async def make_images(services: Services, call: ImageCall, token: str, report: R
         await report(0, message=f"Task {task.id} is accepted")
         task = await _finished(services, task, token, left, report)
     elapsed = anyio.current_time() - started if task.elapsed is None else task.elapsed
-    return replace(task, elapsed=elapsed)
+    remarks = (services.remark,) if services.remark and task.images else ()
+    return replace(task, elapsed=elapsed, notes=(*task.notes, *remarks))
 
 
 async def get_tasks(services: Services, call: TaskCall, token: str, report: Report) -> dict[str, Task]:
@@ -81,7 +75,7 @@ async def get_tasks(services: Services, call: TaskCall, token: str, report: Repo
         )
     running = {id_ for id_, task in found.items() if not task.ended}
     if running and call.wait_seconds > 0:
-        found |= await _waited(services, running, token, call.wait_seconds, report)
+        found |= await services.waiter.wait(running, token, call.wait_seconds, report)
     return {id_: task if task.ended else replace(task, elapsed=_age(task)) for id_, task in found.items()}
 
 
@@ -99,7 +93,7 @@ async def _sent(services: Services, call: ImageCall, token: str, report: Report)
         request = ImageRequest.of(services.table, model, call.wish)
         try:
             if request.streams:
-                task = await _streamed(services.client, request, token, report)
+                task = await read_stream(services.client.stream(request, token), report)
             else:
                 task = await services.client.submit(request, token)
         except ModelRefused as error:
@@ -122,53 +116,9 @@ def _another(table: ModelTable, call: ImageCall, refused: list[str], error: Mode
 async def _finished(services: Services, task: Task, token: str, seconds: float, report: Report) -> Task:
     """The task once it has ended, or as it was where the time is up; an error that ends the wait knows its id."""
     try:
-        ended = await _waited(services, {task.id}, token, seconds, report)
+        ended = await services.waiter.wait([task.id], token, seconds, report)
     except UpstreamError as error:
         error.task_id, error.trace_id = task.id, error.trace_id or task.trace_id
         raise
     found = ended.get(task.id, task)
     return replace(found, model=found.model or task.model, notes=task.notes)
-
-
-async def _waited(services: Services, ids: set[str], token: str, seconds: float, report: Report) -> dict[str, Task]:
-    what = f"Task {next(iter(ids))}" if len(ids) == 1 else f"{len(ids)} tasks"
-
-    async def tick(elapsed: float) -> None:
-        await report(elapsed, message=f"{what}: {elapsed:.0f} s")
-
-    return await services.waiter.wait(ids, token, seconds, tick)
-
-
-async def _streamed(client: SeedreamClient, request: ImageRequest, token: str, report: Report) -> Task:
-    """Read a streamed answer to its end; each picture is one report. What came before a break counts."""
-    images: dict[str, Image] = {}
-    failures: list[Failure] = []
-    last = StreamEvent()
-    notes: tuple[str, ...] = ()
-    try:
-        async for event in client.stream(request, token):
-            last = replace(event, task_id=event.task_id or last.task_id, trace_id=event.trace_id or last.trace_id)
-            failures += event.failures
-            for image in event.images:
-                if (key := image.url or f"{len(images)}") not in images:  # the end may repeat them all
-                    images[key] = image
-                    await report(len(images), message=f"Image {len(images)}: {image.url or 'done'}")
-            if event.completed:
-                break
-    except UpstreamError as error:
-        if not images:
-            error.task_id, error.trace_id = error.task_id or last.task_id, error.trace_id or last.trace_id
-            raise
-        notes = (f"The stream broke off ({error.code}): these are the images that came before.",)
-    if not images and not failures and not last.completed:
-        message = f"The stream ended without a picture. {UNCERTAIN}"
-        raise SubmissionUncertain(message, task_id=last.task_id, trace_id=last.trace_id)
-    return Task(
-        id=last.task_id or "",
-        state="succeeded" if images else "failed",
-        images=tuple(images.values()),
-        failures=tuple(failures) if images else (),
-        error=None if images else next(iter(failures), Failure("empty_result", "the stream had no picture")),
-        trace_id=last.trace_id,
-        notes=notes,
-    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -70,7 +71,11 @@ def several(tasks: Sequence[Task], missing: Iterable[str] = ()) -> CallToolResul
     status = next(state for state in ("pending", "succeeded", "failed") if state in states)
     blocks = [block for task in tasks for block in _data_blocks(task.images)]
     text = "\n\n".join(texts)
-    return _result(text, {"status": status, "tasks": found}, blocks, is_error=status == "failed")
+    structured: dict[str, Any] = {"status": status, "tasks": found}
+    if failed := sum(task["status"] == "failed" for task in found):
+        structured["notes"] = [f"{failed} of {len(found)} tasks failed."]
+        text = f"{structured['notes'][0]}\n\n{text}"
+    return _result(text, structured, blocks, is_error=status == "failed")
 
 
 def failure(error: SeedreamError) -> CallToolResult:
@@ -132,7 +137,7 @@ def _line(image: Image) -> str:
         parts.append(f"layer {image.z_index}")
     parts += [image.name, image.description]
     if image.bounding_box:
-        parts.append(f"box {image.bounding_box}")
+        parts.append(f"box {json.dumps(image.bounding_box)}")
     return " ".join(part for part in parts if part)
 
 
@@ -146,7 +151,7 @@ def _reason(task: Task) -> str:
 
 
 def _notes(task: Task) -> list[str]:
-    failures = [f"One image failed: {f.message} ({f.code})." for f in task.failures]
+    failures = [f"One image failed: {f.message.rstrip('.')} ({f.code})." for f in task.failures]
     return [*task.notes, *dict.fromkeys(failures)]
 
 

@@ -257,7 +257,7 @@ def running(sandbox: Sandbox, port: int = 0) -> Iterator[str]:
     """Serve a sandbox on a loopback port, in a thread of its own, while the context lasts; yields its address."""
     listener = socket.create_server(("127.0.0.1", port))
     config = uvicorn.Config(
-        sandbox.app, log_config=None, log_level="warning", lifespan="off", timeout_graceful_shutdown=1
+        sandbox.app, log_config=None, log_level="critical", lifespan="off", timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

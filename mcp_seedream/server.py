@@ -29,6 +29,7 @@ def build_server(
     token_of: TokenOf,
     wait_seconds: float = 45,
     look_interval: float = 2,
+    remark: str | None = None,
 ) -> MCPServer[Services]:
     """The server, ready for any transport.
 
@@ -38,12 +39,13 @@ def build_server(
         token_of: Finds the API token of whoever makes a call.
         wait_seconds: How long a call waits unless it says otherwise.
         look_interval: Seconds between two rounds of look-ups for one caller.
+        remark: A note to go with every picture.
     """
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[Services]) -> AsyncIterator[Services]:
         async with connect() as client, open_waiter(client, interval=look_interval) as waiter:
-            yield Services(table, client, waiter)
+            yield Services(table, client, waiter, remark)
 
     server = MCPServer[Services](
         "seedream",

@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     allowed_origins: Annotated[list[str], NoDecode] = _env(
         "SEEDREAM_ALLOWED_ORIGINS",
         default=[f"http://{host}" for host in _LOCAL_HOSTS],
-        description="Origins of web pages that may call it, comma-separated",
+        description="`Origin` headers it accepts over HTTP, comma-separated",
     )
     max_body_mib: int = _env(
         "SEEDREAM_MAX_BODY_MIB", default=64, ge=1, description="Largest HTTP request, in MiB: base64 pictures are large"

@@ -30,8 +30,8 @@ def try_out(options: argparse.Namespace, settings: Settings) -> int:
     """
     command = ["-m", "mcp_seedream", "--log-level", "warning"]
     if options.sandbox or settings.token is None:
-        why = "" if options.sandbox else "No ACEDATACLOUD_API_TOKEN is set: "
-        _say(f"{why}using the sandbox, which draws its pictures on this machine and costs nothing.")
+        why = "" if options.sandbox else "No ACEDATACLOUD_API_TOKEN is set. "
+        _say(f"{why}Using the sandbox: a drawn picture instead of a generated one, at no cost.")
         command.append("--sandbox")
         if options.sandbox_seconds is not None:
             command += ["--sandbox-seconds", str(options.sandbox_seconds)]

@@ -7,9 +7,10 @@ that is cancelled, or whose time is up, just stops asking: the task itself goes 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import asynccontextmanager
 from copy import copy
+from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup
@@ -20,8 +21,12 @@ from mcp_seedream.wire import Task
 
 logger = logging.getLogger(__name__)
 
-Tick = Callable[[float], Awaitable[None]]
-"""Told every few seconds how long the wait has lasted, in seconds."""
+
+class Report(Protocol):
+    """Tells the caller how far it is: a number that grows, and words."""
+
+    def __call__(self, progress: float, /, *, message: str) -> Awaitable[None]: ...
+
 
 _LONGEST_PAUSE = 30.0
 
@@ -37,7 +42,7 @@ class TaskWaiter:
         self._waits: dict[str, set[_Wait]] = {}
 
     async def wait(
-        self, task_ids: Iterable[str], token: str, seconds: float, on_tick: Tick | None = None
+        self, task_ids: Iterable[str], token: str, seconds: float, report: Report | None = None
     ) -> dict[str, Task]:
         """Wait until all tasks have ended, for at most `seconds`.
 
@@ -45,7 +50,7 @@ class TaskWaiter:
             task_ids: Tasks that the upstream has accepted.
             token: The caller's.
             seconds: How long, at most.
-            on_tick: Called about every five seconds.
+            report: Called about every five seconds.
 
         Returns:
             The tasks that have ended, by id; one that still runs is not in it.
@@ -61,8 +66,9 @@ class TaskWaiter:
             while wait.running and wait.error is None and (left := started + seconds - anyio.current_time()) > 0:
                 with anyio.move_on_after(min(left, self._tick)) as pause:
                     await wait.done.wait()
-                if pause.cancelled_caught and on_tick is not None:
-                    await on_tick(anyio.current_time() - started)
+                if pause.cancelled_caught and report is not None:
+                    elapsed = anyio.current_time() - started
+                    await report(elapsed, message=f"{wait.what}: {elapsed:.0f} s")
         finally:
             waits.discard(wait)
         if wait.error is not None:
@@ -117,7 +123,7 @@ async def open_waiter(client: SeedreamClient, *, interval: float = 2, tick: floa
     Args:
         client: For the look-ups.
         interval: Seconds between a caller's rounds of look-ups.
-        tick: Seconds between two calls of `on_tick`.
+        tick: Seconds between two reports.
     """
     async with anyio.create_task_group() as group:
         yield TaskWaiter(client, group, interval=interval, tick=tick)
@@ -135,6 +141,7 @@ class _Wait:
 
     def __init__(self, running: set[str]) -> None:
         self.running = running
+        self.what = f"Task {next(iter(running))}" if len(running) == 1 else f"{len(running)} tasks"
         self.ended: dict[str, Task] = {}
         self.error: UpstreamError | None = None
         self.done = anyio.Event()

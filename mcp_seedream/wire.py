@@ -132,7 +132,7 @@ def read_task(reply: Any, task_id: str | None = None) -> Task:
     error = read_failure(answer) or read_failure(reply)
     state = _state(reply, answer, images, error)
     if state == "failed" and error is None:
-        error = failures[0] if failures else Failure("empty_result", "it ended without a picture")
+        error = failures[0] if failures else Failure("empty_result", "no reason given")
     id_ = task_id or _id(reply) or _id(answer)
     if not id_ and state == "pending":
         raise UnreadableReply("The upstream's answer has neither a task id nor a picture.")

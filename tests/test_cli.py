@@ -42,7 +42,7 @@ def test_try_makes_a_picture_without_a_token(tmp_path: Path) -> None:
     """It says that it uses the sandbox, shows progress, and prints where the picture is."""
     result = trial("a red fox", "--set", "size=1K", cwd=tmp_path)
     assert result.returncode == 0
-    assert "using the sandbox" in result.stderr
+    assert "Using the sandbox" in result.stderr
     assert "is accepted" in result.stderr
     path = Path(result.stdout.strip())
     assert path.is_absolute()

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "mcp_seedream"
 # Each module may import those that stand above it, and nothing below: the line runs one way.
 ORDER = [
     "__init__", "errors", "settings", "files", "capabilities", "choosing", "schemas", "arguments", "wire",
-    "refusals", "client", "waiting", "generation", "results", "guide", "tools", "server", "hosting",
+    "refusals", "client", "waiting", "streaming", "generation", "results", "guide", "tools", "server", "hosting",
     "drawing", "studio", "mishaps", "sandbox", "trial", "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -13,6 +14,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from mcp_seedream.capabilities import ModelTable
+from mcp_seedream.streaming import read_stream
+from mcp_seedream.wire import Image, StreamEvent
 from tests.conftest import Session, answer, serving, text
 
 pytestmark = pytest.mark.anyio
@@ -50,10 +53,7 @@ async def stream(table: ModelTable, *lines: str, cut: bool = False) -> Any:
         ([STARTED, picture(1), picture(2), DONE], [1, 2]),
         (["", ": ping", "event: x", "data: " + picture(1), "", "data: [DONE]"], [1]),
         ([picture(1), '{"type": "image_generation.progress", "percent": 5}', picture(2), DONE], [1, 2]),
-        (
-            [json.dumps({"type": f"{KIND}completed", "data": [{"url": LINK.format(1)}, {"url": LINK.format(2)}]})],
-            [1, 2],
-        ),
+        ([json.dumps({"type": f"{KIND}completed", "data": [{"url": LINK.format(n)} for n in (1, 2)]})], [1, 2]),
         ([picture(1), json.dumps({"type": f"{KIND}completed", "data": [{"url": LINK.format(1)}]})], [1]),
         ([json.dumps({"type": f"{KIND}completed", "image_url": LINK.format(1)})], [1]),
         ([json.dumps({"success": True, "task_id": "t1", "data": [{"image_url": LINK.format(1)}]})], [1]),
@@ -65,6 +65,24 @@ async def test_pictures_are_found_wherever_they_stand(table: ModelTable, lines: 
     """In events of their own, in the last one, or in an answer that came whole; none twice."""
     result = await stream(table, *lines)
     assert [image["url"] for image in answer(result)["images"]] == [LINK.format(n) for n in images]
+
+
+async def test_the_time_is_told_between_pictures() -> None:
+    """So that a client that waits for a sign of life gets one; the numbers grow."""
+    told: list[tuple[float, str]] = []
+
+    async def report(progress: float, *, message: str) -> None:
+        told.append((progress, message))
+
+    async def events() -> AsyncIterator[StreamEvent]:
+        yield StreamEvent(task_id="t1")
+        await anyio.sleep(0.12)
+        yield StreamEvent((Image(LINK.format(1)),), completed=True)
+
+    task = await read_stream(events(), report, tick=0.05)
+    assert task.images
+    assert [message for _, message in told] == ["Task t1: 0 s", "Task t1: 0 s", f"Image 1: {LINK.format(1)}"]
+    assert told == sorted(told, key=lambda each: each[0])
 
 
 @pytest.mark.parametrize("cut", [True, False])

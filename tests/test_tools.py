@@ -161,6 +161,7 @@ async def test_several_tasks_in_one_request(session: Session, sandbox: Sandbox) 
     assert [task["task_id"] for task in found["tasks"]] == [*ids, "unknown"]
     assert [task["status"] for task in found["tasks"]] == ["succeeded", "succeeded", "failed"]
     assert found["tasks"][2]["error"]["code"] == "not_found"
+    assert found["notes"] == ["1 of 3 tasks failed."]
     assert sandbox.requests[0][2] == {"action": "retrieve_batch", "ids": [*ids, "unknown"]}
     assert all(id_ in text(result) for id_ in [*ids, "unknown"])
 
@@ -217,7 +218,7 @@ async def test_one_failed_image_of_a_set_is_a_note(session: Session) -> None:
     """The others are there."""
     result = await session.call("generate_image", prompt="x [sandbox:partial]", sequential_image_generation="auto")
     assert len(answer(result)["images"]) == 2
-    assert answer(result)["notes"] == ["One image failed: This image was refused. (bad_request)."]
+    assert answer(result)["notes"] == ["One image failed: This image was refused (bad_request)."]
     assert "One image failed" in text(result)
 
 

@@ -93,14 +93,15 @@ async def test_a_cancelled_wait_asks_no_more(waiter: TaskWaiter, upstream: Upstr
 
 async def test_ticks_tell_how_long_it_has_lasted(waiter: TaskWaiter) -> None:
     """Growing, about every `tick` seconds."""
-    told: list[float] = []
+    told: list[tuple[float, str]] = []
 
-    async def tick(elapsed: float) -> None:
-        told.append(elapsed)
+    async def report(progress: float, *, message: str) -> None:
+        told.append((progress, message))
 
-    await waiter.wait(["a"], "k", 0.2, tick)
+    await waiter.wait(["a"], "k", 0.2, report)
     assert told == sorted(told)
     assert len(told) >= 3
+    assert {message for _, message in told} == {"Task a: 0 s"}
 
 
 async def test_a_refused_token_ends_the_wait(waiter: TaskWaiter, upstream: Upstream) -> None:

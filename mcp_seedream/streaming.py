@@ -1,0 +1,99 @@
+"""Reads a streamed answer: each picture is reported as it comes, and what came before a break counts.
+
+A streamed call lasts as long as its stream: `wait_seconds` does not cut it off, since a picture that is
+still to come could then be billed and lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import anyio
+
+from mcp_seedream.errors import SubmissionUncertain, UpstreamError
+from mcp_seedream.refusals import UNCERTAIN
+from mcp_seedream.waiting import Report
+from mcp_seedream.wire import Failure, Image, StreamEvent, Task
+
+
+async def read_stream(events: AsyncIterator[StreamEvent], report: Report, *, tick: float = 5) -> Task:
+    """Read a stream to its end.
+
+    Args:
+        events: What the upstream sends.
+        report: Called for each picture, and about every `tick` seconds in between.
+        tick: Seconds.
+
+    Raises:
+        SubmissionUncertain: It ended without a word about pictures; knows the task's id if the stream told it.
+        UpstreamError: The request was refused.
+    """
+    reading = _Reading(report)
+    async with anyio.create_task_group() as group:
+        group.start_soon(reading.tell_time, tick)
+        await reading.read(events)
+        group.cancel_scope.cancel()
+    return reading.result()
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What a stream has brought so far."""
+
+    report: Report
+    images: dict[str, Image] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    task_id: str | None = None
+    trace_id: str | None = None
+    completed: bool = False
+    error: UpstreamError | None = None
+    started: float = field(default_factory=anyio.current_time)
+
+    async def read(self, events: AsyncIterator[StreamEvent]) -> None:
+        try:
+            async for event in events:
+                self.task_id, self.trace_id = event.task_id or self.task_id, event.trace_id or self.trace_id
+                self.failures += event.failures
+                for image in event.images:
+                    await self._take(image)
+                if event.completed:
+                    self.completed = True
+                    return
+        except UpstreamError as error:
+            self.error = error
+
+    async def _take(self, image: Image) -> None:
+        key = image.url or str(len(self.images))
+        if key not in self.images:  # the last event may repeat them all
+            self.images[key] = image
+            await self._tell(f"Image {len(self.images)}: {image.url or 'done'}")
+
+    async def tell_time(self, tick: float) -> None:
+        while True:
+            await anyio.sleep(tick)
+            elapsed = anyio.current_time() - self.started
+            await self._tell(f"{f'Task {self.task_id}' if self.task_id else 'Streaming'}: {elapsed:.0f} s")
+
+    async def _tell(self, message: str) -> None:
+        await self.report(anyio.current_time() - self.started, message=message)
+
+    def result(self) -> Task:
+        images = tuple(self.images.values())
+        if self.error and not images:
+            self.error.task_id = self.error.task_id or self.task_id
+            self.error.trace_id = self.error.trace_id or self.trace_id
+            raise self.error
+        if not images and not self.failures and not self.completed:
+            message = f"The stream ended without a picture. {UNCERTAIN}"
+            raise SubmissionUncertain(message, task_id=self.task_id, trace_id=self.trace_id)
+        nothing = Failure("empty_result", "no reason given")
+        return Task(
+            id=self.task_id or "",
+            state="succeeded" if images else "failed",
+            images=images,
+            failures=tuple(self.failures) if images else (),
+            error=None if images else next(iter(self.failures), nothing),
+            trace_id=self.trace_id,
+            notes=(f"The stream broke off ({self.error.code}): these images came before.",) if self.error else (),
+        )
