@@ -115,12 +115,12 @@ def test_a_missing_key_is_found_in_its_entry(tmp_path: Path) -> None:
 def test_a_table_must_have_a_model_for_each_operation(tmp_path: Path) -> None:
     """Without one that edits, there would be no edit_image to publish."""
     source = files("mcp_seedream").joinpath("models.toml").read_text("utf-8")
-    head, *models = source.split("[[models]]")
+    head, *models = source.split("\n[[models]]\n")
     path = tmp_path / "models.toml"
-    path.write_text("[[models]]".join([head, *(m for m in models if "max_images = 0" in m)]), "utf-8")
+    path.write_text("\n[[models]]\n".join([head, *(m for m in models if "max_images = 0" in m)]), "utf-8")
     with pytest.raises(ConfigurationError, match="models: no model can edit"):
         read_table(path)
-    path.write_text("[[models]]".join([head, *(m for m in models if "generate = false" in m)]), "utf-8")
+    path.write_text("\n[[models]]\n".join([head, *(m for m in models if "generate = false" in m)]), "utf-8")
     with pytest.raises(ConfigurationError, match="models: no model can generate"):
         read_table(path)
 
