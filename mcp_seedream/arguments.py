@@ -13,15 +13,20 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 from mcp_seedream.capabilities import ModelTable, Operation, Parameter, Value, either, number
 from mcp_seedream.choosing import Wish
 from mcp_seedream.errors import InvalidArguments
-from mcp_seedream.files import checked_reference
+from mcp_seedream.files import checked_reference, reference_kind
 from mcp_seedream.schemas import MAX_TASK_IDS, MAX_WAIT_SECONDS
 
 Raw = Mapping[str, Any]
+Place = Literal["local", "hosted", "upstream"]
+"""Where a call is checked: on the caller's own machine, on somebody else's, or (the sandbox) upstream of both."""
+
+
+_SHRINKABLE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,7 @@ class ImageCall:
     wish: Wish
     model: str | None
     wait_seconds: float
+    save_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +45,12 @@ class TaskCall:
 
     task_ids: tuple[str, ...]
     wait_seconds: float
+    save_to: str | None = None
 
 
-def image_call(table: ModelTable, operation: Operation, raw: Raw, *, wait_seconds: float) -> ImageCall:
+def image_call(
+    table: ModelTable, operation: Operation, raw: Raw, *, wait_seconds: float, place: Place = "hosted"
+) -> ImageCall:
     """Check the form of every argument of an image tool.
 
     Args:
@@ -49,12 +58,13 @@ def image_call(table: ModelTable, operation: Operation, raw: Raw, *, wait_second
         operation: "generate" or "edit".
         raw: The arguments as they came.
         wait_seconds: How long to wait where the call doesn't say.
+        place: Decides whether paths, tasks and `save_to` mean anything.
 
     Raises:
         InvalidArguments: With the argument, the rule, and what would be right.
     """
     available = table.parameters_for(operation)
-    ours = ["prompt", *(["image"] if operation == "edit" else []), "model", "size", "wait_seconds"]
+    ours = ["prompt", *(["image"] if operation == "edit" else []), "model", "size", *_ours(place)]
     _refuse_unknown(raw, [*ours, *available], elsewhere={"image", *table.parameters})
     given = {name: value for name, value in raw.items() if value is not None}
     options = {}
@@ -64,22 +74,23 @@ def image_call(table: ModelTable, operation: Operation, raw: Raw, *, wait_second
     wish = Wish(
         operation=operation,
         prompt=_text("prompt", given.get("prompt", "")),
-        images=_images(table, given.get("image")) if operation == "edit" else (),
+        images=_images(table, given.get("image"), place) if operation == "edit" else (),
         size=_size(table, given.get("size")),
         options=options,
     )
     # A callback is how that caller is told: it need not be kept waiting as well.
     default = 0 if any(table.parameters[name].type == "url" for name in options) else wait_seconds
-    return ImageCall(wish, _text("model", given.get("model", "")).strip() or None, _wait(given, default))
+    model = _text("model", given.get("model", "")).strip() or None
+    return ImageCall(wish, model, _wait(given, default), _save_to(given))
 
 
-def task_call(raw: Raw, *, wait_seconds: float) -> TaskCall:
+def task_call(raw: Raw, *, wait_seconds: float, place: Place = "hosted") -> TaskCall:
     """Check the arguments of `get_task`.
 
     Raises:
         InvalidArguments: No id, too many, or something that can't be one.
     """
-    _refuse_unknown(raw, ["task_id", "task_ids", "wait_seconds"], elsewhere=())
+    _refuse_unknown(raw, ["task_id", "task_ids", *_ours(place)], elsewhere=())
     given = {name: value for name, value in raw.items() if value is not None}
     listed = _listed(given.get("task_ids", []))
     texts = [_text("task_id", given.get("task_id", "")), *(_text("task_ids", one) for one in listed)]
@@ -91,7 +102,18 @@ def task_call(raw: Raw, *, wait_seconds: float) -> TaskCall:
     for one in ids:
         if len(one) > 200 or not one.isprintable():
             raise InvalidArguments(f"{one[:60]!r} can't be a task's id.")
-    return TaskCall(ids, _wait(given, wait_seconds))
+    return TaskCall(ids, _wait(given, wait_seconds), _save_to(given))
+
+
+def _ours(place: Place) -> list[str]:
+    return ["wait_seconds", "save_to"] if place == "local" else ["wait_seconds"]
+
+
+def _save_to(given: Raw) -> str | None:
+    text = _text("save_to", given.get("save_to", "")).strip()
+    if "\0" in text:
+        raise InvalidArguments("`save_to` is not a path.")
+    return text or None
 
 
 def _refuse_unknown(raw: Raw, known: list[str], elsewhere: Collection[str]) -> None:
@@ -131,17 +153,28 @@ def _wait(given: Raw, default: float) -> float:
     return value
 
 
-def _images(table: ModelTable, value: Any) -> tuple[str, ...]:
+def _images(table: ModelTable, value: Any, place: Place) -> tuple[str, ...]:
     entries = _listed(value)
     if not entries:
         raise InvalidArguments("`image` is missing: give the picture to edit, or use generate_image.")
     most = table.limits.images_in_and_out
     if len(entries) > most:
         raise InvalidArguments(f"`image` has {len(entries)} entries; the upstream takes at most {most}.")
-    return tuple(
-        checked_reference(_text("image", entry), position=n, max_bytes=table.limits.image_bytes)
-        for n, entry in enumerate(entries, 1)
-    )
+    return tuple(_image(table, _text("image", entry).strip(), n, place) for n, entry in enumerate(entries, 1))
+
+
+def _image(table: ModelTable, text: str, position: int, place: Place) -> str:
+    kind = reference_kind(text)
+    if place == "upstream" or kind in ("url", "data"):
+        # A larger picture than the upstream takes can still be made smaller, up to a limit of our own.
+        most = table.limits.image_bytes * (1 if place == "upstream" else _SHRINKABLE)
+        return checked_reference(text, position=position, max_bytes=most)
+    if kind == "path" and place == "hosted":
+        raise InvalidArguments(
+            f"`image` number {position}, {text[:60]!r}, is neither a link nor a picture as data. A hosted server reads "
+            "no files: give an http(s) URL, a data URI, base64, or task:ID for a picture made here."
+        )
+    return text
 
 
 def _listed(value: Any) -> list[Any]:

@@ -104,11 +104,13 @@ class Model(_Frozen):
 
 
 class Limits(_Frozen):
-    """Limits that hold for all models; `image_bytes` is bytes of one decoded input image."""
+    """Limits that hold for all models: bytes and pixels of one input image, hours that a link to a result lives."""
 
     aspect_ratio: Annotated[float, Field(ge=1)]
     images_in_and_out: Annotated[int, Field(ge=1)]
     image_bytes: Annotated[int, Field(ge=1)]
+    image_sides: Annotated[list[int], Field(min_length=2, max_length=2)]
+    link_hours: Annotated[float, Field(gt=0)]
 
 
 class ModelTable(_Frozen):

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from mcp_seedream.capabilities import ANY, Model, ModelTable, Operation, Value, either, number
+from mcp_seedream.capabilities import ANY, Combination, Model, ModelTable, Operation, Value, either, number
 from mcp_seedream.errors import InvalidArguments
 from mcp_seedream.files import kind_of
 
@@ -54,6 +54,11 @@ def choose(table: ModelTable, wish: Wish, model_id: str | None = None, excluding
     raise InvalidArguments(f"The upstream refuses {either(excluding)}, and no other model can serve this call.")
 
 
+def works_on_kinds(table: ModelTable, wish: Wish) -> bool:
+    """Whether something asked for works only on pictures of certain kinds, so that theirs must be kept."""
+    return any(rule.input_kinds and _applies(rule, wish) for rule in table.combinations)
+
+
 def _named(table: ModelTable, model_id: str) -> Model:
     wanted = model_id.strip().casefold()
     for model in table.models:
@@ -68,7 +73,7 @@ def _check_combinations(table: ModelTable, wish: Wish) -> None:
         unless = f" It may be empty only with {either(free)}." if free else ""
         raise InvalidArguments(f"`prompt` is empty: say what the picture should show.{unless}")
     for rule in table.combinations:
-        if not all(_given(wish, name, value) for name, value in rule.when.items()):
+        if not _applies(rule, wish):
             continue
         cause = _assignments(rule.when)
         for name, value in rule.needs.items():
@@ -178,6 +183,10 @@ def _grouped(objections: Mapping[Model, _Objection]) -> str:
     for model, objection in objections.items():
         groups.setdefault(objection.complaint, []).append(model.label)
     return "; ".join(f"{', '.join(labels)} ({complaint})" for complaint, labels in groups.items())
+
+
+def _applies(rule: Combination, wish: Wish) -> bool:
+    return all(_given(wish, name, value) for name, value in rule.when.items())
 
 
 def _given(wish: Wish, name: str, value: Value) -> bool:

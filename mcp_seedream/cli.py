@@ -16,13 +16,14 @@ from pydantic import SecretStr
 from mcp_seedream import __version__
 from mcp_seedream.capabilities import ModelTable, read_table
 from mcp_seedream.errors import ConfigurationError
+from mcp_seedream.files import LocalFiles
 from mcp_seedream.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
 
     from mcp_seedream.generation import Services
-    from mcp_seedream.tools import TokenOf
+    from mcp_seedream.tools import Habits, TokenOf
 
 SANDBOXED = "Drawn by the sandbox: a placeholder, not a generated picture."
 SANDBOX_TOKEN = "sandbox"  # noqa: S105  (the sandbox takes any word)
@@ -89,28 +90,36 @@ def _serve(options: argparse.Namespace) -> int:
     _log_to_stderr(settings.log_level)
     table = read_table(settings.models_file)
     with _upstream(options, settings, table) as settings_in_use:
-        if options.transport == "http":
-            _serve_http(options, settings_in_use, table)
-        else:
-            # A thread that blocks on stdin outlives any orderly end that Python would begin.
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            token = settings_in_use.token.get_secret_value() if settings_in_use.token else None
-            _build(options, table, settings_in_use, lambda _: token).run("stdio")
+        serve = _serve_http if options.transport == "http" else _serve_stdio
+        serve(options, settings_in_use, table)
     return 0
+
+
+def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTable) -> None:
+    from mcp_seedream.tools import Habits  # noqa: PLC0415  (`try` and --help need none of it)
+
+    # A thread that blocks on stdin outlives any orderly end that Python would begin.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    token = settings.token.get_secret_value() if settings.token else None
+    local = LocalFiles(tuple(settings.allowed_dirs), settings.output_dir)
+    habits = Habits(settings.wait_seconds, lambda _: settings.preview != "off", local)
+    _build(options, table, settings, lambda _: token, habits).run("stdio")
 
 
 def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTable) -> None:
     import uvicorn  # noqa: PLC0415  (stdio starts faster without)
 
-    from mcp_seedream.hosting import bearer_token, build_app  # noqa: PLC0415
+    from mcp_seedream.hosting import bearer_token, build_app, wants_preview  # noqa: PLC0415
+    from mcp_seedream.tools import Habits  # noqa: PLC0415
 
-    app = build_app(_build(options, table, settings, bearer_token), settings)
+    habits = Habits(settings.wait_seconds, wants_preview(settings.preview == "on"))
+    app = build_app(_build(options, table, settings, bearer_token, habits), settings)
     logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)  # a sandbox in this process keeps its own quiet
     uvicorn.run(app, host=options.host, port=options.port, log_config=None, access_log=False)
 
 
 def _build(
-    options: argparse.Namespace, table: ModelTable, settings: Settings, token_of: TokenOf
+    options: argparse.Namespace, table: ModelTable, settings: Settings, token_of: TokenOf, habits: Habits
 ) -> MCPServer[Services]:
     from mcp_seedream.client import SeedreamClient, Timeouts  # noqa: PLC0415  (`try` and --help need none of it)
     from mcp_seedream.server import build_server  # noqa: PLC0415
@@ -120,13 +129,8 @@ def _build(
     def connect() -> SeedreamClient:
         return SeedreamClient(settings.base_url, timeouts=timeouts, connections=settings.connections)
 
-    return build_server(
-        table,
-        connect,
-        token_of=token_of,
-        wait_seconds=settings.wait_seconds,
-        remark=SANDBOXED if options.sandbox else None,
-    )
+    remark = SANDBOXED if options.sandbox else None
+    return build_server(table, connect, token_of=token_of, habits=habits, remark=remark)
 
 
 @contextmanager

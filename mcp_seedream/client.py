@@ -3,7 +3,6 @@
     submit    POST /seedream/images   sent once; a lost answer is reported as uncertain, never repeated
     stream    POST /seedream/images   the same, with an answer line by line
     look_up   POST /seedream/tasks    `retrieve` for one, `retrieve_batch` for several, 50 a request
-    download  GET  a picture's link   without the token
 
 A caller's token is an argument of every call and is kept nowhere. Every failure leaves as one of
 `errors.UpstreamError`'s kinds, with the upstream's code, message and trace_id and what to do about it.
@@ -41,9 +40,6 @@ logger = logging.getLogger(__name__)
 BATCH = 50
 """Ids in one look-up request."""
 
-MAX_PICTURE = 100 * 2**20
-"""Bytes of one generated picture, at most: a 4K PNG is well below."""
-
 # A proxy of the environment is for the world outside: a sandbox on this machine is reached without.
 _LOOPBACK = ("all://127.0.0.1", "all://localhost", "all://[::1]")
 
@@ -60,7 +56,7 @@ class Timeouts:
 
 
 class SeedreamClient:
-    """The upstream as four verbs. Use as an async context manager, once for the process.
+    """The upstream as three verbs. Use as an async context manager, once for the process.
 
     Args:
         base_url: Where the upstream is, without a trailing slash.
@@ -73,6 +69,11 @@ class SeedreamClient:
         self.base_url = base_url.rstrip("/")
         self._timeouts = timeouts or Timeouts()
         self._connections = connections
+
+    @property
+    def is_local(self) -> bool:
+        """The upstream is a sandbox on this machine."""
+        return httpx.URL(self.base_url).host in ("127.0.0.1", "localhost", "::1")
 
     # Made at the first call: a TLS context costs more than listing the tools does.
     @cached_property
@@ -169,24 +170,6 @@ class SeedreamClient:
         except* UpstreamError as errors:
             raise _leaf(errors) from None
         return found
-
-    async def download(self, url: str) -> bytes:
-        """Fetch a picture, without any token.
-
-        Raises:
-            UpstreamUnavailable: It could not be fetched, or is larger than a picture can be.
-        """
-        data = bytearray()
-        try:
-            async with self._http.stream("GET", url, headers={"Accept": "image/*"}) as response:
-                response.raise_for_status()
-                async for chunk in response.aiter_bytes():
-                    data += chunk
-                    if len(data) > MAX_PICTURE:
-                        raise UpstreamUnavailable(f"The picture is larger than {MAX_PICTURE // 2**20} MiB.")
-        except httpx.HTTPError as error:
-            raise UpstreamUnavailable(f"The picture could not be fetched ({_reason(error)}).") from error
-        return bytes(data)
 
     async def _retrieve(self, ids: list[str], token: str) -> dict[str, Task]:
         single = len(ids) == 1

@@ -14,7 +14,7 @@
         ├── UpstreamUnavailable  not reached, or 5xx on a request that may be repeated
         ├── SubmissionUncertain  a submit whose answer was lost: it may have been accepted and billed
         ├── UnreadableReply      HTML, broken JSON or a shape nobody documents
-        └── TaskFailed           the generation ended without a picture
+        └── ResultTooLarge       the picture is there, but its data does not fit into a result
 
 Each carries a stable `code`, a `message` written for an agent (what happened, then what to do), and
 `retryable`: whether the same call can succeed later. Statuses and codes are the upstream's documented
@@ -157,7 +157,7 @@ class UnreadableReply(UpstreamError):
     code = "unreadable_reply"
 
 
-class TaskFailed(UpstreamError):
-    """The task ended, and there is no picture."""
+class ResultTooLarge(UpstreamError):
+    """Image data was asked for where only links can be given; the picture itself exists."""
 
-    code = "task_failed"
+    code = "result_too_large"

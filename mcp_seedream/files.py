@@ -1,19 +1,32 @@
-"""Pictures as files and as text: what an `image` argument may be, and names for what is saved."""
+"""Pictures as files and as text: what an `image` entry may be, what may be read, and how results are saved."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import os
 import re
+import shutil
+import stat
+import unicodedata
+import uuid
+from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import BinaryIO, Literal
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from mcp_seedream.errors import InvalidArguments
 
 _DATA_URI = re.compile(r"data:image/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
 _WEB = re.compile(r"https?://", re.IGNORECASE)
 _ENDINGS = {"jpeg": ".jpg"}
+_CHAT_FOLDERS = ("/mnt/user-data/", "/mnt/data/", "sandbox:")  # of Claude's and ChatGPT's code sandboxes
+_MOST_INPUT = 200 * 2**20  # bytes of a file that is made smaller before it is sent
+# Names that Windows keeps for devices, with any ending.
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
 _SIGNATURES = {
     b"\xff\xd8\xff": "jpeg",
     b"\x89PNG\r\n\x1a\n": "png",
@@ -88,43 +101,133 @@ def _shortened(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:40]}... ({len(text):,} characters)")
 
 
-def data_uri(path: Path) -> str:
-    """A picture file as a data URI.
+@dataclass(frozen=True, slots=True)
+class LocalFiles:
+    """What a server on the caller's own machine may do with its disk.
+
+    `allowed` are the folders pictures are read from, anywhere where there is none; `output` is the folder every
+    picture is saved to, if any.
+    """
+
+    allowed: tuple[Path, ...] = ()
+    output: Path | None = None
+
+
+def reference_kind(text: str) -> Literal["url", "data", "task", "path"]:
+    """What an `image` entry is: a link, a picture as data, a task of this server, or else a path."""
+    if _WEB.match(text):
+        return "url"
+    if re.fullmatch(r"task:\S+", text):
+        return "task"
+    head = "".join(text[:100].split())[:64]
+    return "data" if text[:5].lower() == "data:" or kind(_decoded(head[: len(head) // 4 * 4]) or b"") else "path"
+
+
+def local_path(text: str, local: LocalFiles) -> Path:
+    """The real path of a picture file that may be read: absolute, relative, `~`, `file://`, Windows style.
 
     Raises:
-        InvalidArguments: It can't be read, or is not a picture.
+        InvalidArguments: There is no such file, it is no regular file, or it lies outside the allowed folders.
+    """
+    if text.startswith(_CHAT_FOLDERS):
+        raise InvalidArguments(
+            f"{_shortened(text)} exists only in the chat's own sandbox, which this server can't read. Give a link, "
+            "the picture as base64, or the path of a copy on this machine."
+        )
+    path = Path(url2pathname(urlsplit(text).path)) if text.lower().startswith("file://") else Path(text)
+    if os.name != "nt" and re.match(r"/?[A-Za-z]:[\\/]", str(path)):
+        raise InvalidArguments(f"{_shortened(text)} is a Windows path, and this server does not run on Windows.")
+    try:
+        real = path.expanduser().resolve(strict=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a path"
+        raise InvalidArguments(f"The file {_shortened(text)} can't be read: {reason}.") from error
+    folders = [folder.expanduser().resolve() for folder in local.allowed]
+    if folders and not any(real.is_relative_to(folder) for folder in folders):
+        raise InvalidArguments(f"The file {_shortened(text)} lies outside the folders of SEEDREAM_ALLOWED_DIRS.")
+    return real
+
+
+def open_picture(path: Path) -> tuple[BinaryIO, int]:
+    """Open a regular file that is a picture by its first bytes; the open file, and its size in bytes.
+
+    Raises:
+        InvalidArguments: It is a folder, a pipe or a device, too large, or not a picture.
     """
     try:
-        data = path.read_bytes()
+        # Not to be held up by a pipe that nobody writes to.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as error:
-        raise InvalidArguments(f"{path} can't be read: {error.strerror}.") from error
-    found = kind(data)
-    if found is None:
-        raise InvalidArguments(f"{path} is not a jpeg, png, webp, bmp, tiff or gif.")
-    return f"data:image/{found};base64,{base64.b64encode(data).decode()}"
+        raise InvalidArguments(f"The file {path} can't be read: {error.strerror}.") from error
+    with ExitStack() as stack:
+        file = stack.enter_context(os.fdopen(descriptor, "rb"))
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidArguments(f"{path} is not a regular file.")
+        if status.st_size > _MOST_INPUT:
+            raise InvalidArguments(f"{path} is larger than {_MOST_INPUT // 2**20} MiB.")
+        if kind(file.read(16)) is None:
+            raise InvalidArguments(f"{path} is not a jpeg, png, webp, bmp, tiff or gif.")
+        file.seek(0)
+        stack.pop_all()
+    return file, status.st_size
 
 
-def save(data: bytes, folder: Path, name: str) -> Path:
-    """Write a picture into a folder, under a readable name that no file has yet; the absolute path.
+def data_uri(data: bytes) -> str:
+    """A picture as a data URI, of the kind its bytes have."""
+    return f"data:image/{kind(data) or 'jpeg'};base64,{base64.b64encode(data).decode()}"
+
+
+def picture_data(reference: str) -> bytes:
+    """The bytes of a picture that is given as a data URI or base64, checked before."""
+    return base64.b64decode(_DATA_URI.sub("", reference[:200]) + reference[200:])
+
+
+def save_as(source: Path, target: Path, name: str, *, number: int = 1, of: int = 1) -> Path:
+    """Move a finished file to where it is wanted, under a name that no file has yet; the absolute path.
 
     Args:
-        data: The file's bytes; they decide its ending.
-        folder: Made if it is missing.
-        name: Any text; what a file name can't hold is left out.
+        source: The file; its bytes decide the ending. It is gone afterwards.
+        target: A folder, existing or named with a closing slash or without an ending; or a file's name.
+        name: A readable name for a file in a folder: any text.
+        number: Which one of a set it is.
+        of: How many the set has.
 
     Raises:
-        OSError: The folder can't be written.
+        OSError: It can't be written there.
     """
+    target = target.expanduser()
+    into_folder = target.is_dir() or not target.suffix
+    folder = target if into_folder else target.parent
     folder.mkdir(parents=True, exist_ok=True)
-    found = kind(data) or "bin"
-    ending = _ENDINGS.get(found, f".{found}")
-    stem = "-".join(re.findall(r"\w+", name.lower()))[:60].strip("-") or "picture"
+    with source.open("rb") as file:
+        found = kind(file.read(16)) or "bin"
+    stem = readable(name) if into_folder else target.stem
+    # Copied beside its place first: a rename is whole or not at all, and the source may be on another disk.
+    beside = folder / f".seedream-{uuid.uuid4().hex}"
+    try:
+        with source.open("rb") as file, beside.open("xb") as copy:
+            shutil.copyfileobj(file, copy)
+        path = _put(beside, folder, f"{stem}-{number}" if of > 1 else stem, _ENDINGS.get(found, f".{found}"))
+    finally:
+        beside.unlink(missing_ok=True)
+    source.unlink()
+    return path.resolve()
+
+
+def readable(name: str) -> str:
+    """A file name's stem from any text: letters, digits and hyphens, safe on every file system."""
+    stem = "-".join(re.findall(r"\w+", unicodedata.normalize("NFKC", name).lower()))
+    stem = stem.encode()[:80].decode(errors="ignore").strip("-_")
+    return f"{stem}-picture" if stem.split("-")[0].upper() in _RESERVED else stem or "picture"
+
+
+def _put(beside: Path, folder: Path, stem: str, ending: str) -> Path:
     for number in count(1):
         path = folder / f"{stem}{'' if number == 1 else f'-{number}'}{ending}"
         try:
-            with path.open("xb") as file:
-                file.write(data)
+            path.touch(exist_ok=False)  # takes the name; two servers may save into one folder
         except FileExistsError:
             continue
-        return path.resolve()
+        return beside.replace(path)
     raise AssertionError("unreachable")

@@ -12,21 +12,29 @@ import anyio
 
 from mcp_seedream.arguments import ImageCall, TaskCall
 from mcp_seedream.capabilities import Model, ModelTable
-from mcp_seedream.choosing import choose
+from mcp_seedream.choosing import choose, works_on_kinds
 from mcp_seedream.client import SeedreamClient
+from mcp_seedream.downloads import Downloads
 from mcp_seedream.errors import InvalidArguments, ModelRefused, TaskNotFound, UpstreamError
+from mcp_seedream.files import LocalFiles
+from mcp_seedream.inputs import take_pictures
 from mcp_seedream.streaming import read_stream
 from mcp_seedream.waiting import Report, TaskWaiter
-from mcp_seedream.wire import ImageRequest, Task
+from mcp_seedream.wire import ImageRequest, Task, link_expiry
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What a call works with: the table, and what lives as long as the process; `remark` goes with each picture."""
+    """What a call works with: the table, and what lives as long as the process.
+
+    `local` is this machine's disk where it is the caller's own; `remark` goes with every picture.
+    """
 
     table: ModelTable
     client: SeedreamClient
     waiter: TaskWaiter
+    downloads: Downloads
+    local: LocalFiles | None = None
     remark: str | None = None
 
 
@@ -47,14 +55,15 @@ async def make_images(services: Services, call: ImageCall, token: str, report: R
         UpstreamError: The upstream refused it, or its answer was lost.
     """
     started = anyio.current_time()
+    choose(services.table, call.wish, call.model)  # before megabytes are read for a call that nobody serves
+    call, notes = await _with_pictures(services, call, token)
     task = await _sent(services, call, token, report)
     left = call.wait_seconds - (anyio.current_time() - started)
     if not task.ended and left > 0:
         await report(0, message=f"Task {task.id} is accepted")
         task = await _finished(services, task, token, left, report)
     elapsed = anyio.current_time() - started if task.elapsed is None else task.elapsed
-    remarks = (services.remark,) if services.remark and task.images else ()
-    return replace(task, elapsed=elapsed, notes=(*task.notes, *remarks))
+    return _remarked(services, replace(task, elapsed=elapsed, notes=(*notes, *task.notes)))
 
 
 async def get_tasks(services: Services, call: TaskCall, token: str, report: Report) -> dict[str, Task]:
@@ -76,7 +85,36 @@ async def get_tasks(services: Services, call: TaskCall, token: str, report: Repo
     running = {id_ for id_, task in found.items() if not task.ended}
     if running and call.wait_seconds > 0:
         found |= await services.waiter.wait(running, token, call.wait_seconds, report)
-    return {id_: task if task.ended else replace(task, elapsed=_age(task)) for id_, task in found.items()}
+    return {
+        id_: _remarked(services, task) if task.ended else replace(task, elapsed=_age(task))
+        for id_, task in found.items()
+    }
+
+
+async def _with_pictures(services: Services, call: ImageCall, token: str) -> tuple[ImageCall, tuple[str, ...]]:
+    """The call with its pictures as the upstream takes them, and notes on what was done to them."""
+    if not call.wish.images:
+        return call, ()
+    inputs = await take_pictures(
+        call.wish.images,
+        services.table.limits,
+        keep_alpha=works_on_kinds(services.table, call.wish),
+        local=services.local,
+        client=services.client,
+        token=token,
+    )
+    return replace(call, wish=replace(call.wish, images=inputs.images)), inputs.notes
+
+
+def _remarked(services: Services, task: Task) -> Task:
+    """A finished task with what is true of all pictures: until when its links live, and the server's remark."""
+    links = [image.url for image in task.images if image.url]
+    if not task.images:
+        return task
+    usual = (task.finished_at or time()) + services.table.limits.link_hours * 3600
+    until = min((link_expiry(link) or usual for link in links), default=None)
+    remarks = (services.remark,) if services.remark else ()
+    return replace(task, links_until=until, notes=(*task.notes, *remarks))
 
 
 def _age(task: Task) -> float | None:

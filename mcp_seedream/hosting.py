@@ -7,6 +7,7 @@ nothing else. Without one the answer is 401: the operator's token is never used 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from mcp.server.mcpserver import Context, MCPServer
@@ -30,6 +31,17 @@ _BEARER = re.compile(r"Bearer +([\x21-\x7e]{1,4096})", re.IGNORECASE)
 def bearer_token(call: Context[Any, Any]) -> str | None:
     """The token that came with this HTTP request."""
     return _bearer((call.headers or {}).get("authorization"))
+
+
+def wants_preview(default: bool) -> Callable[[Context[Any, Any]], bool]:
+    """Reads `?preview=on` or `off` from the endpoint's URL; the default holds where it says nothing."""
+
+    def preview(call: Context[Any, Any]) -> bool:
+        request = call.request_context.request
+        asked = request.query_params.get("preview") if isinstance(request, Request) else None
+        return {"on": True, "off": False}.get(asked or "", default)
+
+    return preview
 
 
 def build_app(server: MCPServer[Any], settings: Settings) -> Starlette:

@@ -7,9 +7,9 @@ everything, in few words: no nulls, no repetition, no orders.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent
@@ -23,6 +23,7 @@ _IMAGE = {
     "type": "object",
     "properties": {
         "url": _STRING,
+        "path": _STRING,
         "size": _STRING,
         "z_index": {"type": "integer"},
         "name": _STRING,
@@ -36,6 +37,7 @@ _TASK: dict[str, Any] = {
     "trace_id": _STRING,
     "model": _STRING,
     "images": {"type": "array", "items": _IMAGE},
+    "links_until": _STRING,
     "elapsed_seconds": {"type": "number"},
     "notes": {"type": "array", "items": _STRING},
     "error": {
@@ -54,13 +56,18 @@ TASK_RESULT: dict[str, Any] = {
 """Output schema of `get_task`: one task as from the image tools, or several of those under `tasks`."""
 
 
-def one(task: Task) -> CallToolResult:
-    """The result for one task: pictures, or its id and what to do next, or why there is none."""
-    return _result(_text(task), _structured(task), _data_blocks(task.images), is_error=task.state == "failed")
+def one(task: Task, shown: Sequence[bytes] = ()) -> CallToolResult:
+    """The result for one task: pictures, or its id and what to do next, or why there is none.
+
+    Args:
+        task: As it stands.
+        shown: Image files to put into the result: a preview, or data that was asked for.
+    """
+    return _result(_text(task), _structured(task), shown, is_error=task.state == "failed")
 
 
-def several(tasks: Sequence[Task], missing: Iterable[str] = ()) -> CallToolResult:
-    """The result for several tasks; `missing` are ids that the upstream does not know."""
+def several(tasks: Sequence[Task], missing: Iterable[str] = (), shown: Sequence[bytes] = ()) -> CallToolResult:
+    """The result for several tasks; `missing` are ids that the upstream does not know, `shown` as for `one`."""
     found = [_structured(task) for task in tasks]
     texts = [_text(task) for task in tasks]
     for id_ in missing:
@@ -69,13 +76,12 @@ def several(tasks: Sequence[Task], missing: Iterable[str] = ()) -> CallToolResul
         texts.append(f"Task {id_} is unknown to the upstream, for this token.")
     states = {task["status"] for task in found}
     status = next(state for state in ("pending", "succeeded", "failed") if state in states)
-    blocks = [block for task in tasks for block in _data_blocks(task.images)]
     text = "\n\n".join(texts)
     structured: dict[str, Any] = {"status": status, "tasks": found}
     if failed := sum(task["status"] == "failed" for task in found):
         structured["notes"] = [f"{failed} of {len(found)} tasks failed."]
         text = f"{structured['notes'][0]}\n\n{text}"
-    return _result(text, structured, blocks, is_error=status == "failed")
+    return _result(text, structured, shown, is_error=status == "failed")
 
 
 def failure(error: SeedreamError) -> CallToolResult:
@@ -85,11 +91,15 @@ def failure(error: SeedreamError) -> CallToolResult:
         known = {key: value for key in ("task_id", "trace_id") if (value := getattr(error, key))}
     details = {"code": error.code, "message": error.message, "retryable": error.retryable}
     text = f"{error.code}: {error.message}" + "".join(f" {key}: {value}" for key, value in known.items())
-    return _result(text, {"status": "failed", **known, "error": details}, [], is_error=True)
+    return _result(text, {"status": "failed", **known, "error": details}, is_error=True)
 
 
-def _result(text: str, structured: dict[str, Any], blocks: Sequence[ContentBlock], *, is_error: bool) -> CallToolResult:
-    content: list[ContentBlock] = [TextContent(type="text", text=text), *blocks]
+def _result(text: str, structured: dict[str, Any], shown: Sequence[bytes] = (), *, is_error: bool) -> CallToolResult:
+    content: list[ContentBlock] = [TextContent(type="text", text=text)]
+    for data in shown:
+        # The type its bytes have: a wrong one can poison a whole conversation.
+        mime_type = f"image/{kind(data) or 'jpeg'}"
+        content.append(ImageContent(type="image", data=base64.b64encode(data).decode(), mime_type=mime_type))
     return CallToolResult(content=content, structured_content=structured, is_error=is_error)
 
 
@@ -100,6 +110,7 @@ def _structured(task: Task) -> dict[str, Any]:
         "trace_id": task.trace_id,
         "model": task.model,
         "images": [_image(image) for image in task.images],
+        "links_until": _time(task.links_until),
         "elapsed_seconds": None if task.elapsed is None else round(task.elapsed, 1),
         "notes": _notes(task),
     }
@@ -109,7 +120,7 @@ def _structured(task: Task) -> dict[str, Any]:
 
 
 def _image(image: Image) -> dict[str, Any]:
-    fields = ("url", "size", "z_index", "name", "description", "bounding_box")
+    fields = ("url", "path", "size", "z_index", "name", "description", "bounding_box")
     return {field: value for field in fields if (value := getattr(image, field)) is not None}
 
 
@@ -128,11 +139,17 @@ def _text(task: Task) -> str:
     took = f" in {task.elapsed:.0f} s" if task.elapsed is not None else ""
     by = f" by {task.model}" if task.model else ""
     lines = [f"{count} image{'s' if count > 1 else ''}{by}{took}:", *map(_line, task.images)]
-    return "\n".join([*lines, *_notes(task), _identifiers(task)])
+    until = [f"Links live until {_time(task.links_until)}."] if task.links_until else []
+    return "\n".join([*lines, *until, *_notes(task), _identifiers(task)])
+
+
+def _time(seconds: float | None) -> str | None:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%MZ}" if seconds else None
 
 
 def _line(image: Image) -> str:
-    parts = [image.url or "(image data in this result)", image.size]
+    where = [image.url, f"saved as {image.path}" if image.path else None]
+    parts = [*(where if any(where) else ["(image data in this result)"]), image.size]
     if image.z_index is not None:
         parts.append(f"layer {image.z_index}")
     parts += [image.name, image.description]
@@ -153,20 +170,3 @@ def _reason(task: Task) -> str:
 def _notes(task: Task) -> list[str]:
     failures = [f"One image failed: {f.message.rstrip('.')} ({f.code})." for f in task.failures]
     return [*task.notes, *dict.fromkeys(failures)]
-
-
-def _data_blocks(images: Iterable[Image]) -> list[ContentBlock]:
-    """Pictures that came as base64, as image blocks: there is no link to give instead."""
-    return [
-        ImageContent(type="image", data=image.b64_json, mime_type=_mime_type(image.b64_json))
-        for image in images
-        if image.b64_json and not image.url
-    ]
-
-
-def _mime_type(data: str) -> str:
-    try:
-        found = kind(base64.b64decode(data[:32]))
-    except binascii.Error:
-        found = None
-    return f"image/{found or 'jpeg'}"

@@ -145,7 +145,7 @@ class Sandbox:
         if body.get("async") and (body.get("stream") or body.get("callback_url")):
             raise InvalidArguments("async can't be combined with stream or callback_url.")
         sent = {name: value for name, value in body.items() if name != "async" and value != ""}
-        call = image_call(self.table, "edit" if "image" in body else "generate", sent, wait_seconds=0)
+        call = image_call(self.table, "edit" if "image" in body else "generate", sent, wait_seconds=0, place="upstream")
         model = choose(self.table, call.wish, body["model"])
         understood = dict(ImageRequest.of(self.table, model, call.wish).body)
         understood.pop("async", None)

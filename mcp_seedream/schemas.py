@@ -20,18 +20,19 @@ MAX_TASK_IDS = 50
 _JSON_TYPES = {"boolean": "boolean", "integer": "integer", "number": "number", "string": "string", "url": "string"}
 
 
-def image_schema(table: ModelTable, operation: Operation, wait_seconds: float) -> Schema:
+def image_schema(table: ModelTable, operation: Operation, wait_seconds: float, *, local: bool = False) -> Schema:
     """What `generate_image` or `edit_image` takes.
 
     Args:
         table: The capability table.
         operation: "generate" or "edit".
         wait_seconds: The default of `wait_seconds`, for its description.
+        local: The server runs on the caller's machine: it reads and saves files.
     """
     models = table.models_for(operation)
     properties: Schema = {"prompt": {"type": "string", "description": _prompt_note(table, operation)}}
     if operation == "edit":
-        properties["image"] = _image(table, models)
+        properties["image"] = _image(models, local=local)
     properties["model"] = {
         "type": "string",
         "enum": [model.id for model in models],
@@ -41,31 +42,33 @@ def image_schema(table: ModelTable, operation: Operation, wait_seconds: float) -
     properties["size"] = _size(table, operation, models)
     for name, rules in table.parameters_for(operation).items():
         properties[name] = _parameter(table, operation, name, rules)
-    properties["wait_seconds"] = wait_schema(wait_seconds)
+    properties |= _ours(wait_seconds, local=local)
     return _object(properties, ["image"] if operation == "edit" else ["prompt"])
 
 
-def task_schema(wait_seconds: float) -> Schema:
-    """What `get_task` takes; `wait_seconds` is the default of that argument."""
+def task_schema(wait_seconds: float, *, local: bool = False) -> Schema:
+    """What `get_task` takes; `wait_seconds` is the default of that argument, `local` as for `image_schema`."""
     task_ids = {"type": "array", "items": {"type": "string"}, "maxItems": MAX_TASK_IDS}
     return _object(
         {
             "task_id": {"type": "string"},
             "task_ids": task_ids,
-            "wait_seconds": wait_schema(wait_seconds),
+            **_ours(wait_seconds, local=local),
         },
         [],
     )
 
 
-def wait_schema(wait_seconds: float) -> Schema:
-    """The `wait_seconds` argument, in seconds."""
-    return {
+def _ours(wait_seconds: float, *, local: bool) -> Schema:
+    """The arguments that are not the upstream's."""
+    wait = {
         "type": "number",
         "minimum": 0,
         "maximum": MAX_WAIT_SECONDS,
         "description": f"Default {number(wait_seconds)}, then pending",
     }
+    save = {"type": "string", "description": "Folder or file"}
+    return {"wait_seconds": wait, "save_to": save} if local else {"wait_seconds": wait}
 
 
 def _object(properties: Schema, required: list[str]) -> Schema:
@@ -82,15 +85,14 @@ def _prompt_note(table: ModelTable, operation: Operation) -> str:
     return "What to change" + (f". Optional with {', '.join(free)}" if free else "")
 
 
-def _image(table: ModelTable, models: list[Model]) -> Schema:
+def _image(models: list[Model], *, local: bool) -> Schema:
     counts = {model.label: model.max_images for model in models}
     return {
         "type": "array",
         "items": {"type": "string"},
         "minItems": 1,
         "maxItems": max(counts.values()),
-        "description": f"URLs, data URIs or base64, each up to {table.limits.image_bytes // 2**20} MB. "
-        f"{_fewer(counts)}",
+        "description": f"{'Paths, ' if local else ''}URLs, base64, data URIs or task:ID. {_fewer(counts)}",
     }
 
 

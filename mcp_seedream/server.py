@@ -10,9 +10,10 @@ from mcp.server.mcpserver import MCPServer
 from mcp_seedream import __version__
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.client import SeedreamClient
+from mcp_seedream.downloads import Downloads
 from mcp_seedream.generation import Services
 from mcp_seedream.guide import add_guide
-from mcp_seedream.tools import TokenOf, make_tools
+from mcp_seedream.tools import Habits, TokenOf, make_tools
 from mcp_seedream.waiting import open_waiter
 
 INSTRUCTIONS = (
@@ -27,7 +28,7 @@ def build_server(
     connect: Callable[[], SeedreamClient],
     *,
     token_of: TokenOf,
-    wait_seconds: float = 45,
+    habits: Habits | None = None,
     look_interval: float = 2,
     remark: str | None = None,
 ) -> MCPServer[Services]:
@@ -37,22 +38,27 @@ def build_server(
         table: What the models can do.
         connect: Makes the upstream's client: once for the server's life, which also closes it.
         token_of: Finds the API token of whoever makes a call.
-        wait_seconds: How long a call waits unless it says otherwise.
+        habits: How the tools behave where a call says nothing.
         look_interval: Seconds between two rounds of look-ups for one caller.
         remark: A note to go with every picture.
     """
+    habits = habits or Habits()
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[Services]) -> AsyncIterator[Services]:
-        async with connect() as client, open_waiter(client, interval=look_interval) as waiter:
-            yield Services(table, client, waiter, remark)
+        async with (
+            connect() as client,
+            open_waiter(client, interval=look_interval) as waiter,
+            Downloads(sandbox=client.base_url if client.is_local else None) as downloads,
+        ):
+            yield Services(table, client, waiter, downloads, habits.local, remark)
 
     server = MCPServer[Services](
         "seedream",
         title="Seedream",
         instructions=INSTRUCTIONS,
         version=__version__,
-        tools=make_tools(table, token_of, wait_seconds),
+        tools=make_tools(table, token_of, habits),
         lifespan=lifespan,
     )
     add_guide(server, table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -33,6 +33,19 @@ class Settings(BaseSettings):
     )
     wait_seconds: float = _env(
         "SEEDREAM_WAIT_SECONDS", default=45, ge=0, le=600, description="How long a call waits for its picture"
+    )
+    preview: Literal["on", "off"] | None = _env(
+        "SEEDREAM_PREVIEW",
+        default=None,
+        description="on or off: show a thumbnail in results (on over stdio, off over HTTP)",
+    )
+    output_dir: Path | None = _env(
+        "SEEDREAM_OUTPUT_DIR", default=None, description="Folder every picture is saved to, over stdio"
+    )
+    allowed_dirs: Annotated[list[Path], NoDecode] = _env(
+        "SEEDREAM_ALLOWED_DIRS",
+        default=[],
+        description="Folders pictures may be read from over stdio, comma-separated (anywhere, unless set)",
     )
     connect_timeout: float = _env(
         "SEEDREAM_CONNECT_TIMEOUT", default=10, gt=0, description="To connect to the upstream, in seconds"
@@ -66,7 +79,7 @@ class Settings(BaseSettings):
         description="debug, info, warning or error",
     )
 
-    @field_validator("allowed_hosts", "allowed_origins", mode="before")
+    @field_validator("allowed_hosts", "allowed_origins", "allowed_dirs", mode="before")
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value

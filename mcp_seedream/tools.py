@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
@@ -20,9 +22,12 @@ from mcp_types import CallToolResult, ToolAnnotations
 
 from mcp_seedream import arguments, results
 from mcp_seedream.capabilities import ModelTable, Operation
+from mcp_seedream.delivery import Delivered, Wanted, deliver
 from mcp_seedream.errors import MissingToken, SeedreamError
+from mcp_seedream.files import LocalFiles
 from mcp_seedream.generation import Services, get_tasks, make_images
 from mcp_seedream.schemas import image_schema, task_schema
+from mcp_seedream.wire import Task
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +42,9 @@ DESCRIPTIONS = {
     ),
     "get_task": "Result of an earlier call by its task id, waiting for it if it still runs. Free.",
 }
+_MOST_BLOCKS = 4  # pictures in one result
+_PAID = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True)
+_LOOK = ToolAnnotations(read_only_hint=True, open_world_hint=True)
 _TITLES = {"generate_image": "Generate an image", "edit_image": "Edit images", "get_task": "Get a task's result"}
 
 
@@ -45,21 +53,44 @@ TokenOf = Callable[[Call], str | None]
 """Finds the API token of whoever makes a call."""
 
 
-def make_tools(table: ModelTable, token_of: TokenOf, wait_seconds: float) -> list[Tool]:
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How a server's tools behave where a call says nothing.
+
+    `wait_seconds` is how long they wait; `preview` decides whether a call's result shows its pictures; `local`
+    is what they may do with this machine's disk, None where it is not the caller's.
+    """
+
+    wait_seconds: float = 45
+    preview: Callable[[Call], bool] = lambda _: False
+    local: LocalFiles | None = None
+
+
+def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits) -> list[Tool]:
     """The three tools.
 
     Args:
         table: The capability table their schemas and checks come from.
         token_of: Finds the caller's token.
-        wait_seconds: How long a call waits unless it says otherwise.
+        habits: See `Habits`.
     """
+    seconds, local = habits.wait_seconds, habits.local is not None
+    place: arguments.Place = "local" if local else "hosted"
+
+    async def delivered(task: Task, save_to: str | None, name: str, ctx: Call) -> Delivered:
+        services = ctx.request_context.lifespan_context
+        folder = Path(save_to) if save_to else habits.local.output if habits.local else None
+        wanted = Wanted(folder, f"{name} {task.id[:8]}", habits.preview(ctx))
+        return await deliver(task, wanted, services.downloads, habits.local)
 
     async def images(operation: Operation, raw: dict[str, Any], ctx: Call) -> CallToolResult:
         # In a thread: megabytes of base64 are decoded, while other callers wait for their answers.
-        check = partial(arguments.image_call, table, operation, raw, wait_seconds=wait_seconds)
+        check = partial(arguments.image_call, table, operation, raw, wait_seconds=seconds, place=place)
         call = await anyio.to_thread.run_sync(check) if operation == "edit" else check()
         services = ctx.request_context.lifespan_context
-        return results.one(await make_images(services, call, _token(token_of, ctx), ctx.report_progress))
+        task = await make_images(services, call, _token(token_of, ctx), ctx.report_progress)
+        done = await delivered(task, call.save_to, call.wish.prompt[:40], ctx)
+        return results.one(done.task, done.shown)
 
     async def generate_image(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
         return await _answered("generate_image", images("generate", arguments, ctx))
@@ -68,23 +99,23 @@ def make_tools(table: ModelTable, token_of: TokenOf, wait_seconds: float) -> lis
         return await _answered("edit_image", images("edit", arguments, ctx))
 
     async def tasks(raw: dict[str, Any], ctx: Call) -> CallToolResult:
-        call = arguments.task_call(raw, wait_seconds=wait_seconds)
+        call = arguments.task_call(raw, wait_seconds=seconds, place=place)
         services = ctx.request_context.lifespan_context
         found = await get_tasks(services, call, _token(token_of, ctx), ctx.report_progress)
+        there = [id_ for id_ in call.task_ids if id_ in found]
+        done = [await delivered(found[id_], call.save_to, "seedream", ctx) for id_ in there]
         if len(call.task_ids) == 1:
-            return results.one(found[call.task_ids[0]])
-        missing = [id_ for id_ in call.task_ids if id_ not in found]
-        return results.several([found[id_] for id_ in call.task_ids if id_ in found], missing)
+            return results.one(done[0].task, done[0].shown)
+        shown = [data for each in done for data in each.shown][:_MOST_BLOCKS]
+        return results.several([each.task for each in done], [id_ for id_ in call.task_ids if id_ not in found], shown)
 
     async def get_task(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
         return await _answered("get_task", tasks(arguments, ctx))
 
-    paid = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True)
-    look = ToolAnnotations(read_only_hint=True, open_world_hint=True)
     return [
-        _tool(generate_image, image_schema(table, "generate", wait_seconds), results.IMAGE_RESULT, paid),
-        _tool(edit_image, image_schema(table, "edit", wait_seconds), results.IMAGE_RESULT, paid),
-        _tool(get_task, task_schema(wait_seconds), results.TASK_RESULT, look),
+        _tool(generate_image, image_schema(table, "generate", seconds, local=local), results.IMAGE_RESULT, _PAID),
+        _tool(edit_image, image_schema(table, "edit", seconds, local=local), results.IMAGE_RESULT, _PAID),
+        _tool(get_task, task_schema(seconds, local=local), results.TASK_RESULT, _LOOK),
     ]
 
 

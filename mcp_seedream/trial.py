@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import anyio
 from mcp import Client, MCPError, StdioServerParameters
-from mcp_types import CallToolResult, ImageContent, TextContent
+from mcp_types import CallToolResult, TextContent
 
 from mcp_seedream.capabilities import read_table
-from mcp_seedream.client import SeedreamClient
-from mcp_seedream.errors import InvalidArguments, UpstreamError
-from mcp_seedream.files import data_uri, save
+from mcp_seedream.errors import InvalidArguments
 from mcp_seedream.settings import Settings
 
 
@@ -39,7 +35,7 @@ def try_out(options: argparse.Namespace, settings: Settings) -> int:
         tool, arguments = _call(options)
         read_table(settings.models_file)  # here its error is one line; in the server it would be a closed connection
         options.output.mkdir(parents=True, exist_ok=True)  # before a picture is paid for that could not be saved
-        return anyio.run(_make, command, tool, arguments, options.output)
+        return anyio.run(_make, command, tool, {**arguments, "save_to": f"{options.output.resolve()}{os.sep}"})
     except* (InvalidArguments, OSError, MCPError) as errors:
         for error in _leaves(errors):
             _say(f"mcp-seedream: {error}")
@@ -63,11 +59,10 @@ def _call(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
         arguments[name] = value
     if not options.edit:
         return "generate_image", arguments
-    arguments["image"] = [f if f.startswith(("http://", "https://")) else data_uri(Path(f)) for f in options.edit]
-    return "edit_image", arguments
+    return "edit_image", {**arguments, "image": options.edit}
 
 
-async def _make(command: list[str], tool: str, arguments: dict[str, Any], folder: Path) -> int:
+async def _make(command: list[str], tool: str, arguments: dict[str, Any]) -> int:
     # The environment goes on whole: proxies and settings are for the server.
     server = StdioServerParameters(command=sys.executable, args=command, env=dict(os.environ))
     async with Client(server) as client:
@@ -75,31 +70,15 @@ async def _make(command: list[str], tool: str, arguments: dict[str, Any], folder
         while not result.is_error and _answer(result).get("status") == "pending":
             _say(_text(result))
             result = await client.call_tool(
-                "get_task", {"task_id": _answer(result)["task_id"]}, progress_callback=_progress
+                "get_task",
+                {"task_id": _answer(result)["task_id"], "save_to": arguments["save_to"]},
+                progress_callback=_progress,
             )
-        # Saved while the server runs: a sandbox's links end with it.
-        _say(_text(result))
-        return 1 if result.is_error else await _save(result, arguments["prompt"], folder)
-
-
-async def _save(result: CallToolResult, prompt: str, folder: Path) -> int:
-    """Save one picture after the other, so that a dead link costs only its own; 0 if all are there."""
-    answer = _answer(result)
-    name = f"{prompt[:40]} {answer.get('task_id', '')[:8]}"
-    for block in result.content:
-        if isinstance(block, ImageContent):
-            _show(save(base64.b64decode(block.data), folder, name))
-    lost = 0
-    async with SeedreamClient("") as downloads:
-        for image in answer.get("images", []):
-            if "url" not in image:
-                continue
-            try:
-                _show(save(await downloads.download(image["url"]), folder, name))
-            except UpstreamError as error:
-                lost += 1
-                _say(f"{image['url']}: {error}")
-    return 1 if lost else 0
+    _say(_text(result))
+    paths = [image["path"] for image in _answer(result).get("images", []) if "path" in image]
+    for path in paths:
+        print(path)  # noqa: T201  (the paths are what this command is for)
+    return 0 if paths and len(paths) == len(_answer(result)["images"]) else 1
 
 
 async def _progress(progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG001
@@ -112,10 +91,6 @@ def _answer(result: CallToolResult) -> dict[str, Any]:
 
 def _text(result: CallToolResult) -> str:
     return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
-
-
-def _show(path: Path) -> None:
-    print(path)  # noqa: T201  (the paths are what this command is for)
 
 
 def _say(text: str) -> None:

@@ -8,9 +8,13 @@ an error. This module has the one definition of when a task has ended (`_state`)
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
+from urllib.parse import parse_qs, urlsplit
 
 from mcp_seedream.capabilities import Model, ModelTable, Value
 from mcp_seedream.choosing import Wish
@@ -69,7 +73,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One finished picture: a link, or base64 where that was asked for; the last four are a layer's."""
+    """One finished picture: a link, or base64 where that was asked for; where it was saved; a layer's own fields."""
 
     url: str | None
     b64_json: str | None = None
@@ -78,11 +82,18 @@ class Image:
     name: str | None = None
     description: str | None = None
     bounding_box: JSONObject | None = None
+    path: str | None = None
+
+    @property
+    def box(self) -> list[float] | None:
+        """A layer's box in pixels of the base: left, top, right, bottom."""
+        box = (self.bounding_box or {}).get("absolute")
+        return box if isinstance(box, list) and len(box) == 4 else None
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A generation as it stands. `elapsed` is seconds, `created_at` Unix seconds, `notes` what is worth knowing."""
+    """A generation as it stands: `elapsed` is in seconds, `*_at` and `links_until` are Unix times."""
 
     id: str
     state: State = "pending"
@@ -93,6 +104,8 @@ class Task:
     model: str | None = None
     elapsed: float | None = None
     created_at: float | None = None
+    finished_at: float | None = None
+    links_until: float | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -146,6 +159,7 @@ def read_task(reply: Any, task_id: str | None = None) -> Task:
         model=_first(_text(o.get("model")) for o in (*items, _object(reply.get("request")), answer)),
         elapsed=_elapsed(reply),
         created_at=_number(reply.get("created_at")),
+        finished_at=_number(reply.get("finished_at")),
     )
 
 
@@ -164,6 +178,18 @@ def _state(reply: JSONObject, answer: JSONObject, images: tuple[Image, ...], err
         return "pending"
     ended = word in _SUCCEEDED or error or isinstance(data, list) or _number(reply.get("finished_at"))
     return "failed" if ended else "pending"
+
+
+def link_expiry(url: str) -> float | None:
+    """When a signed link says that it dies, in Unix seconds: `X-…-Date` and `X-…-Expires`, or `Expires`."""
+    query = {name.rpartition("-")[2].lower(): values[-1] for name, values in parse_qs(urlsplit(url).query).items()}
+    expires, date = query.get("expires", ""), query.get("date", "")
+    if not re.fullmatch(r"[0-9]{1,12}", expires):
+        return None
+    if re.fullmatch(r"[0-9]{8}T[0-9]{6}Z", date):
+        with suppress(ValueError):
+            return datetime.strptime(date, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp() + int(expires)
+    return float(expires) if len(expires) == 10 else None
 
 
 def read_batch(reply: Any) -> dict[str, Task]:

@@ -18,6 +18,7 @@ from mcp_seedream.capabilities import ModelTable, read_table
 from mcp_seedream.client import SeedreamClient, Timeouts
 from mcp_seedream.sandbox import Sandbox, running
 from mcp_seedream.server import build_server
+from mcp_seedream.tools import Habits
 
 TOKEN = "a-token"
 INTERVAL = 0.05
@@ -55,14 +56,14 @@ class Session:
     """An in-memory MCP client of a server that works against `upstream`."""
 
     def __init__(
-        self, table: ModelTable, upstream: str, *, token: str | None = TOKEN, wait_seconds: float = 20
+        self, table: ModelTable, upstream: str, *, token: str | None = TOKEN, habits: Habits | None = None
     ) -> None:
         timeouts = Timeouts(connect=2, read=2, stream=2)
         self.server = build_server(
             table,
             lambda: SeedreamClient(upstream, timeouts=timeouts),
             token_of=lambda _: token,
-            wait_seconds=wait_seconds,
+            habits=habits or Habits(20),
             look_interval=INTERVAL,
         )
 

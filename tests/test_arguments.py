@@ -154,12 +154,12 @@ def test_input_images(image: Any, count: int) -> None:
         ([URL] * 16, "`image` has 16 entries"),
         ([URL, 5], "`image` must be a string"),
         ("https://", "`image` number 1 is not a complete URL"),
-        ("/home/me/photo.png", "`image` number 1 is not a picture the upstream can read: '/home/me/photo.png'"),
+        ("/home/me/photo.png", "`image` number 1, '/home/me/photo.png', is neither a link nor a picture as data"),
         ("data:image/png;base64,####", "is not a picture"),
-        (base64.b64encode(b"just some text").decode(), "is not a picture"),
-        (base64.b64encode(b"RIFF\0\0\0\0WAVEfmt sound").decode(), "is not a picture"),
-        (base64.b64encode(b"BMW makes cars and bikes").decode(), "is not a picture"),
-        (base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(10 * 2**20)).decode(), "`image` number 1 is larger than 10 MB"),
+        (base64.b64encode(b"just some text").decode(), "is neither a link nor a picture"),
+        (base64.b64encode(b"RIFF\0\0\0\0WAVEfmt sound").decode(), "is neither a link nor a picture"),
+        (base64.b64encode(b"BMW makes cars and bikes").decode(), "is neither a link nor a picture"),
+        (base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(40 * 2**20)).decode(), "`image` number 1 is larger than 40 MB"),
     ],
 )
 def test_input_images_that_are_refused(image: Any, says: str) -> None:

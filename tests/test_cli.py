@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import socket
 import subprocess
 import sys
@@ -13,7 +11,6 @@ import pytest
 from PIL import Image
 
 from mcp_seedream import __version__
-from mcp_seedream.files import data_uri
 
 
 def run(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -86,7 +83,7 @@ def test_try_waits_on_when_it_is_pending(tmp_path: Path) -> None:
     [
         (["x", "--set", "sed=1"], "Did you mean `seed`?"),
         (["x", "--set", "size"], "--set takes NAME=VALUE"),
-        (["x", "--edit", "missing.png"], "missing.png can't be read: No such file"),
+        (["x", "--edit", "missing.png"], "The file 'missing.png' can't be read: No such file"),
         (["x", "--edit", "text.png"], "text.png is not a jpeg, png"),
         (["x [sandbox:used_up]"], "used_up: Your balance is not sufficient"),
     ],
@@ -135,13 +132,3 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
     assert result.returncode != 0
     assert "address already in use" in result.stderr.lower()
     assert "Traceback" not in result.stderr
-
-
-def test_picture_data_survives_a_round_trip(tmp_path: Path) -> None:
-    """What `--edit` reads is what is sent."""
-    file = io.BytesIO()
-    Image.new("RGB", (4, 4)).save(file, "GIF")
-    (tmp_path / "a.png").write_bytes(file.getvalue())
-    uri = data_uri(tmp_path / "a.png")
-    assert uri.startswith("data:image/gif;base64,")
-    assert base64.b64decode(uri.partition(",")[2]) == file.getvalue()

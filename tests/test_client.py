@@ -206,19 +206,18 @@ async def test_html_with_an_error_status(client: SeedreamClient, server: Upstrea
     assert "html" not in caught.value.message
 
 
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [("7", 7), (format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True), 60), ("soon", None)],
-)
+@pytest.mark.parametrize(("header", "seconds"), [("7", 7), ("in a minute", 60), ("soon", None)])
 async def test_retry_after(client: SeedreamClient, server: Upstream, header: str, seconds: float | None) -> None:
     """In seconds or as a date; nonsense is passed over."""
+    if header == "in a minute":
+        header = format_datetime(datetime.now(UTC) + timedelta(minutes=1), usegmt=True)
     server.status, server.body, server.headers = 429, error_body("too_many_requests"), {"retry-after": header}
     with pytest.raises(errors.RateLimited) as caught:
         await client.submit(REQUEST, "k")
     if seconds is None:
         assert caught.value.retry_after is None
     else:
-        assert caught.value.retry_after == pytest.approx(seconds, abs=30)
+        assert caught.value.retry_after == pytest.approx(seconds, abs=5)
         assert "Wait " in caught.value.message
 
 

@@ -25,6 +25,7 @@ from mcp_seedream.hosting import bearer_token, build_app
 from mcp_seedream.sandbox import Sandbox, running
 from mcp_seedream.server import build_server
 from mcp_seedream.settings import Settings, read_settings
+from mcp_seedream.tools import Habits
 from tests.conftest import answer, look_ups, serving, submits
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +41,7 @@ def settings() -> Settings:
 @pytest.fixture
 def endpoint(table: ModelTable, upstream: str, settings: Settings) -> Iterator[str]:
     server = build_server(
-        table, lambda: SeedreamClient(upstream), token_of=bearer_token, wait_seconds=20, look_interval=0.1
+        table, lambda: SeedreamClient(upstream), token_of=bearer_token, habits=Habits(20), look_interval=0.1
     )
     with serving(build_app(server, settings)) as address:
         yield f"{address}/mcp"
@@ -157,7 +158,7 @@ async def test_three_hundred_waits_are_one_round_of_look_ups(table: ModelTable, 
     """In requests of at most fifty ids; all finish, and nothing is submitted twice."""
     sandbox = Sandbox(table, record=True, seconds=6)
     with running(sandbox) as upstream:
-        server = build_server(table, lambda: SeedreamClient(upstream), token_of=bearer_token, wait_seconds=60)
+        server = build_server(table, lambda: SeedreamClient(upstream), token_of=bearer_token, habits=Habits(60))
         with serving(build_app(server, settings)) as address:
             limits = httpx2.Limits(max_connections=400)
             done = 0

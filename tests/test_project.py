@@ -21,7 +21,8 @@ PACKAGE = ROOT / "mcp_seedream"
 # Each module may import those that stand above it, and nothing below: the line runs one way.
 ORDER = [
     "__init__", "errors", "settings", "files", "capabilities", "choosing", "schemas", "arguments", "wire",
-    "refusals", "client", "waiting", "streaming", "generation", "results", "guide", "tools", "server", "hosting",
+    "refusals", "client", "waiting", "streaming", "pictures", "downloads", "inputs",
+    "generation", "delivery", "results", "guide", "tools", "server", "hosting",
     "drawing", "studio", "mishaps", "sandbox", "trial", "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
@@ -59,8 +60,8 @@ def test_imports_go_one_way(module: str) -> None:
     [
         ("mcp", {"results", "tools", "guide", "server", "hosting", "trial", "cli"}),
         ("mcp_types", {"results", "tools", "trial"}),
-        ("httpx", {"client"}),
-        ("PIL", {"drawing", "studio"}),
+        ("httpx", {"client", "downloads"}),
+        ("PIL", {"pictures", "drawing", "studio"}),
         ("pydantic_settings", {"settings"}),
     ],
 )

@@ -55,7 +55,7 @@ async def test_a_picture_from_text(session: Session, sandbox: Sandbox) -> None:
     assert not result.is_error
     assert (found["status"], found["model"], len(found["images"])) == ("succeeded", V5, 1)
     assert found["images"][0]["size"] == "1024x1024"
-    assert set(found) == {"status", "task_id", "trace_id", "model", "images", "elapsed_seconds"}
+    assert set(found) == {"status", "task_id", "trace_id", "model", "images", "links_until", "elapsed_seconds"}
     assert_complete_twice(result)
     assert len(text(result)) <= 330
     assert submits(sandbox) == [{"model": V5, "prompt": "a red fox", "size": "1K", "async": True}]

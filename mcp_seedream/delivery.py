@@ -1,0 +1,148 @@
+"""Finished pictures → what stays with the caller: files on their disk, and a preview in the chat.
+
+Nothing here fails a call that has its pictures: what can't be fetched, saved or shown is a note beside the link.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from mcp_seedream.downloads import Downloads
+from mcp_seedream.errors import ResultTooLarge, SeedreamError, UpstreamError
+from mcp_seedream.files import LocalFiles, save_as
+from mcp_seedream.wire import Image, Task
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 4
+_INLINE = 74_000  # bytes of a picture that may go into a result whole: below 100 kB as base64
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be done with the pictures: where to save them (None: nowhere), what to call them, a preview."""
+
+    folder: Path | None = None
+    name: str = ""
+    preview: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A task whose images know where they were saved, and pictures to show (bytes of image files)."""
+
+    task: Task
+    shown: tuple[bytes, ...] = ()
+
+
+async def deliver(task: Task, wanted: Wanted, downloads: Downloads, local: LocalFiles | None) -> Delivered:
+    """Fetch, save and preview the pictures of a finished task.
+
+    Args:
+        task: Any task; one without pictures comes back as it is.
+        wanted: See `Wanted`.
+        downloads: The guarded way to the pictures.
+        local: This machine's disk is the caller's; None: it is not, so nothing is saved.
+
+    Raises:
+        ResultTooLarge: Image data was asked for that fits neither a disk nor a result.
+    """
+    data = [image for image in task.images if image.b64_json]
+    folder = wanted.folder if local else None
+    if local and data and folder is None:
+        folder = local.output or Path.home() / "Pictures" / "seedream"
+    if not task.images or not (folder or wanted.preview or data):
+        return Delivered(task)
+    with tempfile.TemporaryDirectory(prefix="seedream-", ignore_cleanup_errors=True) as temporary:
+        files, notes = await _fetched(task.images, Path(temporary), downloads)
+        shown = await anyio.to_thread.run_sync(_preview, task.images, files) if wanted.preview else ()
+        images = list(task.images)
+        if folder:
+            images, more = await anyio.to_thread.run_sync(_saved, images, files, folder, wanted.name)
+            notes += more
+        elif data:
+            shown = _inline(task, files)
+    images = [replace(image, b64_json=None) for image in images]
+    return Delivered(replace(task, images=tuple(images), notes=(*task.notes, *notes)), shown)
+
+
+async def _fetched(
+    images: tuple[Image, ...], folder: Path, downloads: Downloads
+) -> tuple[list[Path | None], list[str]]:
+    """The pictures as files; None where one could not be had."""
+    files: list[Path | None] = [None] * len(images)
+    notes: dict[str, None] = {}
+    limit = anyio.CapacityLimiter(_AT_ONCE)
+
+    async def fetch(index: int, image: Image) -> None:
+        path = folder / str(index)
+        async with limit:
+            try:
+                if image.b64_json:
+                    await anyio.Path(path).write_bytes(base64.b64decode(image.b64_json))
+                elif image.url:
+                    await downloads.fetch(image.url, path)
+                files[index] = path
+            except UpstreamError as error:
+                notes[f"Not fetched: {error.message}"] = None
+            except (OSError, binascii.Error) as error:
+                notes[f"Not fetched: {error}"] = None
+
+    async with anyio.create_task_group() as group:
+        for index, image in enumerate(images):
+            group.start_soon(fetch, index, image)
+    return files, list(notes)
+
+
+def _saved(images: list[Image], files: list[Path | None], folder: Path, name: str) -> tuple[list[Image], list[str]]:
+    notes: dict[str, None] = {}
+    for index, (image, file) in enumerate(zip(images, files, strict=True)):
+        if file is None:
+            continue
+        try:
+            path = save_as(file, folder, name, number=index + 1, of=len(images))
+            images[index] = replace(image, path=str(path))
+        except OSError as error:
+            notes[f"Not saved to {folder}: {error.strerror or error}. The link still works."] = None
+    return images, list(notes)
+
+
+def _preview(images: tuple[Image, ...], files: list[Path | None]) -> tuple[bytes, ...]:
+    """One picture: a thumbnail; layers: put together; a set: a contact sheet. Nothing, where that can't be made."""
+    from mcp_seedream import pictures  # noqa: PLC0415  (Pillow: not before the first picture)
+
+    there = [(image, file) for image, file in zip(images, files, strict=True) if file]
+    layers = sorted((pair for pair in there if pair[0].z_index), key=lambda pair: pair[0].z_index or 0)
+    base = next((file for image, file in there if image.z_index == 0), None)
+    try:
+        if base and layers:
+            boxes = [(file, image.box) for image, file in layers if image.box]
+            return (pictures.composed(base, boxes),)
+        if len(there) > 1:
+            return (pictures.contact_sheet([file for _, file in there]),)
+        return (pictures.thumbnail(there[0][1]),) if there else ()
+    except (SeedreamError, OSError, ValueError) as error:
+        logger.info("no preview: %s", error)
+        return ()
+
+
+def _inline(task: Task, files: list[Path | None]) -> tuple[bytes, ...]:
+    """Image data that there is no disk for: in the result, where it is small enough for one."""
+    there = [file for file in files if file]
+    size = sum(file.stat().st_size for file in there)
+    if size > _INLINE:
+        raise ResultTooLarge(
+            f"The picture was made, but its data ({size:,} bytes) is more than a result can carry. Ask for links: "
+            "response_format url.",
+            task_id=task.id,
+            trace_id=task.trace_id,
+        )
+    return tuple(file.read_bytes() for file in there)

@@ -1,0 +1,163 @@
+"""Fetches generated pictures: the one guarded way out for links that somebody else wrote.
+
+A link comes from the upstream's answer, and an answer may be wrong or forged. So: https only (http only to
+the sandbox on this machine); every host is resolved, at each hop, and refused unless all of its addresses are
+public; the connection goes to the address that was checked; at most three redirects; a limit of bytes and of
+time; streamed to disk.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urljoin
+from urllib.request import getproxies, proxy_bypass
+
+import anyio
+import httpx
+
+from mcp_seedream import __version__
+from mcp_seedream.errors import UpstreamUnavailable
+
+MAX_BYTES = 64 * 2**20
+"""Of one picture: a 4K PNG is well below."""
+_REDIRECTS = 3
+_PRIVATE = "The picture's link leads to a private address, so it was not followed."
+
+
+class Downloads:
+    """Fetches pictures. Use as an async context manager, once for the process.
+
+    Args:
+        sandbox: Address of a sandbox on this machine, the only place that http and a loopback address are
+            taken from.
+        seconds: For one picture, redirects included.
+        most_bytes: Of one picture.
+    """
+
+    def __init__(self, *, sandbox: str | None = None, seconds: float = 30, most_bytes: int = MAX_BYTES) -> None:
+        self._sandbox = httpx.URL(sandbox) if sandbox else None
+        self._seconds = seconds
+        self._most_bytes = most_bytes
+        self._http: httpx.AsyncClient | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    async def fetch(self, url: str, path: Path) -> None:
+        """Fetch a picture into a file.
+
+        Raises:
+            UpstreamUnavailable: It is refused, dead, too large or too slow; nothing of use is in the file.
+            OSError: The file can't be written.
+        """
+        try:
+            with anyio.fail_after(self._seconds):
+                for _ in range(_REDIRECTS + 1):
+                    moved = await self._hop(url, path)
+                    if moved is None:
+                        return
+                    url = moved
+        except TimeoutError as error:
+            raise UpstreamUnavailable(f"The picture took longer than {self._seconds:.0f} s to fetch.") from error
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+            raise UpstreamUnavailable(f"The picture could not be fetched ({type(error).__name__}).") from error
+        raise UpstreamUnavailable(f"The picture's link was redirected more than {_REDIRECTS} times.")
+
+    async def _hop(self, url: str, path: Path) -> str | None:
+        """One request: the address of the next one, or None where the picture is in the file."""
+        target = httpx.URL(url)
+        request = await self._checked(target)
+        response = await self._client().send(request, stream=True)
+        try:
+            if response.is_redirect:
+                return urljoin(url, response.headers["location"])
+            if response.status_code != httpx.codes.OK:
+                raise UpstreamUnavailable(f"The picture's link answered HTTP {response.status_code}.")
+            received = 0
+            async with await anyio.open_file(path, "wb") as file:
+                async for chunk in response.aiter_bytes():
+                    received += len(chunk)
+                    if received > self._most_bytes:
+                        raise UpstreamUnavailable(f"The picture is larger than {self._most_bytes // 2**20} MiB.")
+                    await file.write(chunk)
+            return None
+        finally:
+            await response.aclose()
+
+    async def _checked(self, url: httpx.URL) -> httpx.Request:
+        """The request for a link that may be followed, addressed to the IP address that was checked."""
+        headers = {"Accept": "image/*", "Accept-Encoding": "identity", "Host": url.netloc.decode("ascii")}
+        if self._sandbox and (url.scheme, url.host, url.port) == (
+            self._sandbox.scheme,
+            self._sandbox.host,
+            self._sandbox.port,
+        ):
+            return self._client().build_request("GET", url, headers=headers)
+        if url.scheme != "https" or not url.host:
+            raise UpstreamUnavailable("The picture's link is not https, so it was not followed.")
+        if _proxied(url.host):
+            # The proxy resolves the name, and decides what it reaches; only what is plainly inside is refused here.
+            if _is_inside(url.host):
+                raise UpstreamUnavailable(_PRIVATE)
+            return self._client().build_request("GET", url, headers=headers)
+        address = await _public_address(url.host, url.port or 443)
+        pinned = url.copy_with(host=address)
+        return self._client().build_request("GET", pinned, headers=headers, extensions={"sni_hostname": url.host})
+
+    def _client(self) -> httpx.AsyncClient:
+        if self._http is None:
+            sandbox = {f"all://{self._sandbox.host}": None} if self._sandbox else {}
+            self._http = httpx.AsyncClient(
+                headers={"User-Agent": f"mcp-seedream/{__version__}"},
+                timeout=self._seconds,
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+                mounts=sandbox,
+            )
+        return self._http
+
+
+def _proxied(host: str) -> bool:
+    return "https" in getproxies() and not proxy_bypass(host)
+
+
+def _is_inside(host: str) -> bool:
+    """A name or address that can only be on a private network."""
+    try:
+        return not _is_public(host.strip("[]"))
+    except ValueError:
+        return "." not in host or host.endswith((".local", ".internal", ".localhost", ".lan"))
+
+
+async def _public_address(host: str, port: int) -> str:
+    """The first of a host's addresses, when all of them are public.
+
+    Raises:
+        UpstreamUnavailable: It has none, or one that is private, link-local, loopback or reserved.
+    """
+    try:
+        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise UpstreamUnavailable("The host of the picture's link is unknown.") from error
+    addresses = [str(entry[4][0]).partition("%")[0] for entry in found]
+    if not addresses or not all(_is_public(address) for address in addresses):
+        raise UpstreamUnavailable(_PRIVATE)
+    return addresses[0]
+
+
+def _is_public(address: str) -> bool:
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv6Address) and (ip.ipv4_mapped or ip.sixtofour):
+        return _is_public(str(ip.ipv4_mapped or ip.sixtofour))
+    return ip.is_global and not ip.is_multicast

@@ -1,0 +1,130 @@
+"""Given pictures → pictures the upstream takes: files are read, tasks looked up, what is too large made smaller."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import anyio.to_process
+import anyio.to_thread
+
+from mcp_seedream.capabilities import Limits
+from mcp_seedream.client import SeedreamClient
+from mcp_seedream.errors import InvalidArguments, TaskNotFound
+from mcp_seedream.files import LocalFiles, data_uri, local_path, open_picture, picture_data, reference_kind
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Pictures in the upstream's form, and what was done to them."""
+
+    images: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+async def take_pictures(
+    references: Sequence[str],
+    limits: Limits,
+    *,
+    keep_alpha: bool,
+    local: LocalFiles | None,
+    client: SeedreamClient,
+    token: str,
+) -> Inputs:
+    """Bring every given picture into a form the upstream takes.
+
+    Args:
+        references: Links, data URIs or base64 that have been checked; `task:ID` or `task:ID/N`; paths.
+        limits: The upstream's.
+        keep_alpha: The request needs transparency.
+        local: What may be read on this machine; None: nothing.
+        client: For tasks.
+        token: The caller's.
+
+    Raises:
+        InvalidArguments: One can't be read, or can't be made to fit.
+        UpstreamError: A task could not be looked up.
+    """
+    images: list[str] = []
+    notes: list[str] = []
+    for position, reference in enumerate(references, 1):
+        where = f"`image` number {position}"
+        note = None
+        try:
+            match reference_kind(reference):
+                case "url":
+                    image = reference
+                case "task":
+                    image = await _of_task(reference, client, token)
+                case "data":
+                    image, note = await _of_data(reference, limits, keep_alpha=keep_alpha)
+                case "path":
+                    image, note = await _of_path(reference, limits, local, keep_alpha=keep_alpha)
+        except InvalidArguments as error:
+            raise InvalidArguments(f"{where}: {error.message}") from error
+        images.append(image)
+        if note:
+            notes.append(f"{where} {note}")
+    return Inputs(tuple(images), tuple(notes))
+
+
+async def _of_task(reference: str, client: SeedreamClient, token: str) -> str:
+    id_, _, number = reference.removeprefix("task:").partition("/")
+    task = (await client.look_up([id_], token)).get(id_)
+    if task is None:
+        raise TaskNotFound(f"The upstream knows no task {id_} for this token.", task_id=id_)
+    wanted = int(number) if re.fullmatch(r"[0-9]{1,3}", number) else 0 if number else 1
+    if not 1 <= wanted <= len(task.images):
+        has = f"has {len(task.images)} pictures" if task.images else f"is {task.state} and has no picture"
+        raise InvalidArguments(f"task {id_} {has}; its first would be task:{id_}/1.")
+    image = task.images[wanted - 1]
+    return image.url or data_uri(base64.b64decode(image.b64_json or ""))
+
+
+async def _of_data(reference: str, limits: Limits, *, keep_alpha: bool) -> tuple[str, str | None]:
+    data = picture_data(reference)
+    if await anyio.to_thread.run_sync(_fits, io.BytesIO(data), len(data), limits):
+        return reference, None
+    return await _made_smaller(data, limits, keep_alpha=keep_alpha)
+
+
+async def _of_path(
+    reference: str, limits: Limits, local: LocalFiles | None, *, keep_alpha: bool
+) -> tuple[str, str | None]:
+    if local is None:
+        raise InvalidArguments("is a path, and this server reads no files: give a link, a data URI or base64.")
+    path = await anyio.to_thread.run_sync(local_path, reference, local)
+    uri = await anyio.to_thread.run_sync(_read, path, limits)
+    return (uri, None) if uri else await _made_smaller(path, limits, keep_alpha=keep_alpha)
+
+
+def _read(path: Path, limits: Limits) -> str | None:
+    """The file as a data URI; None where it must be made smaller first."""
+    file, size = open_picture(path)
+    with file:
+        if not _fits(file, size, limits):
+            return None
+        file.seek(0)
+        return data_uri(file.read(limits.image_bytes + 1))
+
+
+def _fits(file: BinaryIO, size: int, limits: Limits) -> bool:
+    from mcp_seedream import pictures  # noqa: PLC0415  (Pillow: not before the first picture)
+
+    return pictures.fits(file, size, pictures.Bounds(limits.image_bytes, *limits.image_sides))
+
+
+async def _made_smaller(source: Path | bytes, limits: Limits, *, keep_alpha: bool) -> tuple[str, str | None]:
+    from mcp_seedream import pictures  # noqa: PLC0415  (Pillow: not before the first picture)
+
+    # In a process of its own: what a large picture takes while it is decoded is given back, whatever happens.
+    bounds = pictures.Bounds(limits.image_bytes, *limits.image_sides)
+    work = partial(pictures.fitted, source, bounds, keep_alpha=keep_alpha)
+    smaller = await anyio.to_process.run_sync(work, cancellable=True)
+    return data_uri(smaller.data), smaller.note

@@ -1,0 +1,209 @@
+"""Pictures as pixels (Pillow): input pictures that fit the upstream, thumbnails that fit a chat.
+
+Functions are plain and take paths or open files, so that they can run in a thread, or in a process of their
+own where a picture is large. Whatever they are given is decoded at most once, and never beyond `_MOST_BYTES`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mcp_seedream.errors import InvalidArguments
+
+Source = Path | BinaryIO
+
+PREVIEW_SIDE = 768
+"""Longest side of a thumbnail, in pixels."""
+PREVIEW_BYTES = 74_000
+"""Bytes of a thumbnail's file: as base64 in an image block it stays below 100 kB."""
+
+_MOST_BYTES = 250 * 2**20  # of a decoded picture: 60 megapixels with transparency
+_UNREADABLE = (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the upstream takes of one input picture: bytes of the file, and pixels of a side (least, most)."""
+
+    most_bytes: int
+    least_side: int
+    most_side: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A picture made to fit, and in words what was done."""
+
+    data: bytes
+    note: str
+
+
+def fits(source: Source, size: int, bounds: Bounds) -> bool:
+    """Whether the upstream takes the picture as it is; only its head is read.
+
+    Args:
+        source: The picture's file.
+        size: The file's size in bytes.
+        bounds: What the upstream takes.
+
+    Raises:
+        InvalidArguments: It is not a picture that can be decoded, or is too small.
+    """
+    with _header(source) as image:
+        width, height = image.size
+        if min(width, height) < bounds.least_side:
+            raise InvalidArguments(
+                f"has {width}x{height} pixels; the upstream takes sides of {bounds.least_side} or more."
+            )
+        return size <= bounds.most_bytes and max(width, height) <= bounds.most_side and image.mode != "CMYK"
+
+
+def fitted(source: Path | bytes, bounds: Bounds, *, keep_alpha: bool) -> Fitted:
+    """A version of the picture that the upstream takes. Can take 300 MB: for a process of its own.
+
+    Args:
+        source: The picture's file, or its bytes.
+        bounds: What the upstream takes.
+        keep_alpha: Keep transparency, where there is any.
+
+    Raises:
+        InvalidArguments: It can't be decoded, or would take too much memory.
+    """
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    with _header(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        width, height = image.size
+        try:
+            data = _within(_loaded(image, bounds.most_side, keep_alpha=keep_alpha), bounds.most_bytes)
+        except _UNREADABLE as error:
+            raise InvalidArguments(f"can't be decoded ({str(error)[:100]}).") from error
+    with Image.open(io.BytesIO(data)) as small:
+        sent = f"{small.width}x{small.height} {small.format}, {_megabytes(len(data))}"
+    return Fitted(data, f"was made to fit: {sent} instead of {width}x{height}, {_megabytes(size)}.")
+
+
+def thumbnail(source: Source) -> bytes:
+    """A preview: longest side 768 pixels, at most 74 kB, WebP where it is transparent and JPEG elsewhere.
+
+    Raises:
+        InvalidArguments: One is not a picture, or too large.
+    """
+    return _preview(_opened(source, PREVIEW_SIDE))
+
+
+def contact_sheet(sources: Sequence[Source]) -> bytes:
+    """Several pictures in a grid, as one preview.
+
+    Raises:
+        InvalidArguments: One is not a picture, or too large.
+    """
+    columns = math.ceil(math.sqrt(len(sources)))
+    rows = math.ceil(len(sources) / columns)
+    cell = PREVIEW_SIDE // columns
+    sheet = Image.new("RGB", (cell * columns, cell * rows), "white")
+    for index, source in enumerate(sources):
+        picture = ImageOps.pad(_flat(_opened(source, cell)), (cell - 4, cell - 4), color="white")
+        sheet.paste(picture, (index % columns * cell + 2, index // columns * cell + 2))
+    return _preview(sheet)
+
+
+def composed(base: Source, layers: Sequence[tuple[Source, Sequence[float]]]) -> bytes:
+    """Layers put back onto their base, as one preview; a layer's box is left, top, right, bottom in its pixels.
+
+    Raises:
+        InvalidArguments: One is not a picture, or too large.
+    """
+    with _header(base) as whole:
+        scale = min(1, PREVIEW_SIDE / max(whole.size))
+    canvas = _opened(base, PREVIEW_SIDE).convert("RGBA")
+    for source, box in layers:
+        left, top, right, bottom = (round(value * scale) for value in box)
+        size = max(1, right - left), max(1, bottom - top)
+        layer = _opened(source, PREVIEW_SIDE).convert("RGBA").resize((min(size[0], 4096), min(size[1], 4096)))
+        canvas.alpha_composite(layer.crop((max(0, -left), max(0, -top), *layer.size)), (max(0, left), max(0, top)))
+    return _preview(canvas)
+
+
+def _header(source: Source) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is in bytes
+            return Image.open(source)
+    except _UNREADABLE as error:
+        raise InvalidArguments(f"can't be decoded ({str(error)[:100]}).") from error
+
+
+def _opened(source: Source, side: int) -> Image.Image:
+    """The picture at no more than `side` pixels, decoded as small as its format allows."""
+    with _header(source) as image:
+        try:
+            return _loaded(image, side, keep_alpha=True)
+        except _UNREADABLE as error:
+            raise InvalidArguments(f"can't be decoded ({str(error)[:100]}).") from error
+
+
+def _loaded(image: Image.Image, side: int, *, keep_alpha: bool) -> Image.Image:
+    """Decode, upright and in RGB(A), with sides of at most `side`: first halved cheaply, then exactly."""
+    if image.format == "JPEG":
+        image.draft("RGB", (side, side))
+    width, height = image.size
+    if width * height * max(len(image.getbands()), 3) > _MOST_BYTES:
+        raise InvalidArguments(f"has {width}x{height} pixels, more than can be handled: give a smaller one.")
+    image.load()
+    factor = max(image.size) // side
+    picture = image.reduce(factor) if factor > 1 and image.mode not in ("P", "1") else image.copy()
+    image.close()
+    picture = ImageOps.exif_transpose(picture)
+    transparent = keep_alpha and picture.has_transparency_data
+    picture = picture.convert("RGBA") if transparent else _flat(picture)
+    picture.thumbnail((side, side))
+    return picture
+
+
+def _flat(picture: Image.Image) -> Image.Image:
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    ground = Image.new("RGB", picture.size, "white")
+    ground.paste(picture, mask=picture.getchannel("A"))
+    return ground
+
+
+def _within(picture: Image.Image, most_bytes: int) -> bytes:
+    """The picture's file in at most so many bytes: PNG with transparency, else JPEG; smaller until it fits."""
+    while True:
+        for quality in (90, 80):
+            file = io.BytesIO()
+            if picture.mode == "RGBA":
+                picture.save(file, "PNG")
+            else:
+                picture.save(file, "JPEG", quality=quality)
+            if file.tell() <= most_bytes:
+                return file.getvalue()
+            if picture.mode == "RGBA":
+                break
+        scale = max(0.5, 0.95 * math.sqrt(most_bytes / file.tell()))
+        picture = picture.resize((max(1, int(picture.width * scale)), max(1, int(picture.height * scale))))
+
+
+def _preview(picture: Image.Image) -> bytes:
+    transparent = picture.mode == "RGBA" and picture.getchannel("A").getextrema() != (255, 255)
+    picture = picture if transparent else _flat(picture)
+    while True:
+        for quality in (82, 65, 45):
+            file = io.BytesIO()
+            picture.save(file, "WEBP" if transparent else "JPEG", quality=quality)
+            if file.tell() <= PREVIEW_BYTES:
+                return file.getvalue()
+        picture = picture.resize((max(1, picture.width * 3 // 4), max(1, picture.height * 3 // 4)))
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
