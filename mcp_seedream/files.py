@@ -160,16 +160,17 @@ def open_picture(path: Path) -> tuple[BinaryIO, int]:
     except OSError as error:
         raise InvalidArguments(f"The file {path} can't be read: {error.strerror}.") from error
     with ExitStack() as stack:
-        file = stack.enter_context(os.fdopen(descriptor, "rb"))
+        stack.callback(os.close, descriptor)
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise InvalidArguments(f"{path} is not a regular file.")
         if status.st_size > _MOST_INPUT:
             raise InvalidArguments(f"{path} is larger than {_MOST_INPUT // 2**20} MiB.")
-        if kind(file.read(16)) is None:
+        if kind(os.read(descriptor, 16)) is None:
             raise InvalidArguments(f"{path} is not a jpeg, png, webp, bmp, tiff or gif.")
-        file.seek(0)
         stack.pop_all()
+    file = os.fdopen(descriptor, "rb")
+    file.seek(0)
     return file, status.st_size
 
 

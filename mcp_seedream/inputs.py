@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-import anyio.to_process
+import anyio
 import anyio.to_thread
 
 from mcp_seedream.capabilities import Limits
 from mcp_seedream.client import SeedreamClient
 from mcp_seedream.errors import InvalidArguments, TaskNotFound
 from mcp_seedream.files import LocalFiles, data_uri, local_path, open_picture, picture_data, reference_kind
+
+_LONGEST = 60  # seconds to make one picture smaller
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +124,15 @@ def _fits(file: BinaryIO, size: int, limits: Limits) -> bool:
 
 
 async def _made_smaller(source: Path | bytes, limits: Limits, *, keep_alpha: bool) -> tuple[str, str | None]:
-    from mcp_seedream import pictures  # noqa: PLC0415  (Pillow: not before the first picture)
-
     # In a process of its own: what a large picture takes while it is decoded is given back, whatever happens.
-    bounds = pictures.Bounds(limits.image_bytes, *limits.image_sides)
-    work = partial(pictures.fitted, source, bounds, keep_alpha=keep_alpha)
-    smaller = await anyio.to_process.run_sync(work, cancellable=True)
-    return data_uri(smaller.data), smaller.note
+    path, data = ("-", source) if isinstance(source, bytes) else (str(source), None)
+    bounds = [str(number) for number in (limits.image_bytes, *limits.image_sides)]
+    command = [sys.executable, "-m", "mcp_seedream.pictures", path, *bounds, "alpha" if keep_alpha else "flat"]
+    with anyio.move_on_after(_LONGEST):
+        done = await anyio.run_process(command, input=data, check=False)
+        head, _, picture = done.stdout.partition(b"\n")
+        answer = json.loads(head or b'{"error": "is too large to be decoded here."}')
+        if "error" in answer:
+            raise InvalidArguments(answer["error"])
+        return data_uri(picture), answer["note"]
+    raise InvalidArguments("took too long to be made smaller: give a smaller one.")

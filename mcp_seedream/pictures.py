@@ -7,7 +7,9 @@ own where a picture is large. Whatever they are given is decoded at most once, a
 from __future__ import annotations
 
 import io
+import json
 import math
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ PREVIEW_SIDE = 768
 PREVIEW_BYTES = 74_000
 """Bytes of a thumbnail's file: as base64 in an image block it stays below 100 kB."""
 
-_MOST_BYTES = 250 * 2**20  # of a decoded picture: 60 megapixels with transparency
+_MOST_BYTES = 270_000_000  # of a picture while it is decoded and reduced: enough for 60 megapixels
 _UNREADABLE = (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
@@ -67,7 +69,7 @@ def fits(source: Source, size: int, bounds: Bounds) -> bool:
 
 
 def fitted(source: Path | bytes, bounds: Bounds, *, keep_alpha: bool) -> Fitted:
-    """A version of the picture that the upstream takes. Can take 300 MB: for a process of its own.
+    """A version of the picture that the upstream takes. Can take 300 MB: see `main`.
 
     Args:
         source: The picture's file, or its bytes.
@@ -83,7 +85,7 @@ def fitted(source: Path | bytes, bounds: Bounds, *, keep_alpha: bool) -> Fitted:
         try:
             data = _within(_loaded(image, bounds.most_side, keep_alpha=keep_alpha), bounds.most_bytes)
         except _UNREADABLE as error:
-            raise InvalidArguments(f"can't be decoded ({str(error)[:100]}).") from error
+            raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
     with Image.open(io.BytesIO(data)) as small:
         sent = f"{small.width}x{small.height} {small.format}, {_megabytes(len(data))}"
     return Fitted(data, f"was made to fit: {sent} instead of {width}x{height}, {_megabytes(size)}.")
@@ -137,7 +139,7 @@ def _header(source: Source) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is in bytes
             return Image.open(source)
     except _UNREADABLE as error:
-        raise InvalidArguments(f"can't be decoded ({str(error)[:100]}).") from error
+        raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
 
 
 def _opened(source: Source, side: int) -> Image.Image:
@@ -146,30 +148,51 @@ def _opened(source: Source, side: int) -> Image.Image:
         try:
             return _loaded(image, side, keep_alpha=True)
         except _UNREADABLE as error:
-            raise InvalidArguments(f"can't be decoded ({str(error)[:100]}).") from error
+            raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
 
 
 def _loaded(image: Image.Image, side: int, *, keep_alpha: bool) -> Image.Image:
-    """Decode, upright and in RGB(A), with sides of at most `side`: first halved cheaply, then exactly."""
+    """Decode, upright and in RGB(A), with sides of at most `side`, in at most `_MOST_BYTES` of memory."""
     if image.format == "JPEG":
         image.draft("RGB", (side, side))
     width, height = image.size
-    if width * height * max(len(image.getbands()), 3) > _MOST_BYTES:
+    # Pillow holds one byte a pixel of these, four of all others; a palette is spread out before it is scaled.
+    decoded = width * height * {"1": 1, "L": 1, "P": 5, "PA": 5}.get(image.mode, 4)
+    factor = max(1, max(width, height) // side)
+    while factor < 64 and decoded + decoded / factor**2 > _MOST_BYTES:
+        factor += 1
+    if decoded + decoded / factor**2 > _MOST_BYTES:
         raise InvalidArguments(f"has {width}x{height} pixels, more than can be handled: give a smaller one.")
     image.load()
-    factor = max(image.size) // side
-    picture = image.reduce(factor) if factor > 1 and image.mode not in ("P", "1") else image.copy()
+    if image.mode in ("1", "P", "PA"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    picture = _reduced(image, factor)
     image.close()
-    picture = ImageOps.exif_transpose(picture)
+    ImageOps.exif_transpose(picture, in_place=True)
     transparent = keep_alpha and picture.has_transparency_data
-    picture = picture.convert("RGBA") if transparent else _flat(picture)
+    picture = (picture if picture.mode == "RGBA" else picture.convert("RGBA")) if transparent else _flat(picture)
     picture.thumbnail((side, side))
     return picture
 
 
+def _reduced(image: Image.Image, factor: int) -> Image.Image:
+    """The picture `factor` times smaller, band by band: in one go, Pillow would copy all of a transparent one."""
+    if factor == 1:
+        return image.copy()
+    width, height = image.size
+    small = Image.new(image.mode, (math.ceil(width / factor), math.ceil(height / factor)))
+    small.info = dict(image.info)
+    band = 16 * factor
+    for top in range(0, height, band):
+        part = image.crop((0, top, width, min(top + band, height)))
+        small.paste(part.reduce(factor), (0, top // factor))
+    return small
+
+
 def _flat(picture: Image.Image) -> Image.Image:
+    """In RGB; what was transparent is white."""
     if not picture.has_transparency_data:
-        return picture.convert("RGB")
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
     picture = picture.convert("RGBA")
     ground = Image.new("RGB", picture.size, "white")
     ground.paste(picture, mask=picture.getchannel("A"))
@@ -207,3 +230,23 @@ def _preview(picture: Image.Image) -> bytes:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
+
+
+def main() -> None:
+    """A process of its own for one large picture: `python -m mcp_seedream.pictures PATH|- BYTES LEAST MOST ALPHA`.
+
+    Answers a line of JSON with `note` or `error`, and after a note the picture's bytes.
+    """
+    path, most_bytes, least_side, most_side, alpha = sys.argv[1:]
+    source = sys.stdin.buffer.read() if path == "-" else Path(path)
+    try:
+        found = fitted(source, Bounds(int(most_bytes), int(least_side), int(most_side)), keep_alpha=alpha == "alpha")
+    except InvalidArguments as error:
+        answer, data = {"error": error.message}, b""
+    else:
+        answer, data = {"note": found.note}, found.data
+    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + data)
+
+
+if __name__ == "__main__":
+    main()

@@ -44,8 +44,8 @@ class Upstream:
         self.requests.append((request.url.path, dict(request.headers), json.loads(body) if body else None))
         await anyio.sleep(self.delay)
         kind = {"content-type": "application/json", **self.headers}
-        await Response(self.body, self.status, kind)(scope, receive, send)
         self.answered += 1
+        await Response(self.body, self.status, kind)(scope, receive, send)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.client import SeedreamClient
-from mcp_seedream.hosting import bearer_token, build_app
+from mcp_seedream.hosting import bearer_token, build_app, wants_preview
 from mcp_seedream.sandbox import Sandbox, running
 from mcp_seedream.server import build_server
 from mcp_seedream.settings import Settings, read_settings
@@ -41,7 +41,11 @@ def settings() -> Settings:
 @pytest.fixture
 def endpoint(table: ModelTable, upstream: str, settings: Settings) -> Iterator[str]:
     server = build_server(
-        table, lambda: SeedreamClient(upstream), token_of=bearer_token, habits=Habits(20), look_interval=0.1
+        table,
+        lambda: SeedreamClient(upstream),
+        token_of=bearer_token,
+        habits=Habits(20, wants_preview(False)),
+        look_interval=0.1,
     )
     with serving(build_app(server, settings)) as address:
         yield f"{address}/mcp"
@@ -220,6 +224,24 @@ async def test_the_body_limit_is_a_setting(endpoint: str, sandbox: Sandbox) -> N
     body, headers = message("tools/call", OLD, call)
     async with httpx.AsyncClient() as web:
         assert (await web.post(endpoint, json=body, headers=headers)).status_code == 413
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize(("query", "blocks"), [("", 0), ("?preview=on", 1), ("?preview=off", 0), ("?preview=x", 0)])
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+async def test_previews_are_asked_for_in_the_address(endpoint: str, query: str, blocks: int, mode: str) -> None:
+    """Off over HTTP unless the endpoint's URL says on."""
+    async with connected(endpoint + query, mode=mode) as client:
+        result = await client.call_tool("generate_image", {"prompt": "a fox", "size": "1K"})
+    assert sum(block.type == "image" for block in result.content) == blocks
+
+
+@pytest.mark.parametrize("image", ["/etc/hostname", "file:///etc/hostname", "~/a.png", "C:\\a.png"])
+async def test_no_file_is_read_for_a_caller(endpoint: str, sandbox: Sandbox, image: str) -> None:
+    """Over HTTP, whatever the spelling."""
+    async with connected(endpoint) as client:
+        result = await client.call_tool("edit_image", {"prompt": "a", "image": image})
+    assert "A hosted server reads no files" in str(result.content)
     assert sandbox.requests == []
 
 

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from mcp_seedream.capabilities import ModelTable
+from mcp_seedream.files import LocalFiles
+from mcp_seedream.tools import Habits
 from tests.conftest import Session
 
 pytestmark = pytest.mark.anyio
@@ -68,6 +71,17 @@ async def test_what_a_model_reads_is_small(listing: dict[str, Any]) -> None:
     read = sum(compact({key: tool[key] for key in ("name", "description", "inputSchema")}) for tool in listing["tools"])
     assert read <= 5500
     assert compact({"jsonrpc": "2.0", "id": 1, "result": listing}) <= 9000
+
+
+async def test_a_local_server_reads_and_saves_files(table: ModelTable, upstream: str) -> None:
+    """`save_to` and paths are published over stdio only, within the same limits of size."""
+    async with Session(table, upstream, habits=Habits(local=LocalFiles())).open("legacy") as client:
+        listing = (await client.list_tools()).model_dump(mode="json", by_alias=True, exclude_none=True)
+    await test_what_a_model_reads_is_small(listing)
+    await test_schemas_are_plain(listing)
+    for tool in listing["tools"]:
+        assert "save_to" in tool["inputSchema"]["properties"]
+    assert listing["tools"][1]["inputSchema"]["properties"]["image"]["description"].startswith("Paths, ")
 
 
 async def test_annotations(listing: dict[str, Any]) -> None:

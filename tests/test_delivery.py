@@ -1,0 +1,245 @@
+"""Pictures out: previews, saved files, image data; and what can't be done never costs the picture."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp_types import CallToolResult, ImageContent
+from PIL import Image
+
+from mcp_seedream.capabilities import ModelTable
+from mcp_seedream.files import LocalFiles, readable
+from mcp_seedream.sandbox import Sandbox
+from mcp_seedream.tools import Habits
+from tests.conftest import Session, answer, submits, text
+from tests.test_tools import picture
+
+pytestmark = pytest.mark.anyio
+
+
+def local(table: ModelTable, upstream: str, *, output: Path | None = None, preview: bool = True) -> Session:
+    return Session(table, upstream, habits=Habits(20, lambda _: preview, LocalFiles(output=output)))
+
+
+@pytest.fixture
+def session(table: ModelTable, upstream: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Session:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return local(table, upstream)
+
+
+def previews(result: CallToolResult) -> Sequence[Image.Image]:
+    """The image blocks, each with the type its bytes have and small enough."""
+    found = []
+    for block in result.content:
+        if isinstance(block, ImageContent):
+            assert len(block.model_dump_json(by_alias=True)) <= 100_000
+            image = Image.open(io.BytesIO(base64.b64decode(block.data)))
+            assert block.mime_type == f"image/{(image.format or '').lower()}"
+            assert max(image.size) <= 768
+            found.append(image)
+    return found
+
+
+def assert_small(result: CallToolResult) -> None:
+    """What reaches a client stays within what clients take."""
+    assert len(result.model_dump_json(by_alias=True)) < 150_000
+    assert len(text(result)) <= 4096 or len(answer(result)["images"]) > 1
+
+
+async def test_one_picture_has_one_thumbnail(session: Session) -> None:
+    """Its longest side is 768 pixels, its shape the picture's."""
+    result = await session.call("generate_image", prompt="a fox", size="2560x1440")
+    [image] = previews(result)
+    assert image.size == (768, 432)
+    assert_small(result)
+
+
+async def test_a_set_has_one_contact_sheet(session: Session) -> None:
+    """Fifteen of them in one block."""
+    options = {"sequential_image_generation": "auto", "sequential_image_generation_options": 15}
+    result = await session.call("generate_image", prompt="seasons", size="2560x1440", wait_seconds=60, **options)
+    assert len(answer(result)["images"]) == 15
+    assert len(previews(result)) == 1
+    assert_small(result)
+
+
+async def test_layers_are_shown_put_together(session: Session) -> None:
+    """One picture, as if it had not been taken apart."""
+    result = await session.call("edit_image", image=[picture()], layer_decomposition=True, size="1K")
+    [image] = previews(result)
+    assert image.size == (768, 768)
+    assert_small(result)
+
+
+async def test_a_transparent_picture_keeps_its_transparency(session: Session) -> None:
+    """As WebP."""
+    options = {"background": "transparent", "output_format": "png", "size": "1K"}
+    result = await session.call("edit_image", prompt="x", image=[picture()], **options)
+    [image] = previews(result)
+    assert (image.format, image.mode) == ("WEBP", "RGBA")
+    assert image.getpixel((0, 0))[3] == 0  # type: ignore[index]
+
+
+async def test_a_preview_that_can_not_be_made_costs_nothing(
+    session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link is still there, and why there is no preview."""
+    monkeypatch.setattr(sandbox._studio, "file", lambda *_: b"<html>sorry</html>")
+    result = await session.call("generate_image", prompt="a fox")
+    assert not result.is_error
+    assert answer(result)["images"][0]["url"]
+    assert previews(result) == []
+
+
+async def test_previews_are_off_where_they_are_not_wanted(table: ModelTable, upstream: str) -> None:
+    """Hosted, unless asked for."""
+    assert previews(await Session(table, upstream).call("generate_image", prompt="a fox")) == []
+
+
+async def test_saving_into_a_folder(session: Session, tmp_path: Path) -> None:
+    """Made if it is missing; the name is readable, the path absolute, the ending that of the bytes."""
+    result = await session.call("generate_image", prompt="A red fox, in the snow!", save_to=f"{tmp_path}/new/folder")
+    [image] = answer(result)["images"]
+    path = Path(image["path"])
+    assert path.is_absolute()
+    assert path.name.startswith("a-red-fox-in-the-snow-")
+    assert path.suffix == ".jpg"
+    assert path.parent == tmp_path / "new" / "folder"
+    assert image["path"] in text(result)
+    assert image["url"] in text(result)
+    with Image.open(path) as saved:
+        assert saved.size == (2048, 2048)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+async def test_saving_as_a_file(session: Session, tmp_path: Path) -> None:
+    """Under that name, with the ending its bytes have; nothing is overwritten."""
+    (tmp_path / "fox.jpg").write_text("mine", "utf-8")
+    for name in ("fox-2.jpg", "fox-3.jpg"):
+        result = await session.call("generate_image", prompt="a", save_to=str(tmp_path / "fox.png"))
+        assert answer(result)["images"][0]["path"] == str(tmp_path / name)
+    assert (tmp_path / "fox.jpg").read_text("utf-8") == "mine"
+
+
+async def test_saving_a_set_and_layers(session: Session, tmp_path: Path) -> None:
+    """In order, each with its own ending."""
+    options = {"sequential_image_generation": "auto", "sequential_image_generation_options": 2}
+    result = await session.call("generate_image", prompt="seasons", save_to=str(tmp_path), **options)
+    names = [Path(image["path"]).name for image in answer(result)["images"]]
+    assert [name[-6:] for name in names] == ["-1.jpg", "-2.jpg"]
+    result = await session.call(
+        "edit_image", image=[picture()], layer_decomposition=True, save_to=str(tmp_path / "poster.png"), size="1K"
+    )
+    names = [Path(image["path"]).name for image in answer(result)["images"]]
+    assert names == ["poster-1.jpg", "poster-2.png", "poster-3.png", "poster-4.png"]
+
+
+async def test_the_output_folder_saves_every_result(table: ModelTable, upstream: str, tmp_path: Path) -> None:
+    """Unless the call names another place; get_task saves as well."""
+    session = local(table, upstream, output=tmp_path / "all")
+    first = await session.call("generate_image", prompt="a")
+    assert Path(answer(first)["images"][0]["path"]).parent == tmp_path / "all"
+    other = await session.call("generate_image", prompt="a", save_to=str(tmp_path / "other"))
+    assert Path(answer(other)["images"][0]["path"]).parent == tmp_path / "other"
+    again = await session.call("get_task", task_id=answer(first)["task_id"])
+    assert Path(answer(again)["images"][0]["path"]).parent == tmp_path / "all"
+
+
+@pytest.mark.parametrize("target", ["/proc/nowhere", "{}/file/inside.png", "{}/file/folder/"])
+async def test_a_place_that_can_not_be_written_is_a_note(session: Session, tmp_path: Path, target: str) -> None:
+    """The link is there, and the picture is not lost."""
+    (tmp_path / "file").write_text("a file", "utf-8")
+    result = await session.call("generate_image", prompt="a", save_to=target.format(tmp_path))
+    assert not result.is_error
+    assert answer(result)["images"][0]["url"]
+    assert "path" not in answer(result)["images"][0]
+    assert any(note.startswith("Not saved to ") for note in answer(result)["notes"])
+    assert len(previews(result)) == 1
+
+
+async def test_image_data_is_saved_and_shown_not_sent(session: Session, tmp_path: Path) -> None:
+    """Megabytes of base64 never stand before a model: without a folder named, they go to the home folder."""
+    result = await session.call("generate_image", prompt="a", response_format="b64_json")
+    path = Path(answer(result)["images"][0]["path"])
+    assert path.is_relative_to(tmp_path / "home" / "Pictures")
+    assert len(previews(result)) == 1
+    assert_small(result)
+    assert "b64" not in json.dumps(answer(result))
+
+
+async def test_hosted_image_data_that_fits_is_shown(table: ModelTable, upstream: str) -> None:
+    """The picture itself."""
+    options = {"size": "512x512", "response_format": "b64_json"}
+    result = await Session(table, upstream).call("generate_image", prompt="x", **options)
+    [block] = [block for block in result.content if isinstance(block, ImageContent)]
+    assert Image.open(io.BytesIO(base64.b64decode(block.data))).size == (512, 512)
+
+
+async def test_hosted_image_data_that_does_not_fit_says_what_to_do(
+    table: ModelTable, upstream: str, sandbox: Sandbox
+) -> None:
+    """An error that names the task and the other format; nothing is submitted again."""
+    result = await Session(table, upstream).call("generate_image", prompt="x", size="4K", response_format="b64_json")
+    assert result.is_error
+    assert answer(result)["error"]["code"] == "result_too_large"
+    assert "response_format url" in text(result)
+    assert answer(result)["task_id"] in sandbox.jobs
+    assert len(submits(sandbox)) == 1
+    assert_small(result)
+
+
+async def test_results_say_until_when_links_live(session: Session) -> None:
+    """A day after it was finished, by the table, where the link itself says nothing."""
+    result = await session.call("generate_image", prompt="a")
+    assert f"Links live until {answer(result)['links_until']}." in text(result)
+
+
+async def test_a_hosted_server_knows_no_save_to(
+    table: ModelTable, upstream: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Its disk is not the caller's."""
+    result = await Session(table, upstream).call("generate_image", prompt="a", save_to=str(tmp_path))
+    assert result.is_error
+    assert "`save_to` is not an argument of this tool" in text(result)
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("A red fox, in the snow!", "a-red-fox-in-the-snow"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("狐狸 in 雪", "狐狸-in-雪"),
+        ("con", "con-picture"),
+        ("LPT1.png", "lpt1-png-picture"),
+        ("", "picture"),
+        ("///", "picture"),
+        ("a" * 500, "a" * 80),
+        ("狐" * 100, "狐" * 26),
+        ("a\0b\nc:d*e?f", "a-b-c-d-e-f"),
+    ],
+)
+def test_names_are_safe_on_every_file_system(name: str, stem: str) -> None:
+    """Readable, short, without what any of them forbids or keeps for itself."""
+    assert readable(name) == stem
+
+
+async def test_files_can_be_read_by_others_as_usual(session: Session, tmp_path: Path) -> None:
+    """Their permissions are the user's own defaults, not a temporary file's."""
+    result = await session.call("generate_image", prompt="a", save_to=str(tmp_path))
+    (tmp_path / "plain").touch()
+    saved = Path(answer(result)["images"][0]["path"])
+    assert saved.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+async def test_a_failed_task_delivers_nothing(session: Session, tmp_path: Path) -> None:
+    """And makes no folder."""
+    result: Any = await session.call("generate_image", prompt="[sandbox:failed]", save_to=str(tmp_path / "new"))
+    assert result.is_error
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,255 @@
+"""Pictures in: every way to give one, over stdio and hosted, and what is done with odd ones."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mcp_seedream.capabilities import ModelTable
+from mcp_seedream.files import LocalFiles
+from mcp_seedream.sandbox import Sandbox
+from mcp_seedream.tools import Habits
+from tests.conftest import Session, answer, submits, text
+from tests.test_capabilities import PRO
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def session(table: ModelTable, upstream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+    """A server on the caller's own machine, which reads from one folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return Session(table, upstream, habits=Habits(20, local=LocalFiles(allowed=(tmp_path,))))
+
+
+def save(path: Path, mode: str = "RGB", size: tuple[int, int] = (60, 40), **options: Any) -> Path:
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    Image.frombytes(mode, size, os.urandom(size[0] * size[1] * bands)).save(path, **options)
+    return path
+
+
+def sent(sandbox: Sandbox, number: int = 0) -> Image.Image:
+    """The picture that reached the upstream."""
+    image = submits(sandbox)[-1]["image"][number]
+    return Image.open(io.BytesIO(base64.b64decode(image.partition("base64,")[2] or image)))
+
+
+async def edit(session: Session, image: Any, **arguments: Any) -> Any:
+    return await session.call("edit_image", **{"prompt": "x", "image": image, "wait_seconds": 0, **arguments})
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        str,
+        lambda path: path.name,
+        lambda path: f"./{path.name}",
+        lambda path: f"~/{path.name}",
+        lambda path: path.as_uri(),
+    ],
+    ids=["absolute", "relative", "dot", "home", "file-uri"],
+)
+async def test_a_file_by_every_spelling(
+    session: Session, sandbox: Sandbox, tmp_path: Path, spelled: Callable[[Path], str]
+) -> None:
+    """Sent as it is, byte for byte."""
+    path = save(tmp_path / "a photo.png")
+    assert not (await edit(session, spelled(path))).is_error
+    assert base64.b64decode(submits(sandbox)[0]["image"][0].partition("base64,")[2]) == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [("RGB", "a.jpg"), ("RGBA", "a.png"), ("RGB", "a.webp"), ("RGB", "a.bmp"), ("RGB", "a.tiff"), ("P", "a.gif")],
+)
+async def test_every_kind_by_its_bytes(
+    session: Session, sandbox: Sandbox, tmp_path: Path, mode: str, name: str
+) -> None:
+    """Whatever its name says."""
+    wrong = save(tmp_path / name, mode).rename(tmp_path / "picture.txt")
+    assert not (await edit(session, str(wrong))).is_error
+    kind = {"jpg": "jpeg"}.get(name[2:], name[2:])
+    assert submits(sandbox)[0]["image"][0].startswith(f"data:image/{kind};base64,")
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def bomb(path: Path) -> None:
+    Image.new("1", (40000, 40000)).save(path, "PNG")
+
+
+ODD: list[tuple[str, Callable[[Path], Any], str]] = [
+    ("text.png", lambda path: path.write_text("not a picture", "utf-8"), "is not a jpeg, png"),
+    ("empty.png", lambda path: path.touch(), "is not a jpeg, png"),
+    ("pipe.png", pipe, "is not a regular file"),
+    ("folder.png", lambda path: path.mkdir(), "is not a regular file"),
+    ("out.png", lambda path: path.symlink_to("/etc/hostname"), "lies outside the folders of SEEDREAM_ALLOWED_DIRS"),
+    ("loop.png", lambda path: path.symlink_to(path), "can't be read"),
+    ("missing.png", lambda _: None, "can't be read: No such file or directory"),
+    ("bomb.png", bomb, "exceeds limit of 178956970 pixels"),
+    ("tiny.png", lambda path: save(path, size=(5, 5)), "has 5x5 pixels; the upstream takes sides of 14 or more"),
+    ("cut.png", lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(9)), "can't be decoded"),
+]
+
+
+@pytest.mark.parametrize(("name", "make", "says"), ODD, ids=[name for name, _, _ in ODD])
+async def test_odd_files_are_refused_with_a_reason(
+    session: Session, sandbox: Sandbox, tmp_path: Path, name: str, make: Callable[[Path], Any], says: str
+) -> None:
+    """Nothing hangs, nothing is sent."""
+    make(tmp_path / name)
+    result = await edit(session, ["https://example.com/a.png", name])
+    assert result.is_error
+    assert "`image` number 2" in text(result)
+    assert says in text(result)
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/mnt/user-data/uploads/a.png", "exists only in the chat's own sandbox"),
+        ("sandbox:/mnt/data/a.png", "exists only in the chat's own sandbox"),
+        ("C:\\Users\\me\\a.png", "is a Windows path"),
+        ("file:///C:/Users/me/a.png", "is a Windows path"),
+        ("/etc/hostname", "lies outside the folders"),
+        ("../../../etc/hostname", "can't be read"),
+        ("\0", "can't be read"),
+        ("x" * 5000, "can't be read: File name too long"),
+    ],
+)
+async def test_paths_that_lead_nowhere(session: Session, sandbox: Sandbox, path: str, says: str) -> None:
+    """Each with what to give instead, where there is something."""
+    result = await edit(session, path)
+    assert result.is_error
+    assert says in text(result)
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "photo.png", "~/photo.png", "file:///etc/hostname"])
+async def test_a_hosted_server_reads_no_files(table: ModelTable, upstream: str, sandbox: Sandbox, path: str) -> None:
+    """For nobody."""
+    result = await edit(Session(table, upstream), path)
+    assert "A hosted server reads no files" in text(result)
+    assert sandbox.requests == []
+
+
+async def test_a_picture_over_the_limit_is_made_smaller(session: Session, sandbox: Sandbox, tmp_path: Path) -> None:
+    """12 MB: JPEG still, and the result says so."""
+    path = save(tmp_path / "photo.jpg", size=(4000, 3000), quality=92)
+    assert path.stat().st_size > 10 * 2**20
+    result = await edit(session, str(path))
+    assert len(base64.b64decode(submits(sandbox)[0]["image"][0].partition(",")[2])) <= 10 * 2**20
+    assert sent(sandbox).format == "JPEG"
+    assert "`image` number 1 was made to fit: " in answer(result)["notes"][0]
+
+
+async def test_a_side_over_the_limit_is_made_smaller(session: Session, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Upright as the camera held it, with its shape."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.new("RGB", (6600, 100), "red").save(tmp_path / "wide.jpg", exif=exif)
+    await edit(session, "wide.jpg")
+    width, height = sent(sandbox).size
+    assert height <= 6000
+    assert height / width == pytest.approx(66, rel=0.05)
+
+
+async def test_data_is_made_smaller_as_well(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
+    """Hosted, too: base64 of a picture that is too wide."""
+    file = io.BytesIO()
+    Image.new("RGB", (7000, 20), "red").save(file, "PNG")
+    result = await edit(Session(table, upstream), base64.b64encode(file.getvalue()).decode())
+    assert "instead of 7000x20" in answer(result)["notes"][0]
+    assert max(sent(sandbox).size) <= 6000
+
+
+async def test_transparency_is_kept_where_it_is_needed(session: Session, sandbox: Sandbox, tmp_path: Path) -> None:
+    """PNG for layers and transparent backgrounds; flattened on white elsewhere."""
+    Image.new("RGBA", (6600, 30), (255, 0, 0, 0)).save(tmp_path / "wide.png")
+    await edit(session, "wide.png", background="transparent", output_format="png", model=PRO)
+    kept = sent(sandbox)
+    assert (kept.format, kept.mode) == ("PNG", "RGBA")
+    await edit(session, "wide.png")
+    flat = sent(sandbox)
+    assert (flat.format, flat.convert("RGB").getpixel((5, 5))) == ("JPEG", (255, 255, 255))
+
+
+async def test_a_cmyk_picture_is_sent_in_rgb(session: Session, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Printers' colours come out wrong elsewhere."""
+    save(tmp_path / "print.jpg", "CMYK")
+    await edit(session, "print.jpg")
+    assert sent(sandbox).mode == "RGB"
+
+
+async def test_an_animation_goes_as_it_is(session: Session, sandbox: Sandbox, tmp_path: Path) -> None:
+    """The upstream takes GIF."""
+    frames = [Image.new("P", (50, 50), n) for n in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    await edit(session, "a.gif")
+    assert sent(sandbox).format == "GIF"
+
+
+async def test_a_task_of_this_server_as_input(session: Session, sandbox: Sandbox) -> None:
+    """task:ID is its first picture, task:ID/2 its second."""
+    made = await session.call("generate_image", prompt="seasons", sequential_image_generation="auto")
+    id_, urls = answer(made)["task_id"], [image["url"] for image in answer(made)["images"]]
+    result = await edit(session, [f"task:{id_}", f"task:{id_}/2"])
+    assert not result.is_error
+    assert submits(sandbox)[-1]["image"] == urls[:2]
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("task:{}/9", "has 3 pictures; its first would be task:"),
+        ("task:{}/x", "has 3 pictures"),
+        ("task:nope", "knows no task nope"),
+    ],
+)
+async def test_a_task_that_has_no_such_picture(session: Session, sandbox: Sandbox, reference: str, says: str) -> None:
+    """Nothing is submitted."""
+    made = await session.call("generate_image", prompt="seasons", sequential_image_generation="auto")
+    result = await edit(session, reference.format(answer(made)["task_id"]))
+    assert says in text(result)
+    assert len(submits(sandbox)) == 1
+
+
+async def test_a_task_that_still_runs_as_input(session: Session) -> None:
+    """Says so."""
+    made = await session.call("generate_image", prompt="[sandbox:slow=9]", wait_seconds=0)
+    result = await edit(session, f"task:{answer(made)['task_id']}")
+    assert "is pending and has no picture" in text(result)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_sixty_megapixels_take_less_than_300_mb(tmp_path: Path, mode: str) -> None:
+    """Decoded in a process of its own, which is measured."""
+    channel = Image.radial_gradient("L").resize((9000, 6700))
+    Image.merge(mode, [channel] * len(mode)).save(tmp_path / "large.png", compress_level=1)
+    del channel
+    script = (
+        "import sys; from mcp_seedream import pictures; pictures.main(); "
+        "print(open('/proc/self/status').read(), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "large.png"), str(10 * 2**20), "14", "6000", "alpha"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert done.stdout.startswith(b'{"note": "was made to fit: 3000x2234')
+    # Not ru_maxrss: that begins with what this process held when it forked.
+    peak = re.search(rb"VmHWM:\s+(\d+) kB", done.stderr)
+    assert peak is not None
+    assert int(peak[1]) * 1024 < 300e6
