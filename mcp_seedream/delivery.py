@@ -9,6 +9,7 @@ import base64
 import binascii
 import logging
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,6 +73,16 @@ async def deliver(task: Task, wanted: Wanted, downloads: Downloads, local: Local
             shown = _inline(task, files)
     images = [replace(image, b64_json=None) for image in images]
     return Delivered(replace(task, images=tuple(images), notes=(*task.notes, *notes)), shown)
+
+
+def within_budget(pictures: Iterable[bytes]) -> list[bytes]:
+    """As many of the pictures, from the first on, as one result can show: 150,000 characters is what clients take."""
+    shown: list[bytes] = []
+    for data in pictures:
+        if sum(map(len, shown)) + len(data) > _INLINE:
+            break
+        shown.append(data)
+    return shown
 
 
 async def _fetched(

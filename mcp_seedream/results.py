@@ -48,6 +48,9 @@ _TASK: dict[str, Any] = {
 IMAGE_RESULT: dict[str, Any] = {"type": "object", "properties": _TASK, "required": ["status"]}
 """Output schema of the image tools."""
 
+_LISTED = 150
+"""Images that the text names one by one: with more, a result would grow past what clients take."""
+
 TASK_RESULT: dict[str, Any] = {
     "type": "object",
     "properties": {**_TASK, "tasks": {"type": "array", "items": {"type": "object"}}},
@@ -69,7 +72,8 @@ def one(task: Task, shown: Sequence[bytes] = ()) -> CallToolResult:
 def several(tasks: Sequence[Task], missing: Iterable[str] = (), shown: Sequence[bytes] = ()) -> CallToolResult:
     """The result for several tasks; `missing` are ids that the upstream does not know, `shown` as for `one`."""
     found = [_structured(task) for task in tasks]
-    texts = [_text(task) for task in tasks]
+    brief = sum(len(task.images) for task in tasks) > _LISTED
+    texts = [_text(task, brief=brief) for task in tasks]
     for id_ in missing:
         error = {"code": "not_found", "message": "Unknown to the upstream, for this token.", "retryable": False}
         found.append({"status": "failed", "task_id": id_, "error": error})
@@ -124,7 +128,7 @@ def _image(image: Image) -> dict[str, Any]:
     return {field: value for field in fields if (value := getattr(image, field)) is not None}
 
 
-def _text(task: Task) -> str:
+def _text(task: Task, *, brief: bool = False) -> str:
     if task.state == "pending":
         ran = f" after {task.elapsed:.0f} s" if task.elapsed is not None else ""
         head = (
@@ -139,6 +143,8 @@ def _text(task: Task) -> str:
     took = f" in {task.elapsed:.0f} s" if task.elapsed is not None else ""
     by = f" by {task.model}" if task.model else ""
     lines = [f"{count} image{'s' if count > 1 else ''}{by}{took}:", *map(_line, task.images)]
+    if brief:
+        lines = [f"{lines[0][:-1]}, listed in the structured content."]
     until = [f"Links live until {_time(task.links_until)}."] if task.links_until else []
     return "\n".join([*lines, *until, *_notes(task), _identifiers(task)])
 

@@ -22,7 +22,7 @@ from mcp_types import CallToolResult, ToolAnnotations
 
 from mcp_seedream import arguments, results
 from mcp_seedream.capabilities import ModelTable, Operation
-from mcp_seedream.delivery import Delivered, Wanted, deliver
+from mcp_seedream.delivery import Delivered, Wanted, deliver, within_budget
 from mcp_seedream.errors import MissingToken, SeedreamError
 from mcp_seedream.files import LocalFiles
 from mcp_seedream.generation import Services, get_tasks, make_images
@@ -42,7 +42,6 @@ DESCRIPTIONS = {
     ),
     "get_task": "Result of an earlier call by its task id, waiting for it if it still runs. Free.",
 }
-_MOST_BLOCKS = 4  # pictures in one result
 _PAID = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True)
 _LOOK = ToolAnnotations(read_only_hint=True, open_world_hint=True)
 _TITLES = {"generate_image": "Generate an image", "edit_image": "Edit images", "get_task": "Get a task's result"}
@@ -106,7 +105,7 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits) -> list[Too
         done = [await delivered(found[id_], call.save_to, "seedream", ctx) for id_ in there]
         if len(call.task_ids) == 1:
             return results.one(done[0].task, done[0].shown)
-        shown = [data for each in done for data in each.shown][:_MOST_BLOCKS]
+        shown = within_budget(data for each in done for data in each.shown)
         return results.several([each.task for each in done], [id_ for id_ in call.task_ids if id_ not in found], shown)
 
     async def get_task(arguments: dict[str, Any], ctx: Call) -> CallToolResult:

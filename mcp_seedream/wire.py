@@ -27,6 +27,8 @@ _SUCCEEDED = frozenset({"succeeded", "succeed", "success", "completed", "complet
 _FAILED = frozenset({"failed", "error", "cancelled", "canceled"})
 _LONGEST_REASON = 1000
 """Characters of the upstream's words that are passed on."""
+_LONGEST_NAME = 200
+"""Of a layer's name or description."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,8 +266,8 @@ def _image(item: JSONObject) -> Image | None:
         b64_json=b64_json,
         size=_text(item.get("size")),
         z_index=z_index if isinstance(z_index, int) else None,
-        name=_text(item.get("name")),
-        description=_text(item.get("description")),
+        name=_words(item.get("name")),
+        description=_words(item.get("description")),
         bounding_box=_boxes(item.get("bounding_box")) or None,
     )
 
@@ -290,6 +292,11 @@ def _object(value: Any) -> JSONObject:
 def _text(value: Any) -> str | None:
     # Half of a surrogate pair, from a server that cuts text by UTF-16, could not be sent on.
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) and value else None
+
+
+def _words(value: Any) -> str | None:
+    text = _text(value)
+    return text[:_LONGEST_NAME] if text else None
 
 
 def _id(reply: JSONObject) -> str | None:

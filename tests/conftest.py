@@ -12,11 +12,12 @@ import pytest
 import uvicorn
 from mcp import Client
 from mcp_types import CallToolResult, TextContent
-from starlette.types import ASGIApp
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_seedream.capabilities import ModelTable, read_table
 from mcp_seedream.client import SeedreamClient, Timeouts
-from mcp_seedream.sandbox import Sandbox, running
+from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.server import build_server
 from mcp_seedream.tools import Habits
 
@@ -40,11 +41,29 @@ def sandbox(table: ModelTable) -> Sandbox:
     return Sandbox(table, record=True, seconds=0.2)
 
 
+class Switch:
+    """One server for all tests: each puts its own app in. Starting one for each would take longer than the tests."""
+
+    def __init__(self) -> None:
+        self.app: ASGIApp = JSONResponse({})
+        self.address = ""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+@pytest.fixture(scope="session")
+def switch() -> Iterator[Switch]:
+    switch = Switch()
+    with serving(switch, lifespan="off") as switch.address:
+        yield switch
+
+
 @pytest.fixture
-def upstream(sandbox: Sandbox) -> Iterator[str]:
+def upstream(sandbox: Sandbox, switch: Switch) -> str:
     """The address of the running sandbox."""
-    with running(sandbox) as address:
-        yield address
+    switch.app = sandbox.app
+    return switch.address
 
 
 @pytest.fixture

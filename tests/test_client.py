@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from mcp_seedream import __version__, errors
 from mcp_seedream.client import SeedreamClient, Timeouts
 from mcp_seedream.wire import ImageRequest
-from tests.conftest import serving
+from tests.conftest import Switch, serving
 
 pytestmark = pytest.mark.anyio
 REQUEST = ImageRequest("m", {"model": "m", "prompt": "p", "async": True})
@@ -54,10 +54,10 @@ def server() -> Upstream:
 
 
 @pytest.fixture
-async def client(server: Upstream) -> AsyncIterator[SeedreamClient]:
-    with serving(server, lifespan="off") as address:
-        async with SeedreamClient(address, timeouts=Timeouts(connect=1, read=1, stream=1)) as client:
-            yield client
+async def client(server: Upstream, switch: Switch) -> AsyncIterator[SeedreamClient]:
+    switch.app = server
+    async with SeedreamClient(switch.address, timeouts=Timeouts(connect=1, read=1, stream=1)) as client:
+        yield client
 
 
 def error_body(code: str, message: str = "words of the upstream") -> bytes:

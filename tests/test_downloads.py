@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from mcp_seedream import downloads
 from mcp_seedream.downloads import Downloads
 from mcp_seedream.errors import UpstreamUnavailable
-from tests.conftest import serving
+from tests.conftest import Switch, serving
 
 pytestmark = pytest.mark.anyio
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
@@ -65,9 +65,9 @@ def hostile() -> Hostile:
 
 
 @pytest.fixture
-def cdn(hostile: Hostile) -> Iterator[str]:
-    with serving(hostile.app, lifespan="off") as address:
-        yield address
+def cdn(hostile: Hostile, switch: Switch) -> str:
+    switch.app = hostile.app
+    return switch.address
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ async def test_a_name_is_refused_when_one_of_its_addresses_is_private(
     async def resolve(*_: Any, **__: Any) -> list[Any]:
         return [(socket.AF_INET, 1, 6, "", (ip, 443)) for ip in ("93.184.216.34", "10.0.0.1")]
 
-    monkeypatch.setattr(downloads.anyio, "getaddrinfo", resolve)
+    monkeypatch.setattr(anyio, "getaddrinfo", resolve)
     assert "private address" in await refused(fetcher, "https://cdn.example.com/a.png", tmp_path / "a")
 
 
@@ -182,9 +182,9 @@ async def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch: 
     async def resolve(*_: Any, **__: Any) -> list[Any]:
         return [(socket.AF_INET, 1, 6, "", ("93.184.216.34", 443))]
 
-    monkeypatch.setattr(downloads.anyio, "getaddrinfo", resolve)
+    monkeypatch.setattr(anyio, "getaddrinfo", resolve)
     async with Downloads() as fetcher:
-        request = await fetcher._checked(downloads.httpx.URL("https://cdn.example.com/a.png?x=1"))
+        request = await fetcher._checked(httpx.URL("https://cdn.example.com/a.png?x=1"))
     assert str(request.url) == "https://93.184.216.34/a.png?x=1"
     assert request.headers["host"] == "cdn.example.com"
     assert request.extensions["sni_hostname"] == "cdn.example.com"
