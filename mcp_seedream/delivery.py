@@ -24,6 +24,8 @@ from mcp_seedream.wire import Image, Task
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 4
+# Seconds to fetch all pictures of a result: to show them is worth less time than to keep them, and a caller waits.
+_PREVIEWING, _SAVING = 8, 30
 _INLINE = 74_000  # bytes of a picture that may go into a result whole: below 100 kB as base64
 
 
@@ -63,7 +65,8 @@ async def deliver(task: Task, wanted: Wanted, downloads: Downloads, local: Local
     if not task.images or not (folder or wanted.preview or data):
         return Delivered(task)
     with tempfile.TemporaryDirectory(prefix="seedream-", ignore_cleanup_errors=True) as temporary:
-        files, notes = await _fetched(task.images, Path(temporary), downloads)
+        seconds = _SAVING if folder else _PREVIEWING
+        files, notes = await _fetched(task.images, Path(temporary), downloads, seconds)
         shown = await anyio.to_thread.run_sync(_preview, task.images, files) if wanted.preview else ()
         images = list(task.images)
         if folder:
@@ -86,9 +89,9 @@ def within_budget(pictures: Iterable[bytes]) -> list[bytes]:
 
 
 async def _fetched(
-    images: tuple[Image, ...], folder: Path, downloads: Downloads
+    images: tuple[Image, ...], folder: Path, downloads: Downloads, seconds: float
 ) -> tuple[list[Path | None], list[str]]:
-    """The pictures as files; None where one could not be had."""
+    """The pictures as files; None where one could not be had in time, or at all."""
     files: list[Path | None] = [None] * len(images)
     notes: dict[str, None] = {}
     limit = anyio.CapacityLimiter(_AT_ONCE)
@@ -107,9 +110,12 @@ async def _fetched(
             except (OSError, binascii.Error) as error:
                 notes[f"Not fetched: {error}"] = None
 
-    async with anyio.create_task_group() as group:
-        for index, image in enumerate(images):
-            group.start_soon(fetch, index, image)
+    with anyio.move_on_after(seconds) as scope:
+        async with anyio.create_task_group() as group:
+            for index, image in enumerate(images):
+                group.start_soon(fetch, index, image)
+    if scope.cancelled_caught:
+        notes[f"Not fetched: it took longer than {seconds} s."] = None
     return files, list(notes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from mcp_types import CallToolResult, ImageContent
 from PIL import Image
 
+from mcp_seedream import delivery
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.files import LocalFiles, readable
 from mcp_seedream.sandbox import Sandbox
@@ -94,6 +96,18 @@ async def test_a_preview_that_can_not_be_made_costs_nothing(
     result = await session.call("generate_image", prompt="a fox")
     assert not result.is_error
     assert answer(result)["images"][0]["url"]
+    assert previews(result) == []
+
+
+async def test_a_slow_picture_does_not_hold_the_result_up(
+    session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link comes without its preview."""
+    monkeypatch.setattr(delivery, "_PREVIEWING", 0.3)
+    monkeypatch.setattr(sandbox._studio, "file", lambda *_: time.sleep(1) or b"")
+    result = await session.call("generate_image", prompt="a fox")
+    assert answer(result)["images"][0]["url"]
+    assert answer(result)["notes"] == ["Not fetched: it took longer than 0.3 s."]
     assert previews(result) == []
 
 
