@@ -103,8 +103,13 @@ async def test_a_slow_picture_does_not_hold_the_result_up(
     session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The link comes without its preview."""
+
+    def slowly(*_: object) -> bytes:
+        time.sleep(1)
+        return b""
+
     monkeypatch.setattr(delivery, "_PREVIEWING", 0.3)
-    monkeypatch.setattr(sandbox._studio, "file", lambda *_: time.sleep(1) or b"")
+    monkeypatch.setattr(sandbox._studio, "file", slowly)
     result = await session.call("generate_image", prompt="a fox")
     assert answer(result)["images"][0]["url"]
     assert answer(result)["notes"] == ["Not fetched: it took longer than 0.3 s."]
