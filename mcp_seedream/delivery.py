@@ -17,9 +17,9 @@ import anyio
 import anyio.to_thread
 
 from mcp_seedream.downloads import Downloads
-from mcp_seedream.errors import ResultTooLarge, SeedreamError, UpstreamError
+from mcp_seedream.errors import SeedreamError, UpstreamError
 from mcp_seedream.files import LocalFiles, save_as
-from mcp_seedream.wire import Image, Task
+from mcp_seedream.wire import Failure, Image, Task
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +54,6 @@ async def deliver(task: Task, wanted: Wanted, downloads: Downloads, local: Local
         wanted: See `Wanted`.
         downloads: The guarded way to the pictures.
         local: This machine's disk is the caller's; None: it is not, so nothing is saved.
-
-    Raises:
-        ResultTooLarge: Image data was asked for that fits neither a disk nor a result.
     """
     data = [image for image in task.images if image.b64_json]
     folder = wanted.folder if local else None
@@ -73,7 +70,9 @@ async def deliver(task: Task, wanted: Wanted, downloads: Downloads, local: Local
             images, more = await anyio.to_thread.run_sync(_saved, images, files, folder, wanted.name)
             notes += more
         elif data:
-            shown = _inline(task, files)
+            shown = tuple(within_budget(file.read_bytes() for file in files if file))
+            if len(shown) < len(data):
+                return Delivered(_too_large(task))
     images = [replace(image, b64_json=None) for image in images]
     return Delivered(replace(task, images=tuple(images), notes=(*task.notes, *notes)), shown)
 
@@ -151,15 +150,11 @@ def _preview(images: tuple[Image, ...], files: list[Path | None]) -> tuple[bytes
         return ()
 
 
-def _inline(task: Task, files: list[Path | None]) -> tuple[bytes, ...]:
-    """Image data that there is no disk for: in the result, where it is small enough for one."""
-    there = [file for file in files if file]
-    size = sum(file.stat().st_size for file in there)
-    if size > _INLINE:
-        raise ResultTooLarge(
-            f"The picture was made, but its data ({size:,} bytes) is more than a result can carry. Ask for links: "
-            "response_format url.",
-            task_id=task.id,
-            trace_id=task.trace_id,
-        )
-    return tuple(file.read_bytes() for file in there)
+def _too_large(task: Task) -> Task:
+    """Image data was asked for, and there is neither a disk for it nor room in the result."""
+    size = sum(len(image.b64_json or "") for image in task.images) * 3 // 4
+    reason = (
+        f"it was made, but its data ({size:,} bytes) is more than a result can carry. Ask for links: "
+        "response_format url."
+    )
+    return replace(task, state="failed", images=(), error=Failure("result_too_large", reason))

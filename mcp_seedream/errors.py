@@ -13,8 +13,7 @@
         ├── TaskNotFound         404: no such task for this token
         ├── UpstreamUnavailable  not reached, or 5xx on a request that may be repeated
         ├── SubmissionUncertain  a submit whose answer was lost: it may have been accepted and billed
-        ├── UnreadableReply      HTML, broken JSON or a shape nobody documents
-        └── ResultTooLarge       the picture is there, but its data does not fit into a result
+        └── UnreadableReply      HTML, broken JSON or a shape nobody documents
 
 Each carries a stable `code`, a `message` written for an agent (what happened, then what to do), and
 `retryable`: whether the same call can succeed later. Statuses and codes are the upstream's documented
@@ -155,9 +154,3 @@ class UnreadableReply(UpstreamError):
     """The answer is not what the upstream documents (a proxy's HTML page, broken JSON)."""
 
     code = "unreadable_reply"
-
-
-class ResultTooLarge(UpstreamError):
-    """Image data was asked for where only links can be given; the picture itself exists."""
-
-    code = "result_too_large"

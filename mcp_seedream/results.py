@@ -170,7 +170,7 @@ def _identifiers(task: Task) -> str:
 
 def _reason(task: Task) -> str:
     reason = task.error.message.rstrip(".") if task.error else "no reason given"
-    return f"The upstream made no picture: {reason}."
+    return f"No picture: {reason}."
 
 
 def _notes(task: Task) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,19 +76,14 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits) -> list[Too
     seconds, local = habits.wait_seconds, habits.local is not None
     place: arguments.Place = "local" if local else "hosted"
 
-    async def delivered(task: Task, save_to: str | None, name: str, ctx: Call) -> Delivered:
-        services = ctx.request_context.lifespan_context
-        folder = Path(save_to) if save_to else habits.local.output if habits.local else None
-        wanted = Wanted(folder, f"{name} {task.id[:8]}", habits.preview(ctx))
-        return await deliver(task, wanted, services.downloads, habits.local)
-
     async def images(operation: Operation, raw: dict[str, Any], ctx: Call) -> CallToolResult:
         # In a thread: megabytes of base64 are decoded, while other callers wait for their answers.
         check = partial(arguments.image_call, table, operation, raw, wait_seconds=seconds, place=place)
         call = await anyio.to_thread.run_sync(check) if operation == "edit" else check()
         services = ctx.request_context.lifespan_context
         task = await make_images(services, call, _token(token_of, ctx), ctx.report_progress)
-        done = await delivered(task, call.save_to, call.wish.prompt[:40], ctx)
+        task = replace(task, prompt=call.wish.prompt or task.prompt)
+        done = await _delivered(habits, task, call.save_to, ctx)
         return results.one(done.task, done.shown)
 
     async def generate_image(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
@@ -101,12 +96,13 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits) -> list[Too
         call = arguments.task_call(raw, wait_seconds=seconds, place=place)
         services = ctx.request_context.lifespan_context
         found = await get_tasks(services, call, _token(token_of, ctx), ctx.report_progress)
-        there = [id_ for id_ in call.task_ids if id_ in found]
-        done = [await delivered(found[id_], call.save_to, "seedream", ctx) for id_ in there]
         if len(call.task_ids) == 1:
-            return results.one(done[0].task, done[0].shown)
-        shown = within_budget(data for each in done for data in each.shown)
-        return results.several([each.task for each in done], [id_ for id_ in call.task_ids if id_ not in found], shown)
+            done = await _delivered(habits, found[call.task_ids[0]], call.save_to, ctx)
+            return results.one(done.task, done.shown)
+        there = [await _delivered(habits, found[id_], call.save_to, ctx) for id_ in call.task_ids if id_ in found]
+        missing = [id_ for id_ in call.task_ids if id_ not in found]
+        shown = within_budget(data for each in there for data in each.shown)
+        return results.several([each.task for each in there], missing, shown)
 
     async def get_task(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
         return await _answered("get_task", tasks(arguments, ctx))
@@ -153,6 +149,12 @@ async def _answered(tool: str, work: Awaitable[CallToolResult]) -> CallToolResul
         trace = getattr(error, "trace_id", None)
         logger.info("%s failed: %s, trace_id %s", tool, error.code, trace)
         return results.failure(error)
+
+
+async def _delivered(habits: Habits, task: Task, save_to: str | None, ctx: Call) -> Delivered:
+    folder = Path(save_to) if save_to else habits.local.output if habits.local else None
+    wanted = Wanted(folder, f"{(task.prompt or 'seedream')[:40]} {task.id[:8]}", habits.preview(ctx))
+    return await deliver(task, wanted, ctx.request_context.lifespan_context.downloads, habits.local)
 
 
 def _token(token_of: TokenOf, ctx: Call) -> str:

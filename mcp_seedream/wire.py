@@ -104,6 +104,7 @@ class Task:
     error: Failure | None = None
     trace_id: str | None = None
     model: str | None = None
+    prompt: str | None = None
     elapsed: float | None = None
     created_at: float | None = None
     finished_at: float | None = None
@@ -140,6 +141,7 @@ def read_task(reply: Any, task_id: str | None = None) -> Task:
         raise UnreadableReply("The upstream answered with something that is not a task.")
     nested = _object(reply.get("response"))
     answer = nested or reply
+    request = _object(reply.get("request"))
     data = answer.get("data")
     items = [item for item in (data if isinstance(data, list) else [data]) if isinstance(item, dict)]
     images = tuple(image for item in items if (image := _image(item)))
@@ -158,7 +160,8 @@ def read_task(reply: Any, task_id: str | None = None) -> Task:
         failures=failures if state == "succeeded" else (),
         error=error if state == "failed" else None,
         trace_id=_text(reply.get("trace_id")) or _text(answer.get("trace_id")),
-        model=_first(_text(o.get("model")) for o in (*items, _object(reply.get("request")), answer)),
+        model=_first(_text(o.get("model")) for o in (*items, request, answer)),
+        prompt=_first(_text(o.get("prompt")) for o in (request, *items)),
         elapsed=_elapsed(reply),
         created_at=_number(reply.get("created_at")),
         finished_at=_number(reply.get("finished_at")),
