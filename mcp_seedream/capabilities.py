@@ -74,6 +74,7 @@ class Combination(_Frozen):
     needs: dict[str, Value] = {}
     excludes: dict[str, Value] = {}
     input_kinds: list[str] = []
+    input_alpha: bool = False
 
 
 class Model(_Frozen):

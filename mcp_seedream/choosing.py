@@ -54,9 +54,14 @@ def choose(table: ModelTable, wish: Wish, model_id: str | None = None, excluding
     raise InvalidArguments(f"The upstream refuses {either(excluding)}, and no other model can serve this call.")
 
 
-def works_on_kinds(table: ModelTable, wish: Wish) -> bool:
+def keeps_kinds(table: ModelTable, wish: Wish) -> bool:
     """Whether something asked for works only on pictures of certain kinds, so that theirs must be kept."""
     return any(rule.input_kinds and _applies(rule, wish) for rule in table.combinations)
+
+
+def needs_alpha(table: ModelTable, wish: Wish) -> str | None:
+    """What asks for pictures with an alpha channel, in words; None: nothing does."""
+    return next((_assignments(r.when) for r in table.combinations if r.input_alpha and _applies(r, wish)), None)
 
 
 def _named(table: ModelTable, model_id: str) -> Model:

@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         dest="settings",
         help="other arguments of the tool, such as size=2K watermark=false",
     )
-    trial.add_argument("--output", type=Path, default=Path(), metavar="FOLDER", help="where to save (default: here)")
+    trial.add_argument("--output", type=Path, default=Path(), metavar="PATH", help="folder or file (default: here)")
     trial.add_argument("--sandbox", action="store_true", default=argparse.SUPPRESS, help="even if there is a token")
     trial.add_argument("--sandbox-seconds", type=float, default=argparse.SUPPRESS, metavar="S", help=argparse.SUPPRESS)
     return parser

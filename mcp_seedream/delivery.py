@@ -40,10 +40,11 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """A task whose images know where they were saved, and pictures to show (bytes of image files)."""
+    """A task whose images know where they were saved; pictures to show (bytes of image files), and what they are."""
 
     task: Task
     shown: tuple[bytes, ...] = ()
+    caption: str | None = None
 
 
 async def deliver(task: Task, wanted: Wanted, downloads: Downloads, local: LocalFiles | None) -> Delivered:
@@ -64,17 +65,19 @@ async def deliver(task: Task, wanted: Wanted, downloads: Downloads, local: Local
     with tempfile.TemporaryDirectory(prefix="seedream-", ignore_cleanup_errors=True) as temporary:
         seconds = _SAVING if folder else _PREVIEWING
         files, notes = await _fetched(task.images, Path(temporary), downloads, seconds)
-        shown = await anyio.to_thread.run_sync(_preview, task.images, files) if wanted.preview else ()
+        shown, caption = await anyio.to_thread.run_sync(_preview, task.images, files) if wanted.preview else ((), None)
         images = list(task.images)
         if folder:
             images, more = await anyio.to_thread.run_sync(_saved, images, files, folder, wanted.name)
             notes += more
         elif data:
-            shown = tuple(within_budget(file.read_bytes() for file in files if file))
+            shown, caption = tuple(within_budget(file.read_bytes() for file in files if file)), None
             if len(shown) < len(data):
                 return Delivered(_too_large(task))
+    if local and any(image.b64_json and not image.path for image in images):
+        notes.append(f'get_task with task_id "{task.id}" and another save_to saves it, at no cost.')
     images = [replace(image, b64_json=None) for image in images]
-    return Delivered(replace(task, images=tuple(images), notes=(*task.notes, *notes)), shown)
+    return Delivered(replace(task, images=tuple(images), notes=(*task.notes, *notes)), shown, caption)
 
 
 def within_budget(pictures: Iterable[bytes]) -> list[bytes]:
@@ -124,14 +127,21 @@ def _saved(images: list[Image], files: list[Path | None], folder: Path, name: st
         if file is None:
             continue
         try:
-            path = save_as(file, folder, name, number=index + 1, of=len(images))
-            images[index] = replace(image, path=str(path))
-        except OSError as error:
-            notes[f"Not saved to {folder}: {error.strerror or error}. The link still works."] = None
+            images[index] = replace(image, path=str(save_as(file, folder, name, _part(image, index, len(images)))))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            notes[f"Not saved to {folder}: {reason}.{' The link still works.' if image.url else ''}"] = None
     return images, list(notes)
 
 
-def _preview(images: tuple[Image, ...], files: list[Path | None]) -> tuple[bytes, ...]:
+def _part(image: Image, index: int, of: int) -> str:
+    """The end of a file's name: the layer's number and name, or the number in a set."""
+    if image.z_index is not None:
+        return f"{image.z_index} {image.name or ''}"
+    return str(index + 1) if of > 1 else ""
+
+
+def _preview(images: tuple[Image, ...], files: list[Path | None]) -> tuple[tuple[bytes, ...], str | None]:
     """One picture: a thumbnail; layers: put together; a set: a contact sheet. Nothing, where that can't be made."""
     from mcp_seedream import pictures  # noqa: PLC0415  (Pillow: not before the first picture)
 
@@ -141,20 +151,21 @@ def _preview(images: tuple[Image, ...], files: list[Path | None]) -> tuple[bytes
     try:
         if base and layers:
             boxes = [(file, image.box) for image, file in layers if image.box]
-            return (pictures.composed(base, boxes),)
+            return (pictures.composed(base, boxes),), "Shown: the layers put together, reduced."
         if len(there) > 1:
-            return (pictures.contact_sheet([file for _, file in there]),)
-        return (pictures.thumbnail(there[0][1]),) if there else ()
+            return (pictures.contact_sheet([file for _, file in there]),), "Shown: all of them, reduced."
+        if there:
+            return (pictures.thumbnail(there[0][1]),), "Shown: a thumbnail."
     except (SeedreamError, OSError, ValueError) as error:
         logger.info("no preview: %s", error)
-        return ()
+    return (), None
 
 
 def _too_large(task: Task) -> Task:
     """Image data was asked for, and there is neither a disk for it nor room in the result."""
     size = sum(len(image.b64_json or "") for image in task.images) * 3 // 4
     reason = (
-        f"it was made, but its data ({size:,} bytes) is more than a result can carry. Ask for links: "
-        "response_format url."
+        f"it was made, but its data ({size:,} bytes) is more than a result can carry over HTTP. Links "
+        "can be had with response_format url, in a new call that is billed anew."
     )
     return replace(task, state="failed", images=(), error=Failure("result_too_large", reason))

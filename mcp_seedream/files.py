@@ -23,6 +23,7 @@ from mcp_seedream.errors import InvalidArguments
 _DATA_URI = re.compile(r"data:image/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
 _WEB = re.compile(r"https?://", re.IGNORECASE)
 _ENDINGS = {"jpeg": ".jpg"}
+_PICTURE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 _CHAT_FOLDERS = ("/mnt/user-data/", "/mnt/data/", "sandbox:")  # of Claude's and ChatGPT's code sandboxes
 _MOST_INPUT = 200 * 2**20  # bytes of a file that is made smaller before it is sent
 # Names that Windows keeps for devices, with any ending.
@@ -127,25 +128,47 @@ def local_path(text: str, local: LocalFiles) -> Path:
     """The real path of a picture file that may be read: absolute, relative, `~`, `file://`, Windows style.
 
     Raises:
-        InvalidArguments: There is no such file, it is no regular file, or it lies outside the allowed folders.
+        InvalidArguments: There is no such file, or it lies outside the allowed folders.
     """
-    if text.startswith(_CHAT_FOLDERS):
-        raise InvalidArguments(
-            f"{_shortened(text)} exists only in the chat's own sandbox, which this server can't read. Give a link, "
-            "the picture as base64, or the path of a copy on this machine."
-        )
-    path = Path(url2pathname(urlsplit(text).path)) if text.lower().startswith("file://") else Path(text)
-    if os.name != "nt" and re.match(r"/?[A-Za-z]:[\\/]", str(path)):
-        raise InvalidArguments(f"{_shortened(text)} is a Windows path, and this server does not run on Windows.")
+    path = _path(text)
     try:
-        real = path.expanduser().resolve(strict=True)
+        real = path.resolve(strict=True)
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
-        raise InvalidArguments(f"The file {_shortened(text)} can't be read: {reason}.") from error
+        looked = "" if path.is_absolute() else f" (looked in {Path.cwd()}; give an absolute path, a link or base64)"
+        raise InvalidArguments(f"The file {_shortened(text)} can't be read: {reason}{looked}.") from error
     folders = [folder.expanduser().resolve() for folder in local.allowed]
     if folders and not any(real.is_relative_to(folder) for folder in folders):
-        raise InvalidArguments(f"The file {_shortened(text)} lies outside the folders of SEEDREAM_ALLOWED_DIRS.")
+        named = ", ".join(map(str, folders))
+        raise InvalidArguments(f"The file {_shortened(text)} lies outside SEEDREAM_ALLOWED_DIRS ({named}).")
     return real
+
+
+def save_target(text: str, local: LocalFiles) -> Path:
+    """Where `save_to` points: spelled as for `local_path`; a relative one lies in the output folder, if there is one.
+
+    Raises:
+        InvalidArguments: It can't be a path on this machine.
+    """
+    return (local.output or Path()) / _path(text)
+
+
+def _path(text: str) -> Path:
+    if text.startswith(_CHAT_FOLDERS):
+        raise InvalidArguments(
+            f"{_shortened(text)} exists only in the chat's own sandbox, which this server does not share. Use a path "
+            "on this machine; a picture can also be given as a link or as base64."
+        )
+    uri = urlsplit(text) if text.lower().startswith("file:") else None
+    if uri and uri.netloc not in ("", "localhost"):
+        raise InvalidArguments(f"{_shortened(text)} names another machine.")
+    path = Path(url2pathname(uri.path) if uri else text)
+    if os.name != "nt" and re.match(r"/?[A-Za-z]:[\\/]|\\\\\\\\", str(path)):
+        raise InvalidArguments(f"{_shortened(text)} is a Windows path, and this server does not run on Windows.")
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise InvalidArguments(f"{_shortened(text)}: there is no such home folder.") from error
 
 
 def open_picture(path: Path) -> tuple[BinaryIO, int]:
@@ -184,32 +207,30 @@ def picture_data(reference: str) -> bytes:
     return base64.b64decode(_DATA_URI.sub("", reference[:200]) + reference[200:])
 
 
-def save_as(source: Path, target: Path, name: str, *, number: int = 1, of: int = 1) -> Path:
+def save_as(source: Path, target: Path, name: str, part: str = "") -> Path:
     """Move a finished file to where it is wanted, under a name that no file has yet; the absolute path.
 
     Args:
         source: The file; its bytes decide the ending. It is gone afterwards.
-        target: A folder, existing or named with a closing slash or without an ending; or a file's name.
+        target: A file's name, where it ends as pictures do and is no folder; else a folder, made if it is missing.
         name: A readable name for a file in a folder: any text.
-        number: Which one of a set it is.
-        of: How many the set has.
+        part: Which part of a set it is, for the end of its name.
 
     Raises:
         OSError: It can't be written there.
     """
-    target = target.expanduser()
-    into_folder = target.is_dir() or not target.suffix
+    into_folder = target.is_dir() or target.suffix.lower() not in _PICTURE_ENDINGS
     folder = target if into_folder else target.parent
     folder.mkdir(parents=True, exist_ok=True)
     with source.open("rb") as file:
         found = kind(file.read(16)) or "bin"
-    stem = readable(name) if into_folder else target.stem
+    stem = "-".join(filter(None, [readable(name) if into_folder else target.stem, readable(part) if part else ""]))
     # Copied beside its place first: a rename is whole or not at all, and the source may be on another disk.
     beside = folder / f".seedream-{uuid.uuid4().hex}"
     try:
         with source.open("rb") as file, beside.open("xb") as copy:
             shutil.copyfileobj(file, copy)
-        path = _put(beside, folder, f"{stem}-{number}" if of > 1 else stem, _ENDINGS.get(found, f".{found}"))
+        path = _put(beside, folder, stem, _ENDINGS.get(found, f".{found}"))
     finally:
         beside.unlink(missing_ok=True)
     source.unlink()

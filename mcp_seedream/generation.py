@@ -12,7 +12,7 @@ import anyio
 
 from mcp_seedream.arguments import ImageCall, TaskCall
 from mcp_seedream.capabilities import Model, ModelTable
-from mcp_seedream.choosing import choose, works_on_kinds
+from mcp_seedream.choosing import choose, keeps_kinds, needs_alpha
 from mcp_seedream.client import SeedreamClient
 from mcp_seedream.downloads import Downloads
 from mcp_seedream.errors import InvalidArguments, ModelRefused, TaskNotFound, UpstreamError
@@ -98,7 +98,8 @@ async def _with_pictures(services: Services, call: ImageCall, token: str) -> tup
     inputs = await take_pictures(
         call.wish.images,
         services.table.limits,
-        keep_alpha=works_on_kinds(services.table, call.wish),
+        keep_alpha=keeps_kinds(services.table, call.wish),
+        needs_alpha=needs_alpha(services.table, call.wish),
         local=services.local,
         client=services.client,
         token=token,

@@ -36,6 +36,7 @@ async def take_pictures(
     limits: Limits,
     *,
     keep_alpha: bool,
+    needs_alpha: str | None,
     local: LocalFiles | None,
     client: SeedreamClient,
     token: str,
@@ -45,7 +46,8 @@ async def take_pictures(
     Args:
         references: Links, data URIs or base64 that have been checked; `task:ID` or `task:ID/N`; paths.
         limits: The upstream's.
-        keep_alpha: The request needs transparency.
+        keep_alpha: Keep transparency where a picture is made smaller.
+        needs_alpha: What asks for pictures with an alpha channel, if anything does.
         local: What may be read on this machine; None: nothing.
         client: For tasks.
         token: The caller's.
@@ -69,6 +71,8 @@ async def take_pictures(
                     image, note = await _of_data(reference, limits, keep_alpha=keep_alpha)
                 case "path":
                     image, note = await _of_path(reference, limits, local, keep_alpha=keep_alpha)
+            if needs_alpha:
+                _check_alpha(image, needs_alpha)
         except InvalidArguments as error:
             raise InvalidArguments(f"{where}: {error.message}") from error
         images.append(image)
@@ -84,10 +88,20 @@ async def _of_task(reference: str, client: SeedreamClient, token: str) -> str:
         raise TaskNotFound(f"The upstream knows no task {id_} for this token.", task_id=id_)
     wanted = int(number) if re.fullmatch(r"[0-9]{1,3}", number) else 0 if number else 1
     if not 1 <= wanted <= len(task.images):
-        has = f"has {len(task.images)} pictures" if task.images else f"is {task.state} and has no picture"
-        raise InvalidArguments(f"task {id_} {has}; its first would be task:{id_}/1.")
+        if not task.images:
+            wait = ": get_task waits for it" if task.state == "pending" else ""
+            raise InvalidArguments(f"task {id_} is {task.state} and has no picture{wait}.")
+        raise InvalidArguments(f"task {id_} has pictures 1 to {len(task.images)}: name one as task:{id_}/1.")
     image = task.images[wanted - 1]
     return image.url or data_uri(base64.b64decode(image.b64_json or ""))
+
+
+def _check_alpha(image: str, needed_by: str) -> None:
+    """Refuse a picture without an alpha channel; what a link leads to, nobody here knows."""
+    from mcp_seedream import pictures  # noqa: PLC0415  (Pillow: not before the first picture)
+
+    if reference_kind(image) == "data" and not pictures.has_alpha(io.BytesIO(picture_data(image))):
+        raise InvalidArguments(f"has no alpha channel, which {needed_by} needs.")
 
 
 async def _of_data(reference: str, limits: Limits, *, keep_alpha: bool) -> tuple[str, str | None]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from mcp_seedream.errors import InvalidArguments
 
@@ -48,8 +48,18 @@ class Fitted:
     note: str
 
 
+def has_alpha(source: Source) -> bool:
+    """Whether the picture has an alpha channel, or a transparent colour.
+
+    Raises:
+        InvalidArguments: It can't be decoded.
+    """
+    with _header(source) as image:
+        return "A" in image.getbands() or "transparency" in image.info
+
+
 def fits(source: Source, size: int, bounds: Bounds) -> bool:
-    """Whether the upstream takes the picture as it is; only its head is read.
+    """Whether the upstream takes the picture as it is. Its pixels are not decoded; a broken file is found all the same.
 
     Args:
         source: The picture's file.
@@ -65,7 +75,12 @@ def fits(source: Source, size: int, bounds: Bounds) -> bool:
             raise InvalidArguments(
                 f"has {width}x{height} pixels; the upstream takes sides of {bounds.least_side} or more."
             )
-        return size <= bounds.most_bytes and max(width, height) <= bounds.most_side and image.mode != "CMYK"
+        fine = size <= bounds.most_bytes and max(width, height) <= bounds.most_side and image.mode != "CMYK"
+        try:
+            image.verify()
+        except _UNREADABLE as error:
+            raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
+        return fine
 
 
 def fitted(source: Path | bytes, bounds: Bounds, *, keep_alpha: bool) -> Fitted:
@@ -82,13 +97,14 @@ def fitted(source: Path | bytes, bounds: Bounds, *, keep_alpha: bool) -> Fitted:
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
     with _header(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         width, height = image.size
+        flattened = "" if keep_alpha or "A" not in image.getbands() else ", without its transparency"
         try:
             data = _within(_loaded(image, bounds.most_side, keep_alpha=keep_alpha), bounds.most_bytes)
         except _UNREADABLE as error:
             raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
     with Image.open(io.BytesIO(data)) as small:
         sent = f"{small.width}x{small.height} {small.format}, {_megabytes(len(data))}"
-    return Fitted(data, f"was made to fit: {sent} instead of {width}x{height}, {_megabytes(size)}.")
+    return Fitted(data, f"was made to fit: {sent}{flattened}, instead of {width}x{height}, {_megabytes(size)}.")
 
 
 def thumbnail(source: Source) -> bytes:
@@ -101,18 +117,22 @@ def thumbnail(source: Source) -> bytes:
 
 
 def contact_sheet(sources: Sequence[Source]) -> bytes:
-    """Several pictures in a grid, as one preview.
+    """Several pictures in a grid, numbered from 1, as one preview.
 
     Raises:
         InvalidArguments: One is not a picture, or too large.
     """
     columns = math.ceil(math.sqrt(len(sources)))
     rows = math.ceil(len(sources) / columns)
-    cell = PREVIEW_SIDE // columns
-    sheet = Image.new("RGB", (cell * columns, cell * rows), "white")
-    for index, source in enumerate(sources):
-        picture = ImageOps.pad(_flat(_opened(source, cell)), (cell - 4, cell - 4), color="white")
-        sheet.paste(picture, (index % columns * cell + 2, index // columns * cell + 2))
+    pictures = [_flat(_opened(source, PREVIEW_SIDE // columns - 4)) for source in sources]
+    width, height = (max(picture.size[side] for picture in pictures) + 4 for side in (0, 1))
+    sheet = Image.new("RGB", (width * columns, height * rows), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, picture in enumerate(pictures):
+        left, top = index % columns * width + 2, index // columns * height + 2
+        sheet.paste(picture, (left, top))
+        number = {"fill": "white", "stroke_width": 2, "stroke_fill": "black", "font": ImageFont.load_default(20)}
+        draw.text((left + 6, top + 4), str(index + 1), **number)  # type: ignore[arg-type]
     return _preview(sheet)
 
 
@@ -138,6 +158,8 @@ def _header(source: Source) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is in bytes
             return Image.open(source)
+    except Image.DecompressionBombError as error:
+        raise InvalidArguments("has more pixels than can be handled: give a smaller one.") from error
     except _UNREADABLE as error:
         raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
 
@@ -229,7 +251,7 @@ def _preview(picture: Image.Image) -> bytes:
 
 
 def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
 def main() -> None:

@@ -59,14 +59,16 @@ TASK_RESULT: dict[str, Any] = {
 """Output schema of `get_task`: one task as from the image tools, or several of those under `tasks`."""
 
 
-def one(task: Task, shown: Sequence[bytes] = ()) -> CallToolResult:
+def one(task: Task, shown: Sequence[bytes] = (), caption: str | None = None) -> CallToolResult:
     """The result for one task: pictures, or its id and what to do next, or why there is none.
 
     Args:
         task: As it stands.
         shown: Image files to put into the result: a preview, or data that was asked for.
+        caption: What is shown, for the text.
     """
-    return _result(_text(task), _structured(task), shown, is_error=task.state == "failed")
+    text = f"{_text(task)}\n{caption}" if shown and caption else _text(task)
+    return _result(text, _structured(task), shown, is_error=task.state == "failed")
 
 
 def several(tasks: Sequence[Task], missing: Iterable[str] = (), shown: Sequence[bytes] = ()) -> CallToolResult:
@@ -155,13 +157,13 @@ def _time(seconds: float | None) -> str | None:
 
 def _line(image: Image) -> str:
     where = [image.url, f"saved as {image.path}" if image.path else None]
-    parts = [*(where if any(where) else ["(image data in this result)"]), image.size]
+    line = " ".join(part for part in [*(where if any(where) else ["(no link)"]), image.size] if part)
     if image.z_index is not None:
-        parts.append(f"layer {image.z_index}")
-    parts += [image.name, image.description]
-    if image.bounding_box:
-        parts.append(f"box {json.dumps(image.bounding_box)}")
-    return " ".join(part for part in parts if part)
+        about = ": ".join(word for word in (image.name, image.description) if word)
+        line += f" layer {image.z_index} {about}".rstrip()
+    if image.box:
+        line += f", box {json.dumps(image.box)} (left, top, right, bottom)"
+    return line
 
 
 def _identifiers(task: Task) -> str:
@@ -174,5 +176,6 @@ def _reason(task: Task) -> str:
 
 
 def _notes(task: Task) -> list[str]:
-    failures = [f"One image failed: {f.message.rstrip('.')} ({f.code})." for f in task.failures]
-    return [*task.notes, *dict.fromkeys(failures)]
+    reasons = dict.fromkeys(f"{failure.message.rstrip('.')} ({failure.code})" for failure in task.failures)
+    count = f"{len(task.failures)} of {len(task.images) + len(task.failures)} images failed: {'; '.join(reasons)}."
+    return [*task.notes, *([count] if reasons else [])]

@@ -95,6 +95,14 @@ class Settings(BaseSettings):
             raise ValueError("it has blanks or characters that no token has")
         return text or None
 
+    @field_validator("output_dir", "models_file")
+    @classmethod
+    def _at_home(cls, value: Path | None) -> Path | None:
+        try:
+            return value.expanduser() if value else None
+        except RuntimeError as error:
+            raise ValueError("there is no such home folder") from error
+
     @field_validator("base_url")
     @classmethod
     def _http_url(cls, value: str) -> str:

@@ -95,5 +95,9 @@ class _Reading:
             failures=tuple(self.failures) if images else (),
             error=None if images else next(iter(self.failures), nothing),
             trace_id=self.trace_id,
-            notes=(f"The stream broke off ({self.error.code}): these images came before.",) if self.error else (),
+            notes=(self._broke_off(),) if self.error else (),
         )
+
+    def _broke_off(self) -> str:
+        rest = f': get_task with task_id "{self.task_id}" may have the others, at no cost' if self.task_id else ""
+        return f"The stream broke off after {len(self.images)} of the images{rest}."

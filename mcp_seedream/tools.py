@@ -11,7 +11,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
@@ -24,7 +23,7 @@ from mcp_seedream import arguments, results
 from mcp_seedream.capabilities import ModelTable, Operation
 from mcp_seedream.delivery import Delivered, Wanted, deliver, within_budget
 from mcp_seedream.errors import MissingToken, SeedreamError
-from mcp_seedream.files import LocalFiles
+from mcp_seedream.files import LocalFiles, save_target
 from mcp_seedream.generation import Services, get_tasks, make_images
 from mcp_seedream.schemas import image_schema, task_schema
 from mcp_seedream.wire import Task
@@ -80,11 +79,13 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits) -> list[Too
         # In a thread: megabytes of base64 are decoded, while other callers wait for their answers.
         check = partial(arguments.image_call, table, operation, raw, wait_seconds=seconds, place=place)
         call = await anyio.to_thread.run_sync(check) if operation == "edit" else check()
+        if call.save_to and habits.local:
+            save_target(call.save_to, habits.local)  # what can't be a path is refused before anything is paid
         services = ctx.request_context.lifespan_context
         task = await make_images(services, call, _token(token_of, ctx), ctx.report_progress)
         task = replace(task, prompt=call.wish.prompt or task.prompt)
         done = await _delivered(habits, task, call.save_to, ctx)
-        return results.one(done.task, done.shown)
+        return results.one(done.task, done.shown, done.caption)
 
     async def generate_image(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
         return await _answered("generate_image", images("generate", arguments, ctx))
@@ -98,7 +99,7 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits) -> list[Too
         found = await get_tasks(services, call, _token(token_of, ctx), ctx.report_progress)
         if len(call.task_ids) == 1:
             done = await _delivered(habits, found[call.task_ids[0]], call.save_to, ctx)
-            return results.one(done.task, done.shown)
+            return results.one(done.task, done.shown, done.caption)
         there = [await _delivered(habits, found[id_], call.save_to, ctx) for id_ in call.task_ids if id_ in found]
         missing = [id_ for id_ in call.task_ids if id_ not in found]
         shown = within_budget(data for each in there for data in each.shown)
@@ -152,9 +153,14 @@ async def _answered(tool: str, work: Awaitable[CallToolResult]) -> CallToolResul
 
 
 async def _delivered(habits: Habits, task: Task, save_to: str | None, ctx: Call) -> Delivered:
-    folder = Path(save_to) if save_to else habits.local.output if habits.local else None
+    local = habits.local
+    folder = (save_target(save_to, local) if save_to else local.output) if local else None
+    if save_to and task.state == "pending":
+        return Delivered(
+            replace(task, notes=(*task.notes, f'Give get_task save_to "{save_to}" too: nothing is saved yet.'))
+        )
     wanted = Wanted(folder, f"{(task.prompt or 'seedream')[:40]} {task.id[:8]}", habits.preview(ctx))
-    return await deliver(task, wanted, ctx.request_context.lifespan_context.downloads, habits.local)
+    return await deliver(task, wanted, ctx.request_context.lifespan_context.downloads, local)
 
 
 def _token(token_of: TokenOf, ctx: Call) -> str:

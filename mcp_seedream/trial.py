@@ -34,8 +34,9 @@ def try_out(options: argparse.Namespace, settings: Settings) -> int:
     try:
         tool, arguments = _call(options)
         read_table(settings.models_file)  # here its error is one line; in the server it would be a closed connection
-        options.output.mkdir(parents=True, exist_ok=True)  # before a picture is paid for that could not be saved
-        return anyio.run(_make, command, tool, {**arguments, "save_to": f"{options.output.resolve()}{os.sep}"})
+        folder = options.output.parent if options.output.suffix else options.output
+        folder.mkdir(parents=True, exist_ok=True)  # before a picture is paid for that could not be saved
+        return anyio.run(_make, command, tool, {"save_to": str(options.output.resolve()), **arguments})
     except* (InvalidArguments, OSError, MCPError) as errors:
         for error in _leaves(errors):
             _say(f"mcp-seedream: {error}")

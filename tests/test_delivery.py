@@ -156,7 +156,7 @@ async def test_saving_a_set_and_layers(session: Session, tmp_path: Path) -> None
         "edit_image", image=[picture()], layer_decomposition=True, save_to=str(tmp_path / "poster.png"), size="1K"
     )
     names = [Path(image["path"]).name for image in answer(result)["images"]]
-    assert names == ["poster-1.jpg", "poster-2.png", "poster-3.png", "poster-4.png"]
+    assert names == ["poster-0-base.jpg", "poster-1-subject.png", "poster-2-headline.png", "poster-3-ornament.png"]
 
 
 async def test_the_output_folder_saves_every_result(table: ModelTable, upstream: str, tmp_path: Path) -> None:
@@ -180,6 +180,54 @@ async def test_a_place_that_can_not_be_written_is_a_note(session: Session, tmp_p
     assert "path" not in answer(result)["images"][0]
     assert any(note.startswith("Not saved to ") for note in answer(result)["notes"])
     assert len(previews(result)) == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("~nobodyhere/x.jpg", "there is no such home folder"),
+        ("/mnt/user-data/outputs/x.jpg", "exists only in the chat's own sandbox"),
+        ("C:\\Users\\me\\fox.jpg", "is a Windows path"),
+        ("file://elsewhere/share/x.jpg", "names another machine"),
+    ],
+)
+async def test_what_can_not_be_a_place_is_refused_before_anything_is_paid(
+    session: Session, sandbox: Sandbox, target: str, says: str
+) -> None:
+    """By the same rules as a path of an input picture."""
+    result = await session.call("generate_image", prompt="a", save_to=target)
+    assert result.is_error
+    assert says in text(result)
+    assert sandbox.requests == []
+
+
+async def test_spellings_of_a_place(table: ModelTable, upstream: str, tmp_path: Path) -> None:
+    """file:// is a path; a relative one lies in the output folder; only picture endings make a file's name."""
+    session = local(table, upstream, output=tmp_path / "all")
+    for target, expected in (
+        ((tmp_path / "a fox.png").as_uri(), tmp_path / "a fox.jpg"),
+        ("named.jpg", tmp_path / "all" / "named.jpg"),
+        ("v1.2", tmp_path / "all" / "v1.2"),
+    ):
+        result = await session.call("generate_image", prompt="a", save_to=target)
+        path = Path(answer(result)["images"][0]["path"])
+        assert expected in (path, path.parent)
+
+
+async def test_a_pending_call_says_that_nothing_is_saved_yet(session: Session, tmp_path: Path) -> None:
+    """With what to give get_task."""
+    result = await session.call("generate_image", prompt="a", save_to=str(tmp_path), wait_seconds=0)
+    assert f'give get_task save_to "{tmp_path}" too' in text(result)
+
+
+async def test_data_that_could_not_be_saved_can_still_be_had(session: Session, tmp_path: Path) -> None:
+    """There is no link: the note says how, and it works."""
+    result = await session.call("generate_image", prompt="a", save_to="/proc/nowhere", response_format="b64_json")
+    id_ = answer(result)["task_id"]
+    assert f'get_task with task_id "{id_}" and another save_to saves it, at no cost.' in text(result)
+    assert "link still works" not in text(result)
+    again = await session.call("get_task", task_id=id_, save_to=str(tmp_path))
+    assert Path(answer(again)["images"][0]["path"]).parent == tmp_path
 
 
 async def test_image_data_is_saved_and_shown_not_sent(session: Session, tmp_path: Path) -> None:

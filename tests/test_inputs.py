@@ -96,12 +96,13 @@ ODD: list[tuple[str, Callable[[Path], Any], str]] = [
     ("empty.png", lambda path: path.touch(), "is not a jpeg, png"),
     ("pipe.png", pipe, "is not a regular file"),
     ("folder.png", lambda path: path.mkdir(), "is not a regular file"),
-    ("out.png", lambda path: path.symlink_to("/etc/hostname"), "lies outside the folders of SEEDREAM_ALLOWED_DIRS"),
+    ("out.png", lambda path: path.symlink_to("/etc/hostname"), "lies outside SEEDREAM_ALLOWED_DIRS"),
     ("loop.png", lambda path: path.symlink_to(path), "can't be read"),
     ("missing.png", lambda _: None, "can't be read: No such file or directory"),
-    ("bomb.png", bomb, "exceeds limit of 178956970 pixels"),
+    ("bomb.png", bomb, "has more pixels than can be handled"),
     ("tiny.png", lambda path: save(path, size=(5, 5)), "has 5x5 pixels; the upstream takes sides of 14 or more"),
     ("cut.png", lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(9)), "can't be decoded"),
+    ("half.png", lambda path: path.write_bytes(save(path).read_bytes()[:600]), "can't be decoded"),
 ]
 
 
@@ -125,7 +126,7 @@ async def test_odd_files_are_refused_with_a_reason(
         ("sandbox:/mnt/data/a.png", "exists only in the chat's own sandbox"),
         ("C:\\Users\\me\\a.png", "is a Windows path"),
         ("file:///C:/Users/me/a.png", "is a Windows path"),
-        ("/etc/hostname", "lies outside the folders"),
+        ("/etc/hostname", "lies outside SEEDREAM_ALLOWED_DIRS"),
         ("../../../etc/hostname", "can't be read"),
         ("\0", "can't be read"),
         ("x" * 5000, "can't be read: File name too long"),
@@ -188,6 +189,16 @@ async def test_transparency_is_kept_where_it_is_needed(session: Session, sandbox
     assert (flat.format, flat.convert("RGB").getpixel((5, 5))) == ("JPEG", (255, 255, 255))
 
 
+async def test_a_transparent_background_needs_an_alpha_channel(
+    session: Session, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """A PNG is not enough."""
+    save(tmp_path / "flat.png")
+    result = await edit(session, "flat.png", background="transparent", output_format="png")
+    assert "has no alpha channel, which `background: transparent` needs" in text(result)
+    assert sandbox.requests == []
+
+
 async def test_a_cmyk_picture_is_sent_in_rgb(session: Session, sandbox: Sandbox, tmp_path: Path) -> None:
     """Printers' colours come out wrong elsewhere."""
     save(tmp_path / "print.jpg", "CMYK")
@@ -215,8 +226,8 @@ async def test_a_task_of_this_server_as_input(session: Session, sandbox: Sandbox
 @pytest.mark.parametrize(
     ("reference", "says"),
     [
-        ("task:{}/9", "has 3 pictures; its first would be task:"),
-        ("task:{}/x", "has 3 pictures"),
+        ("task:{}/9", "has pictures 1 to 3: name one as task:"),
+        ("task:{}/x", "has pictures 1 to 3"),
         ("task:nope", "knows no task nope"),
     ],
 )
@@ -232,7 +243,7 @@ async def test_a_task_that_still_runs_as_input(session: Session) -> None:
     """Says so."""
     made = await session.call("generate_image", prompt="[sandbox:slow=9]", wait_seconds=0)
     result = await edit(session, f"task:{answer(made)['task_id']}")
-    assert "is pending and has no picture" in text(result)
+    assert "is pending and has no picture: get_task waits for it" in text(result)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")

@@ -109,7 +109,7 @@ async def test_failed_pictures_are_counted(table: ModelTable) -> None:
     """Some: notes. All: an error with the first one's words."""
     failed = json.dumps({"type": f"{KIND}partial_failed", "error": {"code": "c", "message": "refused"}})
     result = await stream(table, picture(1), failed, DONE)
-    assert answer(result)["notes"] == ["One image failed: refused (c)."]
+    assert answer(result)["notes"] == ["1 of 2 images failed: refused (c)."]
     result = await stream(table, failed, DONE)
     assert result.is_error
     assert answer(result)["error"]["code"] == "c"

@@ -218,8 +218,8 @@ async def test_one_failed_image_of_a_set_is_a_note(session: Session) -> None:
     """The others are there."""
     result = await session.call("generate_image", prompt="x [sandbox:partial]", sequential_image_generation="auto")
     assert len(answer(result)["images"]) == 2
-    assert answer(result)["notes"] == ["One image failed: This image was refused (bad_request)."]
-    assert "One image failed" in text(result)
+    assert answer(result)["notes"] == ["1 of 3 images failed: This image was refused (bad_request)."]
+    assert "1 of 3 images failed" in text(result)
 
 
 @pytest.mark.parametrize("shape", [1, 2, 3])
