@@ -33,7 +33,8 @@ from mcp_seedream.errors import (
     UpstreamUnavailable,
 )
 from mcp_seedream.refusals import UNCERTAIN, refusal
-from mcp_seedream.wire import Failure, ImageRequest, StreamEvent, Task, read_batch, read_event, read_task
+from mcp_seedream.replies import read_batch, read_event, read_task
+from mcp_seedream.wire import Failure, ImageRequest, StreamEvent, Task
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,8 @@ class SeedreamClient:
             UpstreamError: The request was refused, or never sent.
         """
         headers = {**_bearer(token), "Accept": "application/x-ndjson"}
-        known = False
+        known = readable = False
+        broken: UnreadableReply | None = None
         async with (
             _submitting(),
             self._streams.stream("POST", "/seedream/images", json=request.body, headers=headers) as response,
@@ -144,12 +146,21 @@ class SeedreamClient:
             if response.status_code != httpx.codes.OK:
                 await response.aread()
                 raise refusal(response.status_code, _json(response), response.headers, submitting=True)
-            async for line in response.aiter_lines():
-                if event := read_event(line):
+            async for line in _lines(response):
+                try:
+                    event = read_event(line)
+                except UnreadableReply as error:
+                    logger.warning("a line of a streamed answer is not JSON")
+                    broken = error
+                    continue
+                if event:
+                    readable = True
                     if event.task_id and not known:
                         known = True
                         _accepted(event.task_id, event.trace_id)
                     yield event
+            if broken and not readable:
+                raise broken
 
     async def look_up(self, task_ids: Iterable[str], token: str) -> dict[str, Task]:
         """Look up tasks; one the upstream does not know for this token is not in the answer.
@@ -197,6 +208,17 @@ async def _submitting() -> AsyncIterator[None]:
         raise SubmissionUncertain(f"The upstream's answer was lost ({_reason(error)}). {UNCERTAIN}") from error
     except UnreadableReply as error:
         raise SubmissionUncertain(f"{error.message} {UNCERTAIN}", status=error.status) from error
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[str]:
+    """The lines of an answer as JSON has them: ended by a line feed alone, unlike those of text."""
+    rest = b""
+    async for chunk in response.aiter_bytes():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.decode("utf-8", "replace")
+    if rest:
+        yield rest.decode("utf-8", "replace")
 
 
 def _decoded(response: httpx.Response, *, submitting: bool) -> Any:

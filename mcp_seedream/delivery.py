@@ -26,16 +26,22 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 4
 # Seconds to fetch all pictures of a result: to show them is worth less time than to keep them, and a caller waits.
 _PREVIEWING, _SAVING = 8, 30
-_INLINE = 74_000  # bytes of a picture that may go into a result whole: below 100 kB as base64
+_BLOCKS = 4
+PREVIEW_ROOM = 74_000
+"""Bytes of image files that one result has room for: below 100 kB as base64."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be done with the pictures: where to save them (None: nowhere), what to call them, a preview."""
+    """What is to be done with the pictures: where to save them (None: nowhere), what to call them, a preview.
+
+    `room` is how many bytes of image files the result has room for.
+    """
 
     folder: Path | None = None
     name: str = ""
     preview: bool = False
+    room: int = PREVIEW_ROOM
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +53,29 @@ class Delivered:
     caption: str | None = None
 
 
-async def deliver(task: Task, wanted: Wanted, downloads: Downloads, local: LocalFiles | None) -> Delivered:
-    """Fetch, save and preview the pictures of a finished task.
+async def deliver(
+    task: Task, wanted: Wanted, downloads: Downloads, local: LocalFiles | None, decoding: anyio.CapacityLimiter
+) -> Delivered:
+    """Fetch, save and preview the pictures of a finished task. Whatever fails, the task comes back.
 
     Args:
         task: Any task; one without pictures comes back as it is.
         wanted: See `Wanted`.
         downloads: The guarded way to the pictures.
         local: This machine's disk is the caller's; None: it is not, so nothing is saved.
+        decoding: How many large pictures the whole process decodes at a time.
     """
+    try:
+        return await _deliver(task, wanted, downloads, local, decoding)
+    except Exception:  # a picture that was paid for is worth more than a rule: its link must reach the caller
+        logger.exception("the pictures of task %s could not be delivered", task.id)
+        note = "The pictures could not be fetched, saved or shown here; their links are all there is."
+        return Delivered(replace(task, notes=(*task.notes, note)))
+
+
+async def _deliver(
+    task: Task, wanted: Wanted, downloads: Downloads, local: LocalFiles | None, decoding: anyio.CapacityLimiter
+) -> Delivered:
     data = [image for image in task.images if image.b64_json]
     folder = wanted.folder if local else None
     if local and data and folder is None:
@@ -65,26 +85,30 @@ async def deliver(task: Task, wanted: Wanted, downloads: Downloads, local: Local
     with tempfile.TemporaryDirectory(prefix="seedream-", ignore_cleanup_errors=True) as temporary:
         seconds = _SAVING if folder else _PREVIEWING
         files, notes = await _fetched(task.images, Path(temporary), downloads, seconds)
-        shown, caption = await anyio.to_thread.run_sync(_preview, task.images, files) if wanted.preview else ((), None)
+        shown: tuple[bytes, ...] = ()
+        caption = None
+        if wanted.preview:
+            shown, caption = await anyio.to_thread.run_sync(_preview, task.images, files, limiter=decoding)
         images = list(task.images)
         if folder:
             images, more = await anyio.to_thread.run_sync(_saved, images, files, folder, wanted.name)
             notes += more
         elif data:
-            shown, caption = tuple(within_budget(file.read_bytes() for file in files if file)), None
+            there = [file for file in files if file]
+            shown, caption = tuple(within_budget((f.read_bytes() for f in there), wanted.room)), None
             if len(shown) < len(data):
-                return Delivered(_too_large(task))
+                return Delivered(_too_large(task) if len(there) == len(files) else _broken(task, notes))
     if local and any(image.b64_json and not image.path for image in images):
         notes.append(f'get_task with task_id "{task.id}" and another save_to saves it, at no cost.')
     images = [replace(image, b64_json=None) for image in images]
     return Delivered(replace(task, images=tuple(images), notes=(*task.notes, *notes)), shown, caption)
 
 
-def within_budget(pictures: Iterable[bytes]) -> list[bytes]:
+def within_budget(pictures: Iterable[bytes], room: int = PREVIEW_ROOM) -> list[bytes]:
     """As many of the pictures, from the first on, as one result can show: 150,000 characters is what clients take."""
     shown: list[bytes] = []
     for data in pictures:
-        if sum(map(len, shown)) + len(data) > _INLINE:
+        if len(shown) == _BLOCKS or sum(map(len, shown)) + len(data) > room:
             break
         shown.append(data)
     return shown
@@ -110,7 +134,7 @@ async def _fetched(
             except UpstreamError as error:
                 notes[f"Not fetched: {error.message}"] = None
             except (OSError, binascii.Error) as error:
-                notes[f"Not fetched: {error}"] = None
+                notes[f"Not fetched: {error}."] = None
 
     with anyio.move_on_after(seconds) as scope:
         async with anyio.create_task_group() as group:
@@ -156,7 +180,7 @@ def _preview(images: tuple[Image, ...], files: list[Path | None]) -> tuple[tuple
             return (pictures.contact_sheet([file for _, file in there]),), "Shown: all of them, reduced."
         if there:
             return (pictures.thumbnail(there[0][1]),), "Shown: a thumbnail."
-    except (SeedreamError, OSError, ValueError) as error:
+    except (SeedreamError, OSError, ValueError, ArithmeticError, MemoryError) as error:
         logger.info("no preview: %s", error)
     return (), None
 
@@ -169,3 +193,9 @@ def _too_large(task: Task) -> Task:
         "can be had with response_format url, in a new call that is billed anew."
     )
     return replace(task, state="failed", images=(), error=Failure("result_too_large", reason))
+
+
+def _broken(task: Task, notes: list[str]) -> Task:
+    """Image data that is none."""
+    error = Failure("unreadable_reply", f"its data can't be decoded. {' '.join(notes)}".strip())
+    return replace(task, state="failed", images=(), error=error)

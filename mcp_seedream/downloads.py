@@ -22,10 +22,16 @@ import httpx
 
 from mcp_seedream import __version__
 from mcp_seedream.errors import UpstreamUnavailable
+from mcp_seedream.files import kind
 
 MAX_BYTES = 64 * 2**20
 """Of one picture: a 4K PNG is well below."""
 _REDIRECTS = 3
+# Beside what the standard library knows: ranges that carry a private address within, or lead to one.
+_NOT_PUBLIC = [
+    ipaddress.ip_network(net)
+    for net in ("192.0.0.0/24", "::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "fec0::/10")
+]
 _PRIVATE = "The picture's link leads to a private address, so it was not followed."
 
 
@@ -43,7 +49,7 @@ class Downloads:
         self._sandbox = httpx.URL(sandbox) if sandbox else None
         self._seconds = seconds
         self._most_bytes = most_bytes
-        self._http: httpx.AsyncClient | None = None
+        self._clients: dict[bool, httpx.AsyncClient] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -51,9 +57,8 @@ class Downloads:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._http is not None:
-            await self._http.aclose()
-            self._http = None
+        while self._clients:
+            await self._clients.popitem()[1].aclose()
 
     async def fetch(self, url: str, path: Path) -> None:
         """Fetch a picture into a file.
@@ -67,27 +72,30 @@ class Downloads:
                 for _ in range(_REDIRECTS + 1):
                     moved = await self._hop(url, path)
                     if moved is None:
-                        return
+                        return await _check(path)
                     url = moved
         except TimeoutError as error:
             raise UpstreamUnavailable(f"The picture took longer than {self._seconds:.0f} s to fetch.") from error
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise UpstreamUnavailable(f"The picture could not be fetched ({type(error).__name__}).") from error
         raise UpstreamUnavailable(f"The picture's link was redirected more than {_REDIRECTS} times.")
 
     async def _hop(self, url: str, path: Path) -> str | None:
         """One request: the address of the next one, or None where the picture is in the file."""
         target = httpx.URL(url)
-        request = await self._checked(target)
-        response = await self._client().send(request, stream=True)
+        proxied = target.scheme == "https" and _proxied(target.host)
+        request = await self._checked(target, proxied=proxied)
+        response = await self._client(proxied=proxied).send(request, stream=True)
         try:
-            if response.is_redirect:
+            if response.has_redirect_location:
                 return urljoin(url, response.headers["location"])
+            if response.headers.get("content-encoding", "identity") != "identity":
+                raise UpstreamUnavailable("The picture came compressed, which was not asked for.")
             if response.status_code != httpx.codes.OK:
                 raise UpstreamUnavailable(f"The picture's link answered HTTP {response.status_code}.")
             received = 0
             async with await anyio.open_file(path, "wb") as file:
-                async for chunk in response.aiter_bytes():
+                async for chunk in response.aiter_raw():
                     received += len(chunk)
                     if received > self._most_bytes:
                         raise UpstreamUnavailable(f"The picture is larger than {self._most_bytes // 2**20} MiB.")
@@ -96,36 +104,47 @@ class Downloads:
         finally:
             await response.aclose()
 
-    async def _checked(self, url: httpx.URL) -> httpx.Request:
+    async def _checked(self, url: httpx.URL, *, proxied: bool) -> httpx.Request:
         """The request for a link that may be followed, addressed to the IP address that was checked."""
-        headers = {"Accept": "image/*", "Accept-Encoding": "identity", "Host": url.netloc.decode("ascii")}
+        headers = {
+            "Accept": "image/*",
+            "Accept-Encoding": "identity",
+            "Host": url.netloc.decode("ascii"),
+            "User-Agent": f"mcp-seedream/{__version__}",
+        }
         if self._sandbox and (url.scheme, url.host, url.port) == (
             self._sandbox.scheme,
             self._sandbox.host,
             self._sandbox.port,
         ):
-            return self._client().build_request("GET", url, headers=headers)
+            return httpx.Request("GET", url, headers=headers)
         if url.scheme != "https" or not url.host:
             raise UpstreamUnavailable("The picture's link is not https, so it was not followed.")
-        if _proxied(url.host):
+        if proxied:
             # The proxy resolves the name, and decides what it reaches; only what is plainly inside is refused here.
             if _is_inside(url.host):
                 raise UpstreamUnavailable(_PRIVATE)
-            return self._client().build_request("GET", url, headers=headers)
+            return httpx.Request("GET", url, headers=headers)
         address = await _public_address(url.host, url.port or 443)
         pinned = url.copy_with(host=address)
-        return self._client().build_request("GET", pinned, headers=headers, extensions={"sni_hostname": url.host})
+        return httpx.Request("GET", pinned, headers=headers, extensions={"sni_hostname": url.host})
 
-    def _client(self) -> httpx.AsyncClient:
-        if self._http is None:
-            sandbox = {f"all://{self._sandbox.host}": None} if self._sandbox else {}
-            self._http = httpx.AsyncClient(
-                headers={"User-Agent": f"mcp-seedream/{__version__}"},
+    def _client(self, *, proxied: bool) -> httpx.AsyncClient:
+        """One for requests to an address that was checked, which no proxy may resolve anew, and one for the proxy."""
+        if proxied not in self._clients:
+            self._clients[proxied] = httpx.AsyncClient(
                 timeout=self._seconds,
+                trust_env=proxied,
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-                mounts=sandbox,
             )
-        return self._http
+        return self._clients[proxied]
+
+
+async def _check(path: Path) -> None:
+    """What was fetched must be a picture: a page that says sorry comes with 200, too."""
+    async with await anyio.open_file(path, "rb") as file:
+        if kind(await file.read(16)) is None:
+            raise UpstreamUnavailable("The link did not answer with a picture.")
 
 
 def _proxied(host: str) -> bool:
@@ -160,4 +179,6 @@ def _is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address) and (ip.ipv4_mapped or ip.sixtofour):
         return _is_public(str(ip.ipv4_mapped or ip.sixtofour))
-    return ip.is_global and not ip.is_multicast
+    return (
+        ip.is_global and not ip.is_multicast and not any(ip in net for net in _NOT_PUBLIC if net.version == ip.version)
+    )

@@ -24,7 +24,8 @@ _DATA_URI = re.compile(r"data:image/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.I
 _WEB = re.compile(r"https?://", re.IGNORECASE)
 _ENDINGS = {"jpeg": ".jpg"}
 _PICTURE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-_CHAT_FOLDERS = ("/mnt/user-data/", "/mnt/data/", "sandbox:")  # of Claude's and ChatGPT's code sandboxes
+_CHAT_FOLDERS = ("/mnt/user-data/", "/mnt/data/")  # of Claude's and ChatGPT's code sandboxes
+_OPEN_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 _MOST_INPUT = 200 * 2**20  # bytes of a file that is made smaller before it is sent
 # Names that Windows keeps for devices, with any ending.
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
@@ -154,21 +155,29 @@ def save_target(text: str, local: LocalFiles) -> Path:
 
 
 def _path(text: str) -> Path:
-    if text.startswith(_CHAT_FOLDERS):
+    path = Path(_from_uri(text) if text.lower().startswith("file:") else text)
+    if text.startswith("sandbox:") or (str(path).startswith(_CHAT_FOLDERS) and not path.parent.is_dir()):
         raise InvalidArguments(
             f"{_shortened(text)} exists only in the chat's own sandbox, which this server does not share. Use a path "
             "on this machine; a picture can also be given as a link or as base64."
         )
-    uri = urlsplit(text) if text.lower().startswith("file:") else None
-    if uri and uri.netloc not in ("", "localhost"):
-        raise InvalidArguments(f"{_shortened(text)} names another machine.")
-    path = Path(url2pathname(uri.path) if uri else text)
     if os.name != "nt" and re.match(r"/?[A-Za-z]:[\\/]|\\\\\\\\", str(path)):
         raise InvalidArguments(f"{_shortened(text)} is a Windows path, and this server does not run on Windows.")
     try:
         return path.expanduser()
     except RuntimeError as error:
         raise InvalidArguments(f"{_shortened(text)}: there is no such home folder.") from error
+
+
+def _from_uri(text: str) -> str:
+    """The path of a file: URI; not split as other URLs are, since a file's name may hold # and ?."""
+    rest = text[len("file:") :]
+    if rest.startswith("//"):
+        host, slash, rest = rest[2:].partition("/")
+        if host not in ("", "localhost"):
+            raise InvalidArguments(f"{_shortened(text)} names another machine.")
+        rest = slash + rest
+    return url2pathname(rest)
 
 
 def open_picture(path: Path) -> tuple[BinaryIO, int]:
@@ -178,8 +187,8 @@ def open_picture(path: Path) -> tuple[BinaryIO, int]:
         InvalidArguments: It is a folder, a pipe or a device, too large, or not a picture.
     """
     try:
-        # Not to be held up by a pipe that nobody writes to.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        # The path is resolved already: not to be led elsewhere now, nor held up by a pipe that nobody writes to.
+        descriptor = os.open(path, os.O_RDONLY | _OPEN_FLAGS)
     except OSError as error:
         raise InvalidArguments(f"The file {path} can't be read: {error.strerror}.") from error
     with ExitStack() as stack:
@@ -251,5 +260,9 @@ def _put(beside: Path, folder: Path, stem: str, ending: str) -> Path:
             path.touch(exist_ok=False)  # takes the name; two servers may save into one folder
         except FileExistsError:
             continue
-        return beside.replace(path)
+        try:
+            return beside.replace(path)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
     raise AssertionError("unreachable")

@@ -18,22 +18,25 @@ from mcp_seedream.downloads import Downloads
 from mcp_seedream.errors import InvalidArguments, ModelRefused, TaskNotFound, UpstreamError
 from mcp_seedream.files import LocalFiles
 from mcp_seedream.inputs import take_pictures
+from mcp_seedream.replies import link_expiry
 from mcp_seedream.streaming import read_stream
 from mcp_seedream.waiting import Report, TaskWaiter
-from mcp_seedream.wire import ImageRequest, Task, link_expiry
+from mcp_seedream.wire import ImageRequest, Task
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
     """What a call works with: the table, and what lives as long as the process.
 
-    `local` is this machine's disk where it is the caller's own; `remark` goes with every picture.
+    `decoding` limits how many large pictures are decoded at a time; `local` is this machine's disk where it is the
+    caller's own; `remark` goes with every picture.
     """
 
     table: ModelTable
     client: SeedreamClient
     waiter: TaskWaiter
     downloads: Downloads
+    decoding: anyio.CapacityLimiter
     local: LocalFiles | None = None
     remark: str | None = None
 
@@ -103,6 +106,7 @@ async def _with_pictures(services: Services, call: ImageCall, token: str) -> tup
         local=services.local,
         client=services.client,
         token=token,
+        at_once=services.decoding,
     )
     return replace(call, wish=replace(call.wish, images=inputs.images)), inputs.notes
 

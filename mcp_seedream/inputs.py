@@ -9,8 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import anyio
 import anyio.to_thread
@@ -18,7 +17,7 @@ import anyio.to_thread
 from mcp_seedream.capabilities import Limits
 from mcp_seedream.client import SeedreamClient
 from mcp_seedream.errors import InvalidArguments, TaskNotFound
-from mcp_seedream.files import LocalFiles, data_uri, local_path, open_picture, picture_data, reference_kind
+from mcp_seedream.files import LocalFiles, data_uri, kind, local_path, open_picture, picture_data, reference_kind
 
 _LONGEST = 60  # seconds to make one picture smaller
 
@@ -40,6 +39,7 @@ async def take_pictures(
     local: LocalFiles | None,
     client: SeedreamClient,
     token: str,
+    at_once: anyio.CapacityLimiter,
 ) -> Inputs:
     """Bring every given picture into a form the upstream takes.
 
@@ -51,6 +51,7 @@ async def take_pictures(
         local: What may be read on this machine; None: nothing.
         client: For tasks.
         token: The caller's.
+        at_once: How many large pictures the whole process decodes at a time.
 
     Raises:
         InvalidArguments: One can't be read, or can't be made to fit.
@@ -58,6 +59,7 @@ async def take_pictures(
     """
     images: list[str] = []
     notes: list[str] = []
+    fit = _Fit(limits, keep_alpha, at_once)
     for position, reference in enumerate(references, 1):
         where = f"`image` number {position}"
         note = None
@@ -68,9 +70,9 @@ async def take_pictures(
                 case "task":
                     image = await _of_task(reference, client, token)
                 case "data":
-                    image, note = await _of_data(reference, limits, keep_alpha=keep_alpha)
+                    image, note = await _of_data(reference, limits, fit)
                 case "path":
-                    image, note = await _of_path(reference, limits, local, keep_alpha=keep_alpha)
+                    image, note = await _of_path(reference, limits, local, fit)
             if needs_alpha:
                 _check_alpha(image, needs_alpha)
         except InvalidArguments as error:
@@ -104,49 +106,66 @@ def _check_alpha(image: str, needed_by: str) -> None:
         raise InvalidArguments(f"has no alpha channel, which {needed_by} needs.")
 
 
-async def _of_data(reference: str, limits: Limits, *, keep_alpha: bool) -> tuple[str, str | None]:
+async def _of_data(reference: str, limits: Limits, fit: _Fit) -> tuple[str, str | None]:
     data = picture_data(reference)
-    if await anyio.to_thread.run_sync(_fits, io.BytesIO(data), len(data), limits):
+    if _is_cheap(data) and await anyio.to_thread.run_sync(_fits, io.BytesIO(data), len(data), limits):
         return reference, None
-    return await _made_smaller(data, limits, keep_alpha=keep_alpha)
+    picture, note = await fit(data)
+    return (data_uri(picture), note) if picture else (reference, None)
 
 
-async def _of_path(
-    reference: str, limits: Limits, local: LocalFiles | None, *, keep_alpha: bool
-) -> tuple[str, str | None]:
+async def _of_path(reference: str, limits: Limits, local: LocalFiles | None, fit: _Fit) -> tuple[str, str | None]:
     if local is None:
         raise InvalidArguments("is a path, and this server reads no files: give a link, a data URI or base64.")
     path = await anyio.to_thread.run_sync(local_path, reference, local)
-    uri = await anyio.to_thread.run_sync(_read, path, limits)
-    return (uri, None) if uri else await _made_smaller(path, limits, keep_alpha=keep_alpha)
+    file, size = await anyio.to_thread.run_sync(open_picture, path)
+    with file:  # opened once: what is checked is what is sent
+        picture, note = None, None
+        if not (_is_cheap(file.read(16)) and await anyio.to_thread.run_sync(_fits, file, size, limits)):
+            file.seek(0)
+            picture, note = await fit(file)
+        if picture is None:
+            file.seek(0)
+            picture = await anyio.to_thread.run_sync(file.read, limits.image_bytes + 1)
+    return data_uri(picture), note
 
 
-def _read(path: Path, limits: Limits) -> str | None:
-    """The file as a data URI; None where it must be made smaller first."""
-    file, size = open_picture(path)
-    with file:
-        if not _fits(file, size, limits):
-            return None
-        file.seek(0)
-        return data_uri(file.read(limits.image_bytes + 1))
+def _is_cheap(data: bytes) -> bool:
+    from mcp_seedream import pictures  # noqa: PLC0415  (Pillow: not before the first picture)
+
+    return (kind(data[:16]) or "").upper() in pictures.CHEAP
 
 
 def _fits(file: BinaryIO, size: int, limits: Limits) -> bool:
     from mcp_seedream import pictures  # noqa: PLC0415  (Pillow: not before the first picture)
 
+    file.seek(0)
     return pictures.fits(file, size, pictures.Bounds(limits.image_bytes, *limits.image_sides))
 
 
-async def _made_smaller(source: Path | bytes, limits: Limits, *, keep_alpha: bool) -> tuple[str, str | None]:
-    # In a process of its own: what a large picture takes while it is decoded is given back, whatever happens.
-    path, data = ("-", source) if isinstance(source, bytes) else (str(source), None)
-    bounds = [str(number) for number in (limits.image_bytes, *limits.image_sides)]
-    command = [sys.executable, "-m", "mcp_seedream.pictures", path, *bounds, "alpha" if keep_alpha else "flat"]
-    with anyio.move_on_after(_LONGEST):
-        done = await anyio.run_process(command, input=data, check=False)
-        head, _, picture = done.stdout.partition(b"\n")
-        answer = json.loads(head or b'{"error": "is too large to be decoded here."}')
-        if "error" in answer:
-            raise InvalidArguments(answer["error"])
-        return data_uri(picture), answer["note"]
-    raise InvalidArguments("took too long to be made smaller: give a smaller one.")
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """Makes pictures smaller, each in a process of its own: what a large one takes while it is decoded is given back.
+
+    Few at once, whoever asks: each may take 300 MB.
+    """
+
+    limits: Limits
+    keep_alpha: bool
+    at_once: anyio.CapacityLimiter
+
+    async def __call__(self, source: BinaryIO | bytes) -> tuple[bytes | None, str | None]:
+        """The smaller picture and a note on it, or nothing where the upstream takes it as it is."""
+        bounds = [str(number) for number in (self.limits.image_bytes, *self.limits.image_sides)]
+        # -P: the working directory may be anybody's, and must not lend its modules.
+        command = [sys.executable, "-P", "-m", "mcp_seedream.pictures", *bounds, "alpha" if self.keep_alpha else "flat"]
+        given: dict[str, Any] = {"input": source} if isinstance(source, bytes) else {"stdin": source}
+        with anyio.move_on_after(_LONGEST):
+            async with self.at_once:
+                done = await anyio.run_process(command, check=False, **given)
+            head, _, picture = done.stdout.partition(b"\n")
+            answer = json.loads(head or b'{"error": "can\'t be decoded."}')
+            if "error" in answer:
+                raise InvalidArguments(answer["error"])
+            return (picture, answer["note"]) if "note" in answer else (None, None)
+        raise InvalidArguments("took too long to be made smaller: give a smaller one.")

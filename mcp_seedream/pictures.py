@@ -9,8 +9,10 @@ from __future__ import annotations
 import io
 import json
 import math
+import struct
 import sys
 import warnings
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +29,17 @@ PREVIEW_SIDE = 768
 PREVIEW_BYTES = 74_000
 """Bytes of a thumbnail's file: as base64 in an image block it stays below 100 kB."""
 
-_MOST_BYTES = 270_000_000  # of a picture while it is decoded and reduced: enough for 60 megapixels
-_UNREADABLE = (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError)
+_MOST_BYTES = 258_000_000  # of a picture while it is decoded and reduced: enough for 60 megapixels
+_MOST_MEMORY = 280_000_000  # that a process of its own may take for all of it
+# What Pillow raises for files that are broken in one way or another.
+_UNREADABLE = (
+    OSError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError, EOFError, struct.error,
+    zlib.error, UnidentifiedImageError, Image.DecompressionBombError,
+)  # fmt: skip
+CHEAP = ("PNG", "JPEG", "GIF", "BMP")
+"""Formats whose head can be read at no cost: of others, even that may allocate what the file asks for."""
+_PREVIEWABLE = 20_000_000
+"""Pixels of a picture that is decoded in the server's own process: a result of the largest size has 16.8 million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +69,19 @@ def has_alpha(source: Source) -> bool:
         return "A" in image.getbands() or "transparency" in image.info
 
 
-def fits(source: Source, size: int, bounds: Bounds) -> bool:
+def fits(source: Source, size: int, bounds: Bounds, *, formats: tuple[str, ...] | None = CHEAP) -> bool:
     """Whether the upstream takes the picture as it is. Its pixels are not decoded; a broken file is found all the same.
 
     Args:
         source: The picture's file.
         size: The file's size in bytes.
         bounds: What the upstream takes.
+        formats: Pillow's names of those it may be in; None: any.
 
     Raises:
         InvalidArguments: It is not a picture that can be decoded, or is too small.
     """
-    with _header(source) as image:
+    with _header(source, formats) as image:
         width, height = image.size
         if min(width, height) < bounds.least_side:
             raise InvalidArguments(
@@ -83,19 +95,19 @@ def fits(source: Source, size: int, bounds: Bounds) -> bool:
         return fine
 
 
-def fitted(source: Path | bytes, bounds: Bounds, *, keep_alpha: bool) -> Fitted:
+def fitted(source: BinaryIO, size: int, bounds: Bounds, *, keep_alpha: bool) -> Fitted:
     """A version of the picture that the upstream takes. Can take 300 MB: see `main`.
 
     Args:
-        source: The picture's file, or its bytes.
+        source: The picture's file.
+        size: The file's size in bytes.
         bounds: What the upstream takes.
         keep_alpha: Keep transparency, where there is any.
 
     Raises:
         InvalidArguments: It can't be decoded, or would take too much memory.
     """
-    size = len(source) if isinstance(source, bytes) else source.stat().st_size
-    with _header(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+    with _header(source) as image:
         width, height = image.size
         flattened = "" if keep_alpha or "A" not in image.getbands() else ", without its transparency"
         try:
@@ -148,16 +160,18 @@ def composed(base: Source, layers: Sequence[tuple[Source, Sequence[float]]]) -> 
     for source, box in layers:
         left, top, right, bottom = (round(value * scale) for value in box)
         size = max(1, right - left), max(1, bottom - top)
+        if right <= 0 or bottom <= 0 or left >= canvas.width or top >= canvas.height:
+            continue
         layer = _opened(source, PREVIEW_SIDE).convert("RGBA").resize((min(size[0], 4096), min(size[1], 4096)))
         canvas.alpha_composite(layer.crop((max(0, -left), max(0, -top), *layer.size)), (max(0, left), max(0, top)))
     return _preview(canvas)
 
 
-def _header(source: Source) -> Image.Image:
+def _header(source: Source, formats: tuple[str, ...] | None = None) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is in bytes
-            return Image.open(source)
+            return Image.open(source, formats=formats)
     except Image.DecompressionBombError as error:
         raise InvalidArguments("has more pixels than can be handled: give a smaller one.") from error
     except _UNREADABLE as error:
@@ -167,6 +181,8 @@ def _header(source: Source) -> Image.Image:
 def _opened(source: Source, side: int) -> Image.Image:
     """The picture at no more than `side` pixels, decoded as small as its format allows."""
     with _header(source) as image:
+        if image.width * image.height > _PREVIEWABLE:
+            raise InvalidArguments(f"has {image.width}x{image.height} pixels, too many for a preview.")
         try:
             return _loaded(image, side, keep_alpha=True)
         except _UNREADABLE as error:
@@ -179,13 +195,15 @@ def _loaded(image: Image.Image, side: int, *, keep_alpha: bool) -> Image.Image:
         image.draft("RGB", (side, side))
     width, height = image.size
     # Pillow holds one byte a pixel of these, four of all others; a palette is spread out before it is scaled.
-    decoded = width * height * {"1": 1, "L": 1, "P": 5, "PA": 5}.get(image.mode, 4)
+    decoded = width * height * {"1": 5, "L": 1, "P": 5, "PA": 5, "I": 8, "F": 8}.get(image.mode, 4)
     factor = max(1, max(width, height) // side)
     while factor < 64 and decoded + decoded / factor**2 > _MOST_BYTES:
         factor += 1
     if decoded + decoded / factor**2 > _MOST_BYTES:
         raise InvalidArguments(f"has {width}x{height} pixels, more than can be handled: give a smaller one.")
     image.load()
+    if image.mode.startswith("I"):  # 16 bits a pixel, or more: their upper eight are what is seen
+        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     if image.mode in ("1", "P", "PA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     picture = _reduced(image, factor)
@@ -255,19 +273,40 @@ def _megabytes(size: int) -> str:
 
 
 def main() -> None:
-    """A process of its own for one large picture: `python -m mcp_seedream.pictures PATH|- BYTES LEAST MOST ALPHA`.
+    """A process of its own for one picture, on its standard input: `… BYTES LEAST MOST alpha|flat`.
 
-    Answers a line of JSON with `note` or `error`, and after a note the picture's bytes.
+    Answers a line of JSON: `fits`, or `note` with the new picture's bytes behind it, or `error`.
     """
-    path, most_bytes, least_side, most_side, alpha = sys.argv[1:]
-    source = sys.stdin.buffer.read() if path == "-" else Path(path)
+    *numbers, alpha = sys.argv[1:]
+    bounds = Bounds(*map(int, numbers))
+    source: BinaryIO = sys.stdin.buffer
+    if not source.seekable():
+        source = io.BytesIO(source.read())
+    size = source.seek(0, io.SEEK_END)
+    source.seek(0)
+    _limit_memory(_MOST_MEMORY)
+    answer: dict[str, str | bool] = {"fits": True}
+    data = b""
     try:
-        found = fitted(source, Bounds(int(most_bytes), int(least_side), int(most_side)), keep_alpha=alpha == "alpha")
+        if not fits(source, size, bounds, formats=None):
+            source.seek(0)
+            found = fitted(source, size, bounds, keep_alpha=alpha == "alpha")
+            answer, data = {"note": found.note}, found.data
     except InvalidArguments as error:
-        answer, data = {"error": error.message}, b""
-    else:
-        answer, data = {"note": found.note}, found.data
+        answer = {"error": error.message}
+    except MemoryError:
+        answer = {"error": "takes more memory than is allowed to decode: give a smaller one, or a JPEG or PNG."}
     sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + data)
+
+
+def _limit_memory(more: int) -> None:
+    """Let this process take so many bytes beyond what it has, where the system can see to that (Linux)."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        import resource  # noqa: PLC0415  (not on Windows)
+
+        now = int(statm.read_text("utf-8").split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + more, now + more))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from mcp_seedream.errors import (
     UpstreamError,
     UpstreamUnavailable,
 )
-from mcp_seedream.wire import Failure, read_failure
+from mcp_seedream.replies import read_failure
+from mcp_seedream.wire import Failure
 
 _TOKEN_CODES = {"invalid_token", "token_expired", "token_mismatched", "no_token"}
 UNCERTAIN = "The generation may have been accepted and billed; it was not sent again. Ask the user before repeating it."

@@ -39,6 +39,7 @@ _TASK: dict[str, Any] = {
     "images": {"type": "array", "items": _IMAGE},
     "links_until": _STRING,
     "elapsed_seconds": {"type": "number"},
+    "usage": {"type": "object"},
     "notes": {"type": "array", "items": _STRING},
     "error": {
         "type": "object",
@@ -48,8 +49,9 @@ _TASK: dict[str, Any] = {
 IMAGE_RESULT: dict[str, Any] = {"type": "object", "properties": _TASK, "required": ["status"]}
 """Output schema of the image tools."""
 
-_LISTED = 150
-"""Images that the text names one by one: with more, a result would grow past what clients take."""
+_SHOWABLE = ("jpeg", "png", "webp", "gif")
+_LONGEST = 140_000
+"""Characters of a whole result: clients take 150,000."""
 
 TASK_RESULT: dict[str, Any] = {
     "type": "object",
@@ -73,9 +75,15 @@ def one(task: Task, shown: Sequence[bytes] = (), caption: str | None = None) -> 
 
 def several(tasks: Sequence[Task], missing: Iterable[str] = (), shown: Sequence[bytes] = ()) -> CallToolResult:
     """The result for several tasks; `missing` are ids that the upstream does not know, `shown` as for `one`."""
-    found = [_structured(task) for task in tasks]
-    brief = sum(len(task.images) for task in tasks) > _LISTED
-    texts = [_text(task, brief=brief) for task in tasks]
+    found, texts, room = [], [], _LONGEST * 2 // 3
+    for task in tasks:
+        one_task, its_text = _structured(task), _text(task)
+        room -= len(json.dumps(one_task)) + len(its_text)
+        if room < 0:  # what has no room is named, and can be had alone
+            note = "There is no room for this task in one result: ask for it alone."
+            one_task, its_text = {"status": task.state, "task_id": task.id, "notes": [note]}, f"Task {task.id}: {note}"
+        found.append(one_task)
+        texts.append(its_text)
     for id_ in missing:
         error = {"code": "not_found", "message": "Unknown to the upstream, for this token.", "retryable": False}
         found.append({"status": "failed", "task_id": id_, "error": error})
@@ -102,10 +110,13 @@ def failure(error: SeedreamError) -> CallToolResult:
 
 def _result(text: str, structured: dict[str, Any], shown: Sequence[bytes] = (), *, is_error: bool) -> CallToolResult:
     content: list[ContentBlock] = [TextContent(type="text", text=text)]
+    room = _LONGEST - len(text) - len(json.dumps(structured))
     for data in shown:
-        # The type its bytes have: a wrong one can poison a whole conversation.
-        mime_type = f"image/{kind(data) or 'jpeg'}"
-        content.append(ImageContent(type="image", data=base64.b64encode(data).decode(), mime_type=mime_type))
+        found, encoded = kind(data), base64.b64encode(data).decode()
+        room -= len(encoded)
+        # The type its bytes have, and one that models know: a wrong one can poison a whole conversation.
+        if found in _SHOWABLE and room > 0:
+            content.append(ImageContent(type="image", data=encoded, mime_type=f"image/{found}"))
     return CallToolResult(content=content, structured_content=structured, is_error=is_error)
 
 
@@ -118,6 +129,7 @@ def _structured(task: Task) -> dict[str, Any]:
         "images": [_image(image) for image in task.images],
         "links_until": _time(task.links_until),
         "elapsed_seconds": None if task.elapsed is None else round(task.elapsed, 1),
+        "usage": task.usage,
         "notes": _notes(task),
     }
     if task.error:
@@ -130,7 +142,7 @@ def _image(image: Image) -> dict[str, Any]:
     return {field: value for field in fields if (value := getattr(image, field)) is not None}
 
 
-def _text(task: Task, *, brief: bool = False) -> str:
+def _text(task: Task) -> str:
     if task.state == "pending":
         ran = f" after {task.elapsed:.0f} s" if task.elapsed is not None else ""
         head = (
@@ -145,8 +157,6 @@ def _text(task: Task, *, brief: bool = False) -> str:
     took = f" in {task.elapsed:.0f} s" if task.elapsed is not None else ""
     by = f" by {task.model}" if task.model else ""
     lines = [f"{count} image{'s' if count > 1 else ''}{by}{took}:", *map(_line, task.images)]
-    if brief:
-        lines = [f"{lines[0][:-1]}, listed in the structured content."]
     until = [f"Links live until {_time(task.links_until)}."] if task.links_until else []
     return "\n".join([*lines, *until, *_notes(task), _identifiers(task)])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import anyio
 from mcp.server.mcpserver import MCPServer
 
 from mcp_seedream import __version__
@@ -16,6 +17,7 @@ from mcp_seedream.guide import add_guide
 from mcp_seedream.tools import Habits, TokenOf, make_tools
 from mcp_seedream.waiting import open_waiter
 
+_DECODING = 2  # large pictures at a time: each may take 300 MB
 INSTRUCTIONS = (
     "Seedream makes pictures (generate_image) and changes them (edit_image). A result whose status is pending "
     "has not failed: get_task with its task_id waits for it, at no cost. The resource seedream://models lists "
@@ -51,7 +53,7 @@ def build_server(
             open_waiter(client, interval=look_interval) as waiter,
             Downloads(sandbox=client.base_url if client.is_local else None) as downloads,
         ):
-            yield Services(table, client, waiter, downloads, habits.local, remark)
+            yield Services(table, client, waiter, downloads, anyio.CapacityLimiter(_DECODING), habits.local, remark)
 
     server = MCPServer[Services](
         "seedream",

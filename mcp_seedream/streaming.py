@@ -14,7 +14,7 @@ import anyio
 from mcp_seedream.errors import SubmissionUncertain, UpstreamError
 from mcp_seedream.refusals import UNCERTAIN
 from mcp_seedream.waiting import Report
-from mcp_seedream.wire import Failure, Image, StreamEvent, Task
+from mcp_seedream.wire import Failure, Image, JSONObject, StreamEvent, Task
 
 
 async def read_stream(events: AsyncIterator[StreamEvent], report: Report, *, tick: float = 5) -> Task:
@@ -47,6 +47,7 @@ class _Reading:
     task_id: str | None = None
     trace_id: str | None = None
     completed: bool = False
+    usage: JSONObject | None = None
     error: UpstreamError | None = None
     started: float = field(default_factory=anyio.current_time)
 
@@ -54,7 +55,10 @@ class _Reading:
         try:
             async for event in events:
                 self.task_id, self.trace_id = event.task_id or self.task_id, event.trace_id or self.trace_id
-                self.failures += event.failures
+                self.usage = event.usage or self.usage
+                for failure in event.failures:
+                    self.failures.append(failure)
+                    await self._tell(f"An image failed: {failure.message}")
                 for image in event.images:
                     await self._take(image)
                 if event.completed:
@@ -64,7 +68,7 @@ class _Reading:
             self.error = error
 
     async def _take(self, image: Image) -> None:
-        key = image.url or str(len(self.images))
+        key = image.url or image.b64_json or ""
         if key not in self.images:  # the last event may repeat them all
             self.images[key] = image
             await self._tell(f"Image {len(self.images)}: {image.url or 'done'}")
@@ -95,7 +99,8 @@ class _Reading:
             failures=tuple(self.failures) if images else (),
             error=None if images else next(iter(self.failures), nothing),
             trace_id=self.trace_id,
-            notes=(self._broke_off(),) if self.error else (),
+            usage=self.usage,
+            notes=(self._broke_off(),) if images and (self.error or not self.completed) else (),
         )
 
     def _broke_off(self) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import anyio
 import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.tools import Tool
@@ -21,7 +22,7 @@ from mcp_types import CallToolResult, ToolAnnotations
 
 from mcp_seedream import arguments, results
 from mcp_seedream.capabilities import ModelTable, Operation
-from mcp_seedream.delivery import Delivered, Wanted, deliver, within_budget
+from mcp_seedream.delivery import PREVIEW_ROOM, Delivered, Wanted, deliver, within_budget
 from mcp_seedream.errors import MissingToken, SeedreamError
 from mcp_seedream.files import LocalFiles, save_target
 from mcp_seedream.generation import Services, get_tasks, make_images
@@ -100,7 +101,7 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits) -> list[Too
         if len(call.task_ids) == 1:
             done = await _delivered(habits, found[call.task_ids[0]], call.save_to, ctx)
             return results.one(done.task, done.shown, done.caption)
-        there = [await _delivered(habits, found[id_], call.save_to, ctx) for id_ in call.task_ids if id_ in found]
+        there = await _all_delivered(habits, [found[id_] for id_ in call.task_ids if id_ in found], call.save_to, ctx)
         missing = [id_ for id_ in call.task_ids if id_ not in found]
         shown = within_budget(data for each in there for data in each.shown)
         return results.several([each.task for each in there], missing, shown)
@@ -152,15 +153,31 @@ async def _answered(tool: str, work: Awaitable[CallToolResult]) -> CallToolResul
         return results.failure(error)
 
 
-async def _delivered(habits: Habits, task: Task, save_to: str | None, ctx: Call) -> Delivered:
+async def _all_delivered(habits: Habits, tasks: list[Task], save_to: str | None, ctx: Call) -> list[Delivered]:
+    """Several tasks at once, without previews: they would not fit into one result."""
+    done: dict[int, Delivered] = {}
+    unseen = replace(habits, preview=lambda _: False)
+
+    async def deliver_one(index: int, task: Task) -> None:
+        done[index] = await _delivered(unseen, task, save_to, ctx, share=len(tasks))
+
+    async with anyio.create_task_group() as group:
+        for index, task in enumerate(tasks):
+            group.start_soon(deliver_one, index, task)
+    return [done[index] for index in range(len(tasks))]
+
+
+async def _delivered(habits: Habits, task: Task, save_to: str | None, ctx: Call, *, share: int = 1) -> Delivered:
     local = habits.local
     folder = (save_target(save_to, local) if save_to else local.output) if local else None
     if save_to and task.state == "pending":
         return Delivered(
             replace(task, notes=(*task.notes, f'Give get_task save_to "{save_to}" too: nothing is saved yet.'))
         )
-    wanted = Wanted(folder, f"{(task.prompt or 'seedream')[:40]} {task.id[:8]}", habits.preview(ctx))
-    return await deliver(task, wanted, ctx.request_context.lifespan_context.downloads, local)
+    services = ctx.request_context.lifespan_context
+    name = f"{(task.prompt or 'seedream')[:40]} {task.id[:8]}"
+    wanted = Wanted(folder, name, habits.preview(ctx), PREVIEW_ROOM // share)
+    return await deliver(task, wanted, services.downloads, local, services.decoding)
 
 
 def _token(token_of: TokenOf, ctx: Call) -> str:

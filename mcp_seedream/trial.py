@@ -24,7 +24,7 @@ def try_out(options: argparse.Namespace, settings: Settings) -> int:
         options: `prompt`, `edit`, `settings` (name=value pairs), `output`, `sandbox`, `sandbox_seconds`.
         settings: Whether there is a token: without one it is the sandbox.
     """
-    command = ["-m", "mcp_seedream", "--log-level", "warning"]
+    command = ["-P", "-m", "mcp_seedream", "--log-level", "warning"]
     if options.sandbox or settings.token is None:
         why = "" if options.sandbox else "No ACEDATACLOUD_API_TOKEN is set. "
         _say(f"{why}Using the sandbox: a drawn picture instead of a generated one, at no cost.")

@@ -217,7 +217,7 @@ async def test_spellings_of_a_place(table: ModelTable, upstream: str, tmp_path: 
 async def test_a_pending_call_says_that_nothing_is_saved_yet(session: Session, tmp_path: Path) -> None:
     """With what to give get_task."""
     result = await session.call("generate_image", prompt="a", save_to=str(tmp_path), wait_seconds=0)
-    assert f'give get_task save_to "{tmp_path}" too' in text(result)
+    assert f'Give get_task save_to "{tmp_path}" too' in text(result)
 
 
 async def test_data_that_could_not_be_saved_can_still_be_had(session: Session, tmp_path: Path) -> None:

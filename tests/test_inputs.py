@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import re
 import subprocess
@@ -15,8 +16,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from mcp_seedream import inputs
 from mcp_seedream.capabilities import ModelTable
-from mcp_seedream.files import LocalFiles
+from mcp_seedream.files import LocalFiles, open_picture
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.tools import Habits
 from tests.conftest import Session, answer, submits, text
@@ -246,21 +248,73 @@ async def test_a_task_that_still_runs_as_input(session: Session) -> None:
     assert "is pending and has no picture: get_task waits for it" in text(result)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
-@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_sixty_megapixels_take_less_than_300_mb(tmp_path: Path, mode: str) -> None:
-    """Decoded in a process of its own, which is measured."""
+def gradient(mode: str) -> Image.Image:
     channel = Image.radial_gradient("L").resize((9000, 6700))
-    Image.merge(mode, [channel] * len(mode)).save(tmp_path / "large.png", compress_level=1)
-    del channel
+    return Image.merge(mode, [channel] * len(mode))
+
+
+LARGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "png": (lambda path: gradient("RGB").save(path, "PNG", compress_level=1), "note"),
+    "png-alpha": (lambda path: gradient("RGBA").save(path, "PNG", compress_level=1), "note"),
+    "jpeg": (lambda path: gradient("RGB").save(path, "JPEG"), "note"),
+    "jpeg-progressive": (lambda path: gradient("RGB").save(path, "JPEG", progressive=True), "error"),
+    "webp": (lambda path: gradient("RGB").save(path, "WEBP", quality=5, method=0), "error"),
+    "gif": (lambda path: gradient("L").save(path, "GIF"), "error"),
+    "one-bit": (lambda path: Image.new("1", (13000, 13000)).save(path, "PNG"), "error"),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+@pytest.mark.parametrize("name", LARGE)
+def test_sixty_megapixels_take_less_than_300_mb(tmp_path: Path, name: str) -> None:
+    """Decoded in a process of its own, which is measured; what would take more is refused with a reason."""
+    make, outcome = LARGE[name]
+    make(tmp_path / "large")
     script = (
         "import sys; from mcp_seedream import pictures; pictures.main(); "
         "print(open('/proc/self/status').read(), file=sys.stderr)"
     )
-    command = [sys.executable, "-c", script, str(tmp_path / "large.png"), str(10 * 2**20), "14", "6000", "alpha"]
-    done = subprocess.run(command, capture_output=True, check=True)
-    assert done.stdout.startswith(b'{"note": "was made to fit: 3000x2234')
+    command = [sys.executable, "-c", script, str(10 * 2**20), "14", "6000", "alpha"]
+    with (tmp_path / "large").open("rb") as file:
+        done = subprocess.run(command, stdin=file, capture_output=True, check=True)
+    assert outcome in json.loads(done.stdout.partition(b"\n")[0])
     # Not ru_maxrss: that begins with what this process held when it forked.
     peak = re.search(rb"VmHWM:\s+(\d+) kB", done.stderr)
     assert peak is not None
     assert int(peak[1]) * 1024 < 300e6
+
+
+async def test_the_working_directory_lends_no_modules(session: Session, sandbox: Sandbox, tmp_path: Path) -> None:
+    """A json.py in somebody's repository is not run when a large picture of it is read."""
+    (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')", "utf-8")
+    save(tmp_path / "wide.png", size=(6500, 20))
+    assert not (await edit(session, "wide.png")).is_error
+    assert not (tmp_path / "run").exists()
+    assert max(sent(sandbox).size) <= 6000
+
+
+async def test_sixteen_bits_a_pixel(session: Session, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Their upper eight are kept: dark stays dark, light stays light."""
+    ramp = Image.linear_gradient("L").resize((20, 6500)).convert("I").point(lambda value: value * 256)
+    ramp.convert("I;16").save(tmp_path / "deep.png")
+    await edit(session, "deep.png")
+    picture = sent(sandbox).convert("L")
+    assert picture.getpixel((5, 20)) < 30  # type: ignore[operator]
+    assert picture.getpixel((5, picture.height - 20)) > 220  # type: ignore[operator]
+
+
+async def test_a_file_is_opened_once(session: Session, sandbox: Sandbox, tmp_path: Path, monkeypatch: Any) -> None:
+    """What was checked is what is sent, even where the path leads elsewhere by then."""
+    save(tmp_path / "wide.png", size=(6500, 20))
+    Image.new("RGB", (7000, 20), "blue").save(tmp_path / "secret.png")
+    checked = open_picture
+
+    def swap(path: Path) -> Any:
+        opened = checked(path)
+        path.unlink()
+        path.symlink_to(tmp_path / "secret.png")
+        return opened
+
+    monkeypatch.setattr(inputs, "open_picture", swap)
+    await edit(session, "wide.png")
+    assert sent(sandbox).convert("RGB").getpixel((9, 9)) != (0, 0, 255)

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "mcp_seedream"
 
 # Each module may import those that stand above it, and nothing below: the line runs one way.
 ORDER = [
-    "__init__", "errors", "settings", "files", "capabilities", "choosing", "schemas", "arguments", "wire",
+    "__init__", "errors", "settings", "files", "capabilities", "choosing", "schemas", "arguments", "wire", "replies",
     "refusals", "client", "waiting", "streaming", "pictures", "downloads", "inputs",
     "generation", "delivery", "results", "guide", "tools", "server", "hosting",
     "drawing", "studio", "mishaps", "sandbox", "trial", "cli", "__main__",

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_seedream.errors import UnreadableReply
-from mcp_seedream.wire import Failure, Image, Task, read_batch, read_event, read_task
+from mcp_seedream.replies import read_batch, read_event, read_task
+from mcp_seedream.wire import Failure, Image, Task
 from tests.test_arguments import JSON
 
 LINK = "https://cdn.example.com/1.jpg"

@@ -1,0 +1,233 @@
+"""Reads every reply shape the upstream is known to give, into the objects of `wire`.
+
+Facts: the vendor's API documents of `POST /seedream/images` and `POST /seedream/tasks`, 2026. Replies are
+read tolerantly: a field of the wrong type counts as absent, and only a reply that says nothing at all is
+an error. This module has the one definition of when a task has ended (`_state`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from mcp_seedream.errors import UnreadableReply
+from mcp_seedream.wire import Failure, Image, JSONObject, State, StreamEvent, Task
+
+_SUCCEEDED = frozenset({"succeeded", "succeed", "success", "completed", "complete"})
+_FAILED = frozenset({"failed", "error", "cancelled", "canceled"})
+_LONGEST_REASON = 1000
+"""Characters of the upstream's words that are passed on."""
+_LONGEST_NAME = 200
+"""Of a layer's name or description."""
+
+
+def read_task(reply: Any, task_id: str | None = None) -> Task:
+    """Read a task from any documented shape: an acceptance, a look-up, a finished answer.
+
+    Args:
+        reply: The decoded JSON.
+        task_id: The id that was asked for, where one was.
+
+    Raises:
+        UnreadableReply: It is not an object, or carries neither an id nor an outcome.
+    """
+    if not isinstance(reply, dict):
+        raise UnreadableReply("The upstream answered with something that is not a task.")
+    nested = _object(reply.get("response"))
+    answer = nested or reply
+    request = _object(reply.get("request"))
+    data = answer.get("data")
+    items = [item for item in (data if isinstance(data, list) else [data]) if isinstance(item, dict)]
+    images = tuple(image for item in items if (image := _image(item)))
+    failures = tuple(failure for item in items if (failure := read_failure(item)))
+    error = read_failure(answer) or read_failure(reply)
+    state = _state(reply, answer, images, error)
+    if state == "failed" and error is None:
+        error = failures[0] if failures else Failure("empty_result", "no reason given")
+    id_ = task_id or _id(reply) or _id(answer)
+    if not id_ and state == "pending":
+        raise UnreadableReply("The upstream's answer has neither a task id nor a picture.")
+    return Task(
+        id=id_ or "",
+        state=state,
+        images=images if state == "succeeded" else (),
+        failures=failures if state == "succeeded" else (),
+        error=error if state == "failed" else None,
+        trace_id=_text(reply.get("trace_id")) or _text(answer.get("trace_id")),
+        model=_first(_text(o.get("model")) for o in (*items, request, answer)),
+        prompt=_first(_text(o.get("prompt")) for o in (request, *items)),
+        elapsed=_elapsed(reply),
+        created_at=_moment(reply.get("created_at")),
+        finished_at=_moment(reply.get("finished_at")),
+    )
+
+
+def _state(reply: JSONObject, answer: JSONObject, images: tuple[Image, ...], error: Failure | None) -> State:
+    """When a task has ended: a word that says so, `success: false`, an error, pictures, or a finishing time."""
+    data = answer.get("data")
+    words = (o.get(key) for o in (_object(data), answer, reply) for key in ("status", "state"))
+    word = _first(word.strip().lower() for word in words if isinstance(word, str))
+    if word in _FAILED or answer.get("success") is False or reply.get("success") is False:
+        return "failed"
+    finished = answer.get("success") is True or _number(reply.get("finished_at")) or _number(reply.get("elapsed"))
+    if images:
+        # A word nobody documents does not outweigh pictures that are finished by every other sign.
+        return "succeeded" if word is None or word in _SUCCEEDED or finished else "pending"
+    if word is not None and word not in _SUCCEEDED:
+        return "pending"
+    ended = word in _SUCCEEDED or error or isinstance(data, list) or _number(reply.get("finished_at"))
+    return "failed" if ended else "pending"
+
+
+def link_expiry(url: str) -> float | None:
+    """When a signed link says that it dies, in Unix seconds: `X-…-Date` and `X-…-Expires`, or `Expires`."""
+    try:
+        fields = parse_qs(urlsplit(url).query)
+    except ValueError:
+        return None
+    query = {name.rpartition("-")[2].lower(): values[-1] for name, values in fields.items()}
+    expires, date = query.get("expires", ""), query.get("date", "")
+    if not re.fullmatch(r"[0-9]{1,12}", expires):
+        return None
+    if re.fullmatch(r"[0-9]{8}T[0-9]{6}Z", date):
+        with suppress(ValueError):
+            start = datetime.strptime(date, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+            return _moment(start + int(expires))
+    return _moment(int(expires)) if len(expires) == 10 else None
+
+
+def read_batch(reply: Any) -> dict[str, Task]:
+    """Read the answer to `retrieve_batch`: the known tasks by id; an unknown id is simply not there.
+
+    Raises:
+        UnreadableReply: There is no list of items.
+    """
+    items = reply.get("items") if isinstance(reply, dict) else None
+    if not isinstance(items, list):
+        raise UnreadableReply("The upstream's answer to a look-up of several tasks has no list of them.")
+    tasks = [read_task(item) for item in items if isinstance(item, dict) and _id(item)]
+    return {task.id: task for task in tasks}
+
+
+def read_failure(reply: Any) -> Failure | None:
+    """The `error` of a reply or item: an object with code and message, or a bare string."""
+    error = reply.get("error") if isinstance(reply, dict) else None
+    if isinstance(error, str) and error:
+        return Failure("api_error", _text(error[:_LONGEST_REASON]) or "")
+    if isinstance(error, dict) and error:
+        message = _text(error.get("message")) or "no reason given"
+        return Failure((_text(error.get("code")) or "api_error")[:100], message[:_LONGEST_REASON])
+    return None
+
+
+def read_event(line: str) -> StreamEvent | None:
+    """Read one line of a streamed answer; None for a blank line, a comment or an event that says nothing.
+
+    Takes NDJSON and SSE framing (`data: …`), fields at the top or under `data`, the kind in `type` or `event`.
+
+    Raises:
+        UnreadableReply: The line is not JSON.
+    """
+    text = line.strip().removeprefix("data:").strip()
+    if not text or text == "[DONE]" or text.startswith((":", "event:", "id:", "retry:")):
+        return None
+    try:
+        event = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableReply("The upstream's stream has a line that is not JSON.") from error
+    if not isinstance(event, dict):
+        return None
+    data = event.get("data")
+    fields = {**event, **_object(data)}
+    kind = (_text(event.get("type")) or _text(event.get("event")) or _text(fields.get("type")) or "").rpartition(".")[2]
+    ids: dict[str, Any] = {"task_id": _id(fields), "trace_id": _text(fields.get("trace_id"))}
+    if not kind and ("data" in event or "success" in event or "response" in event):
+        # An upstream that answered whole after all: the usual shapes, finished or not.
+        whole = read_task(event, ids["task_id"] or "unknown")
+        failed = (whole.error,) if whole.error else ()
+        return StreamEvent(whole.images, (*whole.failures, *failed), completed=whole.ended, **ids)
+    items = [item for item in (data if isinstance(data, list) else [fields]) if isinstance(item, dict)]
+    failures = [failure for item in items if (failure := read_failure(item))]
+    if kind == "partial_failed" and not failures:
+        failures = [Failure("api_error", "no reason given")]
+    # A failure that is not of one picture is the end of all.
+    ended = kind == "completed" or (bool(failures) and kind != "partial_failed")
+    images = tuple(image for item in items if (image := _image(item)))
+    found = images or failures or ended or any(ids.values())
+    usage = {key: value for key, value in _object(fields.get("usage")).items() if _is_number(value)}
+    return StreamEvent(images, tuple(failures), completed=ended, usage=usage or None, **ids) if found else None
+
+
+def _image(item: JSONObject) -> Image | None:
+    url = _text(item.get("image_url")) or _text(item.get("url"))
+    b64_json = _text(item.get("b64_json"))
+    if not b64_json and not (url and url.lower().startswith(("http://", "https://"))):
+        return None
+    z_index = item.get("z_index")
+    return Image(
+        url=url,
+        b64_json=b64_json,
+        size=_text(item.get("size")),
+        z_index=z_index if isinstance(z_index, int) and _is_number(z_index) else None,
+        name=_words(item.get("name")),
+        description=_words(item.get("description")),
+        bounding_box=_boxes(item.get("bounding_box")) or None,
+    )
+
+
+def _boxes(value: Any) -> JSONObject:
+    """A layer's boxes: four numbers, in pixels (`absolute`) or of a thousand (`normalized`), or what stands there."""
+    return {key: box for key, box in _object(value).items() if isinstance(box, list) and all(map(_is_number, box))}
+
+
+def _elapsed(reply: JSONObject) -> float | None:
+    elapsed = _number(reply.get("elapsed"))
+    finished, started = _number(reply.get("finished_at")), _number(reply.get("started_at"))
+    if elapsed is None and finished and (started := started or _number(reply.get("created_at"))):
+        elapsed = finished - started
+    return elapsed if elapsed is not None and elapsed >= 0 else None
+
+
+def _object(value: Any) -> JSONObject:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    # Half of a surrogate pair, from a server that cuts text by UTF-16, could not be sent on.
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) and value else None
+
+
+def _words(value: Any) -> str | None:
+    text = _text(value)
+    return text[:_LONGEST_NAME] if text else None
+
+
+def _id(reply: JSONObject) -> str | None:
+    """The task's id, under either name; a number is one too."""
+    found = reply.get("id") or reply.get("task_id")
+    return str(found) if isinstance(found, int) and not isinstance(found, bool) else _text(found)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
+
+
+def _moment(value: Any) -> float | None:
+    """A Unix time in seconds; milliseconds are told by their size, anything before 2001 or after 2100 is none."""
+    seconds = _number(value)
+    if seconds is not None and seconds > 1e11:
+        seconds /= 1000
+    return seconds if seconds is not None and 1e9 < seconds < 4.1e9 else None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if _is_number(value) else None
+
+
+def _first(values: Iterable[str | None]) -> str | None:
+    return next((value for value in values if value), None)
