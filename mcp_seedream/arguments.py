@@ -41,7 +41,7 @@ class ImageCall:
 
 @dataclass(frozen=True, slots=True)
 class TaskCall:
-    """A checked call of `get_task`: one id or more, none twice."""
+    """A checked call of `get_task`: one id or more, none twice; none at all asks for the newest tasks."""
 
     task_ids: tuple[str, ...]
     wait_seconds: float
@@ -84,8 +84,8 @@ def image_call(
     return ImageCall(wish, model, _wait(given, default), _save_to(given))
 
 
-def task_call(raw: Raw, *, wait_seconds: float, place: Place = "hosted") -> TaskCall:
-    """Check the arguments of `get_task`.
+def task_call(raw: Raw, *, wait_seconds: float, place: Place = "hosted", listing: bool = False) -> TaskCall:
+    """Check the arguments of `get_task`; with `listing`, there may be no id.
 
     Raises:
         InvalidArguments: No id, too many, or something that can't be one.
@@ -95,7 +95,7 @@ def task_call(raw: Raw, *, wait_seconds: float, place: Place = "hosted") -> Task
     listed = _listed(given.get("task_ids", []))
     texts = [_text("task_id", given.get("task_id", "")), *(_text("task_ids", one) for one in listed)]
     ids = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
-    if not ids:
+    if not ids and not listing:
         raise InvalidArguments("Give `task_id`, or `task_ids` for several: an id that an image tool returned.")
     if len(ids) > MAX_TASK_IDS:
         raise InvalidArguments(f"`task_ids` takes at most {MAX_TASK_IDS} ids in one call; this one has {len(ids)}.")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
 
     from mcp_seedream.generation import Services
-    from mcp_seedream.tools import Habits, TokenOf
+    from mcp_seedream.journal import Journal
 
 SANDBOXED = "Drawn by the sandbox: a placeholder, not a generated picture."
 SANDBOX_TOKEN = "sandbox"  # noqa: S105  (the sandbox takes any word)
@@ -96,41 +95,67 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTable) -> None:
-    from mcp_seedream.tools import Habits  # noqa: PLC0415  (`try` and --help need none of it)
+    import anyio  # noqa: PLC0415  (`try` and --help need none of it)
 
-    # A thread that blocks on stdin outlives any orderly end that Python would begin.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from mcp_seedream.stdio import serve_stdio  # noqa: PLC0415
+    from mcp_seedream.stopping import Stopping  # noqa: PLC0415
+    from mcp_seedream.tools import Habits  # noqa: PLC0415
+
+    stopping = Stopping(settings.shutdown_seconds)
     token = settings.token.get_secret_value() if settings.token else None
     local = LocalFiles(tuple(settings.allowed_dirs), settings.output_dir)
     habits = Habits(settings.wait_seconds, lambda _: settings.preview != "off", local)
-    _build(options, table, settings, lambda _: token, habits).run("stdio")
+    journal = _journal(settings, sandbox=options.sandbox)
+    server = _build(
+        options, table, settings, token_of=lambda _: token, habits=habits, stopping=stopping, journal=journal
+    )
+    anyio.run(serve_stdio, server, stopping)
+
+
+def _journal(settings: Settings, *, sandbox: bool) -> Journal | None:
+    """Where tasks are written down; those of a sandbox end with it, so they stay in memory unless a file is named."""
+    from mcp_seedream.journal import IN_MEMORY, Journal, usual_path  # noqa: PLC0415
+
+    if settings.journal and settings.journal.strip().lower() == "off":
+        return None
+    if settings.journal:
+        return Journal(Path(settings.journal).expanduser())
+    return Journal(IN_MEMORY if sandbox else usual_path())
 
 
 def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTable) -> None:
     import uvicorn  # noqa: PLC0415  (stdio starts faster without)
 
     from mcp_seedream.hosting import bearer_token, build_app, wants_preview  # noqa: PLC0415
+    from mcp_seedream.stopping import Stopping  # noqa: PLC0415
     from mcp_seedream.tools import Habits  # noqa: PLC0415
 
     habits = Habits(settings.wait_seconds, wants_preview(settings.preview == "on"))
-    app = build_app(_build(options, table, settings, bearer_token, habits), settings)
+    stopping = Stopping(settings.shutdown_seconds)
+    server = _build(options, table, settings, token_of=bearer_token, habits=habits, stopping=stopping)
+    app = build_app(server, settings, stopping)
     logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)  # a sandbox in this process keeps its own quiet
-    uvicorn.run(app, host=options.host, port=options.port, log_config=None, access_log=False)
+    uvicorn.run(
+        app, host=options.host, port=options.port, log_config=None, access_log=False, timeout_graceful_shutdown=2
+    )
 
 
-def _build(
-    options: argparse.Namespace, table: ModelTable, settings: Settings, token_of: TokenOf, habits: Habits
-) -> MCPServer[Services]:
+def _build(options: argparse.Namespace, table: ModelTable, settings: Settings, **given: Any) -> MCPServer[Services]:
     from mcp_seedream.client import SeedreamClient, Timeouts  # noqa: PLC0415  (`try` and --help need none of it)
     from mcp_seedream.server import build_server  # noqa: PLC0415
 
-    timeouts = Timeouts(settings.connect_timeout, settings.read_timeout, settings.stream_timeout)
+    timeouts = Timeouts(
+        settings.connect_timeout,
+        settings.read_timeout,
+        min(settings.read_timeout, 10),
+        settings.stream_timeout,
+    )
 
     def connect() -> SeedreamClient:
         return SeedreamClient(settings.base_url, timeouts=timeouts, connections=settings.connections)
 
     remark = SANDBOXED if options.sandbox else None
-    return build_server(table, connect, token_of=token_of, habits=habits, remark=remark)
+    return build_server(table, connect, remark=remark, **given)
 
 
 @contextmanager

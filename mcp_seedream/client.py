@@ -1,21 +1,36 @@
 """The client of AceDataCloud's Seedream endpoints: pooled connections for the process.
 
-    submit    POST /seedream/images   sent once; a lost answer is reported as uncertain, never repeated
+    submit    POST /seedream/images   a generation, answered at once with a task
     stream    POST /seedream/images   the same, with an answer line by line
     look_up   POST /seedream/tasks    `retrieve` for one, `retrieve_batch` for several, 50 a request
 
+What is repeated, and what is not (`retries.Retries`: back-off with jitter, `Retry-After` honoured, bounded):
+
+    | what happened                                | submit, stream    | look_up  | download |
+    |----------------------------------------------|-------------------|----------|----------|
+    | the connection was never made                | repeated          | repeated | repeated |
+    | 429; 503 with `Retry-After`                  | repeated          | repeated | repeated |
+    | another 5xx                                  | never: uncertain  | repeated | repeated |
+    | time-out or reset after sending              | never: uncertain  | repeated | repeated |
+    | an answer that can't be read                 | never: uncertain  | repeated | no       |
+    | any other refusal (400, 401, 403, 404, 413)  | no                | no       | no       |
+
+"Uncertain" is `SubmissionUncertain`: the generation may have been accepted and billed, so that only a person
+can decide to pay for another. A caller that leaves cancels the pauses between attempts, never an attempt.
+
 A caller's token is an argument of every call and is kept nowhere. Every failure leaves as one of
 `errors.UpstreamError`'s kinds, with the upstream's code, message and trace_id and what to do about it.
+No answer is waited for, or read, without end: see `Timeouts` and `answers`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +39,7 @@ import anyio
 import httpx
 
 from mcp_seedream import __version__
+from mcp_seedream.answers import Reply, at_most, decoded, raise_known, read_lines, read_whole
 from mcp_seedream.errors import (
     ConfigurationError,
     SubmissionUncertain,
@@ -32,9 +48,10 @@ from mcp_seedream.errors import (
     UpstreamError,
     UpstreamUnavailable,
 )
-from mcp_seedream.refusals import UNCERTAIN, refusal
+from mcp_seedream.refusals import UNCERTAIN
 from mcp_seedream.replies import read_batch, read_event, read_task
-from mcp_seedream.wire import Failure, ImageRequest, StreamEvent, Task
+from mcp_seedream.retries import Retries
+from mcp_seedream.wire import ImageRequest, StreamEvent, Task
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +64,20 @@ _LOOPBACK = ("all://127.0.0.1", "all://localhost", "all://[::1]")
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 
 
+_SLOWEST = 50_000  # bytes a second of a line that a request is still sent on
+_MOST_EVENTS = 100  # of a stream: a set has 15 pictures
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds: to connect; between bytes of an ordinary answer; between bytes of a streamed one."""
+    """Seconds: to connect; for a whole answer; for a look-up to begin its answer; between two events of a stream.
+
+    A request with pictures has longer, by the time a slow line needs to send them.
+    """
 
     connect: float = 10
     read: float = 60
+    look_up: float = 10
     stream: float = 300
 
 
@@ -62,13 +87,22 @@ class SeedreamClient:
     Args:
         base_url: Where the upstream is, without a trailing slash.
         timeouts: See `Timeouts`.
+        retries: For requests that surely were not accepted, and for look-ups.
         connections: Connections open at once, at most; streamed answers have as many of their own, so that
             they can't keep a look-up waiting.
     """
 
-    def __init__(self, base_url: str, *, timeouts: Timeouts | None = None, connections: int = 100) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeouts: Timeouts | None = None,
+        retries: Retries | None = None,
+        connections: int = 100,
+    ) -> None:
         self.base_url = base_url.rstrip("/")
         self._timeouts = timeouts or Timeouts()
+        self._retries = retries or Retries()
         self._connections = connections
 
     @property
@@ -119,48 +153,75 @@ class SeedreamClient:
             SubmissionUncertain: It may have been accepted (and billed): the answer was lost or is unreadable.
             UpstreamError: It was refused, or never sent.
         """
+        return await self._retries(partial(self._submit, request, token), _surely_not_accepted)
+
+    async def _submit(self, request: ImageRequest, token: str) -> Task:
+        content = json.dumps(request.body).encode()
+        # For a free connection, for the request on a slow line, for the answer.
+        within = self._timeouts.connect + 2 * self._timeouts.read + len(content) / _SLOWEST
         # A caller that leaves while the request is under way must not turn a paid task into a lost one.
         with anyio.CancelScope(shield=True):
             async with _submitting():
-                response = await self._http.post("/seedream/images", json=request.body, headers=_bearer(token))
-                task = read_task(_decoded(response, submitting=True))
+                reply = await self._post("/seedream/images", content, token, self._timeouts.read, within)
+                task = read_task(decoded(reply, submitting=True))
             if task.state == "failed" and task.error:
-                _raise_known(response, task)
+                raise_known(reply, task)
             _accepted(task.id, task.trace_id)
         return task
 
-    async def stream(self, request: ImageRequest, token: str) -> AsyncIterator[StreamEvent]:
+    async def stream(self, request: ImageRequest, token: str) -> AsyncGenerator[StreamEvent]:
         """Send one generation and yield what its streamed answer tells, as it comes.
 
         Raises:
             SubmissionUncertain: The stream could not be read to its end.
             UpstreamError: The request was refused, or never sent.
         """
-        headers = {**_bearer(token), "Accept": "application/x-ndjson"}
-        known = readable = False
-        broken: UnreadableReply | None = None
-        async with (
-            _submitting(),
-            self._streams.stream("POST", "/seedream/images", json=request.body, headers=headers) as response,
-        ):
-            if response.status_code != httpx.codes.OK:
-                await response.aread()
-                raise refusal(response.status_code, _json(response), response.headers, submitting=True)
-            async for line in _lines(response):
+        async with self._opened(request, token) as response:
+            known, said, since = False, 0, anyio.current_time()
+            unread: UnreadableReply | None = None
+            async for line in read_lines(response):
                 try:
                     event = read_event(line)
                 except UnreadableReply as error:
                     logger.warning("a line of a streamed answer is not JSON")
-                    broken = error
-                    continue
+                    unread, event = error, None
                 if event:
-                    readable = True
+                    said, since = said + 1, anyio.current_time()
                     if event.task_id and not known:
                         known = True
                         _accepted(event.task_id, event.trace_id)
                     yield event
-            if broken and not readable:
-                raise broken
+                if said == _MOST_EVENTS or anyio.current_time() - since > self._timeouts.stream:
+                    raise UnreadableReply("The upstream's stream has no end.")
+            if unread and not said:
+                raise unread
+
+    @asynccontextmanager
+    async def _opened(self, request: ImageRequest, token: str) -> AsyncIterator[httpx.Response]:
+        """A streamed answer whose status is fine. Up to there it can be tried again; what breaks later is uncertain."""
+        headers = {**_headers(token), "Accept": "application/x-ndjson"}
+
+        async def attempt() -> httpx.Response:
+            async with _submitting():
+                call = self._streams.build_request("POST", "/seedream/images", json=request.body, headers=headers)
+                with at_most(self._timeouts.stream):
+                    response = await self._streams.send(call, stream=True)
+                    if response.status_code == httpx.codes.OK:
+                        return response
+                    try:
+                        reply = await read_whole(response)
+                    finally:
+                        await response.aclose()
+                decoded(reply, submitting=True)
+                raise UnreadableReply("The upstream's answer is no stream.", status=reply.status)
+
+        response = await self._retries(attempt, _surely_not_accepted)
+        try:
+            async with _submitting():
+                yield response
+        finally:
+            with anyio.CancelScope(shield=True):
+                await response.aclose()
 
     async def look_up(self, task_ids: Iterable[str], token: str) -> dict[str, Task]:
         """Look up tasks; one the upstream does not know for this token is not in the answer.
@@ -185,14 +246,44 @@ class SeedreamClient:
     async def _retrieve(self, ids: list[str], token: str) -> dict[str, Task]:
         single = len(ids) == 1
         body = {"action": "retrieve", "id": ids[0]} if single else {"action": "retrieve_batch", "ids": ids}
+        content = json.dumps(body).encode()
+
+        async def attempt() -> Any:
+            try:
+                reply = await self._post("/seedream/tasks", content, token, self._timeouts.look_up, self._timeouts.read)
+            except httpx.HTTPError as error:
+                raise UpstreamUnavailable(f"{self.base_url} could not be reached ({_reason(error)}).") from error
+            return decoded(reply, submitting=False)
+
         try:
-            response = await self._http.post("/seedream/tasks", json=body, headers=_bearer(token))
-            reply = _decoded(response, submitting=False)
-        except httpx.HTTPError as error:
-            raise UpstreamUnavailable(f"{self.base_url} could not be reached ({_reason(error)}).") from error
+            found = await self._retries(attempt, _may_pass)
         except TaskNotFound:
             return {}
-        return {ids[0]: read_task(reply, ids[0])} if single else read_batch(reply)
+        return {ids[0]: read_task(found, ids[0])} if single else read_batch(found)
+
+    async def _post(self, path: str, content: bytes, token: str, pause: float, within: float) -> Reply:
+        """One request and its whole answer, which may pause so many seconds, and take no more than `within`.
+
+        Raises:
+            httpx.HTTPError: There is no answer, or no end to it.
+        """
+        timeout = httpx.Timeout(pause, connect=self._timeouts.connect, write=self._timeouts.read)
+        call = self._http.build_request("POST", path, content=content, headers=_headers(token), timeout=timeout)
+        with at_most(within):
+            response = await self._http.send(call, stream=True)
+            try:
+                return await read_whole(response)
+            finally:
+                await response.aclose()
+
+
+def _surely_not_accepted(error: UpstreamError) -> bool:
+    """429, 503 with `Retry-After`, or never sent; whatever else can pass is `SubmissionUncertain`."""
+    return error.retryable
+
+
+def _may_pass(error: UpstreamError) -> bool:
+    return error.retryable or isinstance(error, UnreadableReply)
 
 
 @asynccontextmanager
@@ -210,56 +301,12 @@ async def _submitting() -> AsyncIterator[None]:
         raise SubmissionUncertain(f"{error.message} {UNCERTAIN}", status=error.status) from error
 
 
-async def _lines(response: httpx.Response) -> AsyncIterator[str]:
-    """The lines of an answer as JSON has them: ended by a line feed alone, unlike those of text."""
-    rest = b""
-    async for chunk in response.aiter_bytes():
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line.decode("utf-8", "replace")
-    if rest:
-        yield rest.decode("utf-8", "replace")
-
-
-def _decoded(response: httpx.Response, *, submitting: bool) -> Any:
-    """The JSON of a successful answer.
-
-    Raises:
-        UpstreamError: The status is a refusal.
-        UnreadableReply: There is no JSON.
-    """
-    reply = _json(response)
-    if response.status_code >= httpx.codes.MULTIPLE_CHOICES:
-        raise refusal(response.status_code, reply, response.headers, submitting=submitting)
-    if reply is None:
-        kind = response.headers.get("content-type", "no content type")
-        message = f"The upstream answered with something that is not JSON ({kind}); a proxy may stand in between."
-        raise UnreadableReply(message, status=response.status_code)
-    return reply
-
-
 def _accepted(task_id: str, trace_id: str | None) -> None:
     logger.info("task %s accepted, trace_id %s", task_id, trace_id)
 
 
-def _raise_known(response: httpx.Response, task: Task) -> None:
-    """A failure that came with HTTP 200: the codes that say why are raised as with any other status."""
-    failed = task.error or Failure("api_error", "no reason given")
-    reply = {"error": {"code": failed.code, "message": failed.message}, "trace_id": task.trace_id}
-    found = refusal(response.status_code, reply, response.headers, submitting=True)
-    if type(found) is not UpstreamError:
-        raise found
-
-
-def _json(response: httpx.Response) -> Any:
-    try:
-        return json.loads(response.content)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
+def _headers(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
 
 
 def _reason(error: Exception) -> str:

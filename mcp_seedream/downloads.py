@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +22,10 @@ import anyio
 import httpx
 
 from mcp_seedream import __version__
-from mcp_seedream.errors import UpstreamUnavailable
+from mcp_seedream.errors import UnreadableReply, UpstreamUnavailable
 from mcp_seedream.files import kind
+from mcp_seedream.refusals import asked_pause
+from mcp_seedream.retries import Retries
 
 MAX_BYTES = 64 * 2**20
 """Of one picture: a 4K PNG is well below."""
@@ -49,6 +52,7 @@ class Downloads:
         self._sandbox = httpx.URL(sandbox) if sandbox else None
         self._seconds = seconds
         self._most_bytes = most_bytes
+        self._retries = Retries(seconds=seconds)
         self._clients: dict[bool, httpx.AsyncClient] = {}
 
     async def __aenter__(self) -> Self:
@@ -64,21 +68,29 @@ class Downloads:
         """Fetch a picture into a file.
 
         Raises:
-            UpstreamUnavailable: It is refused, dead, too large or too slow; nothing of use is in the file.
+            UpstreamUnavailable: It did not come, or not in time; nothing of use is in the file.
+            UnreadableReply: It is refused, dead, too large or no picture.
             OSError: The file can't be written.
         """
         try:
             with anyio.fail_after(self._seconds):
-                for _ in range(_REDIRECTS + 1):
-                    moved = await self._hop(url, path)
-                    if moved is None:
-                        return await _check(path)
-                    url = moved
+                await self._retries(partial(self._follow, url, path), lambda error: error.retryable)
+                await _check(path)
         except TimeoutError as error:
             raise UpstreamUnavailable(f"The picture took longer than {self._seconds:.0f} s to fetch.") from error
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+
+    async def _follow(self, url: str, path: Path) -> None:
+        try:
+            for _ in range(_REDIRECTS + 1):
+                moved = await self._hop(url, path)
+                if moved is None:
+                    return
+                url = moved
+        except httpx.HTTPError as error:
             raise UpstreamUnavailable(f"The picture could not be fetched ({type(error).__name__}).") from error
-        raise UpstreamUnavailable(f"The picture's link was redirected more than {_REDIRECTS} times.")
+        except (httpx.InvalidURL, ValueError) as error:
+            raise UnreadableReply(f"The picture could not be fetched ({type(error).__name__}).") from error
+        raise UnreadableReply(f"The picture's link was redirected more than {_REDIRECTS} times.")
 
     async def _hop(self, url: str, path: Path) -> str | None:
         """One request: the address of the next one, or None where the picture is in the file."""
@@ -90,15 +102,18 @@ class Downloads:
             if response.has_redirect_location:
                 return urljoin(url, response.headers["location"])
             if response.headers.get("content-encoding", "identity") != "identity":
-                raise UpstreamUnavailable("The picture came compressed, which was not asked for.")
+                raise UnreadableReply("The picture came compressed, which was not asked for.")
             if response.status_code != httpx.codes.OK:
-                raise UpstreamUnavailable(f"The picture's link answered HTTP {response.status_code}.")
+                passes = response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.is_server_error
+                failure = UpstreamUnavailable if passes else UnreadableReply
+                pause = asked_pause(response.headers)
+                raise failure(f"The picture's link answered HTTP {response.status_code}.", retry_after=pause)
             received = 0
             async with await anyio.open_file(path, "wb") as file:
                 async for chunk in response.aiter_raw():
                     received += len(chunk)
                     if received > self._most_bytes:
-                        raise UpstreamUnavailable(f"The picture is larger than {self._most_bytes // 2**20} MiB.")
+                        raise UnreadableReply(f"The picture is larger than {self._most_bytes // 2**20} MiB.")
                     await file.write(chunk)
             return None
         finally:
@@ -119,11 +134,11 @@ class Downloads:
         ):
             return httpx.Request("GET", url, headers=headers)
         if url.scheme != "https" or not url.host:
-            raise UpstreamUnavailable("The picture's link is not https, so it was not followed.")
+            raise UnreadableReply("The picture's link is not https, so it was not followed.")
         if proxied:
             # The proxy resolves the name, and decides what it reaches; only what is plainly inside is refused here.
             if _is_inside(url.host):
-                raise UpstreamUnavailable(_PRIVATE)
+                raise UnreadableReply(_PRIVATE)
             return httpx.Request("GET", url, headers=headers)
         address = await _public_address(url.host, url.port or 443)
         pinned = url.copy_with(host=address)
@@ -133,7 +148,7 @@ class Downloads:
         """One for requests to an address that was checked, which no proxy may resolve anew, and one for the proxy."""
         if proxied not in self._clients:
             self._clients[proxied] = httpx.AsyncClient(
-                timeout=self._seconds,
+                timeout=self._seconds / 3,  # a silent host leaves time for another attempt
                 trust_env=proxied,
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             )
@@ -144,7 +159,7 @@ async def _check(path: Path) -> None:
     """What was fetched must be a picture: a page that says sorry comes with 200, too."""
     async with await anyio.open_file(path, "rb") as file:
         if kind(await file.read(16)) is None:
-            raise UpstreamUnavailable("The link did not answer with a picture.")
+            raise UnreadableReply("The link did not answer with a picture.")
 
 
 def _proxied(host: str) -> bool:
@@ -163,7 +178,8 @@ async def _public_address(host: str, port: int) -> str:
     """The first of a host's addresses, when all of them are public.
 
     Raises:
-        UpstreamUnavailable: It has none, or one that is private, link-local, loopback or reserved.
+        UpstreamUnavailable: The name can't be resolved.
+        UnreadableReply: It has none, or one that is private, link-local, loopback or reserved.
     """
     try:
         found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -171,7 +187,7 @@ async def _public_address(host: str, port: int) -> str:
         raise UpstreamUnavailable("The host of the picture's link is unknown.") from error
     addresses = [str(entry[4][0]).partition("%")[0] for entry in found]
     if not addresses or not all(_is_public(address) for address in addresses):
-        raise UpstreamUnavailable(_PRIVATE)
+        raise UnreadableReply(_PRIVATE)
     return addresses[0]
 
 

@@ -4,6 +4,7 @@
     ├── ConfigurationError       a setting or the model table is wrong: stops the start
     ├── InvalidArguments         the call breaks a rule of the table; nothing was sent
     ├── MissingToken             there is no token to send; nothing was sent
+    ├── ServerStopping           the process is about to end; nothing was sent
     └── UpstreamError            the upstream refused, failed or could not be reached
         ├── RequestRefused       400, 404 no_api, 413: the same request will be refused again
         │   └── ModelRefused     400 "model is invalid": unknown or retired; costs nothing
@@ -67,6 +68,16 @@ class MissingToken(SeedreamError):
             f"{TOKEN_PAGE}, put ACEDATACLOUD_API_TOKEN=... into the server's environment or a .env file "
             "in its working directory, and restart it."
         )
+
+
+class ServerStopping(SeedreamError):
+    """The process is about to end, and takes no new calls."""
+
+    code = "stopping"
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__("The server is being stopped, so nothing was sent. The call can be repeated once it is back.")
 
 
 class UpstreamError(SeedreamError):

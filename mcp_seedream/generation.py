@@ -5,23 +5,30 @@ Submits once, falls back only from a model that nobody named, then waits or read
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from time import time
 
 import anyio
+import anyio.to_thread
 
 from mcp_seedream.arguments import ImageCall, TaskCall
 from mcp_seedream.capabilities import Model, ModelTable
 from mcp_seedream.choosing import choose, keeps_kinds, needs_alpha
 from mcp_seedream.client import SeedreamClient
 from mcp_seedream.downloads import Downloads
-from mcp_seedream.errors import InvalidArguments, ModelRefused, TaskNotFound, UpstreamError
+from mcp_seedream.errors import InvalidArguments, ModelRefused, ServerStopping, TaskNotFound, UpstreamError
 from mcp_seedream.files import LocalFiles
 from mcp_seedream.inputs import take_pictures
+from mcp_seedream.journal import Entry, Journal
+from mcp_seedream.orphans import Orphans, Watch, identity
 from mcp_seedream.replies import link_expiry
+from mcp_seedream.stopping import Stopping
 from mcp_seedream.streaming import read_stream
 from mcp_seedream.waiting import Report, TaskWaiter
 from mcp_seedream.wire import ImageRequest, Task
+
+_DECODING = 2  # each may take 300 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +36,34 @@ class Services:
     """What a call works with: the table, and what lives as long as the process.
 
     `decoding` limits how many large pictures are decoded at a time; `local` is this machine's disk where it is the
-    caller's own; `remark` goes with every picture.
+    caller's own, and `journal` what is written down there; `remark` goes with every picture.
     """
 
     table: ModelTable
     client: SeedreamClient
     waiter: TaskWaiter
     downloads: Downloads
-    decoding: anyio.CapacityLimiter
+    stopping: Stopping
+    orphans: Orphans
+    journal: Journal | None = None
     local: LocalFiles | None = None
     remark: str | None = None
+    decoding: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(_DECODING))
+
+    @property
+    def lists(self) -> bool:
+        """There is a journal to list tasks from."""
+        return self.journal is not None and self.journal.works
 
 
-async def make_images(services: Services, call: ImageCall, token: str, report: Report) -> Task:
+async def make_images(services: Services, call: ImageCall, token: str, report: Report, watch: Watch) -> Task:
     """Generate or edit, and wait for the result as long as the call says.
 
     Args:
         services: See `Services`.
         call: Arguments whose form has been checked.
         token: The caller's API token.
+        watch: Knows the task from its acceptance on, for the case that this does not come to its end.
         report: Called when the task is accepted and about every five seconds, or for each streamed picture.
 
     Returns:
@@ -55,16 +71,21 @@ async def make_images(services: Services, call: ImageCall, token: str, report: R
 
     Raises:
         InvalidArguments: No model serves the call; nothing was sent.
+        ServerStopping: Nothing was sent either.
         UpstreamError: The upstream refused it, or its answer was lost.
     """
     started = anyio.current_time()
     choose(services.table, call.wish, call.model)  # before megabytes are read for a call that nobody serves
     call, notes = await _with_pictures(services, call, token)
-    task = await _sent(services, call, token, report)
+    watch.key = await anyio.to_thread.run_sync(identity, call, token) if call.wish.images else identity(call, token)
+    task = await _adopted(services, token, watch) or await _sent(services, call, token, report, watch)
     left = call.wait_seconds - (anyio.current_time() - started)
     if not task.ended and left > 0:
         await report(0, message=f"Task {task.id} is accepted")
         task = await _finished(services, task, token, left, report)
+    if services.stopping.begun.is_set():
+        # Whoever asked may be gone, or ask the server that comes next.
+        watch.unanswered = True
     elapsed = anyio.current_time() - started if task.elapsed is None else task.elapsed
     return _remarked(services, replace(task, elapsed=elapsed, notes=(*notes, *task.notes)))
 
@@ -92,6 +113,22 @@ async def get_tasks(services: Services, call: TaskCall, token: str, report: Repo
         id_: _remarked(services, task) if task.ended else replace(task, elapsed=_age(task))
         for id_, task in found.items()
     }
+
+
+async def newest_tasks(services: Services, token: str | None) -> list[Entry]:
+    """What the journal has of the newest tasks; those that ran when it was last written are looked up, once."""
+    if not services.journal:
+        return []
+    entries = await services.journal.newest()
+    running = [entry.id for entry in entries if entry.state == "pending"]
+    if running and token:
+        try:
+            found = await services.client.look_up(running, token)
+        except UpstreamError:
+            return entries  # what is written down is worth more than an error
+        await services.journal.ended(*found.values())
+        entries = await services.journal.newest()
+    return entries
 
 
 async def _with_pictures(services: Services, call: ImageCall, token: str) -> tuple[ImageCall, tuple[str, ...]]:
@@ -128,17 +165,44 @@ def _age(task: Task) -> float | None:
     return age if 0 <= age < 24 * 3600 else None
 
 
-async def _sent(services: Services, call: ImageCall, token: str, report: Report) -> Task:
+async def _adopted(services: Services, token: str, watch: Watch) -> Task | None:
+    """The task that the same call had before its caller went away, as it stands now."""
+    if not (orphan := await services.orphans.adopt(watch.key)):
+        return None
+    watch.task = Task(orphan.id, model=orphan.model or None)
+    found = (await services.client.look_up([orphan.id], token)).get(orphan.id)
+    if found is None:
+        watch.task = None
+        return None
+    ago = time() - orphan.left_at
+    note = f"The same call was broken off {ago:.0f} s ago: this is its task, and nothing was billed again."
+    return replace(found, model=found.model or watch.task.model, notes=(note, *found.notes))
+
+
+async def _accepted(services: Services, call: ImageCall, model: Model, watch: Watch, task: Task) -> None:
+    """From here on the task can be found again, whatever happens to this call."""
+    watch.task = replace(task, model=task.model or model.id)
+    if services.journal and task.id:
+        tool = f"{call.wish.operation}_image"
+        await services.journal.accepted(Entry(task.id, time(), tool, model.id, call.wish.prompt))
+
+
+async def _sent(services: Services, call: ImageCall, token: str, report: Report, watch: Watch) -> Task:
     """Send it; where the caller named no model and the upstream refuses ours, send it to the next that fits."""
     refused: list[str] = []
     model = choose(services.table, call.wish, call.model)
     while True:
         request = ImageRequest.of(services.table, model, call.wish)
+        if services.stopping.begun.is_set():
+            raise ServerStopping
+        accepted = partial(_accepted, services, call, model, watch)
         try:
             if request.streams:
-                task = await read_stream(services.client.stream(request, token), report)
+                events = services.client.stream(request, token)
+                task = await read_stream(events, report, accepted=accepted, stopping=services.stopping)
             else:
                 task = await services.client.submit(request, token)
+                await accepted(task)
         except ModelRefused as error:
             refused.append(model.id)
             model = _another(services.table, call, refused, error)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from mcp.server.mcpserver import MCPServer
 
 from mcp_seedream.capabilities import Model, ModelTable, Rule, number
+from mcp_seedream.journal import Journal
+from mcp_seedream.results import listed
 from mcp_seedream.schemas import spelled
 
 
@@ -20,6 +22,20 @@ def add_guide(server: MCPServer, table: ModelTable) -> None:
     )
     def models() -> str:
         return f"# Models\n\n{models_markdown(table)}\n# Parameters\n\n{parameters_markdown(table)}"
+
+
+def add_tasks(server: MCPServer, journal: Journal) -> None:
+    """Register the resource `seedream://tasks`: the newest tasks, as the journal has them."""
+
+    @server.resource(
+        "seedream://tasks",
+        name="tasks",
+        title="Newest tasks",
+        description="Tasks made on this machine in the last 30 days: prompts, links, saved files",
+        mime_type="text/plain",
+    )
+    async def tasks() -> str:
+        return listed(await journal.newest())
 
 
 def models_markdown(table: ModelTable) -> str:

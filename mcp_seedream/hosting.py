@@ -7,7 +7,9 @@ nothing else. Without one the answer is 401: the operator's token is never used 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from mcp.server.mcpserver import Context, MCPServer
@@ -23,6 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mcp_seedream import __version__
 from mcp_seedream.errors import TOKEN_PAGE
 from mcp_seedream.settings import Settings
+from mcp_seedream.stopping import Handler, Stopping, stopped_by_signals
 
 ENDPOINT = "/mcp"
 _BEARER = re.compile(r"Bearer +([\x21-\x7e]{1,4096})", re.IGNORECASE)
@@ -44,13 +47,15 @@ def wants_preview(default: bool) -> Callable[[Context[Any, Any]], bool]:
     return preview
 
 
-def build_app(server: MCPServer[Any], settings: Settings) -> Starlette:
+def build_app(server: MCPServer[Any], settings: Settings, stopping: Stopping | None = None) -> Starlette:
     """The ASGI app: `/mcp` for every protocol revision (older ones stateless), and `/health`.
 
     Args:
         server: A server whose tools take the caller's token from `bearer_token`.
         settings: Allowed hosts and origins, and the limit of a request's body.
+        stopping: What the server's waits end with; begun by SIGTERM or SIGINT while the app runs.
     """
+    stopping = stopping or Stopping()
     app = server.streamable_http_app(
         streamable_http_path=ENDPOINT,
         stateless_http=True,
@@ -61,13 +66,48 @@ def build_app(server: MCPServer[Any], settings: Settings) -> Starlette:
             allowed_origins=_with_ports(settings.allowed_origins),
         ),
     )
-    app.user_middleware.insert(0, Middleware(RequireToken))
+    app.user_middleware[:0] = [Middleware(StopInOrder, stopping=stopping), Middleware(RequireToken)]
     app.routes.append(Route("/health", _health))
+    serve = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(served: Starlette) -> AsyncIterator[Any]:
+        async with stopped_by_signals(stopping, _hand_on), serve(served) as state:
+            yield state
+
+    app.router.lifespan_context = lifespan
     return app
+
+
+async def _hand_on(number: int, handler: Handler | None) -> None:
+    """Tell the HTTP server to stop, once nothing is left to be answered: it would cut older clients' streams off."""
+    if handler:
+        handler(number, None)
+    else:
+        signal.raise_signal(number)
 
 
 async def _health(_: Request) -> JSONResponse:
     return JSONResponse({"status": "ok", "version": __version__})
+
+
+class StopInOrder:
+    """Counts the calls that are being answered; answers 503 to new ones when the process is about to end."""
+
+    def __init__(self, app: ASGIApp, stopping: Stopping) -> None:
+        self._app = app
+        self._stopping = stopping
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != ENDPOINT:
+            await self._app(scope, receive, send)
+        elif self._stopping.begun.is_set():
+            body = {"error": "stopping", "error_description": "The server is being stopped. Try again in a moment."}
+            headers = {"Retry-After": "2", "Connection": "close"}
+            await JSONResponse(body, 503, headers)(scope, receive, send)
+        else:
+            with self._stopping.answering():
+                await self._app(scope, receive, send)
 
 
 class RequireToken:

@@ -7,7 +7,9 @@ status (`token_mismatched` comes with 400 and with 401) decides first.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
+from math import isfinite
 from time import time
 from typing import Any
 
@@ -27,7 +29,10 @@ from mcp_seedream.replies import read_failure
 from mcp_seedream.wire import Failure
 
 _TOKEN_CODES = {"invalid_token", "token_expired", "token_mismatched", "no_token"}
-UNCERTAIN = "The generation may have been accepted and billed; it was not sent again. Ask the user before repeating it."
+UNCERTAIN = (
+    "The generation may have been accepted and billed, so it was not sent again. The user can see in the usage at "
+    f"{TOKEN_PAGE} whether it was; ask before repeating it."
+)
 """What to say of a submit whose fate is unknown."""
 
 
@@ -44,7 +49,7 @@ def refusal(status: int, reply: Any, headers: Mapping[str, str], *, submitting: 
     known = reply if isinstance(reply, dict) else {}
     ids = {key: value for key in ("trace_id", "task_id") if isinstance(value := known.get(key), str)}
     kind, advice = _kind(status, failure, submitting=submitting, readable=bool(known))
-    retry_after = seconds(headers.get("retry-after"))
+    retry_after = asked_pause(headers)
     if kind is RateLimited:
         pause = "a minute" if retry_after is None else f"{retry_after:.0f} s"
         advice = f"Wait {pause}, then repeat the call."
@@ -89,15 +94,19 @@ def _kind(status: int, failure: Failure, *, submitting: bool, readable: bool) ->
     return UpstreamError, ""
 
 
-def seconds(retry_after: str | None) -> float | None:
-    """`Retry-After` in seconds: it may be a number or a date (RFC 9110)."""
-    if not retry_after:
-        return None
+def asked_pause(headers: Mapping[str, str]) -> float | None:
+    """`Retry-After` in seconds: it may be a number or a date (RFC 9110), to be held against the answer's own."""
+    asked = headers.get("retry-after", "")
+    with suppress(ValueError):
+        found = float(asked)
+        return max(0.0, found) if isfinite(found) else None
+    until = _timestamp(asked)
+    now = _timestamp(headers.get("date")) or time()  # their clock may not be ours
+    return max(0.0, until - now) if until else None
+
+
+def _timestamp(date: str | None) -> float | None:
     try:
-        return max(0.0, float(retry_after))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time())
-    except (TypeError, ValueError):
+        return parsedate_to_datetime(date).timestamp() if date else None
+    except (TypeError, ValueError, OverflowError):
         return None

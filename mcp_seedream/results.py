@@ -16,6 +16,7 @@ from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent
 
 from mcp_seedream.errors import SeedreamError, UpstreamError
 from mcp_seedream.files import kind
+from mcp_seedream.journal import Entry
 from mcp_seedream.wire import Image, Task
 
 _STRING = {"type": "string"}
@@ -96,6 +97,41 @@ def several(tasks: Sequence[Task], missing: Iterable[str] = (), shown: Sequence[
         structured["notes"] = [f"{failed} of {len(found)} tasks failed."]
         text = f"{structured['notes'][0]}\n\n{text}"
     return _result(text, structured, shown, is_error=status == "failed")
+
+
+def listing(entries: Sequence[Entry]) -> CallToolResult:
+    """The newest tasks as they were written down, the last one first."""
+    tasks = [
+        {
+            "status": entry.state,
+            "task_id": entry.id,
+            "created_at": _time(entry.at),
+            "tool": entry.tool,
+            "model": entry.model,
+            "prompt": _shortened(entry.prompt),
+            "images": [{"url": link} for link in entry.links],
+            "files": list(entry.files),
+        }
+        for entry in entries
+    ]
+    found = [{key: value for key, value in task.items() if value} for task in tasks]
+    return _result(listed(entries), {"status": "succeeded", "tasks": found}, is_error=False)
+
+
+def listed(entries: Sequence[Entry]) -> str:
+    """The newest tasks in words, for `listing` and for people."""
+    if not entries:
+        return "No task was made on this machine in the last 30 days."
+    lines = [
+        " ".join([f"{_time(entry.at)} {entry.state} {entry.tool} task_id {entry.id}", _shortened(entry.prompt)]).strip()
+        + "".join(f"\n  {where}" for where in (*entry.files, *entry.links))
+        for entry in entries
+    ]
+    return "\n".join([f"The newest {len(entries)} tasks made on this machine, the last one first:", *lines])
+
+
+def _shortened(prompt: str) -> str:
+    return json.dumps(prompt if len(prompt) <= 60 else f"{prompt[:60]}…", ensure_ascii=False)
 
 
 def failure(error: SeedreamError) -> CallToolResult:

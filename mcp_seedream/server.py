@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import anyio
 from mcp.server.mcpserver import MCPServer
 
 from mcp_seedream import __version__
@@ -13,11 +12,13 @@ from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.client import SeedreamClient
 from mcp_seedream.downloads import Downloads
 from mcp_seedream.generation import Services
-from mcp_seedream.guide import add_guide
+from mcp_seedream.guide import add_guide, add_tasks
+from mcp_seedream.journal import Journal
+from mcp_seedream.orphans import Orphans
+from mcp_seedream.stopping import Stopping
 from mcp_seedream.tools import Habits, TokenOf, make_tools
 from mcp_seedream.waiting import open_waiter
 
-_DECODING = 2  # large pictures at a time: each may take 300 MB
 INSTRUCTIONS = (
     "Seedream makes pictures (generate_image) and changes them (edit_image). A result whose status is pending "
     "has not failed: get_task with its task_id waits for it, at no cost. The resource seedream://models lists "
@@ -31,6 +32,8 @@ def build_server(
     *,
     token_of: TokenOf,
     habits: Habits | None = None,
+    journal: Journal | None = None,
+    stopping: Stopping | None = None,
     look_interval: float = 2,
     remark: str | None = None,
 ) -> MCPServer[Services]:
@@ -41,27 +44,35 @@ def build_server(
         connect: Makes the upstream's client: once for the server's life, which also closes it.
         token_of: Finds the API token of whoever makes a call.
         habits: How the tools behave where a call says nothing.
+        journal: Where tasks are written down, on the caller's own machine.
+        stopping: Ends all waits once it has begun.
         look_interval: Seconds between two rounds of look-ups for one caller.
         remark: A note to go with every picture.
     """
     habits = habits or Habits()
+    stopping = stopping or Stopping()
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[Services]) -> AsyncIterator[Services]:
         async with (
             connect() as client,
-            open_waiter(client, interval=look_interval) as waiter,
+            open_waiter(client, interval=look_interval, stopping=stopping) as waiter,
             Downloads(sandbox=client.base_url if client.is_local else None) as downloads,
         ):
-            yield Services(table, client, waiter, downloads, anyio.CapacityLimiter(_DECODING), habits.local, remark)
+            orphans = Orphans(journal)
+            yield Services(
+                table, client, waiter, downloads, stopping, orphans, journal=journal, local=habits.local, remark=remark
+            )
 
     server = MCPServer[Services](
         "seedream",
         title="Seedream",
         instructions=INSTRUCTIONS,
         version=__version__,
-        tools=make_tools(table, token_of, habits),
+        tools=make_tools(table, token_of, habits, listing=journal is not None),
         lifespan=lifespan,
     )
     add_guide(server, table)
+    if journal:
+        add_tasks(server, journal)
     return server

@@ -42,6 +42,11 @@ class Settings(BaseSettings):
     output_dir: Path | None = _env(
         "SEEDREAM_OUTPUT_DIR", default=None, description="Folder every picture is saved to, over stdio"
     )
+    journal: str | None = _env(
+        "SEEDREAM_JOURNAL",
+        default=None,
+        description="File that tasks are written down in over stdio, or off (in the user's state folder, unless set)",
+    )
     allowed_dirs: Annotated[list[Path], NoDecode] = _env(
         "SEEDREAM_ALLOWED_DIRS",
         default=[],
@@ -55,6 +60,12 @@ class Settings(BaseSettings):
     )
     stream_timeout: float = _env(
         "SEEDREAM_STREAM_TIMEOUT", default=300, gt=0, description="Between two pictures of a streamed set, in seconds"
+    )
+    shutdown_seconds: float = _env(
+        "SEEDREAM_SHUTDOWN_SECONDS",
+        default=8,
+        ge=0,
+        description="For calls to be answered in, once the server is told to stop",
     )
     connections: int = _env(
         "SEEDREAM_CONNECTIONS", default=100, ge=1, description="Connections to the upstream at once, at most"

@@ -6,32 +6,49 @@ still to come could then be billed and lost.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import anyio
 
 from mcp_seedream.errors import SubmissionUncertain, UpstreamError
 from mcp_seedream.refusals import UNCERTAIN
+from mcp_seedream.stopping import Stopping
 from mcp_seedream.waiting import Report
 from mcp_seedream.wire import Failure, Image, JSONObject, StreamEvent, Task
 
 
-async def read_stream(events: AsyncIterator[StreamEvent], report: Report, *, tick: float = 5) -> Task:
-    """Read a stream to its end.
+async def read_stream(
+    events: AsyncGenerator[StreamEvent],
+    report: Report,
+    *,
+    accepted: Callable[[Task], Awaitable[None]],
+    stopping: Stopping,
+    tick: float = 5,
+) -> Task:
+    """Read a stream to its end, or until the process is about to end.
 
     Args:
         events: What the upstream sends.
         report: Called for each picture, and about every `tick` seconds in between.
+        accepted: Called once, when the stream tells the task's id.
+        stopping: Breaks the stream off; what came before counts.
         tick: Seconds.
 
     Raises:
         SubmissionUncertain: It ended without a word about pictures; knows the task's id if the stream told it.
         UpstreamError: The request was refused.
     """
-    reading = _Reading(report)
-    async with anyio.create_task_group() as group:
+    reading = _Reading(report, accepted)
+
+    async def end() -> None:
+        await stopping.begun.wait()
+        group.cancel_scope.cancel()
+
+    async with aclosing(events), anyio.create_task_group() as group:
         group.start_soon(reading.tell_time, tick)
+        group.start_soon(end)
         await reading.read(events)
         group.cancel_scope.cancel()
     return reading.result()
@@ -42,6 +59,7 @@ class _Reading:
     """What a stream has brought so far."""
 
     report: Report
+    accepted: Callable[[Task], Awaitable[None]]
     images: dict[str, Image] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     task_id: str | None = None
@@ -54,7 +72,10 @@ class _Reading:
     async def read(self, events: AsyncIterator[StreamEvent]) -> None:
         try:
             async for event in events:
-                self.task_id, self.trace_id = event.task_id or self.task_id, event.trace_id or self.trace_id
+                self.trace_id = event.trace_id or self.trace_id
+                if event.task_id and not self.task_id:
+                    self.task_id = event.task_id
+                    await self.accepted(Task(event.task_id, trace_id=self.trace_id))
                 self.usage = event.usage or self.usage
                 for failure in event.failures:
                     self.failures.append(failure)

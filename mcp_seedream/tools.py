@@ -25,7 +25,7 @@ from mcp_seedream.capabilities import ModelTable, Operation
 from mcp_seedream.delivery import PREVIEW_ROOM, Delivered, Wanted, deliver, within_budget
 from mcp_seedream.errors import MissingToken, SeedreamError
 from mcp_seedream.files import LocalFiles, save_target
-from mcp_seedream.generation import Services, get_tasks, make_images
+from mcp_seedream.generation import Services, get_tasks, make_images, newest_tasks
 from mcp_seedream.schemas import image_schema, task_schema
 from mcp_seedream.wire import Task
 
@@ -42,6 +42,11 @@ DESCRIPTIONS = {
     ),
     "get_task": "Result of an earlier call by its task id, waiting for it if it still runs. Free.",
 }
+LISTING = " Without an id: the newest tasks."
+INTERNAL = (
+    "The server failed in a way that nobody foresaw; its log has the details. If something was generated, get_task "
+    "finds it by its id, and the same call made again within 10 minutes gets it without paying again."
+)
 _PAID = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True)
 _LOOK = ToolAnnotations(read_only_hint=True, open_world_hint=True)
 _TITLES = {"generate_image": "Generate an image", "edit_image": "Edit images", "get_task": "Get a task's result"}
@@ -65,13 +70,14 @@ class Habits:
     local: LocalFiles | None = None
 
 
-def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits) -> list[Tool]:
+def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing: bool = False) -> list[Tool]:
     """The three tools.
 
     Args:
         table: The capability table their schemas and checks come from.
         token_of: Finds the caller's token.
         habits: See `Habits`.
+        listing: There is a journal to list tasks from.
     """
     seconds, local = habits.wait_seconds, habits.local is not None
     place: arguments.Place = "local" if local else "hosted"
@@ -83,9 +89,10 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits) -> list[Too
         if call.save_to and habits.local:
             save_target(call.save_to, habits.local)  # what can't be a path is refused before anything is paid
         services = ctx.request_context.lifespan_context
-        task = await make_images(services, call, _token(token_of, ctx), ctx.report_progress)
-        task = replace(task, prompt=call.wish.prompt or task.prompt)
-        done = await _delivered(habits, task, call.save_to, ctx)
+        async with services.orphans.watching() as watch:
+            task = await make_images(services, call, _token(token_of, ctx), ctx.report_progress, watch)
+            task = replace(task, prompt=call.wish.prompt or task.prompt)
+            done = await _delivered(habits, task, call.save_to, ctx)
         return results.one(done.task, done.shown, done.caption)
 
     async def generate_image(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
@@ -95,8 +102,10 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits) -> list[Too
         return await _answered("edit_image", images("edit", arguments, ctx))
 
     async def tasks(raw: dict[str, Any], ctx: Call) -> CallToolResult:
-        call = arguments.task_call(raw, wait_seconds=seconds, place=place)
         services = ctx.request_context.lifespan_context
+        call = arguments.task_call(raw, wait_seconds=seconds, place=place, listing=services.lists)
+        if not call.task_ids:
+            return results.listing(await newest_tasks(services, token_of(ctx)))
         found = await get_tasks(services, call, _token(token_of, ctx), ctx.report_progress)
         if len(call.task_ids) == 1:
             done = await _delivered(habits, found[call.task_ids[0]], call.save_to, ctx)
@@ -112,7 +121,7 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits) -> list[Too
     return [
         _tool(generate_image, image_schema(table, "generate", seconds, local=local), results.IMAGE_RESULT, _PAID),
         _tool(edit_image, image_schema(table, "edit", seconds, local=local), results.IMAGE_RESULT, _PAID),
-        _tool(get_task, task_schema(seconds, local=local), results.TASK_RESULT, _LOOK),
+        _tool(get_task, task_schema(seconds, local=local), results.TASK_RESULT, _LOOK, LISTING if listing else ""),
     ]
 
 
@@ -128,13 +137,14 @@ def _tool(
     schema: dict[str, Any],
     output: dict[str, Any],
     annotations: ToolAnnotations,
+    more: str = "",
 ) -> Tool:
     name = function.__name__
     return Tool(
         fn=function,
         name=name,
         title=_TITLES[name],
-        description=DESCRIPTIONS[name],
+        description=DESCRIPTIONS[name] + more,
         parameters=schema,
         fn_metadata=_RawArguments(arg_model=ArgModelBase, output_schema=output),
         is_async=True,
@@ -151,6 +161,9 @@ async def _answered(tool: str, work: Awaitable[CallToolResult]) -> CallToolResul
         trace = getattr(error, "trace_id", None)
         logger.info("%s failed: %s, trace_id %s", tool, error.code, trace)
         return results.failure(error)
+    except Exception:  # the top of a call: the SDK would answer with nothing that an agent can work with
+        logger.exception("%s failed", tool)
+        return results.failure(SeedreamError(INTERNAL, code="internal_error"))
 
 
 async def _all_delivered(habits: Habits, tasks: list[Task], save_to: str | None, ctx: Call) -> list[Delivered]:
@@ -177,7 +190,10 @@ async def _delivered(habits: Habits, task: Task, save_to: str | None, ctx: Call,
     services = ctx.request_context.lifespan_context
     name = f"{(task.prompt or 'seedream')[:40]} {task.id[:8]}"
     wanted = Wanted(folder, name, habits.preview(ctx), PREVIEW_ROOM // share)
-    return await deliver(task, wanted, services.downloads, local, services.decoding)
+    done = await deliver(task, wanted, services.downloads, local, services.decoding)
+    if services.journal:
+        await services.journal.ended(done.task)
+    return done
 
 
 def _token(token_of: TokenOf, ctx: Call) -> str:

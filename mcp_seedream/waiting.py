@@ -17,6 +17,7 @@ from anyio.abc import TaskGroup
 
 from mcp_seedream.client import SeedreamClient
 from mcp_seedream.errors import TokenRefused, UnreadableReply, UpstreamError
+from mcp_seedream.stopping import Stopping
 from mcp_seedream.wire import Task
 
 logger = logging.getLogger(__name__)
@@ -28,15 +29,18 @@ class Report(Protocol):
     def __call__(self, progress: float, /, *, message: str) -> Awaitable[None]: ...
 
 
-_LONGEST_PAUSE = 30.0
+_LONGEST_PAUSE = 10.0
 
 
 class TaskWaiter:
     """Waits for tasks of many callers; `open_waiter` makes one for the process."""
 
-    def __init__(self, client: SeedreamClient, group: TaskGroup, *, interval: float, tick: float) -> None:
+    def __init__(
+        self, client: SeedreamClient, group: TaskGroup, stopping: Stopping, *, interval: float, tick: float
+    ) -> None:
         self._client = client
         self._group = group
+        self._stopping = stopping
         self._interval = interval
         self._tick = tick
         self._waits: dict[str, set[_Wait]] = {}
@@ -44,7 +48,7 @@ class TaskWaiter:
     async def wait(
         self, task_ids: Iterable[str], token: str, seconds: float, report: Report | None = None
     ) -> dict[str, Task]:
-        """Wait until all tasks have ended, for at most `seconds`.
+        """Wait until all tasks have ended, for at most `seconds`; not at all where the process is about to end.
 
         Args:
             task_ids: Tasks that the upstream has accepted.
@@ -63,7 +67,7 @@ class TaskWaiter:
         waits.add(wait)
         started = anyio.current_time()
         try:
-            while wait.running and wait.error is None and (left := started + seconds - anyio.current_time()) > 0:
+            while wait.goes_on(self._stopping) and (left := started + seconds - anyio.current_time()) > 0:
                 with anyio.move_on_after(min(left, self._tick)) as pause:
                     await wait.done.wait()
                 if pause.cancelled_caught and report is not None:
@@ -80,6 +84,13 @@ class TaskWaiter:
             self._waits[token] = set()
             self._group.start_soon(self._look, token, self._waits[token])
         return self._waits[token]
+
+    async def end_with(self, stopping: Stopping) -> None:
+        """End all waits once the process is about to end."""
+        await stopping.begun.wait()
+        for waits in self._waits.values():
+            for wait in waits:
+                wait.done.set()
 
     async def _look(self, token: str, waits: set[_Wait]) -> None:
         """One caller's rounds, for as long as somebody waits."""
@@ -117,16 +128,22 @@ class TaskWaiter:
 
 
 @asynccontextmanager
-async def open_waiter(client: SeedreamClient, *, interval: float = 2, tick: float = 5) -> AsyncIterator[TaskWaiter]:
+async def open_waiter(
+    client: SeedreamClient, *, interval: float = 2, tick: float = 5, stopping: Stopping | None = None
+) -> AsyncIterator[TaskWaiter]:
     """A waiter, for as long as the context lasts.
 
     Args:
         client: For the look-ups.
         interval: Seconds between a caller's rounds of look-ups.
         tick: Seconds between two reports.
+        stopping: Ends all waits.
     """
+    stopping = stopping or Stopping()
     async with anyio.create_task_group() as group:
-        yield TaskWaiter(client, group, interval=interval, tick=tick)
+        waiter = TaskWaiter(client, group, stopping, interval=interval, tick=tick)
+        group.start_soon(waiter.end_with, stopping)
+        yield waiter
         group.cancel_scope.cancel()
 
 
@@ -145,6 +162,9 @@ class _Wait:
         self.ended: dict[str, Task] = {}
         self.error: UpstreamError | None = None
         self.done = anyio.Event()
+
+    def goes_on(self, stopping: Stopping) -> bool:
+        return bool(self.running) and self.error is None and not stopping.begun.is_set()
 
     def take(self, ended: dict[str, Task]) -> None:
         for id_ in self.running & ended.keys():

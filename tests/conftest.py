@@ -17,11 +17,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_seedream.capabilities import ModelTable, read_table
 from mcp_seedream.client import SeedreamClient, Timeouts
+from mcp_seedream.journal import Journal
+from mcp_seedream.retries import Retries
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.server import build_server
+from mcp_seedream.stopping import Stopping
 from mcp_seedream.tools import Habits
 
 TOKEN = "a-token"
+QUICK = Retries(first=0.01, seconds=0.3)
+"""Retries of tests that need not wait for real ones."""
 INTERVAL = 0.05
 """Seconds between rounds of look-ups in tests that need not wait for real ones."""
 
@@ -75,14 +80,23 @@ class Session:
     """An in-memory MCP client of a server that works against `upstream`."""
 
     def __init__(
-        self, table: ModelTable, upstream: str, *, token: str | None = TOKEN, habits: Habits | None = None
+        self,
+        table: ModelTable,
+        upstream: str,
+        *,
+        token: str | None = TOKEN,
+        habits: Habits | None = None,
+        journal: Journal | None = None,
+        stopping: Stopping | None = None,
     ) -> None:
-        timeouts = Timeouts(connect=2, read=2, stream=2)
+        timeouts = Timeouts(connect=2, read=2, look_up=2, stream=2)
         self.server = build_server(
             table,
-            lambda: SeedreamClient(upstream, timeouts=timeouts),
+            lambda: SeedreamClient(upstream, timeouts=timeouts, retries=QUICK),
             token_of=lambda _: token,
             habits=habits or Habits(20),
+            journal=journal,
+            stopping=stopping,
             look_interval=INTERVAL,
         )
 

@@ -20,9 +20,9 @@ PACKAGE = ROOT / "mcp_seedream"
 
 # Each module may import those that stand above it, and nothing below: the line runs one way.
 ORDER = [
-    "__init__", "errors", "settings", "files", "capabilities", "choosing", "schemas", "arguments", "wire", "replies",
-    "refusals", "client", "waiting", "streaming", "pictures", "downloads", "inputs",
-    "generation", "delivery", "results", "guide", "tools", "server", "hosting",
+    "__init__", "errors", "settings", "stopping", "files", "capabilities", "choosing", "schemas", "arguments", "wire",
+    "replies", "refusals", "retries", "answers", "client", "waiting", "streaming", "pictures", "downloads", "inputs",
+    "journal", "orphans", "generation", "delivery", "results", "guide", "tools", "server", "stdio", "hosting",
     "drawing", "studio", "mishaps", "sandbox", "trial", "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
@@ -58,11 +58,13 @@ def test_imports_go_one_way(module: str) -> None:
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("mcp", {"results", "tools", "guide", "server", "hosting", "trial", "cli"}),
+        ("mcp", {"results", "tools", "guide", "server", "stdio", "hosting", "trial", "cli"}),
         ("mcp_types", {"results", "tools", "trial"}),
-        ("httpx", {"client", "downloads"}),
+        ("httpx", {"answers", "client", "downloads"}),
         ("PIL", {"pictures", "drawing", "studio"}),
         ("pydantic_settings", {"settings"}),
+        ("tenacity", {"retries"}),
+        ("sqlite3", {"journal"}),
     ],
 )
 def test_a_library_is_known_in_few_places(package: str, allowed: set[str]) -> None:

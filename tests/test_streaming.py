@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import anyio
@@ -14,8 +14,9 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from mcp_seedream.capabilities import ModelTable
+from mcp_seedream.stopping import Stopping
 from mcp_seedream.streaming import read_stream
-from mcp_seedream.wire import Image, StreamEvent
+from mcp_seedream.wire import Image, StreamEvent, Task
 from tests.conftest import Session, answer, serving, text
 
 pytestmark = pytest.mark.anyio
@@ -74,13 +75,19 @@ async def test_the_time_is_told_between_pictures() -> None:
     async def report(progress: float, *, message: str) -> None:
         told.append((progress, message))
 
-    async def events() -> AsyncIterator[StreamEvent]:
+    async def events() -> AsyncGenerator[StreamEvent]:
         yield StreamEvent(task_id="t1")
         await anyio.sleep(0.12)
         yield StreamEvent((Image(LINK.format(1)),), completed=True)
 
-    task = await read_stream(events(), report, tick=0.05)
+    known: list[str] = []
+
+    async def accepted(task: Task) -> None:
+        known.append(task.id)
+
+    task = await read_stream(events(), report, accepted=accepted, stopping=Stopping(), tick=0.05)
     assert task.images
+    assert known == ["t1"]
     assert [message for _, message in told] == ["Task t1: 0 s", "Task t1: 0 s", f"Image 1: {LINK.format(1)}"]
     assert told == sorted(told, key=lambda each: each[0])
 

@@ -1,0 +1,189 @@
+"""What was made on this machine, in a small SQLite file: a picture whose answer was lost can be found again.
+
+Every accepted task is written before its wait begins, and once more when it has ended. Several servers may share
+the file. A file that can't be used is set aside: one warning, and everything works without it. Tokens are never
+in it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import time
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+from mcp_seedream.wire import State, Task
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+IN_MEMORY = ":memory:"
+"""Instead of a path: for as long as the process lasts."""
+NEWEST = 20
+"""Tasks in a listing."""
+_KEPT = 30 * 24 * 3600  # seconds
+_BUSY = 5  # seconds to wait for another server's writing
+_VERSION = 1
+_TABLE = """
+CREATE TABLE IF NOT EXISTS tasks (
+    id TEXT PRIMARY KEY, at REAL NOT NULL, tool TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'pending', links TEXT NOT NULL DEFAULT '[]', files TEXT NOT NULL DEFAULT '[]',
+    orphan TEXT, left_at REAL
+);
+CREATE INDEX IF NOT EXISTS tasks_at ON tasks (at);
+CREATE INDEX IF NOT EXISTS tasks_orphan ON tasks (orphan) WHERE orphan IS NOT NULL;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One task: when it was accepted (Unix seconds), by which tool, what became of it."""
+
+    id: str
+    at: float
+    tool: str
+    model: str
+    prompt: str
+    state: State = "pending"
+    links: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A task whose caller went away, and when (Unix seconds)."""
+
+    id: str
+    model: str
+    left_at: float
+
+
+class Journal:
+    """The journal of one file; opened at its first use.
+
+    Args:
+        path: Of the file, made if it is missing; `IN_MEMORY` for none.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = path
+        self.works = True
+        self._connection: sqlite3.Connection | None = None
+        self._one = anyio.CapacityLimiter(1)
+
+    async def accepted(self, entry: Entry) -> None:
+        """Write a task down, as pending; what is older than 30 days goes."""
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM tasks WHERE at < ?", (time() - _KEPT,))
+            row = (entry.id, entry.at, entry.tool, entry.model, entry.prompt)
+            db.execute("INSERT OR IGNORE INTO tasks (id, at, tool, model, prompt) VALUES (?, ?, ?, ?, ?)", row)
+
+        await self._do(write, None)
+
+    async def ended(self, *tasks: Task) -> None:
+        """Write down what became of tasks; those that still run, or were made elsewhere, are left alone."""
+
+        def write(db: sqlite3.Connection) -> None:
+            for task in tasks:
+                known = db.execute("SELECT files FROM tasks WHERE id = ?", (task.id,)).fetchone()
+                if known and task.ended:
+                    links = [image.url for image in task.images if image.url]
+                    files = [*json.loads(known[0]), *(image.path for image in task.images if image.path)]
+                    row = (task.state, json.dumps(links), json.dumps(list(dict.fromkeys(files))), task.id)
+                    db.execute("UPDATE tasks SET state = ?, links = ?, files = ? WHERE id = ?", row)
+
+        await self._do(write, None)
+
+    async def newest(self, count: int = NEWEST) -> list[Entry]:
+        """The newest tasks, the last one first."""
+
+        def read(db: sqlite3.Connection) -> list[Entry]:
+            columns = "id, at, tool, model, prompt, state, links, files"
+            rows = db.execute(f"SELECT {columns} FROM tasks ORDER BY at DESC, rowid DESC LIMIT ?", (count,))  # noqa: S608
+            return [Entry(*row[:6], *map(_strings, row[6:])) for row in rows]
+
+        return await self._do(read, [])
+
+    async def leave(self, key: str, orphan: Orphan) -> None:
+        """Remember that a task's caller went away; `key` says who, and what was asked for."""
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE tasks SET orphan = ?, left_at = ? WHERE id = ?", (key, orphan.left_at, orphan.id))
+
+        await self._do(write, None)
+
+    async def adopt(self, key: str, since: float) -> Orphan | None:
+        """The first task left under a key since then; nobody else gets it."""
+
+        def take(db: sqlite3.Connection) -> Orphan | None:
+            found = "SELECT id FROM tasks WHERE orphan = ? AND left_at >= ? ORDER BY left_at LIMIT 1"
+            query = f"UPDATE tasks SET orphan = NULL WHERE id = ({found}) RETURNING id, model, left_at"  # noqa: S608
+            row = db.execute(query, (key, since)).fetchone()
+            return Orphan(*row) if row else None
+
+        return await self._do(take, None)
+
+    async def _do(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
+        """Do it in a thread, even for a caller that leaves; `otherwise` where the journal can't be used."""
+        if not self.works:
+            return otherwise
+        try:
+            with anyio.CancelScope(shield=True):
+                return await anyio.to_thread.run_sync(self._locked, work, limiter=self._one)
+        except (sqlite3.Error, OSError, ValueError) as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+                logger.warning("the journal %s is busy; one entry is missing", self.path)
+                return otherwise
+            self.works = False
+            logger.warning("the journal %s is set aside, since it can't be used: %s", self.path, error)
+        return otherwise
+
+    def _locked(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        self._connection = self._connection or _opened(self.path)
+        with self._connection:  # one transaction
+            return work(self._connection)
+
+
+def _strings(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
+
+
+def usual_path() -> Path:
+    """The journal's place in the user's state folder."""
+    from platformdirs import user_state_path  # noqa: PLC0415  (only where no path is set)
+
+    return user_state_path("mcp-seedream", appauthor=False) / "tasks.sqlite3"
+
+
+def _opened(path: Path | str) -> sqlite3.Connection:
+    if isinstance(path, Path):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # prompts are their writer's own
+    db = sqlite3.connect(path, timeout=_BUSY, check_same_thread=False)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        _check(db)
+        db.executescript(_TABLE)
+        db.execute(f"PRAGMA user_version = {_VERSION}")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _check(db: sqlite3.Connection) -> None:
+    if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+        raise sqlite3.DatabaseError("it is damaged")
+    if db.execute("PRAGMA user_version").fetchone()[0] not in (0, _VERSION):
+        raise sqlite3.DatabaseError("a newer version wrote it")
