@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
@@ -20,7 +21,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_seedream import __version__
 from mcp_seedream.errors import TOKEN_PAGE
@@ -28,6 +29,8 @@ from mcp_seedream.settings import Settings
 from mcp_seedream.stopping import Handler, Stopping, stopped_by_signals
 
 ENDPOINT = "/mcp"
+_LAST_QUESTIONS = 0.5  # seconds in which a client may ask what it needs to understand its last answer
+_STOPPING = {"error": "stopping", "error_description": "The server is being stopped. Try again in a moment."}
 _BEARER = re.compile(r"Bearer +([\x21-\x7e]{1,4096})", re.IGNORECASE)
 
 
@@ -81,6 +84,7 @@ def build_app(server: MCPServer[Any], settings: Settings, stopping: Stopping | N
 
 async def _hand_on(number: int, handler: Handler | None) -> None:
     """Tell the HTTP server to stop, once nothing is left to be answered: it would cut older clients' streams off."""
+    await anyio.sleep(_LAST_QUESTIONS)
     if handler:
         handler(number, None)
     else:
@@ -92,7 +96,10 @@ async def _health(_: Request) -> JSONResponse:
 
 
 class StopInOrder:
-    """Counts the calls that are being answered; answers 503 to new ones when the process is about to end."""
+    """Counts what is being answered; when the process is about to end, new tool calls are answered with 503.
+
+    Whatever else a client asks is answered to the last: some look at the tools' schemas before they take a result.
+    """
 
     def __init__(self, app: ASGIApp, stopping: Stopping) -> None:
         self._app = app
@@ -101,13 +108,25 @@ class StopInOrder:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != ENDPOINT:
             await self._app(scope, receive, send)
-        elif self._stopping.begun.is_set():
-            body = {"error": "stopping", "error_description": "The server is being stopped. Try again in a moment."}
-            headers = {"Retry-After": "2", "Connection": "close"}
-            await JSONResponse(body, 503, headers)(scope, receive, send)
-        else:
-            with self._stopping.answering():
-                await self._app(scope, receive, send)
+            return
+        with self._stopping.answering():
+            if self._stopping.begun.is_set():
+                receive, start = await _peek(receive)
+                if b'"tools/call"' in start:
+                    await JSONResponse(_STOPPING, 503, {"Retry-After": "2"})(scope, receive, send)
+                    return
+            await self._app(scope, receive, send)
+
+
+async def _peek(receive: Receive) -> tuple[Receive, bytes]:
+    """The request's first part, with a way to receive it all the same."""
+    message = await receive()
+    unread = [message]
+
+    async def again() -> Message:
+        return unread.pop() if unread else await receive()
+
+    return again, message.get("body", b"")
 
 
 class RequireToken:
