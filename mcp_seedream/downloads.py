@@ -9,6 +9,7 @@ time; streamed to disk.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
@@ -153,10 +154,14 @@ def _proxied(host: str) -> bool:
 
 def _is_inside(host: str) -> bool:
     """A name or address that can only be on a private network."""
+    host = host.strip("[]").rstrip(".")  # a name that ends in a dot is the same name
     try:
-        return not _is_public(host.strip("[]"))
+        return not _is_public(host)
     except ValueError:
-        return "." not in host or host.endswith((".local", ".internal", ".localhost", ".lan"))
+        # No public name ends in a number: one that does is an address, spelled so that only a resolver knows it.
+        last = host.rpartition(".")[2]
+        spelled = re.fullmatch(r"[0-9]+|0x[0-9a-f]*", last) is not None
+        return spelled or last == host or last in ("local", "internal", "localhost", "lan")
 
 
 async def _public_address(host: str, port: int) -> str:
