@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -52,6 +53,8 @@ IMAGE_RESULT: dict[str, Any] = {"type": "object", "properties": _TASK, "required
 _SHOWABLE = ("jpeg", "png", "webp", "gif")
 _LONGEST = 140_000
 """Characters of a whole result: clients take 150,000."""
+_REASONS = 5
+"""Reasons for failed images that are told, each once."""
 
 TASK_RESULT: dict[str, Any] = {
     "type": "object",
@@ -69,6 +72,7 @@ def one(task: Task, shown: Sequence[bytes] = (), caption: str | None = None) -> 
         shown: Image files to put into the result: a preview, or data that was asked for.
         caption: What is shown, for the text.
     """
+    task = _within_room(task)
     text = f"{_text(task)}\n{caption}" if shown and caption else _text(task)
     return _result(text, _structured(task), shown, is_error=task.state == "failed")
 
@@ -96,6 +100,20 @@ def several(tasks: Sequence[Task], missing: Iterable[str] = (), shown: Sequence[
         structured["notes"] = [f"{failed} of {len(found)} tasks failed."]
         text = f"{structured['notes'][0]}\n\n{text}"
     return _result(text, structured, shown, is_error=status == "failed")
+
+
+def _within_room(task: Task) -> Task:
+    """The task with as many of its pictures as one result has room for; how many it has not is a note."""
+    images, room = [], _LONGEST * 2 // 3
+    for image in task.images:
+        size = len(json.dumps(_image(image))) + len(_line(image))
+        if size <= room:
+            room -= size
+            images.append(image)
+    if len(images) == len(task.images):
+        return task
+    note = f"{len(task.images) - len(images)} of {len(task.images)} images have no room in a result: long links."
+    return replace(task, images=tuple(images), notes=(*task.notes, note))
 
 
 def failure(error: SeedreamError) -> CallToolResult:
@@ -187,5 +205,6 @@ def _reason(task: Task) -> str:
 
 def _notes(task: Task) -> list[str]:
     reasons = dict.fromkeys(f"{failure.message.rstrip('.')} ({failure.code})" for failure in task.failures)
-    count = f"{len(task.failures)} of {len(task.images) + len(task.failures)} images failed: {'; '.join(reasons)}."
+    told = "; ".join(list(reasons)[:_REASONS])
+    count = f"{len(task.failures)} of {len(task.images) + len(task.failures)} images failed: {told}."
     return [*task.notes, *([count] if reasons else [])]
