@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -85,6 +86,7 @@ async def test_two_previews_are_made_at_a_time(session: Session, monkeypatch: py
 
     def counted(source: pictures.Source) -> bytes:
         with threads:
+            time.sleep(0.1)  # long enough for all to come
             return make(source)
 
     monkeypatch.setattr(delivery, "_PREVIEWING", 30)
