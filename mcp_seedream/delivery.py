@@ -5,8 +5,6 @@ Nothing here fails a call that has its pictures: what can't be fetched, saved or
 
 from __future__ import annotations
 
-import base64
-import binascii
 import logging
 import tempfile
 from collections.abc import Iterable
@@ -17,8 +15,8 @@ import anyio
 import anyio.to_thread
 
 from mcp_seedream.downloads import Downloads
-from mcp_seedream.errors import SeedreamError, UpstreamError
-from mcp_seedream.files import LocalFiles, save_as
+from mcp_seedream.errors import SeedreamError, UnreadableReply, UpstreamError
+from mcp_seedream.files import LocalFiles, kind, picture_data, save_as
 from mcp_seedream.wire import Failure, Image, Task
 
 logger = logging.getLogger(__name__)
@@ -69,7 +67,8 @@ async def deliver(
         return await _deliver(task, wanted, downloads, local, decoding)
     except Exception:  # a picture that was paid for is worth more than a rule: its link must reach the caller
         logger.exception("the pictures of task %s could not be delivered", task.id)
-        note = "The pictures could not be fetched, saved or shown here; their links are all there is."
+        rest = "their links are all there is" if any(image.url for image in task.images) else "get_task may bring them"
+        note = f"The pictures could not be fetched, saved or shown here; {rest}."
         return Delivered(replace(task, notes=(*task.notes, note)))
 
 
@@ -127,13 +126,16 @@ async def _fetched(
         async with limit:
             try:
                 if image.b64_json:
-                    await anyio.Path(path).write_bytes(base64.b64decode(image.b64_json))
+                    data = picture_data(image.b64_json)
+                    if kind(data) is None:
+                        raise UnreadableReply("The image data is not that of a picture.")
+                    await anyio.Path(path).write_bytes(data)
                 elif image.url:
                     await downloads.fetch(image.url, path)
                 files[index] = path
             except UpstreamError as error:
                 notes[f"Not fetched: {error.message}"] = None
-            except (OSError, binascii.Error) as error:
+            except (OSError, ValueError) as error:
                 notes[f"Not fetched: {error}."] = None
 
     with anyio.move_on_after(seconds) as scope:

@@ -9,6 +9,7 @@ time; streamed to disk.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -44,15 +45,23 @@ class Downloads:
     Args:
         sandbox: Address of a sandbox on this machine, the only place that http and a loopback address are
             taken from.
-        seconds: For one picture, redirects included.
+        seconds: For one picture, redirects and repetitions included.
         most_bytes: Of one picture.
+        retries: For what may pass: no connection, no answer in time, 429, 5xx.
     """
 
-    def __init__(self, *, sandbox: str | None = None, seconds: float = 30, most_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        sandbox: str | None = None,
+        seconds: float = 30,
+        most_bytes: int = MAX_BYTES,
+        retries: Retries | None = None,
+    ) -> None:
         self._sandbox = httpx.URL(sandbox) if sandbox else None
         self._seconds = seconds
         self._most_bytes = most_bytes
-        self._retries = Retries(seconds=seconds)
+        self._retries = retries or Retries(seconds=seconds)
         self._clients: dict[bool, httpx.AsyncClient] = {}
 
     async def __aenter__(self) -> Self:
@@ -168,10 +177,14 @@ def _proxied(host: str) -> bool:
 
 def _is_inside(host: str) -> bool:
     """A name or address that can only be on a private network."""
+    host = host.strip("[]").rstrip(".")  # a name that ends in a dot is the same name
     try:
-        return not _is_public(host.strip("[]"))
+        return not _is_public(host)
     except ValueError:
-        return "." not in host or host.endswith((".local", ".internal", ".localhost", ".lan"))
+        # No public name ends in a number: one that does is an address, spelled so that only a resolver knows it.
+        last = host.rpartition(".")[2]
+        spelled = re.fullmatch(r"[0-9]+|0x[0-9a-f]*", last) is not None
+        return spelled or last == host or last in ("local", "internal", "localhost", "lan")
 
 
 async def _public_address(host: str, port: int) -> str:

@@ -212,7 +212,11 @@ def data_uri(data: bytes) -> str:
 
 
 def picture_data(reference: str) -> bytes:
-    """The bytes of a picture that is given as a data URI or base64, checked before."""
+    """The bytes of a picture that is given as a data URI or base64.
+
+    Raises:
+        ValueError: It is not base64.
+    """
     return base64.b64decode(_DATA_URI.sub("", reference[:200]) + reference[200:])
 
 

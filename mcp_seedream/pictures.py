@@ -159,11 +159,16 @@ def composed(base: Source, layers: Sequence[tuple[Source, Sequence[float]]]) -> 
     canvas = _opened(base, PREVIEW_SIDE).convert("RGBA")
     for source, box in layers:
         left, top, right, bottom = (round(value * scale) for value in box)
-        size = max(1, right - left), max(1, bottom - top)
-        if right <= 0 or bottom <= 0 or left >= canvas.width or top >= canvas.height:
+        width, height = max(1, right - left), max(1, bottom - top)
+        seen = max(0, left), max(0, top), min(left + width, canvas.width), min(top + height, canvas.height)
+        if seen[0] >= seen[2] or seen[1] >= seen[3]:
             continue
-        layer = _opened(source, PREVIEW_SIDE).convert("RGBA").resize((min(size[0], 4096), min(size[1], 4096)))
-        canvas.alpha_composite(layer.crop((max(0, -left), max(0, -top), *layer.size)), (max(0, left), max(0, top)))
+        # Only what lies on the base is scaled: a box may reach any distance beyond it.
+        layer = _opened(source, PREVIEW_SIDE).convert("RGBA")
+        x, y = layer.width / width, layer.height / height
+        end = min(layer.width, (seen[2] - left) * x), min(layer.height, (seen[3] - top) * y)
+        part = ((seen[0] - left) * x, (seen[1] - top) * y, *end)
+        canvas.alpha_composite(layer.resize((seen[2] - seen[0], seen[3] - seen[1]), box=part), seen[:2])
     return _preview(canvas)
 
 

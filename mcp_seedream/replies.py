@@ -92,7 +92,7 @@ def link_expiry(url: str) -> float | None:
         return None
     query = {name.rpartition("-")[2].lower(): values[-1] for name, values in fields.items()}
     expires, date = query.get("expires", ""), query.get("date", "")
-    if not re.fullmatch(r"[0-9]{1,12}", expires):
+    if not re.fullmatch(r"[0-9]{1,10}", expires):
         return None
     if re.fullmatch(r"[0-9]{8}T[0-9]{6}Z", date):
         with suppress(ValueError):

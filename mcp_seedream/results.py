@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,6 +54,8 @@ IMAGE_RESULT: dict[str, Any] = {"type": "object", "properties": _TASK, "required
 _SHOWABLE = ("jpeg", "png", "webp", "gif")
 _LONGEST = 140_000
 """Characters of a whole result: clients take 150,000."""
+_REASONS = 5
+"""Reasons for failed images that are told, each once."""
 
 TASK_RESULT: dict[str, Any] = {
     "type": "object",
@@ -70,6 +73,7 @@ def one(task: Task, shown: Sequence[bytes] = (), caption: str | None = None) -> 
         shown: Image files to put into the result: a preview, or data that was asked for.
         caption: What is shown, for the text.
     """
+    task = _within_room(task)
     text = f"{_text(task)}\n{caption}" if shown and caption else _text(task)
     return _result(text, _structured(task), shown, is_error=task.state == "failed")
 
@@ -115,7 +119,10 @@ def listing(entries: Sequence[Entry]) -> CallToolResult:
         for entry in entries
     ]
     found = [{key: value for key, value in task.items() if value} for task in tasks]
-    return _result(listed(entries), {"status": "succeeded", "tasks": found}, is_error=False)
+    text = listed(entries)
+    if len(text) + len(json.dumps(found)) > _LONGEST:
+        return listing(entries[:-1])
+    return _result(text, {"status": "succeeded", "tasks": found}, is_error=False)
 
 
 def listed(entries: Sequence[Entry]) -> str:
@@ -132,6 +139,20 @@ def listed(entries: Sequence[Entry]) -> str:
 
 def _shortened(prompt: str) -> str:
     return json.dumps(prompt if len(prompt) <= 60 else f"{prompt[:60]}…", ensure_ascii=False)
+
+
+def _within_room(task: Task) -> Task:
+    """The task with as many of its pictures as one result has room for; how many it has not is a note."""
+    images, room = [], _LONGEST * 2 // 3
+    for image in task.images:
+        size = len(json.dumps(_image(image))) + len(_line(image))
+        if size <= room:
+            room -= size
+            images.append(image)
+    if len(images) == len(task.images):
+        return task
+    note = f"{len(task.images) - len(images)} of {len(task.images)} images have no room in a result: long links."
+    return replace(task, images=tuple(images), notes=(*task.notes, note))
 
 
 def failure(error: SeedreamError) -> CallToolResult:
@@ -223,5 +244,6 @@ def _reason(task: Task) -> str:
 
 def _notes(task: Task) -> list[str]:
     reasons = dict.fromkeys(f"{failure.message.rstrip('.')} ({failure.code})" for failure in task.failures)
-    count = f"{len(task.failures)} of {len(task.images) + len(task.failures)} images failed: {'; '.join(reasons)}."
+    told = "; ".join(list(reasons)[:_REASONS])
+    count = f"{len(task.failures)} of {len(task.images) + len(task.failures)} images failed: {told}."
     return [*task.notes, *([count] if reasons else [])]

@@ -113,7 +113,7 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
         there = await _all_delivered(habits, [found[id_] for id_ in call.task_ids if id_ in found], call.save_to, ctx)
         missing = [id_ for id_ in call.task_ids if id_ not in found]
         shown = within_budget(data for each in there for data in each.shown)
-        return results.several([each.task for each in there], missing, shown)
+        return results.several(_told(there, len(shown)), missing, shown)
 
     async def get_task(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
         return await _answered("get_task", tasks(arguments, ctx))
@@ -178,6 +178,16 @@ async def _all_delivered(habits: Habits, tasks: list[Task], save_to: str | None,
         for index, task in enumerate(tasks):
             group.start_soon(deliver_one, index, task)
     return [done[index] for index in range(len(tasks))]
+
+
+def _told(done: list[Delivered], shown: int) -> list[Task]:
+    """The tasks; one whose pictures are not all among the first `shown` of them says so."""
+    note = "There is no room to show its picture here: ask for this task alone."
+    tasks = []
+    for each in done:
+        shown -= len(each.shown)
+        tasks.append(replace(each.task, notes=(*each.task.notes, note)) if each.shown and shown < 0 else each.task)
+    return tasks
 
 
 async def _delivered(habits: Habits, task: Task, save_to: str | None, ctx: Call, *, share: int = 1) -> Delivered:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -128,6 +130,13 @@ def submits(sandbox: Sandbox) -> list[dict[str, Any]]:
 
 def look_ups(sandbox: Sandbox) -> list[dict[str, Any]]:
     return [body for path, _, body in sandbox.requests if path == "/seedream/tasks"]
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A PNG file of a few bytes that claims to have so many pixels, in RGBA; there is no data for them."""
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(99))))
+    made = [(struct.pack(">I", len(d)) + kind + d, zlib.crc32(kind + d)) for kind, d in (*chunks, (b"IEND", b""))]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk + struct.pack(">I", crc) for chunk, crc in made)
 
 
 @contextmanager

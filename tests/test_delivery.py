@@ -49,9 +49,11 @@ def previews(result: CallToolResult) -> Sequence[Image.Image]:
 
 
 def assert_small(result: CallToolResult) -> None:
-    """What reaches a client stays within what clients take."""
+    """What reaches a client stays within what clients take: 4 KB of text and one image at most, be it for a set."""
     assert len(result.model_dump_json(by_alias=True)) < 150_000
-    assert len(text(result)) <= 4096 or len(answer(result)["images"]) > 1
+    assert len(text(result).encode()) <= 4096
+    assert len(json.dumps(answer(result))) <= 4096
+    assert sum(isinstance(block, ImageContent) for block in result.content) <= 1
 
 
 async def test_one_picture_has_one_thumbnail(session: Session) -> None:

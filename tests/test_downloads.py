@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from starlette.routing import Route
 
 from mcp_seedream.downloads import Downloads
 from mcp_seedream.errors import UpstreamError
-from tests.conftest import Switch, serving
+from tests.conftest import QUICK, Switch, serving
 
 pytestmark = pytest.mark.anyio
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
@@ -38,7 +39,7 @@ class Hostile:
         name, _, rest = path.partition("/")
         match name:
             case "redirect":
-                return RedirectResponse(self.target)
+                return Response(status_code=307, headers={"location": self.target})
             case "hops":
                 return RedirectResponse(f"/hops/{int(rest) - 1}" if int(rest) > 1 else "/picture.png")
             case "slow":
@@ -51,6 +52,10 @@ class Hostile:
                 return HTMLResponse("<html>sorry</html>")
             case "gone":
                 return Response(status_code=404)
+            case "nowhere":
+                return Response(status_code=302)
+            case "gzip":
+                return Response(gzip.compress(PNG), headers={"content-encoding": "gzip"}, media_type="image/png")
         return Response(PNG, media_type="image/png")
 
     async def endless(self, pause: float) -> AsyncIterator[bytes]:
@@ -72,7 +77,7 @@ def cdn(hostile: Hostile, switch: Switch) -> str:
 
 @pytest.fixture
 async def fetcher(cdn: str) -> AsyncIterator[Downloads]:
-    async with Downloads(sandbox=cdn, seconds=1, most_bytes=4 * 2**20) as fetcher:
+    async with Downloads(sandbox=cdn, seconds=1, most_bytes=4 * 2**20, retries=QUICK) as fetcher:
         yield fetcher
 
 
@@ -94,6 +99,9 @@ async def test_a_picture_of_the_sandbox_is_fetched(fetcher: Downloads, cdn: str,
     [
         ("hops/4", "redirected more than 3 times"),
         ("gone", "answered HTTP 404"),
+        ("nowhere", "answered HTTP 302"),
+        ("gzip", "came compressed, which was not asked for"),
+        ("html", "did not answer with a picture"),
         ("slow", "could not be fetched (ReadTimeout)"),
         ("trickle", "took longer than 1 s"),
         ("endless", "larger than 4 MiB"),
@@ -122,6 +130,10 @@ PRIVATE = [
     "https://[fd00::1]/a.png",
     "https://[::ffff:10.0.0.1]/a.png",
     "https://[2002:0a00:0001::]/a.png",
+    "https://[::10.0.0.1]/a.png",
+    "https://[64:ff9b::a00:1]/a.png",
+    "https://[fec0::1]/a.png",
+    "https://192.0.0.8/a.png",
     "https://224.0.0.1/a.png",
     "https://2130706433/a.png",
     "https://0x7f.1/a.png",
@@ -136,7 +148,7 @@ async def test_links_that_are_not_followed(fetcher: Downloads, tmp_path: Path, u
     assert not (tmp_path / "a").exists()
 
 
-@pytest.mark.parametrize("url", [*PRIVATE, "http://10.0.0.1/", "file:///etc/passwd", "gopher://x/"])
+@pytest.mark.parametrize("url", [*PRIVATE, "http://10.0.0.1/", "file:///etc/passwd", "gopher://x/", "http://["])
 async def test_a_redirect_is_held_to_the_same_rules(
     fetcher: Downloads, hostile: Hostile, cdn: str, tmp_path: Path, url: str
 ) -> None:
@@ -189,3 +201,88 @@ async def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch: 
     assert request.headers["host"] == "cdn.example.com"
     assert request.extensions["sni_hostname"] == "cdn.example.com"
     assert "authorization" not in request.headers
+
+
+class Proxy:
+    """An HTTPS proxy that lets nobody through, and remembers where they wanted to go."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.asked.append((await reader.readline()).decode().strip())
+        writer.write(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.fixture
+async def proxy(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Proxy]:
+    """In the environment, for everything but one host and this machine; names resolve to a private address here."""
+    proxy = Proxy()
+
+    async def resolve(*_: Any, **__: Any) -> list[Any]:
+        return [(socket.AF_INET, 1, 6, "", ("10.0.0.1", 443))]
+
+    async with await asyncio.start_server(proxy.serve, "127.0.0.1") as server:
+        for name in ("HTTP_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        monkeypatch.setenv("NO_PROXY", "direct.example.com,127.0.0.1")
+        monkeypatch.setattr(anyio, "getaddrinfo", resolve)
+        yield proxy
+
+
+async def test_a_proxy_resolves_the_name_itself(fetcher: Downloads, proxy: Proxy, tmp_path: Path) -> None:
+    """It is asked for the host by name: what the name means here may not be what it means there."""
+    assert "ProxyError" in await refused(fetcher, "https://cdn.example.com/a.png", tmp_path / "a")
+    assert set(proxy.asked) == {"CONNECT cdn.example.com:443 HTTP/1.1"}
+    request = await fetcher._checked(httpx.URL("https://cdn.example.com/a.png"), proxied=True)
+    assert str(request.url) == "https://cdn.example.com/a.png"
+    assert "sni_hostname" not in request.extensions
+
+
+async def test_a_host_that_is_not_for_the_proxy_is_pinned(
+    fetcher: Downloads, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NO_PROXY: checked and addressed as if there were none."""
+    assert "private address" in await refused(fetcher, "https://direct.example.com/a.png", tmp_path / "a")
+    seen: list[str] = []
+
+    async def resolve(*_: Any, **__: Any) -> list[Any]:
+        return [(socket.AF_INET, 1, 6, "", ("93.184.216.34", 443))]
+
+    async def send(_: httpx.AsyncClient, request: httpx.Request, **__: Any) -> httpx.Response:
+        seen.append(str(request.url))
+        return httpx.Response(404)
+
+    monkeypatch.setattr(anyio, "getaddrinfo", resolve)
+    monkeypatch.setattr(httpx.AsyncClient, "send", send)
+    assert "HTTP 404" in await refused(fetcher, "https://direct.example.com/a.png", tmp_path / "a")
+    assert seen == ["https://93.184.216.34/a.png"]
+    assert proxy.asked == []
+
+
+INSIDE = [
+    "https://intranet/a.png",
+    "https://localhost./a.png",
+    "https://printer.local/a.png",
+    "https://printer.local./a.png",
+    "https://metadata.google.internal/a.png",
+    "https://METADATA.GOOGLE.INTERNAL./a.png",
+    "https://router.lan/a.png",
+    "https://me.localhost/a.png",
+    "https://127.1/a.png",
+    "https://10.1/a.png",
+    "https://10.0.0.1./a.png",
+    "https://[::ffff:127.0.0.1]/a.png",
+]
+
+
+@pytest.mark.parametrize("url", [*(url for url in PRIVATE if "//127.0.0.1/" not in url), *INSIDE])
+async def test_no_proxy_is_asked_for_what_is_plainly_inside(
+    fetcher: Downloads, proxy: Proxy, tmp_path: Path, url: str
+) -> None:
+    """Names that only a private network has, and private addresses in every spelling."""
+    assert "private address" in await refused(fetcher, url, tmp_path / "a")
+    assert proxy.asked == []

@@ -21,7 +21,7 @@ from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.files import LocalFiles, open_picture
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.tools import Habits
-from tests.conftest import Session, answer, submits, text
+from tests.conftest import Session, answer, huge_png, submits, text
 from tests.test_capabilities import PRO
 
 pytestmark = pytest.mark.anyio
@@ -90,7 +90,7 @@ def pipe(path: Path) -> None:
 
 
 def bomb(path: Path) -> None:
-    Image.new("1", (40000, 40000)).save(path, "PNG")
+    path.write_bytes(huge_png(40000, 40000))
 
 
 ODD: list[tuple[str, Callable[[Path], Any], str]] = [
