@@ -171,9 +171,9 @@ def _opened(path: Path | str) -> sqlite3.Connection:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # prompts are their writer's own
     db = sqlite3.connect(path, timeout=_BUSY, check_same_thread=False)
     try:
+        _check(db)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
-        _check(db)
         db.executescript(_TABLE)
         db.execute(f"PRAGMA user_version = {_VERSION}")
     except BaseException:

@@ -23,7 +23,7 @@ _FAILED = frozenset({"failed", "error", "cancelled", "canceled"})
 _LONGEST_REASON = 1000
 """Characters of the upstream's words that are passed on."""
 _LONGEST_NAME = 200
-"""Of a layer's name or description."""
+"""Of a layer's name or description, a model's id and the like."""
 
 
 def read_task(reply: Any, task_id: str | None = None) -> Task:
@@ -43,7 +43,7 @@ def read_task(reply: Any, task_id: str | None = None) -> Task:
     request = _object(reply.get("request"))
     data = answer.get("data")
     items = [item for item in (data if isinstance(data, list) else [data]) if isinstance(item, dict)]
-    images = tuple(image for item in items if (image := _image(item)))
+    images = _images(items)
     failures = tuple(failure for item in items if (failure := read_failure(item)))
     error = read_failure(answer) or read_failure(reply)
     state = _state(reply, answer, images, error)
@@ -58,8 +58,8 @@ def read_task(reply: Any, task_id: str | None = None) -> Task:
         images=images if state == "succeeded" else (),
         failures=failures if state == "succeeded" else (),
         error=error if state == "failed" else None,
-        trace_id=_text(reply.get("trace_id")) or _text(answer.get("trace_id")),
-        model=_first(_text(o.get("model")) for o in (*items, request, answer)),
+        trace_id=_words(reply.get("trace_id")) or _words(answer.get("trace_id")),
+        model=_first(_words(o.get("model")) for o in (*items, request, answer)),
         prompt=_first(_text(o.get("prompt")) for o in (request, *items)),
         elapsed=_elapsed(reply),
         created_at=_moment(reply.get("created_at")),
@@ -145,7 +145,7 @@ def read_event(line: str) -> StreamEvent | None:
     data = event.get("data")
     fields = {**event, **_object(data)}
     kind = (_text(event.get("type")) or _text(event.get("event")) or _text(fields.get("type")) or "").rpartition(".")[2]
-    ids: dict[str, Any] = {"task_id": _id(fields), "trace_id": _text(fields.get("trace_id"))}
+    ids: dict[str, Any] = {"task_id": _id(fields), "trace_id": _words(fields.get("trace_id"))}
     if not kind and ("data" in event or "success" in event or "response" in event):
         # An upstream that answered whole after all: the usual shapes, finished or not.
         whole = read_task(event, ids["task_id"] or "unknown")
@@ -157,10 +157,16 @@ def read_event(line: str) -> StreamEvent | None:
         failures = [Failure("api_error", "no reason given")]
     # A failure that is not of one picture is the end of all.
     ended = kind == "completed" or (bool(failures) and kind != "partial_failed")
-    images = tuple(image for item in items if (image := _image(item)))
+    images = _images(items)
     found = images or failures or ended or any(ids.values())
-    usage = {key: value for key, value in _object(fields.get("usage")).items() if _is_number(value)}
+    usage = {key[:50]: n for key, n in [*_object(fields.get("usage")).items()][:20] if _is_number(n)}
     return StreamEvent(images, tuple(failures), completed=ended, usage=usage or None, **ids) if found else None
+
+
+def _images(items: Iterable[JSONObject]) -> tuple[Image, ...]:
+    """The pictures among the items, none twice."""
+    found = [image for item in items if (image := _image(item))]
+    return tuple({(image.url or image.b64_json, image.z_index): image for image in found}.values())
 
 
 def _image(item: JSONObject) -> Image | None:
@@ -172,7 +178,7 @@ def _image(item: JSONObject) -> Image | None:
     return Image(
         url=url,
         b64_json=b64_json,
-        size=_text(item.get("size")),
+        size=_words(item.get("size")),
         z_index=z_index if isinstance(z_index, int) and _is_number(z_index) else None,
         name=_words(item.get("name")),
         description=_words(item.get("description")),

@@ -74,8 +74,7 @@ def one(task: Task, shown: Sequence[bytes] = (), caption: str | None = None) -> 
         caption: What is shown, for the text.
     """
     task = _within_room(task)
-    text = f"{_text(task)}\n{caption}" if shown and caption else _text(task)
-    return _result(text, _structured(task), shown, is_error=task.state == "failed")
+    return _result(_text(task), _structured(task), shown, caption, is_error=task.state == "failed")
 
 
 def several(tasks: Sequence[Task], missing: Iterable[str] = (), shown: Sequence[bytes] = ()) -> CallToolResult:
@@ -165,15 +164,24 @@ def failure(error: SeedreamError) -> CallToolResult:
     return _result(text, {"status": "failed", **known, "error": details}, is_error=True)
 
 
-def _result(text: str, structured: dict[str, Any], shown: Sequence[bytes] = (), *, is_error: bool) -> CallToolResult:
-    content: list[ContentBlock] = [TextContent(type="text", text=text)]
+def _result(
+    text: str,
+    structured: dict[str, Any],
+    shown: Sequence[bytes] = (),
+    caption: str | None = None,
+    *,
+    is_error: bool,
+) -> CallToolResult:
+    blocks: list[ContentBlock] = []
     room = _LONGEST - len(text) - len(json.dumps(structured))
     for data in shown:
         found, encoded = kind(data), base64.b64encode(data).decode()
         room -= len(encoded)
         # The type its bytes have, and one that models know: a wrong one can poison a whole conversation.
         if found in _SHOWABLE and room > 0:
-            content.append(ImageContent(type="image", data=encoded, mime_type=f"image/{found}"))
+            blocks.append(ImageContent(type="image", data=encoded, mime_type=f"image/{found}"))
+    words = TextContent(type="text", text=f"{text}\n{caption}" if blocks and caption else text)
+    content: list[ContentBlock] = [words, *blocks]
     return CallToolResult(content=content, structured_content=structured, is_error=is_error)
 
 

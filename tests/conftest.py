@@ -24,7 +24,7 @@ from mcp_seedream.retries import Retries
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.server import build_server
 from mcp_seedream.stopping import Stopping
-from mcp_seedream.tools import Habits
+from mcp_seedream.tools import Habits, TokenOf
 
 TOKEN = "a-token"
 QUICK = Retries(first=0.01, seconds=0.3)
@@ -87,6 +87,7 @@ class Session:
         upstream: str,
         *,
         token: str | None = TOKEN,
+        token_of: TokenOf | None = None,
         habits: Habits | None = None,
         journal: Journal | None = None,
         stopping: Stopping | None = None,
@@ -95,7 +96,7 @@ class Session:
         self.server = build_server(
             table,
             lambda: SeedreamClient(upstream, timeouts=timeouts, retries=QUICK),
-            token_of=lambda _: token,
+            token_of=token_of or (lambda _: token),
             habits=habits or Habits(20),
             journal=journal,
             stopping=stopping,

@@ -159,8 +159,8 @@ async def test_eight_tasks_show_four_pictures_at_most(hosted: Session, canned: C
 async def test_eight_tasks_with_links_stay_small(hosted: Session, canned: Canned) -> None:
     """Previews are left out; every link is there."""
     ids = [f"t{n}" for n in range(8)]
-    item = {"image_url": f"{canned.address}/white"}
-    canned.reply = json.dumps({"items": [{"id": id_, "response": {"data": [item] * 15}} for id_ in ids]})
+    items = [{"image_url": f"{canned.address}/white?{n}"} for n in range(15)]
+    canned.reply = json.dumps({"items": [{"id": id_, "response": {"data": [*items, items[0]]}} for id_ in ids]})
     result = await hosted.call("get_task", task_ids=ids)
     assert blocks(result) == []
     assert size(result) < SMALL

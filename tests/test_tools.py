@@ -29,9 +29,9 @@ from tests.test_capabilities import LITE, PRO, SEEDEDIT, V5
 pytestmark = pytest.mark.anyio
 
 
-def picture() -> str:
+def picture(red: int = 200) -> str:
     file = io.BytesIO()
-    Image.new("RGBA", (64, 48), (200, 30, 30, 128)).save(file, "PNG")
+    Image.new("RGBA", (64, 48), (red, 30, 30, 128)).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 

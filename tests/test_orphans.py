@@ -1,0 +1,216 @@
+"""Calls that are broken off and made again: one task, one bill."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp import MCPError
+
+from mcp_seedream.capabilities import ModelTable
+from mcp_seedream.files import LocalFiles
+from mcp_seedream.journal import Journal
+from mcp_seedream.orphans import Orphans, Watch
+from mcp_seedream.sandbox import Sandbox
+from mcp_seedream.tools import Habits
+from mcp_seedream.wire import Task
+from tests.conftest import Session, answer, look_ups, submits, text
+from tests.test_tools import picture
+
+pytestmark = pytest.mark.anyio
+SLOW = "a fox [sandbox:slow=0.6]"
+
+
+@pytest.fixture(params=["memory", "journal"])
+def session(request: pytest.FixtureRequest, table: ModelTable, upstream: str, tmp_path: Path) -> Session:
+    """A hosted server, and one on the caller's own machine with a journal."""
+    if request.param == "memory":
+        return Session(table, upstream)
+    return Session(table, upstream, habits=Habits(20, local=LocalFiles()), journal=Journal(tmp_path / "tasks"))
+
+
+async def given_up(client: Any, tool: str, arguments: dict[str, Any]) -> None:
+    """Call, and lose patience after 0.3 s, as clients do."""
+    with pytest.raises(MCPError, match=r"(?i)timed out"):
+        await client.call_tool(tool, arguments, read_timeout_seconds=0.3)
+
+
+async def test_a_call_that_is_made_again_gets_the_same_task(session: Session, sandbox: Sandbox) -> None:
+    """It says so, and one generation is paid for."""
+    async with session.open() as client:
+        await given_up(client, "generate_image", {"prompt": SLOW})
+        result = await client.call_tool("generate_image", {"prompt": SLOW})
+    assert answer(result)["status"] == "succeeded"
+    assert answer(result)["model"]
+    assert "its task, and nothing was billed again" in text(result)
+    assert len(submits(sandbox)) == 1
+
+
+async def test_how_to_wait_makes_no_difference(session: Session, sandbox: Sandbox) -> None:
+    """What is asked for is the same."""
+    async with session.open() as client:
+        await given_up(client, "generate_image", {"prompt": SLOW})
+        result = await client.call_tool("generate_image", {"prompt": SLOW, "wait_seconds": 0})
+    assert answer(result)["status"] == "pending"
+    assert answer(result)["task_id"] in sandbox.jobs
+    assert len(submits(sandbox)) == 1
+
+
+async def test_a_task_that_ended_meanwhile_comes_at_once(session: Session, sandbox: Sandbox) -> None:
+    """With one look-up."""
+    async with session.open() as client:
+        await given_up(client, "generate_image", {"prompt": SLOW})
+        await anyio.sleep(0.6)
+        before = len(look_ups(sandbox))
+        result = await client.call_tool("generate_image", {"prompt": SLOW, "wait_seconds": 0})
+    assert answer(result)["status"] == "succeeded"
+    assert len(look_ups(sandbox)) == before + 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"prompt": SLOW + "!"}, {"prompt": SLOW, "size": "4K"}, {"prompt": SLOW, "model": "doubao-seedream-4-5-251128"}],
+)
+async def test_another_call_is_another_picture(session: Session, sandbox: Sandbox, other: dict[str, Any]) -> None:
+    """Only the very same call adopts."""
+    async with session.open() as client:
+        await given_up(client, "generate_image", {"prompt": SLOW})
+        result = await client.call_tool("generate_image", {**other, "wait_seconds": 0})
+    assert "billed again;" not in text(result)
+    assert len(submits(sandbox)) == 2
+
+
+async def test_an_edit_is_known_by_its_pictures(session: Session, sandbox: Sandbox) -> None:
+    """The same words for another picture are another call."""
+    one, two = picture(200), picture(100)
+    async with session.open() as client:
+        await given_up(client, "edit_image", {"prompt": SLOW, "image": one})
+        await client.call_tool("edit_image", {"prompt": SLOW, "image": two, "wait_seconds": 0})
+        assert len(submits(sandbox)) == 2
+        result = await client.call_tool("edit_image", {"prompt": SLOW, "image": [one]})
+    assert "nothing was billed again" in text(result)
+    assert len(submits(sandbox)) == 2
+
+
+async def test_two_calls_that_are_alive_are_two_pictures(session: Session, sandbox: Sandbox) -> None:
+    """That is what an agent asks for when it wants variations; one after the other, too."""
+    async with session.open() as client:
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(client.call_tool, "generate_image", {"prompt": "a"})
+        await client.call_tool("generate_image", {"prompt": "a"})
+    assert len(submits(sandbox)) == 3
+
+
+async def test_two_orphans_are_adopted_by_two_calls(session: Session, sandbox: Sandbox) -> None:
+    """One each."""
+    async with session.open() as client:
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(given_up, client, "generate_image", {"prompt": SLOW})
+        results = [await client.call_tool("generate_image", {"prompt": SLOW}) for _ in range(3)]
+    assert len({answer(result)["task_id"] for result in results}) == 3
+    assert len(submits(sandbox)) == 3
+
+
+async def test_who_gives_up_again_finds_it_again(session: Session, sandbox: Sandbox) -> None:
+    """However often."""
+    async with session.open() as client:
+        for _ in range(3):
+            await given_up(client, "generate_image", {"prompt": "a fox [sandbox:slow=2]"})
+    assert len(submits(sandbox)) == 1
+
+
+async def test_a_call_that_is_left_while_it_is_sent_is_an_orphan(session: Session, sandbox: Sandbox) -> None:
+    """The upstream took its time to accept it; nobody was there to hear."""
+    prompt = "a fox [sandbox:hang=0.6]"
+    async with session.open() as client:
+        await given_up(client, "generate_image", {"prompt": prompt})
+        await anyio.sleep(0.7)
+        result = await client.call_tool("generate_image", {"prompt": prompt})
+    assert answer(result)["status"] == "succeeded"
+    assert len(submits(sandbox)) == 1
+
+
+async def test_a_stream_that_is_left_is_an_orphan(session: Session, sandbox: Sandbox) -> None:
+    """Once it has told its id."""
+    call = {"prompt": "foxes [sandbox:slow=0.25]", "stream": True, "sequential_image_generation": "auto"}
+    async with session.open() as client:
+        with pytest.raises(MCPError, match=r"(?i)timed out"):
+            await client.call_tool("generate_image", call, read_timeout_seconds=0.45)
+        result = await client.call_tool("generate_image", call)
+    assert len(answer(result)["images"]) == 3
+    assert len(submits(sandbox)) == 1
+
+
+async def test_callers_are_kept_apart(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
+    """Another token is another caller."""
+    tokens = iter(["alice", "bob"])
+    session = Session(table, upstream, token_of=lambda _: next(tokens))
+    async with session.open() as client:
+        await given_up(client, "generate_image", {"prompt": SLOW})
+        await client.call_tool("generate_image", {"prompt": SLOW, "wait_seconds": 0})
+    assert len(submits(sandbox)) == 2
+
+
+async def test_with_a_journal_the_next_server_adopts(
+    table: ModelTable, upstream: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """A client that starts a server for each call is not billed twice either."""
+
+    def server() -> Session:
+        journal = Journal(tmp_path / "tasks")
+        return Session(table, upstream, habits=Habits(20, local=LocalFiles()), journal=journal)
+
+    async with server().open() as client:
+        await given_up(client, "generate_image", {"prompt": SLOW})
+    result = await server().call("generate_image", prompt=SLOW)
+    assert answer(result)["status"] == "succeeded"
+    assert len(submits(sandbox)) == 1
+
+
+async def test_a_task_that_the_upstream_forgot_is_made_anew(session: Session, sandbox: Sandbox) -> None:
+    """There is nothing to adopt."""
+    async with session.open() as client:
+        await given_up(client, "generate_image", {"prompt": SLOW})
+        sandbox.jobs.clear()
+        result = await client.call_tool("generate_image", {"prompt": SLOW})
+    assert answer(result)["status"] == "succeeded"
+    assert len(submits(sandbox)) == 2
+
+
+async def leave(orphans: Orphans, key: str, id_: str) -> None:
+    with suppress(RuntimeError):
+        async with orphans.watching() as watch:
+            watch.key, watch.task = key, Task(id_)
+            raise RuntimeError
+
+
+async def test_orphans_do_not_wait_for_ever() -> None:
+    """Ten minutes; here less."""
+    orphans = Orphans(seconds=0.05)
+    await leave(orphans, "key", "t1")
+    await anyio.sleep(0.1)
+    assert await orphans.adopt("key") is None
+
+
+async def test_a_call_that_came_to_its_end_leaves_nothing() -> None:
+    """Its caller has the answer."""
+    orphans = Orphans()
+    async with orphans.watching() as watch:
+        watch.key, watch.task = "key", Task("t1")
+    assert await orphans.adopt("key") is None
+    assert watch == Watch("key", Task("t1"))
+
+
+async def test_orphans_are_bounded() -> None:
+    """A caller that leaves for ever can't fill the memory."""
+    orphans = Orphans()
+    for n in range(10_050):
+        await leave(orphans, f"key{n}", f"t{n}")
+    assert len(orphans._left) == 10_000
+    assert await orphans.adopt("key0") is None
+    assert await orphans.adopt("key10049") is not None
