@@ -30,24 +30,22 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 import anyio
 import httpx
 
-from mcp_seedream import __version__
 from mcp_seedream.answers import Reply, at_most, decoded, raise_known, read_lines, read_whole
 from mcp_seedream.errors import (
-    ConfigurationError,
     SubmissionUncertain,
     TaskNotFound,
     UnreadableReply,
     UpstreamError,
     UpstreamUnavailable,
 )
+from mcp_seedream.pools import Pools
 from mcp_seedream.refusals import UNCERTAIN
 from mcp_seedream.replies import read_batch, read_event, read_task
 from mcp_seedream.retries import Retries
@@ -57,9 +55,6 @@ logger = logging.getLogger(__name__)
 
 BATCH = 50
 """Ids in one look-up request."""
-
-# A proxy of the environment is for the world outside: a sandbox on this machine is reached without.
-_LOOPBACK = ("all://127.0.0.1", "all://localhost", "all://[::1]")
 
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 
@@ -88,8 +83,8 @@ class SeedreamClient:
         base_url: Where the upstream is, without a trailing slash.
         timeouts: See `Timeouts`.
         retries: For requests that surely were not accepted, and for look-ups.
-        connections: Connections open at once, at most; streamed answers have as many of their own, so that
-            they can't keep a look-up waiting.
+        connections: Connections open at once, at most, for each of the three verbs: neither submits nor streamed
+            answers can keep a look-up waiting. Callers who want more than that take turns.
     """
 
     def __init__(
@@ -103,38 +98,12 @@ class SeedreamClient:
         self.base_url = base_url.rstrip("/")
         self._timeouts = timeouts or Timeouts()
         self._retries = retries or Retries()
-        self._connections = connections
+        self._pools = Pools(self.base_url, connections=connections, patience=self._timeouts.read)
 
     @property
     def is_local(self) -> bool:
         """The upstream is a sandbox on this machine."""
         return httpx.URL(self.base_url).host in ("127.0.0.1", "localhost", "::1")
-
-    # Made at the first call: a TLS context costs more than listing the tools does.
-    @cached_property
-    def _http(self) -> httpx.AsyncClient:
-        return self._pool(self._timeouts.read)
-
-    @cached_property
-    def _streams(self) -> httpx.AsyncClient:
-        return self._pool(self._timeouts.stream)
-
-    def _pool(self, seconds: float) -> httpx.AsyncClient:
-        try:
-            return httpx.AsyncClient(
-                base_url=self.base_url,
-                timeout=httpx.Timeout(seconds, connect=self._timeouts.connect),
-                limits=httpx.Limits(max_connections=self._connections, max_keepalive_connections=self._connections),
-                headers={"User-Agent": f"mcp-seedream/{__version__}", "Accept": "application/json"},
-                # One caller's cookies must not reach the upstream with another's call.
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-                mounts=dict.fromkeys(_LOOPBACK),
-            )
-        except (ImportError, ValueError, httpx.InvalidURL) as error:
-            raise ConfigurationError(
-                f"The proxy of HTTPS_PROXY, HTTP_PROXY or ALL_PROXY can't be used: {error} "
-                "For a SOCKS proxy install mcp-seedream[socks]."
-            ) from error
 
     async def __aenter__(self) -> Self:
         return self
@@ -142,9 +111,7 @@ class SeedreamClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for pool in ("_http", "_streams"):
-            if pool in self.__dict__:
-                await self.__dict__.pop(pool).aclose()
+        await self._pools.aclose()
 
     async def submit(self, request: ImageRequest, token: str) -> Task:
         """Send one generation. The task is usually pending; a quick upstream may have ended it.
@@ -157,16 +124,19 @@ class SeedreamClient:
 
     async def _submit(self, request: ImageRequest, token: str) -> Task:
         content = json.dumps(request.body).encode()
-        # For a free connection, for the request on a slow line, for the answer.
-        within = self._timeouts.connect + 2 * self._timeouts.read + len(content) / _SLOWEST
-        # A caller that leaves while the request is under way must not turn a paid task into a lost one.
-        with anyio.CancelScope(shield=True):
-            async with _submitting():
-                reply = await self._post("/seedream/images", content, token, self._timeouts.read, within)
-                task = read_task(decoded(reply, submitting=True))
-            if task.state == "failed" and task.error:
-                raise_known(reply, task)
-            _accepted(task.id, task.trace_id)
+        within = self._timeouts.connect + self._timeouts.read + len(content) / _SLOWEST
+        async with self._pools.turn("submit", token) as http:
+            # A caller that leaves while the request is under way must not turn a paid task into a lost one.
+            with anyio.CancelScope(shield=True):
+                async with _submitting():
+                    call = http.build_request(
+                        "POST", "/seedream/images", content=content, headers=_bearer(token), timeout=self._timeout()
+                    )
+                    reply = await _exchanged(http, call, within)
+                    task = read_task(decoded(reply, submitting=True))
+                if task.state == "failed" and task.error:
+                    raise_known(reply, task)
+                _accepted(task.id, task.trace_id)
         return task
 
     async def stream(self, request: ImageRequest, token: str) -> AsyncGenerator[StreamEvent]:
@@ -199,13 +169,16 @@ class SeedreamClient:
     @asynccontextmanager
     async def _opened(self, request: ImageRequest, token: str) -> AsyncIterator[httpx.Response]:
         """A streamed answer whose status is fine. Up to there it can be tried again; what breaks later is uncertain."""
-        headers = {**_headers(token), "Accept": "application/x-ndjson"}
+        headers = {**_bearer(token), "Accept": "application/x-ndjson"}
+        timeout = self._timeout(self._timeouts.stream)
 
-        async def attempt() -> httpx.Response:
+        async def attempt(http: httpx.AsyncClient) -> httpx.Response:
             async with _submitting():
-                call = self._streams.build_request("POST", "/seedream/images", json=request.body, headers=headers)
+                call = http.build_request(
+                    "POST", "/seedream/images", json=request.body, headers=headers, timeout=timeout
+                )
                 with at_most(self._timeouts.stream):
-                    response = await self._streams.send(call, stream=True)
+                    response = await http.send(call, stream=True)
                     if response.status_code == httpx.codes.OK:
                         return response
                     try:
@@ -215,13 +188,14 @@ class SeedreamClient:
                 decoded(reply, submitting=True)
                 raise UnreadableReply("The upstream's answer is no stream.", status=reply.status)
 
-        response = await self._retries(attempt, _surely_not_accepted)
-        try:
-            async with _submitting():
-                yield response
-        finally:
-            with anyio.CancelScope(shield=True):
-                await response.aclose()
+        async with self._pools.turn("stream", token) as http:
+            response = await self._retries(partial(attempt, http), _surely_not_accepted)
+            try:
+                async with _submitting():
+                    yield response
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await response.aclose()
 
     async def look_up(self, task_ids: Iterable[str], token: str) -> dict[str, Task]:
         """Look up tasks; one the upstream does not know for this token is not in the answer.
@@ -248,11 +222,17 @@ class SeedreamClient:
         body = {"action": "retrieve", "id": ids[0]} if single else {"action": "retrieve_batch", "ids": ids}
         content = json.dumps(body).encode()
 
+        timeout = self._timeout(self._timeouts.look_up)
+
         async def attempt() -> Any:
-            try:
-                reply = await self._post("/seedream/tasks", content, token, self._timeouts.look_up, self._timeouts.read)
-            except httpx.HTTPError as error:
-                raise UpstreamUnavailable(f"{self.base_url} could not be reached ({_reason(error)}).") from error
+            async with self._pools.turn("look up", token) as http:
+                call = http.build_request(
+                    "POST", "/seedream/tasks", content=content, headers=_bearer(token), timeout=timeout
+                )
+                try:
+                    reply = await _exchanged(http, call, self._timeouts.read)
+                except httpx.HTTPError as error:
+                    raise UpstreamUnavailable(f"{self.base_url} could not be reached ({_reason(error)}).") from error
             return decoded(reply, submitting=False)
 
         try:
@@ -261,20 +241,23 @@ class SeedreamClient:
             return {}
         return {ids[0]: read_task(found, ids[0])} if single else read_batch(found)
 
-    async def _post(self, path: str, content: bytes, token: str, pause: float, within: float) -> Reply:
-        """One request and its whole answer, which may pause so many seconds, and take no more than `within`.
+    def _timeout(self, pause: float | None = None) -> httpx.Timeout:
+        """Time-outs of one request, whose answer may pause so many seconds."""
+        return httpx.Timeout(self._timeouts.read, connect=self._timeouts.connect, read=pause or self._timeouts.read)
 
-        Raises:
-            httpx.HTTPError: There is no answer, or no end to it.
-        """
-        timeout = httpx.Timeout(pause, connect=self._timeouts.connect, write=self._timeouts.read)
-        call = self._http.build_request("POST", path, content=content, headers=_headers(token), timeout=timeout)
-        with at_most(within):
-            response = await self._http.send(call, stream=True)
-            try:
-                return await read_whole(response)
-            finally:
-                await response.aclose()
+
+async def _exchanged(http: httpx.AsyncClient, call: httpx.Request, within: float) -> Reply:
+    """Send a request and read its answer, all of it within so many seconds.
+
+    Raises:
+        httpx.HTTPError: There is no answer, or no end to it.
+    """
+    with at_most(within):
+        response = await http.send(call, stream=True)
+        try:
+            return await read_whole(response)
+        finally:
+            await response.aclose()
 
 
 def _surely_not_accepted(error: UpstreamError) -> bool:
@@ -305,8 +288,8 @@ def _accepted(task_id: str, trace_id: str | None) -> None:
     logger.info("task %s accepted, trace_id %s", task_id, trace_id)
 
 
-def _headers(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+def _bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
 
 
 def _reason(error: Exception) -> str:

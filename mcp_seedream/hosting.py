@@ -6,10 +6,12 @@ nothing else. Without one the answer is 401: the operator's token is never used 
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
+from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -27,9 +29,13 @@ from mcp_seedream import __version__
 from mcp_seedream.errors import TOKEN_PAGE
 from mcp_seedream.settings import Settings
 from mcp_seedream.stopping import Handler, Stopping, stopped_by_signals
+from mcp_seedream.turns import Turns
 
 ENDPOINT = "/mcp"
 _LAST_QUESTIONS = 0.5  # seconds in which a client may ask what it needs to understand its last answer
+_TOOL_CALL = b'"tools/call"'
+_ENTERING = 1  # second at most, whatever holds a call up
+_SMALL = 64 * 1024  # bytes of a request that is all there before its turn
 _STOPPING = {"error": "stopping", "error_description": "The server is being stopped. Try again in a moment."}
 _BEARER = re.compile(r"Bearer +([\x21-\x7e]{1,4096})", re.IGNORECASE)
 
@@ -69,7 +75,8 @@ def build_app(server: MCPServer[Any], settings: Settings, stopping: Stopping | N
             allowed_origins=_with_ports(settings.allowed_origins),
         ),
     )
-    app.user_middleware[:0] = [Middleware(StopInOrder, stopping=stopping), Middleware(RequireToken)]
+    ours = [Middleware(StopInOrder, stopping=stopping), Middleware(RequireToken), Middleware(EnterInTurn)]
+    app.user_middleware[:0] = ours
     app.routes.append(Route("/health", _health))
     serve = app.router.lifespan_context
 
@@ -112,21 +119,59 @@ class StopInOrder:
         with self._stopping.answering():
             if self._stopping.begun.is_set():
                 receive, start = await _peek(receive)
-                if b'"tools/call"' in start:
+                if _TOOL_CALL in start:
                     await JSONResponse(_STOPPING, 503, {"Retry-After": "2"})(scope, receive, send)
                     return
             await self._app(scope, receive, send)
 
 
+class EnterInTurn:
+    """Lets tool calls in one after the other, callers in turn: a thousand at once keep no other caller waiting.
+
+    Up to where its tool begins, a call is work for the one processor; afterwards it waits, and the next may come in.
+    A large request goes past: it is busy being received, for longer than anybody should wait for.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._turns = Turns(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != ENDPOINT or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        receive, start = await _peek(receive)
+        with ExitStack() as stack:
+            if _TOOL_CALL in start and len(start) <= _SMALL:
+                await self._turns.take(Headers(scope=scope).get("authorization", ""))
+                stack.callback(self._turns.give)
+                scope["state"] = {**scope.get("state", {}), "entered": stack.close}
+                asyncio.get_running_loop().call_later(_ENTERING, stack.close)
+            await self._app(scope, receive, send)
+
+
+def entered(call: Context[Any, Any]) -> None:
+    """The tool begins: the next one may come in."""
+    request = call.request_context.request
+    if isinstance(request, Request) and (done := getattr(request.state, "entered", None)):
+        done()
+
+
 async def _peek(receive: Receive) -> tuple[Receive, bytes]:
-    """The request's first part, with a way to receive it all the same."""
-    message = await receive()
-    unread = [message]
+    """The start of a request's body, all of it where it is small, and a way to receive it all the same."""
+    unread: deque[Message] = deque()
+    start = b""
+    while True:
+        message = await receive()
+        unread.append(message)
+        start += message.get("body", b"")
+        if not message.get("more_body") or len(start) > _SMALL:
+            break
 
     async def again() -> Message:
-        return unread.pop() if unread else await receive()
+        return unread.popleft() if unread else await receive()
 
-    return again, message.get("body", b"")
+    return again, start
 
 
 class RequireToken:

@@ -13,6 +13,7 @@ from copy import copy
 from typing import Protocol
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from mcp_seedream.client import SeedreamClient
@@ -44,6 +45,7 @@ class TaskWaiter:
         self._interval = interval
         self._tick = tick
         self._waits: dict[str, set[_Wait]] = {}
+        self._handing_out = anyio.Lock()
 
     async def wait(
         self, task_ids: Iterable[str], token: str, seconds: float, report: Report | None = None
@@ -122,8 +124,11 @@ class TaskWaiter:
             return min(pause * 2, _LONGEST_PAUSE)
         else:
             ended = {id_: task for id_, task in found.items() if task.ended}
-            for wait in waits:
-                wait.take(ended)
+            for wait in list(waits):
+                # One after the other: a thousand that end at once must not keep everybody else from being heard.
+                async with self._handing_out:
+                    wait.take(ended)
+                    await anyio.lowlevel.checkpoint()
         return self._interval
 
 

@@ -21,7 +21,8 @@ PACKAGE = ROOT / "mcp_seedream"
 # Each module may import those that stand above it, and nothing below: the line runs one way.
 ORDER = [
     "__init__", "errors", "settings", "stopping", "files", "capabilities", "choosing", "schemas", "arguments", "wire",
-    "replies", "refusals", "retries", "answers", "client", "waiting", "streaming", "pictures", "downloads", "inputs",
+    "replies", "refusals", "retries", "turns", "pools", "answers", "client", "waiting", "streaming", "pictures",
+    "downloads", "inputs",
     "journal", "orphans", "generation", "delivery", "results", "guide", "tools", "server", "stdio", "hosting",
     "drawing", "studio", "mishaps", "sandbox", "trial", "cli", "__main__",
 ]  # fmt: skip
@@ -60,7 +61,7 @@ def test_imports_go_one_way(module: str) -> None:
     [
         ("mcp", {"results", "tools", "guide", "server", "stdio", "hosting", "trial", "cli"}),
         ("mcp_types", {"results", "tools", "trial"}),
-        ("httpx", {"answers", "client", "downloads"}),
+        ("httpx", {"answers", "client", "downloads", "pools"}),
         ("PIL", {"pictures", "drawing", "studio"}),
         ("pydantic_settings", {"settings"}),
         ("tenacity", {"retries"}),
