@@ -198,11 +198,13 @@ async def _sent(services: Services, call: ImageCall, token: str, report: Report,
         accepted = partial(_accepted, services, call, model, watch)
         try:
             if request.streams:
+                watch.uncertain = True  # until it tells its id: who leaves before that leaves a doubt
                 events = services.client.stream(request, token)
                 task = await read_stream(events, report, accepted=accepted, stopping=services.stopping)
             else:
-                task = await services.client.submit(request, token)
-                await accepted(task)
+                async with watch.sending():
+                    task = await services.client.submit(request, token)
+                    await accepted(task)
         except ModelRefused as error:
             refused.append(model.id)
             model = _another(services.table, call, refused, error)

@@ -9,16 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import time
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from mcp_seedream.arguments import ImageCall
+from mcp_seedream.errors import SubmissionUncertain
 from mcp_seedream.journal import Journal, Orphan
+from mcp_seedream.refusals import UNCERTAIN
 from mcp_seedream.wire import Task
 
 logger = logging.getLogger(__name__)
@@ -26,6 +29,7 @@ logger = logging.getLogger(__name__)
 SECONDS = 600
 """How long an orphan waits for its call to come again."""
 _MOST = 10_000
+_NEWS = 0.25  # seconds for a connection that is closed to be noticed
 
 
 def identity(call: ImageCall, token: str) -> str:
@@ -38,16 +42,53 @@ def identity(call: ImageCall, token: str) -> str:
     return digest.hexdigest()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Watch:
-    """One call and the task it has, from the moment that the upstream accepts it.
+    """One call, from before it is sent until its answer is on its way.
 
-    `unanswered` is set where the caller may not have got its answer although the call came to an end.
+    `unanswered` is set where the caller may not have got its answer although the call came to an end, `uncertain`
+    where nobody knows whether a task was accepted.
     """
 
+    orphans: Orphans
     key: str = ""
     task: Task | None = None
     unanswered: bool = False
+    uncertain: bool = False
+    settled: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def orphan(self) -> Orphan | None:
+        """What is left when nobody hears the answer: the task, or the doubt whether there is one."""
+        if not self.unanswered or not self.key:
+            return None
+        if self.task and self.task.id:
+            return Orphan(self.task.id, self.task.model or "", time())
+        return Orphan("", "", time()) if self.uncertain else None
+
+    @asynccontextmanager
+    async def sending(self) -> AsyncIterator[None]:
+        """While a request is under way that is finished although its caller leaves: the same call waits for it."""
+
+        async def notice() -> None:
+            try:
+                await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class():
+                if not done:
+                    self.orphans.expect(self)
+                raise
+
+        done, failure = False, None
+        async with anyio.create_task_group() as group:
+            group.start_soon(notice)
+            try:
+                yield
+            except Exception as error:  # noqa: BLE001  (raised below: a group would wrap it)
+                failure = error
+            done = True
+            group.cancel_scope.cancel()
+        if failure:
+            raise failure
 
 
 class Orphans:
@@ -62,37 +103,86 @@ class Orphans:
         self._journal = journal
         self._seconds = seconds
         self._left: OrderedDict[str, list[Orphan]] = OrderedDict()
+        self._expected: dict[str, list[Watch]] = {}
+        self._alive: Counter[str] = Counter()
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[Watch]:
-        """Watch over a call: if it does not come to its end, the task it had is an orphan."""
-        watch = Watch()
+        """Watch over a call: if it does not come to its end, or nobody is there to hear it, the task is an orphan."""
+        watch = Watch(self)
         try:
-            yield watch
+            try:
+                yield watch
+            except SubmissionUncertain:
+                watch.uncertain = True
+                await checkpoint_if_cancelled()
+                raise
+            await checkpoint_if_cancelled()
+        except SubmissionUncertain:
+            raise  # the caller hears it, and decides
         except BaseException:
             watch.unanswered = True
             raise
         finally:
-            if watch.task and watch.task.id and watch.key and watch.unanswered:
-                with anyio.CancelScope(shield=True):
-                    await self._leave(watch.key, Orphan(watch.task.id, watch.task.model or "", time()))
+            with anyio.CancelScope(shield=True):
+                if orphan := watch.orphan:
+                    await self._leave(watch.key, orphan)
+            self._no_longer_expected(watch)
+            self._alive -= Counter([watch.key])
+            watch.settled.set()
+
+    def expect(self, watch: Watch) -> None:
+        """A caller left while its request is under way: there will be an orphan."""
+        self._expected.setdefault(watch.key, []).append(watch)
 
     async def adopt(self, key: str) -> Orphan | None:
-        """The first task left under a key in time; nobody else gets it."""
+        """The first orphan left under a key in time, or the one that will be; nobody else gets it.
+
+        Raises:
+            SubmissionUncertain: What was left is a call that may have been accepted; it is told once.
+        """
+        orphan = await self._left_under(key)
+        if orphan is None and self._alive[key]:
+            # It may be over for its caller, whose new call can be here sooner than the news that the old one is gone.
+            await anyio.sleep(_NEWS)
+            orphan = await self._left_under(key)
+        self._alive[key] += 1
+        if orphan is None and (watch := next(iter(self._expected.get(key, [])), None)):
+            self._no_longer_expected(watch)
+            try:
+                await watch.settled.wait()
+            except BaseException:
+                if not watch.settled.is_set():
+                    self.expect(watch)
+                raise
+            orphan = await self._left_under(key)
+        if orphan and not orphan.id:
+            ago = time() - orphan.left_at
+            raise SubmissionUncertain(f"The same call was broken off {ago:.0f} s ago, and its answer lost. {UNCERTAIN}")
+        return orphan
+
+    async def _left_under(self, key: str) -> Orphan | None:
         since = time() - self._seconds
-        if self._journal and self._journal.works:
-            return await self._journal.adopt(key, since)
         there = [orphan for orphan in self._left.pop(key, []) if orphan.left_at >= since]
         if there[1:]:
             self._left[key] = there[1:]
-        return there[0] if there else None
+        if there:
+            return there[0]
+        return await self._journal.adopt(key, since) if self._journal else None
 
     async def _leave(self, key: str, orphan: Orphan) -> None:
-        logger.info("task %s was left by its caller", orphan.id)
-        if self._journal and self._journal.works:
+        logger.info("%s was left by its caller", f"task {orphan.id}" if orphan.id else "a call of uncertain fate")
+        if orphan.id and self._journal and self._journal.works:
             await self._journal.leave(key, orphan)
             return
         self._left.setdefault(key, []).append(orphan)
         self._left.move_to_end(key)
         while len(self._left) > _MOST:
             self._left.popitem(last=False)
+
+    def _no_longer_expected(self, watch: Watch) -> None:
+        there = self._expected.get(watch.key, [])
+        if watch in there:
+            there.remove(watch)
+        if not there:
+            self._expected.pop(watch.key, None)
