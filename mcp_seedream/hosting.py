@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
@@ -70,6 +71,7 @@ def build_app(server: MCPServer[Any], settings: Settings, stopping: Stopping | N
         ),
     )
     app.user_middleware[:0] = [Middleware(StopInOrder, stopping=stopping), Middleware(RequireToken)]
+    app.user_middleware.insert(0, Middleware(DropUnfinished))
     app.routes.append(Route("/health", _health))
     serve = app.router.lifespan_context
 
@@ -93,6 +95,34 @@ async def _hand_on(number: int, handler: Handler | None) -> None:
 
 async def _health(_: Request) -> JSONResponse:
     return JSONResponse({"status": "ok", "version": __version__})
+
+
+class DropUnfinished:
+    """Ends the work on a request whose client left before all of it had come: nobody waits for an answer.
+
+    The SDK would take it for a failure of its own, and write a traceback into the log for every one.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        whole = False
+
+        async def watched() -> Message:
+            nonlocal whole
+            message = await receive()
+            if message["type"] == "http.disconnect" and not whole:
+                left.cancel()
+                await anyio.lowlevel.checkpoint()
+            whole = whole or not message.get("more_body", False)
+            return message
+
+        with anyio.CancelScope() as left:
+            await self._app(scope, watched, send)
 
 
 class StopInOrder:
