@@ -18,7 +18,7 @@ from typing import Any, Literal
 from mcp_seedream.capabilities import ModelTable, Operation, Parameter, Value, either, number
 from mcp_seedream.choosing import Wish
 from mcp_seedream.errors import InvalidArguments
-from mcp_seedream.files import checked_reference, reference_kind
+from mcp_seedream.files import checked_reference, reference_kind, shortened
 from mcp_seedream.schemas import MAX_TASK_IDS, MAX_WAIT_SECONDS
 
 Raw = Mapping[str, Any]
@@ -100,9 +100,13 @@ def task_call(raw: Raw, *, wait_seconds: float, place: Place = "hosted", listing
     if len(ids) > MAX_TASK_IDS:
         raise InvalidArguments(f"`task_ids` takes at most {MAX_TASK_IDS} ids in one call; this one has {len(ids)}.")
     for one in ids:
-        if len(one) > 200 or not one.isprintable():
-            raise InvalidArguments(f"{one[:60]!r} can't be a task's id.")
+        _check_id("task_id" if one == texts[0].strip() else "task_ids", one)
     return TaskCall(ids, _wait(given, wait_seconds), _save_to(given))
+
+
+def _check_id(name: str, text: str) -> None:
+    if not 0 < len(text) <= 200 or not text.isprintable():
+        raise InvalidArguments(f"`{name}`: {shortened(text)} can't be a task's id.")
 
 
 def _ours(place: Place) -> list[str]:
@@ -110,10 +114,7 @@ def _ours(place: Place) -> list[str]:
 
 
 def _save_to(given: Raw) -> str | None:
-    text = _text("save_to", given.get("save_to", "")).strip()
-    if "\0" in text:
-        raise InvalidArguments("`save_to` is not a path.")
-    return text or None
+    return _text("save_to", given.get("save_to", "")).strip() or None
 
 
 def _refuse_unknown(raw: Raw, known: list[str], elsewhere: Collection[str]) -> None:
@@ -174,6 +175,8 @@ def _image(table: ModelTable, text: str, position: int, place: Place) -> str:
             f"`image` number {position}, {text[:60]!r}, is neither a link nor a picture as data. A hosted server reads "
             "no files: give an http(s) URL, a data URI, base64, or task:ID for a picture made here."
         )
+    if kind == "task":
+        _check_id("image", text.removeprefix("task:").partition("/")[0])
     return text
 
 
@@ -206,7 +209,8 @@ def _bare(name: str, parameter: Parameter, value: Any) -> Any:
     if not isinstance(value, dict):
         return None if value == "" else value
     if unknown := set(value) - {parameter.inside}:
-        raise InvalidArguments(f"`{name}` takes only `{parameter.inside}`, not {either(sorted(map(repr, unknown)))}.")
+        some = sorted(map(shortened, unknown))[:3]
+        raise InvalidArguments(f"`{name}` takes only `{parameter.inside}`, not {either(some)}.")
     return value.get(parameter.inside)
 
 
@@ -249,7 +253,8 @@ def _url(name: str, value: Any) -> str:
     host = text.split("://", 1)[-1].split("/", 1)[0]
     if not text.lower().startswith(("http://", "https://")) or not host[:1].isalnum() or not _visible(text):
         raise InvalidArguments(f"`{name}` must be an http(s) URL.")
-    return text
+    scheme, _, rest = text.partition("://")
+    return f"{scheme.lower()}://{rest}"  # the upstream may know the scheme in small letters only
 
 
 def _visible(text: str) -> bool:
@@ -267,6 +272,8 @@ def _kind(value: Any) -> str:
     """A value as an error shows it: what it is, and itself where it is short."""
     if value != value:  # noqa: PLR0124  (NaN is the value that is not itself)
         return "NaN"
+    if isinstance(value, int) and value.bit_length() > 256:
+        return "a number of so many digits"  # Python itself refuses to write out thousands of them
     names = {bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
     name = names.get(type(value), "null")
     return f"{name} ({value!r:.40})" if isinstance(value, str | int | float) else name

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from mcp_seedream.capabilities import ANY, Combination, Model, ModelTable, Operation, Value, either, number
 from mcp_seedream.errors import InvalidArguments
-from mcp_seedream.files import kind_of
+from mcp_seedream.files import kind_of, shortened
 
 _DIMENSIONS = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
 
@@ -69,7 +69,7 @@ def _named(table: ModelTable, model_id: str) -> Model:
     for model in table.models:
         if wanted in (model.id.casefold(), model.name.casefold(), model.label.casefold()):
             return model
-    raise InvalidArguments(f"{model_id!r} is not a model of Seedream. Use {either(table.by_id)}.")
+    raise InvalidArguments(f"`model` {shortened(model_id)} is not a model of Seedream. Use {either(table.by_id)}.")
 
 
 def _check_combinations(table: ModelTable, wish: Wish) -> None:
@@ -135,7 +135,7 @@ def _objections(table: ModelTable, model: Model, wish: Wish) -> Iterator[_Object
     if wish.size is not None and wish.size not in sizes:
         dimensions = sizes is model.sizes and (model.pixels or model.sides)
         if complaint := _size_complaint(table, model, wish.size) if dimensions else f"must be {either(sizes)}":
-            yield _Objection("size", f"`size` {wish.size!r} {complaint}{because}")
+            yield _Objection("size", f"`size` {shortened(wish.size)} {complaint}{because}")
 
 
 def _size_complaint(table: ModelTable, model: Model, size: str) -> str | None:

@@ -69,7 +69,7 @@ def checked_reference(text: str, *, position: int, max_bytes: int) -> str:
     where = f"`image` number {position}"
     if _WEB.match(text):
         if not _has_host(text):
-            raise InvalidArguments(f"{where} is not a complete URL: {_shortened(text)}.")
+            raise InvalidArguments(f"{where} is not a complete URL: {shortened(text)}.")
         return text
     prefix = match[0] if (match := _DATA_URI.match(text)) else ""
     payload = "".join(text[len(prefix) :].split())
@@ -77,7 +77,7 @@ def checked_reference(text: str, *, position: int, max_bytes: int) -> str:
     data = _decoded(payload)
     if data is None or kind(data) is None:
         raise InvalidArguments(
-            f"{where} is not a picture the upstream can read: {_shortened(text)}. Give an http(s) URL, "
+            f"{where} is not a picture the upstream can read: {shortened(text)}. Give an http(s) URL, "
             "a data URI (data:image/png;base64,...) or base64 of a jpeg, png, webp, bmp, tiff or gif."
         )
     if len(data) > max_bytes:
@@ -99,7 +99,8 @@ def _has_host(url: str) -> bool:
         return False
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """A caller's text as an error quotes it: whole where it is short."""
     return repr(text if len(text) <= 60 else f"{text[:40]}... ({len(text):,} characters)")
 
 
@@ -137,11 +138,11 @@ def local_path(text: str, local: LocalFiles) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
         looked = "" if path.is_absolute() else f" (looked in {Path.cwd()}; give an absolute path, a link or base64)"
-        raise InvalidArguments(f"The file {_shortened(text)} can't be read: {reason}{looked}.") from error
+        raise InvalidArguments(f"The file {shortened(text)} can't be read: {reason}{looked}.") from error
     folders = [folder.expanduser().resolve() for folder in local.allowed]
     if folders and not any(real.is_relative_to(folder) for folder in folders):
         named = ", ".join(map(str, folders))
-        raise InvalidArguments(f"The file {_shortened(text)} lies outside SEEDREAM_ALLOWED_DIRS ({named}).")
+        raise InvalidArguments(f"The file {shortened(text)} lies outside SEEDREAM_ALLOWED_DIRS ({named}).")
     return real
 
 
@@ -151,22 +152,35 @@ def save_target(text: str, local: LocalFiles) -> Path:
     Raises:
         InvalidArguments: It can't be a path on this machine.
     """
-    return (local.output or Path()) / _path(text)
+    try:
+        path = _path(text)
+    except InvalidArguments as error:
+        raise InvalidArguments(f"`save_to`: {error.message}") from error
+    if "\0" in str(path):  # a file: URI can spell it %00
+        raise InvalidArguments(f"`save_to`: {shortened(text)} is not a path.")
+    return (local.output or Path()) / path
 
 
 def _path(text: str) -> Path:
     path = Path(_from_uri(text) if text.lower().startswith("file:") else text)
-    if text.startswith("sandbox:") or (str(path).startswith(_CHAT_FOLDERS) and not path.parent.is_dir()):
+    if text.startswith("sandbox:") or (str(path).startswith(_CHAT_FOLDERS) and not _is_folder(path.parent)):
         raise InvalidArguments(
-            f"{_shortened(text)} exists only in the chat's own sandbox, which this server does not share. Use a path "
+            f"{shortened(text)} exists only in the chat's own sandbox, which this server does not share. Use a path "
             "on this machine; a picture can also be given as a link or as base64."
         )
     if os.name != "nt" and re.match(r"/?[A-Za-z]:[\\/]|\\\\\\\\", str(path)):
-        raise InvalidArguments(f"{_shortened(text)} is a Windows path, and this server does not run on Windows.")
+        raise InvalidArguments(f"{shortened(text)} is a Windows path, and this server does not run on Windows.")
     try:
         return path.expanduser()
     except RuntimeError as error:
-        raise InvalidArguments(f"{_shortened(text)}: there is no such home folder.") from error
+        raise InvalidArguments(f"{shortened(text)}: there is no such home folder.") from error
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name longer than the file system takes
+        return False
 
 
 def _from_uri(text: str) -> str:
@@ -175,7 +189,7 @@ def _from_uri(text: str) -> str:
     if rest.startswith("//"):
         host, slash, rest = rest[2:].partition("/")
         if host not in ("", "localhost"):
-            raise InvalidArguments(f"{_shortened(text)} names another machine.")
+            raise InvalidArguments(f"{shortened(text)} names another machine.")
         rest = slash + rest
     return url2pathname(rest)
 

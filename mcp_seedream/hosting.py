@@ -6,43 +6,32 @@ nothing else. Without one the answer is 401: the operator's token is never used 
 
 from __future__ import annotations
 
-import asyncio
 import re
 import signal
-from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_seedream import __version__
-from mcp_seedream.errors import TOKEN_PAGE
+from mcp_seedream.middleware import ENDPOINT, DropUnfinished, EnterInTurn, RequireToken, StopInOrder, bearer
 from mcp_seedream.settings import Settings
 from mcp_seedream.stopping import Handler, Stopping, stopped_by_signals
-from mcp_seedream.turns import Turns
 
-ENDPOINT = "/mcp"
 _LAST_QUESTIONS = 0.5  # seconds in which a client may ask what it needs to understand its last answer
-_TOOL_CALL = b'"tools/call"'
-_ENTERING = 1  # second at most, whatever holds a call up
-_SMALL = 64 * 1024  # bytes of a request that is all there before its turn
-_STOPPING = {"error": "stopping", "error_description": "The server is being stopped. Try again in a moment."}
-_BEARER = re.compile(r"Bearer +([\x21-\x7e]{1,4096})", re.IGNORECASE)
 
 
 def bearer_token(call: Context[Any, Any]) -> str | None:
     """The token that came with this HTTP request."""
-    return _bearer((call.headers or {}).get("authorization"))
+    return bearer((call.headers or {}).get("authorization"))
 
 
 def wants_preview(default: bool) -> Callable[[Context[Any, Any]], bool]:
@@ -75,8 +64,12 @@ def build_app(server: MCPServer[Any], settings: Settings, stopping: Stopping | N
             allowed_origins=_with_ports(settings.allowed_origins),
         ),
     )
-    ours = [Middleware(StopInOrder, stopping=stopping), Middleware(RequireToken), Middleware(EnterInTurn)]
-    app.user_middleware[:0] = ours
+    app.user_middleware[:0] = [
+        Middleware(DropUnfinished),
+        Middleware(StopInOrder, stopping=stopping),
+        Middleware(RequireToken),
+        Middleware(EnterInTurn),
+    ]
     app.routes.append(Route("/health", _health))
     serve = app.router.lifespan_context
 
@@ -102,100 +95,11 @@ async def _health(_: Request) -> JSONResponse:
     return JSONResponse({"status": "ok", "version": __version__})
 
 
-class StopInOrder:
-    """Counts what is being answered; when the process is about to end, new tool calls are answered with 503.
-
-    Whatever else a client asks is answered to the last: some look at the tools' schemas before they take a result.
-    """
-
-    def __init__(self, app: ASGIApp, stopping: Stopping) -> None:
-        self._app = app
-        self._stopping = stopping
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != ENDPOINT:
-            await self._app(scope, receive, send)
-            return
-        with self._stopping.answering():
-            if self._stopping.begun.is_set():
-                receive, start = await _peek(receive)
-                if _TOOL_CALL in start:
-                    await JSONResponse(_STOPPING, 503, {"Retry-After": "2"})(scope, receive, send)
-                    return
-            await self._app(scope, receive, send)
-
-
-class EnterInTurn:
-    """Lets tool calls in one after the other, callers in turn: a thousand at once keep no other caller waiting.
-
-    Up to where its tool begins, a call is work for the one processor; afterwards it waits, and the next may come in.
-    A large request goes past: it is busy being received, for longer than anybody should wait for.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self._turns = Turns(1)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != ENDPOINT or scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
-        receive, start = await _peek(receive)
-        with ExitStack() as stack:
-            if _TOOL_CALL in start and len(start) <= _SMALL:
-                await self._turns.take(Headers(scope=scope).get("authorization", ""))
-                stack.callback(self._turns.give)
-                scope["state"] = {**scope.get("state", {}), "entered": stack.close}
-                asyncio.get_running_loop().call_later(_ENTERING, stack.close)
-            await self._app(scope, receive, send)
-
-
 def entered(call: Context[Any, Any]) -> None:
     """The tool begins: the next one may come in."""
     request = call.request_context.request
     if isinstance(request, Request) and (done := getattr(request.state, "entered", None)):
         done()
-
-
-async def _peek(receive: Receive) -> tuple[Receive, bytes]:
-    """The start of a request's body, all of it where it is small, and a way to receive it all the same."""
-    unread: deque[Message] = deque()
-    start = b""
-    while True:
-        message = await receive()
-        unread.append(message)
-        start += message.get("body", b"")
-        if not message.get("more_body") or len(start) > _SMALL:
-            break
-
-    async def again() -> Message:
-        return unread.popleft() if unread else await receive()
-
-    return again, start
-
-
-class RequireToken:
-    """Answers 401 to a request of the endpoint that brings no token, before its body is read."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (
-            scope["type"] == "http"
-            and scope["path"] == ENDPOINT
-            and not _bearer(Headers(scope=scope).get("authorization"))
-        ):
-            message = f"Send your AceDataCloud API token as Authorization: Bearer. Get one at {TOKEN_PAGE}."
-            body = {"error": "unauthorized", "error_description": message}
-            await JSONResponse(body, 401, {"WWW-Authenticate": 'Bearer realm="mcp-seedream"'})(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-
-def _bearer(header: str | None) -> str | None:
-    match = _BEARER.fullmatch(header.strip()) if header else None
-    return match[1] if match else None
 
 
 def _with_ports(names: list[str]) -> list[str]:

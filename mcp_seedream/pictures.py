@@ -179,6 +179,8 @@ def _header(source: Source, formats: tuple[str, ...] | None = None) -> Image.Ima
             return Image.open(source, formats=formats)
     except Image.DecompressionBombError as error:
         raise InvalidArguments("has more pixels than can be handled: give a smaller one.") from error
+    except UnidentifiedImageError as error:  # its own words name an object in memory
+        raise InvalidArguments("can't be decoded.") from error
     except _UNREADABLE as error:
         raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
 

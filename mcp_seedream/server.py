@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import MCPServer
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS
 
 from mcp_seedream import __version__
 from mcp_seedream.capabilities import ModelTable
@@ -24,6 +28,13 @@ INSTRUCTIONS = (
     "has not failed: get_task with its task_id waits for it, at no cost. The resource seedream://models lists "
     "every model with its sizes and parameters."
 )
+
+
+async def _refuse_prompts(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """There are none: the SDK answers whoever asks for one all the same with code 0, and logs a traceback."""
+    if ctx.method == "prompts/get" and ctx.request_id is not None:
+        raise MCPError(INVALID_PARAMS, "This server has no prompts.")
+    return await call_next(ctx)
 
 
 def build_server(
@@ -72,6 +83,7 @@ def build_server(
         tools=make_tools(table, token_of, habits, listing=journal is not None),
         lifespan=lifespan,
     )
+    server.middleware.append(_refuse_prompts)
     add_guide(server, table)
     if journal:
         add_tasks(server, journal)

@@ -88,8 +88,7 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
         # In a thread: megabytes of base64 are decoded, while other callers wait for their answers.
         check = partial(arguments.image_call, table, operation, raw, wait_seconds=seconds, place=place)
         call = await anyio.to_thread.run_sync(check) if operation == "edit" else check()
-        if call.save_to and habits.local:
-            save_target(call.save_to, habits.local)  # what can't be a path is refused before anything is paid
+        _check_save_to(habits, call.save_to)  # before anything is paid
         services = ctx.request_context.lifespan_context
         async with services.orphans.watching() as watch:
             task = await make_images(services, call, _token(token_of, ctx), ctx.report_progress, watch)
@@ -108,6 +107,7 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
     async def tasks(raw: dict[str, Any], ctx: Call) -> CallToolResult:
         services = ctx.request_context.lifespan_context
         call = arguments.task_call(raw, wait_seconds=seconds, place=place, listing=services.lists)
+        _check_save_to(habits, call.save_to)
         if not call.task_ids:
             return results.listing(await newest_tasks(services, token_of(ctx)))
         found = await get_tasks(services, call, _token(token_of, ctx), ctx.report_progress)
@@ -209,6 +209,11 @@ async def _delivered(habits: Habits, task: Task, save_to: str | None, ctx: Call,
     if services.journal:
         await services.journal.ended(done.task)
     return done
+
+
+def _check_save_to(habits: Habits, save_to: str | None) -> None:
+    if save_to and habits.local:
+        save_target(save_to, habits.local)
 
 
 def _token(token_of: TokenOf, ctx: Call) -> str:

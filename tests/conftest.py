@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from hypothesis import settings
 from mcp import Client
 from mcp_types import CallToolResult, TextContent
 from starlette.responses import JSONResponse
@@ -31,6 +32,9 @@ QUICK = Retries(first=0.01, seconds=0.3)
 """Retries of tests that need not wait for real ones."""
 INTERVAL = 0.05
 """Seconds between rounds of look-ups in tests that need not wait for real ones."""
+LONG = "long"
+# `.venv/bin/pytest tests/test_fuzz_tools.py tests/test_fuzz_http.py --hypothesis-profile=long` looks for minutes.
+settings.register_profile(LONG, max_examples=5000, deadline=None)
 
 
 @pytest.fixture

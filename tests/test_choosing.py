@@ -106,7 +106,7 @@ def test_what_the_vendors_page_offers_is_never_refused(table: ModelTable, model:
         (generate(size="002048x02048"), V4, "adaptive or WIDTHxHEIGHT"),
         (generate(size="\N{FULLWIDTH DIGIT NINE}999x2048"), V4, "adaptive or WIDTHxHEIGHT"),
         (generate(size="auto"), PRO, "`size` 'auto' must be 1K, 1.5K, 2K, adaptive or WIDTHxHEIGHT"),
-        (generate(), "dall-e-3", "'dall-e-3' is not a model of Seedream. Use"),
+        (generate(), "dall-e-3", "`model` 'dall-e-3' is not a model of Seedream. Use"),
     ],
 )
 def test_a_named_model_that_can_not_serve_says_why_and_what_would(

@@ -1,0 +1,142 @@
+"""What stands between an HTTP request of the endpoint and the SDK: who is calling, turns, orderly ends."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from contextlib import ExitStack
+
+import anyio
+import anyio.lowlevel
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mcp_seedream.errors import TOKEN_PAGE
+from mcp_seedream.stopping import Stopping
+from mcp_seedream.turns import Turns
+
+ENDPOINT = "/mcp"
+_BEARER = re.compile(r"Bearer +([\x21-\x7e]{1,4096})", re.IGNORECASE)
+_TOOL_CALL = b'"tools/call"'
+_ENTERING = 1  # second at most, whatever holds a call up
+_SMALL = 64 * 1024  # bytes of a request that is all there before its turn
+_STOPPING = {"error": "stopping", "error_description": "The server is being stopped. Try again in a moment."}
+
+
+class DropUnfinished:
+    """Ends the work on a request whose client left before all of it had come: nobody waits for an answer.
+
+    The SDK would take it for a failure of its own, and write a traceback into the log for every one.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        whole = False
+
+        async def watched() -> Message:
+            nonlocal whole
+            message = await receive()
+            if message["type"] == "http.disconnect" and not whole:
+                left.cancel()
+                await anyio.lowlevel.checkpoint()
+            whole = whole or not message.get("more_body", False)
+            return message
+
+        with anyio.CancelScope() as left:
+            await self._app(scope, watched, send)
+
+
+class StopInOrder:
+    """Counts what is being answered; when the process is about to end, new tool calls are answered with 503.
+
+    Whatever else a client asks is answered to the last: some look at the tools' schemas before they take a result.
+    """
+
+    def __init__(self, app: ASGIApp, stopping: Stopping) -> None:
+        self._app = app
+        self._stopping = stopping
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != ENDPOINT:
+            await self._app(scope, receive, send)
+            return
+        with self._stopping.answering():
+            if self._stopping.begun.is_set():
+                receive, start = await _peek(receive)
+                if _TOOL_CALL in start:
+                    await JSONResponse(_STOPPING, 503, {"Retry-After": "2"})(scope, receive, send)
+                    return
+            await self._app(scope, receive, send)
+
+
+class EnterInTurn:
+    """Lets tool calls in one after the other, callers in turn: a thousand at once keep no other caller waiting.
+
+    Up to where its tool begins, a call is work for the one processor; afterwards it waits, and the next may come in.
+    A large request goes past: it is busy being received, for longer than anybody should wait for.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._turns = Turns(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != ENDPOINT or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        receive, start = await _peek(receive)
+        with ExitStack() as stack:
+            if _TOOL_CALL in start and len(start) <= _SMALL:
+                await self._turns.take(Headers(scope=scope).get("authorization", ""))
+                stack.callback(self._turns.give)
+                scope["state"] = {**scope.get("state", {}), "entered": stack.close}
+                asyncio.get_running_loop().call_later(_ENTERING, stack.close)
+            await self._app(scope, receive, send)
+
+
+class RequireToken:
+    """Answers 401 to a request of the endpoint that brings no token, before its body is read."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (
+            scope["type"] == "http"
+            and scope["path"] == ENDPOINT
+            and not bearer(Headers(scope=scope).get("authorization"))
+        ):
+            message = f"Send your AceDataCloud API token as Authorization: Bearer. Get one at {TOKEN_PAGE}."
+            body = {"error": "unauthorized", "error_description": message}
+            await JSONResponse(body, 401, {"WWW-Authenticate": 'Bearer realm="mcp-seedream"'})(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+async def _peek(receive: Receive) -> tuple[Receive, bytes]:
+    """The start of a request's body, all of it where it is small, and a way to receive it all the same."""
+    unread: deque[Message] = deque()
+    start = b""
+    while True:
+        message = await receive()
+        unread.append(message)
+        start += message.get("body", b"")
+        if not message.get("more_body") or len(start) > _SMALL:
+            break
+
+    async def again() -> Message:
+        return unread.popleft() if unread else await receive()
+
+    return again, start
+
+
+def bearer(header: str | None) -> str | None:
+    match = _BEARER.fullmatch(header.strip()) if header else None
+    return match[1] if match else None
