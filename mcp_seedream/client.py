@@ -39,7 +39,7 @@ import anyio
 import httpx
 
 from mcp_seedream import __version__
-from mcp_seedream.answers import Reply, at_most, decoded, raise_known, read_lines, read_whole
+from mcp_seedream.answers import ENCODING, Reply, at_most, decoded, raise_known, read_lines, read_whole
 from mcp_seedream.errors import (
     ConfigurationError,
     SubmissionUncertain,
@@ -62,8 +62,6 @@ BATCH = 50
 _LOOPBACK = ("all://127.0.0.1", "all://localhost", "all://[::1]")
 
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
-
-
 _SLOWEST = 50_000  # bytes a second of a line that a request is still sent on
 _MOST_EVENTS = 100  # of a stream: a set has 15 pictures
 
@@ -125,7 +123,11 @@ class SeedreamClient:
                 base_url=self.base_url,
                 timeout=httpx.Timeout(seconds, connect=self._timeouts.connect),
                 limits=httpx.Limits(max_connections=self._connections, max_keepalive_connections=self._connections),
-                headers={"User-Agent": f"mcp-seedream/{__version__}", "Accept": "application/json"},
+                headers={
+                    "User-Agent": f"mcp-seedream/{__version__}",
+                    "Accept": "application/json",
+                    "Accept-Encoding": ENCODING,
+                },
                 # One caller's cookies must not reach the upstream with another's call.
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
                 mounts=dict.fromkeys(_LOOPBACK),
