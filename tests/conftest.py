@@ -25,7 +25,7 @@ from mcp_seedream.stopping import Stopping
 from mcp_seedream.tools import Habits
 
 TOKEN = "a-token"
-QUICK = Retries(first=0.01, seconds=0.3)
+QUICK = Retries(first=0.01, seconds=1.5)
 """Retries of tests that need not wait for real ones."""
 INTERVAL = 0.05
 """Seconds between rounds of look-ups in tests that need not wait for real ones."""
