@@ -19,7 +19,8 @@ from mcp_seedream.wire import Failure, Task
 
 _MOST_BYTES = 128 * 2**20  # of an answer, decoded: as image data, a set takes tens of them
 _PIECE = 2**16  # bytes that are decompressed at a time
-_MOST_FOLD = 100  # a MiB and more is never so much smaller, compressed, unless it is made to be
+_MOST_FOLD = 100  # more than `_ANY_FOLD` bytes are never so much smaller, compressed, unless they are made to be
+_ANY_FOLD = 2**18
 
 
 ENCODING = "gzip"
@@ -62,7 +63,7 @@ async def read_whole(response: httpx.Response) -> Reply:
 async def read_lines(response: httpx.Response) -> AsyncIterator[str]:
     """The lines of an answer as JSON has them: ended by a line feed alone, unlike those of text.
 
-    Yields an empty one for a piece that ends none, so that whoever reads can tell how long it has been.
+    Blank ones are left out, but for one before each piece: whoever reads can tell how long it has been.
 
     Raises:
         httpx.HTTPError: It broke off, or a line has no end.
@@ -72,10 +73,10 @@ async def read_lines(response: httpx.Response) -> AsyncIterator[str]:
         first, *others = piece.split(b"\n")
         rest += first
         _check_size(len(rest))
-        if not others:
-            yield ""
+        yield ""
         for other in others:
-            yield rest.decode("utf-8", "replace")
+            if rest:
+                yield rest.decode("utf-8", "replace")
             rest = bytearray(other)
     if rest:
         yield rest.decode("utf-8", "replace")
@@ -102,7 +103,7 @@ async def _decompressed(response: httpx.Response) -> AsyncIterator[bytes]:
             except zlib.error as error:
                 raise httpx.DecodingError(str(error)) from error
             rest, size = inflate.unconsumed_tail, size + len(piece)
-            if size > max(2**20, received * _MOST_FOLD):
+            if size > max(_ANY_FOLD, received * _MOST_FOLD):
                 raise httpx.DecodingError(f"it expands more than {_MOST_FOLD} times")
             yield piece
             await anyio.lowlevel.checkpoint()  # much can come of one piece: others have their turn
