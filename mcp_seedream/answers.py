@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx
 
 from mcp_seedream.errors import UnreadableReply, UpstreamError
@@ -16,6 +18,13 @@ from mcp_seedream.refusals import refusal
 from mcp_seedream.wire import Failure, Task
 
 _MOST_BYTES = 128 * 2**20  # of an answer, decoded: as image data, a set takes tens of them
+_PIECE = 2**16  # bytes that are decompressed at a time
+_MOST_FOLD = 100  # more than `_ANY_FOLD` bytes are never so much smaller, compressed, unless they are made to be
+_ANY_FOLD = 2**18
+
+
+ENCODING = "gzip"
+"""The one compression that is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +50,10 @@ async def read_whole(response: httpx.Response) -> Reply:
     """Read an answer to its end.
 
     Raises:
-        httpx.HTTPError: It broke off, or is larger than any reply: a little that is compressed can become a lot.
+        httpx.HTTPError: It broke off, or is larger than any reply.
     """
     parts, size = [], 0
-    async for part in response.aiter_bytes():
+    async for part in _decompressed(response):
         size += len(part)
         _check_size(size)
         parts.append(part)
@@ -54,23 +63,52 @@ async def read_whole(response: httpx.Response) -> Reply:
 async def read_lines(response: httpx.Response) -> AsyncIterator[str]:
     """The lines of an answer as JSON has them: ended by a line feed alone, unlike those of text.
 
-    Yields an empty one for a piece that ends none, so that whoever reads can tell how long it has been.
+    Blank ones are left out, but for one before each piece: whoever reads can tell how long it has been.
 
     Raises:
         httpx.HTTPError: It broke off, or a line has no end.
     """
     rest = bytearray()
-    async for piece in response.aiter_bytes():
+    async for piece in _decompressed(response):
         first, *others = piece.split(b"\n")
         rest += first
         _check_size(len(rest))
-        if not others:
-            yield ""
+        yield ""
         for other in others:
-            yield rest.decode("utf-8", "replace")
+            if rest:
+                yield rest.decode("utf-8", "replace")
             rest = bytearray(other)
     if rest:
         yield rest.decode("utf-8", "replace")
+
+
+async def _decompressed(response: httpx.Response) -> AsyncIterator[bytes]:
+    """The body, decompressed piece by piece: httpx would make gigabytes of a few bytes before anybody can count them.
+
+    Raises:
+        httpx.HTTPError: It broke off, is compressed in a way nobody asked for, or expands as no reply does.
+    """
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", ENCODING):
+        raise httpx.DecodingError(f"compressed as {encoding[:100]}, which was not asked for")
+    inflate, received, size = zlib.decompressobj(zlib.MAX_WBITS | 16), 0, 0
+    async for raw in response.aiter_raw():
+        if encoding == "identity":
+            yield raw
+            continue
+        received, rest = received + len(raw), raw
+        while rest and not inflate.eof:
+            try:
+                piece = inflate.decompress(rest, _PIECE)
+            except zlib.error as error:
+                raise httpx.DecodingError(str(error)) from error
+            rest, size = inflate.unconsumed_tail, size + len(piece)
+            if size > max(_ANY_FOLD, received * _MOST_FOLD):
+                raise httpx.DecodingError(f"it expands more than {_MOST_FOLD} times")
+            yield piece
+            await anyio.lowlevel.checkpoint()  # much can come of one piece: others have their turn
+    if encoding == ENCODING:
+        yield inflate.flush()
 
 
 def decoded(reply: Reply, *, submitting: bool) -> Any:

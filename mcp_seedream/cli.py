@@ -126,11 +126,11 @@ def _journal(settings: Settings, *, sandbox: bool) -> Journal | None:
 def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTable) -> None:
     import uvicorn  # noqa: PLC0415  (stdio starts faster without)
 
-    from mcp_seedream.hosting import bearer_token, build_app, entered, wants_preview  # noqa: PLC0415
+    from mcp_seedream.hosting import bearer_token, build_app, wants_preview  # noqa: PLC0415
     from mcp_seedream.stopping import Stopping  # noqa: PLC0415
     from mcp_seedream.tools import Habits  # noqa: PLC0415
 
-    habits = Habits(settings.wait_seconds, wants_preview(settings.preview == "on"), entered=entered)
+    habits = Habits(settings.wait_seconds, wants_preview(settings.preview == "on"))
     stopping = Stopping(settings.shutdown_seconds)
     server = _build(options, table, settings, token_of=bearer_token, habits=habits, stopping=stopping)
     app = build_app(server, settings, stopping)

@@ -57,8 +57,6 @@ BATCH = 50
 """Ids in one look-up request."""
 
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
-
-
 _SLOWEST = 50_000  # bytes a second of a line that a request is still sent on
 _MOST_EVENTS = 100  # of a stream: a set has 15 pictures
 

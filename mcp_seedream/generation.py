@@ -153,7 +153,8 @@ def _remarked(services: Services, task: Task) -> Task:
     links = [image.url for image in task.images if image.url]
     if not task.images:
         return task
-    usual = (task.finished_at or time()) + services.table.limits.link_hours * 3600
+    now = time()  # a clock that is ahead of ours promises nothing
+    usual = min(task.finished_at or now, now) + services.table.limits.link_hours * 3600
     until = min((link_expiry(link) or usual for link in links), default=None)
     remarks = (services.remark,) if services.remark else ()
     return replace(task, links_until=until, notes=(*task.notes, *remarks))

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
@@ -70,6 +71,7 @@ def build_app(server: MCPServer[Any], settings: Settings, stopping: Stopping | N
         Middleware(RequireToken),
         Middleware(EnterInTurn),
     ]
+    server.middleware.append(_entered)
     app.routes.append(Route("/health", _health))
     serve = app.router.lifespan_context
 
@@ -95,11 +97,11 @@ async def _health(_: Request) -> JSONResponse:
     return JSONResponse({"status": "ok", "version": __version__})
 
 
-def entered(call: Context[Any, Any]) -> None:
-    """The tool begins: the next one may come in."""
-    request = call.request_context.request
-    if isinstance(request, Request) and (done := getattr(request.state, "entered", None)):
+async def _entered(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """What was asked begins: the next one may come in."""
+    if isinstance(ctx.request, Request) and (done := getattr(ctx.request.state, "entered", None)):
         done()
+    return await call_next(ctx)
 
 
 def _with_ports(names: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ import anyio
 import httpx
 
 from mcp_seedream import __version__
+from mcp_seedream.answers import ENCODING
 from mcp_seedream.errors import ConfigurationError, UpstreamUnavailable
 from mcp_seedream.turns import Turns
 
@@ -69,7 +70,11 @@ class Pools:
                 base_url=self._base_url,
                 verify=self._tls,
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=self._connections),
-                headers={"User-Agent": f"mcp-seedream/{__version__}", "Content-Type": "application/json"},
+                headers={
+                    "User-Agent": f"mcp-seedream/{__version__}",
+                    "Content-Type": "application/json",
+                    "Accept-Encoding": ENCODING,
+                },
                 # One caller's cookies must not reach the upstream with another's call.
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
                 mounts=dict.fromkeys(_LOOPBACK),

@@ -62,14 +62,12 @@ class Habits:
     """How a server's tools behave where a call says nothing.
 
     `wait_seconds` is how long they wait; `preview` decides whether a call's result shows its pictures; `local`
-    is what they may do with this machine's disk, None where it is not the caller's; `entered` is told of each call
-    that begins.
+    is what they may do with this machine's disk, None where it is not the caller's.
     """
 
     wait_seconds: float = 45
     preview: Callable[[Call], bool] = lambda _: False
     local: LocalFiles | None = None
-    entered: Callable[[Call], None] = lambda _: None
 
 
 def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing: bool = False) -> list[Tool]:
@@ -97,11 +95,9 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
         return results.one(done.task, done.shown, done.caption)
 
     async def generate_image(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
-        habits.entered(ctx)
         return await _answered("generate_image", images("generate", arguments, ctx))
 
     async def edit_image(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
-        habits.entered(ctx)
         return await _answered("edit_image", images("edit", arguments, ctx))
 
     async def tasks(raw: dict[str, Any], ctx: Call) -> CallToolResult:
@@ -120,7 +116,6 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
         return results.several(_told(there, len(shown)), missing, shown)
 
     async def get_task(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
-        habits.entered(ctx)
         return await _answered("get_task", tasks(arguments, ctx))
 
     return [

@@ -31,6 +31,7 @@ class Report(Protocol):
 
 
 _LONGEST_PAUSE = 10.0
+_LONGEST_ASKED = 60.0  # a Retry-After by a clock that is years off would end a caller's look-ups for good
 
 
 class TaskWaiter:
@@ -120,7 +121,7 @@ class TaskWaiter:
             # A look-up costs nothing and the task goes on: the wait's own deadline decides, not this.
             logger.warning("look-up of %d tasks failed: %s", len(wanted), error.code)
             if error.retry_after is not None:
-                return max(error.retry_after, self._interval)
+                return min(max(error.retry_after, self._interval), _LONGEST_ASKED)
             return min(pause * 2, _LONGEST_PAUSE)
         else:
             ended = {id_: task for id_, task in found.items() if task.ended}

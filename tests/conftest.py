@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import threading
 import time
@@ -28,7 +29,7 @@ from mcp_seedream.stopping import Stopping
 from mcp_seedream.tools import Habits, TokenOf
 
 TOKEN = "a-token"
-QUICK = Retries(first=0.01, seconds=0.3)
+QUICK = Retries(first=0.01, seconds=1.5)
 """Retries of tests that need not wait for real ones."""
 INTERVAL = 0.05
 """Seconds between rounds of look-ups in tests that need not wait for real ones."""
@@ -164,3 +165,8 @@ def serving(app: ASGIApp, *, lifespan: str = "on") -> Iterator[str]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--snapshots", action="store_true", help="write the tools' snapshots anew")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each processor: most of the time, half of the tests wait for something."""
+    return 2 * (os.cpu_count() or 1)

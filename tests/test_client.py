@@ -250,7 +250,7 @@ def closed_port() -> Iterator[str]:
 async def test_nobody_there() -> None:
     """Never sent: it can be repeated."""
     with closed_port() as address:
-        async with SeedreamClient(address) as client:
+        async with SeedreamClient(address, retries=QUICK) as client:
             with pytest.raises(errors.UpstreamUnavailable, match="Nothing was sent"):
                 await client.submit(REQUEST, "k")
             with pytest.raises(errors.UpstreamUnavailable, match="could not be reached"):

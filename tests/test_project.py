@@ -21,7 +21,7 @@ PACKAGE = ROOT / "mcp_seedream"
 # Each module may import those that stand above it, and nothing below: the line runs one way.
 ORDER = [
     "__init__", "errors", "settings", "stopping", "files", "capabilities", "choosing", "schemas", "arguments", "wire",
-    "replies", "refusals", "retries", "turns", "pools", "answers", "client", "waiting", "streaming", "pictures",
+    "replies", "refusals", "retries", "answers", "turns", "pools", "client", "waiting", "streaming", "pictures",
     "downloads", "inputs",
     "journal", "orphans", "generation", "delivery", "results", "guide", "tools", "server", "stdio", "middleware",
     "hosting", "drawing", "studio", "mishaps", "sandbox", "trial", "cli", "__main__",

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 import anyio
 import pytest
 
+from mcp_seedream import waiting
 from mcp_seedream.client import SeedreamClient
 from mcp_seedream.errors import RateLimited, TokenRefused, UnreadableReply, UpstreamError, UpstreamUnavailable
 from mcp_seedream.waiting import TaskWaiter, open_waiter
@@ -153,13 +154,24 @@ async def test_each_wait_gets_an_error_of_its_own(waiter: TaskWaiter, upstream: 
 
 
 async def test_retry_after_is_kept_in_full(upstream: Upstream) -> None:
-    """However long the upstream asks to be left alone."""
+    """Where the upstream asks to be left alone for up to a minute."""
     upstream.errors = [RateLimited("slow", retry_after=0.5)]
     upstream.ended = {"a"}
     async with open_waiter(upstream, interval=0.02) as waiter:
         started = anyio.current_time()
         await waiter.wait(["a"], "k", 5)
     assert anyio.current_time() - started >= 0.5
+
+
+async def test_a_retry_after_of_years_does_not_end_the_look_ups(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither those of this wait nor those of the caller's next ones, which join them."""
+    monkeypatch.setattr(waiting, "_LONGEST_ASKED", 0.1)
+    upstream.errors = [RateLimited("slow", retry_after=1e9)]
+    upstream.ended = {"a"}
+    async with open_waiter(upstream, interval=0.02) as waiter:
+        assert set(await waiter.wait(["a"], "k", 5)) == {"a"}
 
 
 async def test_a_wait_with_no_time_returns_at_once(waiter: TaskWaiter, upstream: Upstream) -> None:
