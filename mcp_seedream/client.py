@@ -195,8 +195,13 @@ class SeedreamClient:
                 with anyio.CancelScope(shield=True):
                     await response.aclose()
 
-    async def look_up(self, task_ids: Iterable[str], token: str) -> dict[str, Task]:
+    async def look_up(self, task_ids: Iterable[str], token: str, *, rounds: bool = False) -> dict[str, Task]:
         """Look up tasks; one the upstream does not know for this token is not in the answer.
+
+        Args:
+            task_ids: Any number.
+            token: The caller's.
+            rounds: It is one of many rounds, and nobody waits for this one.
 
         Raises:
             UpstreamError: A request was refused, failed or could not be made.
@@ -205,7 +210,7 @@ class SeedreamClient:
         found: dict[str, Task] = {}
 
         async def look(chunk: list[str]) -> None:
-            found.update(await self._retrieve(chunk, token))
+            found.update(await self._retrieve(chunk, token, "round" if rounds else "look up"))
 
         try:
             async with anyio.create_task_group() as group:
@@ -215,7 +220,7 @@ class SeedreamClient:
             raise _leaf(errors) from None
         return found
 
-    async def _retrieve(self, ids: list[str], token: str) -> dict[str, Task]:
+    async def _retrieve(self, ids: list[str], token: str, kind: str) -> dict[str, Task]:
         single = len(ids) == 1
         body = {"action": "retrieve", "id": ids[0]} if single else {"action": "retrieve_batch", "ids": ids}
         content = json.dumps(body).encode()
@@ -223,7 +228,7 @@ class SeedreamClient:
         timeout = self._timeout(self._timeouts.look_up)
 
         async def attempt() -> Any:
-            async with self._pools.turn("look up", token) as http:
+            async with self._pools.turn(kind, token) as http:
                 call = http.build_request(
                     "POST", "/seedream/tasks", content=content, headers=_bearer(token), timeout=timeout
                 )

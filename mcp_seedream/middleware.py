@@ -19,7 +19,7 @@ from mcp_seedream.turns import Turns
 
 ENDPOINT = "/mcp"
 _BEARER = re.compile(r"Bearer +([\x21-\x7e]{1,4096})", re.IGNORECASE)
-_TOOL_CALL = b'"tools/call"'
+_TOOL_CALL, _LOOK = b'"tools/call"', b'"get_task"'
 _ENTERING = 1  # second at most, whatever holds a call up
 _SMALL = 64 * 1024  # bytes of a request that is all there before its turn
 _STOPPING = {"error": "stopping", "error_description": "The server is being stopped. Try again in a moment."}
@@ -80,12 +80,13 @@ class EnterInTurn:
     """Lets tool calls in one after the other, callers in turn: a thousand at once keep no other caller waiting.
 
     Up to where its tool begins, a call is work for the one processor; afterwards it waits, and the next may come in.
-    A large request goes past: it is busy being received, for longer than anybody should wait for.
+    Who only looks does not wait for those who generate. A large request goes past: it is busy being received, for
+    longer than anybody should wait for.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._turns = Turns(1)
+        self._looking, self._making = Turns(1), Turns(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != ENDPOINT or scope["method"] != "POST":
@@ -94,8 +95,9 @@ class EnterInTurn:
         receive, start = await _peek(receive)
         with ExitStack() as stack:
             if _TOOL_CALL in start and len(start) <= _SMALL:
-                await self._turns.take(Headers(scope=scope).get("authorization", ""))
-                stack.callback(self._turns.give)
+                turns = self._looking if _LOOK in start else self._making
+                await turns.take(Headers(scope=scope).get("authorization", ""))
+                stack.callback(turns.give)
                 scope["state"] = {**scope.get("state", {}), "entered": stack.close}
                 asyncio.get_running_loop().call_later(_ENTERING, stack.close)
             await self._app(scope, receive, send)

@@ -25,7 +25,7 @@ class Upstream(SeedreamClient):
         self.asked: list[tuple[str, list[str]]] = []
         self.errors: list[Exception] = []
 
-    async def look_up(self, task_ids: Iterable[str], token: str) -> dict[str, Task]:
+    async def look_up(self, task_ids: Iterable[str], token: str, *, rounds: bool = False) -> dict[str, Task]:  # noqa: ARG002
         ids = list(task_ids)
         self.asked.append((token, ids))
         if self.errors:
