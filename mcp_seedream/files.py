@@ -94,7 +94,7 @@ def _decoded(payload: str) -> bytes | None:
 
 def _has_host(url: str) -> bool:
     try:
-        return bool(urlsplit(url).hostname)
+        return bool(urlsplit(url).hostname) and url.isprintable() and " " not in url
     except ValueError:
         return False
 

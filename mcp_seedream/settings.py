@@ -68,7 +68,10 @@ class Settings(BaseSettings):
         description="For calls to be answered in, once the server is told to stop",
     )
     connections: int = _env(
-        "SEEDREAM_CONNECTIONS", default=100, ge=1, description="Connections to the upstream at once, at most"
+        "SEEDREAM_CONNECTIONS",
+        default=100,
+        ge=1,
+        description="Connections to the upstream at once, at most, for each kind of request",
     )
     allowed_hosts: Annotated[list[str], NoDecode] = _env(
         "SEEDREAM_ALLOWED_HOSTS",
