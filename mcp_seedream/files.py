@@ -69,7 +69,7 @@ def checked_reference(text: str, *, position: int, max_bytes: int) -> str:
     where = f"`image` number {position}"
     if _WEB.match(text):
         if not _has_host(text):
-            raise InvalidArguments(f"{where} is not a complete URL: {shortened(text)}.")
+            raise InvalidArguments(f"{where} is not a complete URL: {shortened(text)}. A blank in it is written %20.")
         return text
     prefix = match[0] if (match := _DATA_URI.match(text)) else ""
     payload = "".join(text[len(prefix) :].split())
