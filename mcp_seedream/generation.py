@@ -77,15 +77,14 @@ async def make_images(services: Services, call: ImageCall, token: str, report: R
     started = anyio.current_time()
     choose(services.table, call.wish, call.model)  # before megabytes are read for a call that nobody serves
     call, notes = await _with_pictures(services, call, token)
-    watch.key = await anyio.to_thread.run_sync(identity, call, token) if call.wish.images else identity(call, token)
-    task = await _adopted(services, token, watch) or await _sent(services, call, token, report, watch)
+    key = await anyio.to_thread.run_sync(identity, call, token) if call.wish.images else identity(call, token)
+    task = await _adopted(services, key, token, watch) or await _sent(services, call, token, report, watch)
     left = call.wait_seconds - (anyio.current_time() - started)
     if not task.ended and left > 0:
         await report(0, message=f"Task {task.id} is accepted")
         task = await _finished(services, task, token, left, report)
-    if services.stopping.begun.is_set():
-        # Whoever asked may be gone, or ask the server that comes next.
-        watch.unanswered = True
+    if services.stopping.begun.is_set() and not task.ended:
+        watch.unanswered = True  # whoever asked may be gone, or ask the server that comes next
     elapsed = anyio.current_time() - started if task.elapsed is None else task.elapsed
     return _remarked(services, replace(task, elapsed=elapsed, notes=(*notes, *task.notes)))
 
@@ -166,9 +165,9 @@ def _age(task: Task) -> float | None:
     return age if 0 <= age < 24 * 3600 else None
 
 
-async def _adopted(services: Services, token: str, watch: Watch) -> Task | None:
+async def _adopted(services: Services, key: str, token: str, watch: Watch) -> Task | None:
     """The task that the same call had before its caller went away, as it stands now."""
-    if not (orphan := await services.orphans.adopt(watch.key)):
+    if not (orphan := await services.orphans.adopt(key, watch)):
         return None
     watch.task = Task(orphan.id, model=orphan.model or None)
     found = (await services.client.look_up([orphan.id], token)).get(orphan.id)

@@ -19,7 +19,7 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from mcp_seedream.arguments import ImageCall
-from mcp_seedream.errors import SubmissionUncertain
+from mcp_seedream.errors import SubmissionUncertain, UpstreamError
 from mcp_seedream.journal import Journal, Orphan
 from mcp_seedream.refusals import UNCERTAIN
 from mcp_seedream.wire import Task
@@ -120,23 +120,28 @@ class Orphans:
             await checkpoint_if_cancelled()
         except SubmissionUncertain:
             raise  # the caller hears it, and decides
-        except BaseException:
+        except BaseException as error:
             watch.unanswered = True
+            watch.uncertain &= not isinstance(error, UpstreamError)  # a refusal leaves no doubt
             raise
         finally:
             with anyio.CancelScope(shield=True):
                 if orphan := watch.orphan:
                     await self._leave(watch.key, orphan)
             self._no_longer_expected(watch)
-            self._alive -= Counter([watch.key])
+            self._alive -= Counter([watch.key])  # keeps what is above zero
             watch.settled.set()
 
     def expect(self, watch: Watch) -> None:
         """A caller left while its request is under way: there will be an orphan."""
         self._expected.setdefault(watch.key, []).append(watch)
 
-    async def adopt(self, key: str) -> Orphan | None:
+    async def adopt(self, key: str, watch: Watch) -> Orphan | None:
         """The first orphan left under a key in time, or the one that will be; nobody else gets it.
+
+        Args:
+            key: The call's identity.
+            watch: Of the call that would adopt; it is alive under this key from now on.
 
         Raises:
             SubmissionUncertain: What was left is a call that may have been accepted; it is told once.
@@ -146,14 +151,15 @@ class Orphans:
             # It may be over for its caller, whose new call can be here sooner than the news that the old one is gone.
             await anyio.sleep(_NEWS)
             orphan = await self._left_under(key)
+        watch.key = key
         self._alive[key] += 1
-        if orphan is None and (watch := next(iter(self._expected.get(key, [])), None)):
-            self._no_longer_expected(watch)
+        if orphan is None and (before := next(iter(self._expected.get(key, [])), None)):
+            self._no_longer_expected(before)
             try:
-                await watch.settled.wait()
+                await before.settled.wait()
             except BaseException:
-                if not watch.settled.is_set():
-                    self.expect(watch)
+                if not before.settled.is_set():
+                    self.expect(before)
                 raise
             orphan = await self._left_under(key)
         if orphan and not orphan.id:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from mcp import MCPError
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.files import LocalFiles
 from mcp_seedream.journal import Journal
-from mcp_seedream.orphans import Orphans
+from mcp_seedream.orphans import Orphans, Watch
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.tools import Habits
 from mcp_seedream.wire import Task
@@ -182,6 +182,51 @@ async def test_a_task_that_the_upstream_forgot_is_made_anew(session: Session, sa
     assert len(submits(sandbox)) == 2
 
 
+async def test_a_doubt_is_told_once_to_who_repeats(session: Session, sandbox: Sandbox) -> None:
+    """The first caller left before it could hear that the answer was lost; after that it is the agent's decision."""
+    call = {"prompt": "a fox [sandbox:hang=0.6] [sandbox:html]"}
+    async with session.open() as client:
+        await given_up(client, "generate_image", call)
+        result = await client.call_tool("generate_image", call)
+        assert answer(result)["error"]["code"] == "submission_uncertain"
+        assert "The same call was broken off" in text(result)
+        assert len(submits(sandbox)) == 1
+        await client.call_tool("generate_image", call)
+    assert len(submits(sandbox)) == 2
+
+
+async def test_a_doubt_that_was_heard_is_not_told_again(session: Session, sandbox: Sandbox) -> None:
+    """Who repeats after that means it."""
+    call = {"prompt": "a fox [sandbox:html]"}
+    async with session.open() as client:
+        for _ in range(2):
+            result = await client.call_tool("generate_image", call)
+            assert "The same call" not in text(result)
+    assert len(submits(sandbox)) == 2
+
+
+async def test_nothing_is_kept_of_calls_that_are_over(session: Session, table: ModelTable) -> None:
+    """Neither of those that ended, nor of those that were broken off and adopted."""
+    kept: list[Orphans] = []
+
+    @asynccontextmanager
+    async def watched(server: Any) -> Any:
+        async with lifespan(server) as services:
+            kept.append(services.orphans)
+            yield services
+
+    lowlevel = session.server._lowlevel_server
+    lifespan, lowlevel.lifespan = lowlevel.lifespan, watched
+    async with session.open() as client:
+        await given_up(client, "generate_image", {"prompt": SLOW})
+        await client.call_tool("generate_image", {"prompt": SLOW})
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(client.call_tool, "generate_image", {"prompt": "a"})
+    [orphans] = kept
+    assert (orphans._left, orphans._expected, dict(orphans._alive)) == ({}, {}, {})
+
+
 async def leave(orphans: Orphans, key: str, id_: str) -> None:
     with suppress(RuntimeError):
         async with orphans.watching() as watch:
@@ -194,7 +239,7 @@ async def test_orphans_do_not_wait_for_ever() -> None:
     orphans = Orphans(seconds=0.05)
     await leave(orphans, "key", "t1")
     await anyio.sleep(0.1)
-    assert await orphans.adopt("key") is None
+    assert await orphans.adopt("key", Watch(orphans)) is None
 
 
 async def test_a_call_that_came_to_its_end_leaves_nothing() -> None:
@@ -202,7 +247,7 @@ async def test_a_call_that_came_to_its_end_leaves_nothing() -> None:
     orphans = Orphans()
     async with orphans.watching() as watch:
         watch.key, watch.task = "key", Task("t1")
-    assert await orphans.adopt("key") is None
+    assert await orphans.adopt("key", Watch(orphans)) is None
 
 
 async def test_orphans_are_bounded() -> None:
@@ -211,5 +256,5 @@ async def test_orphans_are_bounded() -> None:
     for n in range(10_050):
         await leave(orphans, f"key{n}", f"t{n}")
     assert len(orphans._left) == 10_000
-    assert await orphans.adopt("key0") is None
-    assert await orphans.adopt("key10049") is not None
+    assert await orphans.adopt("key0", Watch(orphans)) is None
+    assert await orphans.adopt("key10049", Watch(orphans)) is not None

@@ -125,17 +125,19 @@ def test_a_killed_server_loses_no_task(upstream: str, sandbox: Sandbox, tmp_path
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("word", ["slow=1.5", "hang=1.5"])
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 async def test_a_client_that_gives_up_and_repeats_pays_once(
-    upstream: str, sandbox: Sandbox, tmp_path: Path, mode: str
+    upstream: str, sandbox: Sandbox, tmp_path: Path, mode: str, word: str
 ) -> None:
-    """Over stdio, with the official client."""
+    """Over stdio, with the official client; whether the task is accepted by then, or still being sent."""
     command, *arguments = COMMAND
     parameters = StdioServerParameters(command=command, args=arguments, env=environment(upstream, tmp_path))
-    call = {"prompt": "a fox [sandbox:slow=1]"}
+    call = {"prompt": f"a fox [sandbox:{word}]"}
     async with Client(parameters, mode=mode) as client:
-        with pytest.raises(MCPError):
-            await client.call_tool("generate_image", call, read_timeout_seconds=0.5)
+        for _ in range(2):
+            with pytest.raises(MCPError):
+                await client.call_tool("generate_image", call, read_timeout_seconds=0.5)
         result = await client.call_tool("generate_image", call)
     assert answer(result)["status"] == "succeeded"
     assert len(submits(sandbox)) == 1
