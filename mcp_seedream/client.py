@@ -27,8 +27,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -97,6 +97,7 @@ class SeedreamClient:
         self._timeouts = timeouts or Timeouts()
         self._retries = retries or Retries()
         self._pools = Pools(self.base_url, connections=connections, patience=self._timeouts.read)
+        self._submits: set[anyio.CancelScope] = set()
 
     @property
     def is_local(self) -> bool:
@@ -125,7 +126,7 @@ class SeedreamClient:
         within = self._timeouts.connect + self._timeouts.read + len(content) / _SLOWEST
         async with self._pools.turn("submit", token) as http:
             # A caller that leaves while the request is under way must not turn a paid task into a lost one.
-            with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True) as scope, self._under_way(scope):
                 async with _submitting():
                     call = http.build_request(
                         "POST", "/seedream/images", content=content, headers=_bearer(token), timeout=self._timeout()
@@ -135,7 +136,21 @@ class SeedreamClient:
                 if task.state == "failed" and task.error:
                     raise_known(reply, task)
                 _accepted(task.id, task.trace_id)
-        return task
+                return task
+        raise SubmissionUncertain(f"The server was stopped before the upstream answered. {UNCERTAIN}")
+
+    def give_up(self) -> None:
+        """Wait no longer for the answers to submits: the process is about to end."""
+        for scope in self._submits:
+            scope.cancel()
+
+    @contextmanager
+    def _under_way(self, scope: anyio.CancelScope) -> Iterator[None]:
+        self._submits.add(scope)
+        try:
+            yield
+        finally:
+            self._submits.discard(scope)
 
     async def stream(self, request: ImageRequest, token: str) -> AsyncGenerator[StreamEvent]:
         """Send one generation and yield what its streamed answer tells, as it comes.

@@ -30,7 +30,7 @@ class Stopping:
 
     def __init__(self, grace: float = 8) -> None:
         self.begun = anyio.Event()
-        self._grace = grace
+        self.grace = grace
         self._answering = 0
         self._idle = anyio.Event()
 
@@ -53,7 +53,7 @@ class Stopping:
 
     async def answered(self) -> None:
         """Wait until no call is being answered any more, for as long as the grace lasts."""
-        with anyio.move_on_after(self._grace) as scope:
+        with anyio.move_on_after(self.grace) as scope:
             await self._idle.wait()
         if scope.cancelled_caught:
             logger.warning("%d calls could not be answered in time", self._answering)

@@ -30,6 +30,7 @@ class Report(Protocol):
     def __call__(self, progress: float, /, *, message: str) -> Awaitable[None]: ...
 
 
+_HANGING = 0.75  # of the grace, after which nobody hopes for an answer any more
 _LONGEST_PAUSE = 10.0
 _LONGEST_ASKED = 60.0  # a Retry-After by a clock that is years off would end a caller's look-ups for good
 
@@ -89,11 +90,13 @@ class TaskWaiter:
         return self._waits[token]
 
     async def end_with(self, stopping: Stopping) -> None:
-        """End all waits once the process is about to end."""
+        """End all waits once the process is about to end; a little before it does, requests that hang."""
         await stopping.begun.wait()
         for waits in self._waits.values():
             for wait in waits:
                 wait.done.set()
+        await anyio.sleep(stopping.grace * _HANGING)
+        self._client.give_up()
 
     async def _look(self, token: str, waits: set[_Wait]) -> None:
         """One caller's rounds, for as long as somebody waits."""

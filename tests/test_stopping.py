@@ -104,6 +104,38 @@ def test_a_second_signal_ends_at_once(upstream: str, sandbox: Sandbox, tmp_path:
     assert time.monotonic() - started < 6  # the grace is longer
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+def test_a_request_that_hangs_is_given_up_in_time(upstream: str, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Before the grace ends, its caller is told that nobody knows what became of it."""
+    server = Process(cwd=tmp_path, env={**environment(upstream, tmp_path), "SEEDREAM_SHUTDOWN_SECONDS": "1"})
+    hello(server, OLD)
+    arguments = {"prompt": "a fox [sandbox:hang=30]"}
+    server.tell({"id": 2, "method": "tools/call", "params": {"name": "generate_image", "arguments": arguments}})
+    while not submits(sandbox):
+        time.sleep(0.01)
+    server.process.send_signal(signal.SIGTERM)
+    said, errors = server.process.communicate(timeout=20)
+    assert "submission_uncertain: The server was stopped before the upstream answered." in said
+    assert "Traceback" not in errors
+    assert server.process.returncode == -signal.SIGTERM
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+def test_a_stream_is_broken_off_with_what_came(upstream: str, tmp_path: Path) -> None:
+    """The pictures so far, and the task's id for the others."""
+    server = Process(cwd=tmp_path, env=environment(upstream, tmp_path))
+    hello(server, OLD)
+    arguments = {"prompt": "foxes", "stream": True, "sequential_image_generation": "auto"}
+    params = {"name": "generate_image", "arguments": arguments, "_meta": {"progressToken": 1}}
+    server.tell({"id": 2, "method": "tools/call", "params": params})
+    assert server.process.stdout is not None
+    assert "Image 1" in server.process.stdout.readline()
+    server.process.send_signal(signal.SIGTERM)
+    said, errors = server.process.communicate(timeout=20)
+    assert "The stream broke off after 1 of the images: get_task with task_id" in said
+    assert "Traceback" not in errors
+
+
 def test_a_killed_server_loses_no_task(upstream: str, sandbox: Sandbox, tmp_path: Path) -> None:
     """`kill -9` during a wait; the next server's get_task, without an id, has the picture."""
     server = Process(cwd=tmp_path, env=environment(upstream, tmp_path))
