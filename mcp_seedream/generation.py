@@ -17,7 +17,16 @@ from mcp_seedream.capabilities import Model, ModelTable
 from mcp_seedream.choosing import choose, keeps_kinds, needs_alpha
 from mcp_seedream.client import SeedreamClient
 from mcp_seedream.downloads import Downloads
-from mcp_seedream.errors import InvalidArguments, ModelRefused, ServerStopping, TaskNotFound, UpstreamError
+from mcp_seedream.errors import (
+    InvalidArguments,
+    ModelRefused,
+    RateLimited,
+    ServerStopping,
+    TaskNotFound,
+    UnreadableReply,
+    UpstreamError,
+    UpstreamUnavailable,
+)
 from mcp_seedream.files import LocalFiles
 from mcp_seedream.inputs import take_pictures
 from mcp_seedream.journal import Entry, Journal
@@ -170,7 +179,10 @@ async def _adopted(services: Services, key: str, token: str, watch: Watch) -> Ta
     if not (orphan := await services.orphans.adopt(key, watch)):
         return None
     watch.task = Task(orphan.id, model=orphan.model or None)
-    found = (await services.client.look_up([orphan.id], token)).get(orphan.id)
+    try:
+        found = (await services.client.look_up([orphan.id], token)).get(orphan.id)
+    except (UpstreamUnavailable, RateLimited, UnreadableReply):
+        found = watch.task  # as far as anybody can tell, it runs: the wait goes on asking
     if found is None:
         watch.task = None
         return None
