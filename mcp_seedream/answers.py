@@ -46,6 +46,20 @@ def at_most(seconds: float) -> Iterator[None]:
         raise httpx.ReadTimeout(f"no complete answer in {seconds:.0f} s") from error
 
 
+async def exchange(http: httpx.AsyncClient, call: httpx.Request, within: float) -> Reply:
+    """Send a request and read its answer, all of it within so many seconds.
+
+    Raises:
+        httpx.HTTPError: There is no answer, or no end to it.
+    """
+    with at_most(within):
+        response = await http.send(call, stream=True)
+        try:
+            return await read_whole(response)
+        finally:
+            await response.aclose()
+
+
 async def read_whole(response: httpx.Response) -> Reply:
     """Read an answer to its end.
 

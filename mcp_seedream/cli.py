@@ -116,10 +116,10 @@ def _journal(settings: Settings, *, sandbox: bool) -> Journal | None:
     """Where tasks are written down; those of a sandbox end with it, so they stay in memory unless a file is named."""
     from mcp_seedream.journal import IN_MEMORY, Journal, usual_path  # noqa: PLC0415
 
-    if settings.journal and settings.journal.strip().lower() == "off":
+    if settings.journal == "off":
         return None
     if settings.journal:
-        return Journal(Path(settings.journal).expanduser())
+        return Journal(Path(settings.journal))
     return Journal(IN_MEMORY if sandbox else usual_path())
 
 

@@ -16,7 +16,7 @@ What is repeated, and what is not (`retries.Retries`: back-off with jitter, `Ret
     | any other refusal (400, 401, 403, 404, 413)  | no                | no       | no       |
 
 "Uncertain" is `SubmissionUncertain`: the generation may have been accepted and billed, so that only a person
-can decide to pay for another. A caller that leaves cancels the pauses between attempts, never an attempt.
+can decide to pay for another. A caller that leaves cancels pauses, look-ups and streams, never a submit under way.
 
 A caller's token is an argument of every call and is kept nowhere. Every failure leaves as one of
 `errors.UpstreamError`'s kinds, with the upstream's code, message and trace_id and what to do about it.
@@ -37,8 +37,9 @@ from typing import Any, Self
 import anyio
 import httpx
 
-from mcp_seedream.answers import Reply, at_most, decoded, raise_known, read_lines, read_whole
+from mcp_seedream.answers import at_most, decoded, exchange, raise_known, read_lines, read_whole
 from mcp_seedream.errors import (
+    ServerStopping,
     SubmissionUncertain,
     TaskNotFound,
     UnreadableReply,
@@ -81,8 +82,8 @@ class SeedreamClient:
         base_url: Where the upstream is, without a trailing slash.
         timeouts: See `Timeouts`.
         retries: For requests that surely were not accepted, and for look-ups.
-        connections: Connections open at once, at most, for each of the three verbs: neither submits nor streamed
-            answers can keep a look-up waiting. Callers who want more than that take turns.
+        connections: Open at once, at most, for each kind of request: neither submits nor streamed answers can
+            keep a look-up waiting. Callers who want more than that take turns.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class SeedreamClient:
         self._retries = retries or Retries()
         self._pools = Pools(self.base_url, connections=connections, patience=self._timeouts.read)
         self._submits: set[anyio.CancelScope] = set()
+        self._ending = False
 
     @property
     def is_local(self) -> bool:
@@ -125,13 +127,14 @@ class SeedreamClient:
         content = json.dumps(request.body).encode()
         within = self._timeouts.connect + self._timeouts.read + len(content) / _SLOWEST
         async with self._pools.turn("submit", token) as http:
+            self._check_ending()
             # A caller that leaves while the request is under way must not turn a paid task into a lost one.
             with anyio.CancelScope(shield=True) as scope, self._under_way(scope):
                 async with _submitting():
                     call = http.build_request(
                         "POST", "/seedream/images", content=content, headers=_bearer(token), timeout=self._timeout()
                     )
-                    reply = await _exchanged(http, call, within)
+                    reply = await exchange(http, call, within)
                     task = read_task(decoded(reply, submitting=True))
                 if task.state == "failed" and task.error:
                     raise_known(reply, task)
@@ -139,10 +142,18 @@ class SeedreamClient:
                 return task
         raise SubmissionUncertain(f"The server was stopped before the upstream answered. {UNCERTAIN}")
 
+    def end(self) -> None:
+        """Send no more submits, not even again: the process is about to end."""
+        self._ending = True
+
     def give_up(self) -> None:
-        """Wait no longer for the answers to submits: the process is about to end."""
+        """Wait no longer for the answers to submits."""
         for scope in self._submits:
             scope.cancel()
+
+    def _check_ending(self) -> None:
+        if self._ending:
+            raise ServerStopping
 
     @contextmanager
     def _under_way(self, scope: anyio.CancelScope) -> Iterator[None]:
@@ -186,6 +197,7 @@ class SeedreamClient:
         timeout = self._timeout(self._timeouts.stream)
 
         async def attempt(http: httpx.AsyncClient) -> httpx.Response:
+            self._check_ending()
             async with _submitting():
                 call = http.build_request(
                     "POST", "/seedream/images", json=request.body, headers=headers, timeout=timeout
@@ -248,7 +260,7 @@ class SeedreamClient:
                     "POST", "/seedream/tasks", content=content, headers=_bearer(token), timeout=timeout
                 )
                 try:
-                    reply = await _exchanged(http, call, self._timeouts.read)
+                    reply = await exchange(http, call, self._timeouts.read)
                 except httpx.HTTPError as error:
                     raise UpstreamUnavailable(f"{self.base_url} could not be reached ({_reason(error)}).") from error
             return decoded(reply, submitting=False)
@@ -262,20 +274,6 @@ class SeedreamClient:
     def _timeout(self, pause: float | None = None) -> httpx.Timeout:
         """Time-outs of one request, whose answer may pause so many seconds."""
         return httpx.Timeout(self._timeouts.read, connect=self._timeouts.connect, read=pause or self._timeouts.read)
-
-
-async def _exchanged(http: httpx.AsyncClient, call: httpx.Request, within: float) -> Reply:
-    """Send a request and read its answer, all of it within so many seconds.
-
-    Raises:
-        httpx.HTTPError: There is no answer, or no end to it.
-    """
-    with at_most(within):
-        response = await http.send(call, stream=True)
-        try:
-            return await read_whole(response)
-        finally:
-            await response.aclose()
 
 
 def _surely_not_accepted(error: UpstreamError) -> bool:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from functools import partial
+import ssl
+from functools import cached_property, partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from types import TracebackType
@@ -153,12 +154,17 @@ class Downloads:
         pinned = url.copy_with(host=address)
         return httpx.Request("GET", pinned, headers=headers, extensions={"sni_hostname": url.host})
 
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return httpx.create_ssl_context()  # with what SSL_CERT_FILE says, whether there is a proxy or not
+
     def _client(self, *, proxied: bool) -> httpx.AsyncClient:
         """One for requests to an address that was checked, which no proxy may resolve anew, and one for the proxy."""
         if proxied not in self._clients:
             self._clients[proxied] = httpx.AsyncClient(
                 timeout=self._seconds / 3,  # a silent host leaves time for another attempt
                 trust_env=proxied,
+                verify=self._tls,
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             )
         return self._clients[proxied]

@@ -38,6 +38,8 @@ from mcp_seedream.waiting import Report, TaskWaiter
 from mcp_seedream.wire import ImageRequest, Task
 
 _DECODING = 2  # each may take 300 MB
+_LAG = 60  # seconds in which an accepted task may be unknown to the upstream
+_FORGOTTEN = 24 * 3600  # seconds after which one that it does not know will not come back
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,9 @@ async def make_images(services: Services, call: ImageCall, token: str, report: R
     """
     started = anyio.current_time()
     choose(services.table, call.wish, call.model)  # before megabytes are read for a call that nobody serves
+    given = call.wish.images
     call, notes = await _with_pictures(services, call, token)
-    key = await anyio.to_thread.run_sync(identity, call, token) if call.wish.images else identity(call, token)
+    key = await anyio.to_thread.run_sync(identity, call, token, given) if given else identity(call, token, given)
     task = await _adopted(services, key, token, watch) or await _sent(services, call, token, report, watch)
     left = call.wait_seconds - (anyio.current_time() - started)
     if not task.ended and left > 0:
@@ -134,7 +137,8 @@ async def newest_tasks(services: Services, token: str | None) -> list[Entry]:
             found = await services.client.look_up(running, token)
         except UpstreamError:
             return entries  # what is written down is worth more than an error
-        await services.journal.ended(*found.values())
+        gone = [e.id for e in entries if e.state == "pending" and e.id not in found and time() - e.at > _FORGOTTEN]
+        await services.journal.ended(*found.values(), *(Task(id_, "failed") for id_ in gone))
         entries = await services.journal.newest()
     return entries
 
@@ -183,10 +187,12 @@ async def _adopted(services: Services, key: str, token: str, watch: Watch) -> Ta
         found = (await services.client.look_up([orphan.id], token)).get(orphan.id)
     except (UpstreamUnavailable, RateLimited, UnreadableReply):
         found = watch.task  # as far as anybody can tell, it runs: the wait goes on asking
+    ago = time() - orphan.left_at
+    if found is None and ago < _LAG:
+        found = watch.task  # it was accepted so shortly ago that not all of the upstream may know
     if found is None:
         watch.task = None
         return None
-    ago = time() - orphan.left_at
     note = f"The same call was broken off {ago:.0f} s ago: this is its task, and nothing was billed again."
     return replace(found, model=found.model or watch.task.model, notes=(note, *found.notes))
 

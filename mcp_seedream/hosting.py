@@ -7,7 +7,6 @@ nothing else. Without one the answer is 401: the operator's token is never used 
 from __future__ import annotations
 
 import re
-import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -25,7 +24,7 @@ from starlette.routing import Route
 from mcp_seedream import __version__
 from mcp_seedream.middleware import ENDPOINT, DropUnfinished, EnterInTurn, RequireToken, StopInOrder, bearer
 from mcp_seedream.settings import Settings
-from mcp_seedream.stopping import Handler, Stopping, stopped_by_signals
+from mcp_seedream.stopping import Handler, Stopping, die, stopped_by_signals
 
 _LAST_QUESTIONS = 0.5  # seconds in which a client may ask what it needs to understand its last answer
 
@@ -79,6 +78,7 @@ def build_app(server: MCPServer[Any], settings: Settings, stopping: Stopping | N
     async def lifespan(served: Starlette) -> AsyncIterator[Any]:
         async with stopped_by_signals(stopping, _hand_on), serve(served) as state:
             yield state
+            stopping.begin()  # whoever told the app to end, if no signal did
 
     app.router.lifespan_context = lifespan
     return app
@@ -90,7 +90,7 @@ async def _hand_on(number: int, handler: Handler | None) -> None:
     if handler:
         handler(number, None)
     else:
-        signal.raise_signal(number)
+        die(number)
 
 
 async def _health(_: Request) -> JSONResponse:

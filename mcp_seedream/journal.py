@@ -31,14 +31,15 @@ IN_MEMORY = ":memory:"
 NEWEST = 20
 """Tasks in a listing."""
 _KEPT = 30 * 24 * 3600  # seconds
-_BUSY = 5  # seconds to wait for another server's writing
-_VERSION = 1
+_BUSY, _PAUSE = 1, 60  # seconds to wait for another's writing, and to do without the journal after that
+_VERSION, _OURS = 1, 0x5EED
 _TABLE = """
 CREATE TABLE IF NOT EXISTS tasks (
     id TEXT PRIMARY KEY, at REAL NOT NULL, tool TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL,
     state TEXT NOT NULL DEFAULT 'pending', links TEXT NOT NULL DEFAULT '[]', files TEXT NOT NULL DEFAULT '[]',
     orphan TEXT, left_at REAL
 );
+CREATE TABLE IF NOT EXISTS doubts (orphan TEXT NOT NULL, left_at REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS tasks_at ON tasks (at);
 CREATE INDEX IF NOT EXISTS tasks_orphan ON tasks (orphan) WHERE orphan IS NOT NULL;
 """
@@ -60,7 +61,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """A task whose caller went away, and when (Unix seconds)."""
+    """A task whose caller went away, and when (Unix seconds); without an id, a call that may have become one."""
 
     id: str
     model: str
@@ -77,6 +78,7 @@ class Journal:
     def __init__(self, path: Path | str) -> None:
         self.path = path
         self.works = True
+        self._busy_until = 0.0
         self._connection: sqlite3.Connection | None = None
         self._one = anyio.CapacityLimiter(1)
 
@@ -85,6 +87,7 @@ class Journal:
 
         def write(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM tasks WHERE at < ?", (time() - _KEPT,))
+            db.execute("DELETE FROM doubts WHERE left_at < ?", (time() - _KEPT,))
             row = (entry.id, entry.at, entry.tool, entry.model, entry.prompt)
             db.execute("INSERT OR IGNORE INTO tasks (id, at, tool, model, prompt) VALUES (?, ?, ?, ?, ?)", row)
 
@@ -114,11 +117,23 @@ class Journal:
 
         return await self._do(read, [])
 
-    async def leave(self, key: str, orphan: Orphan) -> None:
-        """Remember that a task's caller went away; `key` says who, and what was asked for."""
+    async def leave(self, key: str, orphan: Orphan) -> bool:
+        """Remember that a task's caller went away; `key` says who, and what was asked for. Whether that worked."""
+
+        def write(db: sqlite3.Connection) -> bool:
+            if not orphan.id:
+                db.execute("INSERT INTO doubts (orphan, left_at) VALUES (?, ?)", (key, orphan.left_at))
+                return True
+            row = (key, orphan.left_at, orphan.id)
+            return db.execute("UPDATE tasks SET orphan = ?, left_at = ? WHERE id = ?", row).rowcount == 1
+
+        return await self._do(write, otherwise=False)
+
+    async def answered(self, id_: str) -> None:
+        """A task's caller was there after all."""
 
         def write(db: sqlite3.Connection) -> None:
-            db.execute("UPDATE tasks SET orphan = ?, left_at = ? WHERE id = ?", (key, orphan.left_at, orphan.id))
+            db.execute("UPDATE tasks SET orphan = NULL WHERE id = ?", (id_,))
 
         await self._do(write, None)
 
@@ -128,25 +143,36 @@ class Journal:
         def take(db: sqlite3.Connection) -> Orphan | None:
             found = "SELECT id FROM tasks WHERE orphan = ? AND left_at >= ? ORDER BY left_at LIMIT 1"
             query = f"UPDATE tasks SET orphan = NULL WHERE id = ({found}) RETURNING id, model, left_at"  # noqa: S608
+            if row := db.execute(query, (key, since)).fetchone():
+                return Orphan(*row)
+            found = "SELECT rowid FROM doubts WHERE orphan = ? AND left_at >= ? ORDER BY left_at LIMIT 1"
+            query = f"DELETE FROM doubts WHERE rowid = ({found}) RETURNING left_at"  # noqa: S608
             row = db.execute(query, (key, since)).fetchone()
-            return Orphan(*row) if row else None
+            return Orphan("", "", row[0]) if row else None
 
         return await self._do(take, None)
 
     async def _do(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         """Do it in a thread, even for a caller that leaves; `otherwise` where the journal can't be used."""
-        if not self.works:
+        if not self.works or time() < self._busy_until:
             return otherwise
         try:
             with anyio.CancelScope(shield=True):
                 return await anyio.to_thread.run_sync(self._locked, work, limiter=self._one)
         except (sqlite3.Error, OSError, ValueError) as error:
-            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-                logger.warning("the journal %s is busy; one entry is missing", self.path)
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+                self._busy_until = time() + _PAUSE
+                logger.warning("the journal %s is busy; nothing is written for %d s", self.path, _PAUSE)
                 return otherwise
             self.works = False
+            self._close()
             logger.warning("the journal %s is set aside, since it can't be used: %s", self.path, error)
         return otherwise
+
+    def _close(self) -> None:
+        if self._connection:
+            self._connection.close()
+            self._connection = None
 
     def _locked(self, work: Callable[[sqlite3.Connection], T]) -> T:
         self._connection = self._connection or _opened(self.path)
@@ -176,6 +202,7 @@ def _opened(path: Path | str) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous = NORMAL")
         db.executescript(_TABLE)
         db.execute(f"PRAGMA user_version = {_VERSION}")
+        db.execute(f"PRAGMA application_id = {_OURS}")
     except BaseException:
         db.close()
         raise
@@ -185,5 +212,8 @@ def _opened(path: Path | str) -> sqlite3.Connection:
 def _check(db: sqlite3.Connection) -> None:
     if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
         raise sqlite3.DatabaseError("it is damaged")
-    if db.execute("PRAGMA user_version").fetchone()[0] not in (0, _VERSION):
+    if db.execute("PRAGMA user_version").fetchone()[0] > _VERSION:
         raise sqlite3.DatabaseError("a newer version wrote it")
+    empty = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if not empty and db.execute("PRAGMA application_id").fetchone()[0] != _OURS:
+        raise sqlite3.DatabaseError("it is another program's")

@@ -64,7 +64,7 @@ class StopInOrder:
         self._stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != ENDPOINT:
+        if not _is_call(scope):
             await self._app(scope, receive, send)
             return
         with self._stopping.answering():
@@ -89,14 +89,14 @@ class EnterInTurn:
         self._looking, self._making = Turns(1), Turns(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != ENDPOINT or scope["method"] != "POST":
+        if not _is_call(scope):
             await self._app(scope, receive, send)
             return
         receive, start = await _peek(receive)
         with ExitStack() as stack:
             if _TOOL_CALL in start and len(start) <= _SMALL:
                 turns = self._looking if _LOOK in start else self._making
-                await turns.take(Headers(scope=scope).get("authorization", ""))
+                await turns.take(bearer(Headers(scope=scope).get("authorization")) or "")
                 stack.callback(turns.give)
                 scope["state"] = {**scope.get("state", {}), "entered": stack.close}
                 asyncio.get_running_loop().call_later(_ENTERING, stack.close)
@@ -120,6 +120,11 @@ class RequireToken:
             await JSONResponse(body, 401, {"WWW-Authenticate": 'Bearer realm="mcp-seedream"'})(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+
+def _is_call(scope: Scope) -> bool:
+    """Something is asked: a stream that a client opens to listen is none, and may last for ever."""
+    return scope["type"] == "http" and scope["path"] == ENDPOINT and bool(scope["method"] == "POST")
 
 
 async def _peek(receive: Receive) -> tuple[Receive, bytes]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import time
@@ -19,9 +19,11 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from mcp_seedream.arguments import ImageCall
-from mcp_seedream.errors import SubmissionUncertain, UpstreamError
+from mcp_seedream.errors import SeedreamError, SubmissionUncertain
+from mcp_seedream.files import reference_kind
 from mcp_seedream.journal import Journal, Orphan
 from mcp_seedream.refusals import UNCERTAIN
+from mcp_seedream.stopping import Stopping
 from mcp_seedream.wire import Task
 
 logger = logging.getLogger(__name__)
@@ -32,13 +34,20 @@ _MOST = 10_000
 _NEWS = 0.25  # seconds for a connection that is closed to be noticed
 
 
-def identity(call: ImageCall, token: str) -> str:
-    """Who asks, and for what, as one word: how long to wait and where to save make no difference."""
+def identity(call: ImageCall, token: str, given: Sequence[str]) -> str:
+    """Who asks, and for what, as one word: how long to wait and where to save make no difference.
+
+    Args:
+        call: With its pictures as they are sent.
+        token: The caller's.
+        given: The same pictures as they were given: links count as what they say, files as what they hold.
+    """
     wish = call.wish
     asked = [token, wish.operation, wish.prompt, wish.size, call.model, sorted(wish.options.items())]
     digest = hashlib.sha256(json.dumps(asked).encode())
-    for image in wish.images:
-        digest.update(hashlib.sha256(image.encode()).digest())
+    for reference, image in zip(given, wish.images, strict=True):
+        said = reference if reference_kind(reference) in ("url", "task") else image
+        digest.update(hashlib.sha256(said.encode()).digest())
     return digest.hexdigest()
 
 
@@ -47,7 +56,7 @@ class Watch:
     """One call, from before it is sent until its answer is on its way.
 
     `unanswered` is set where the caller may not have got its answer although the call came to an end, `uncertain`
-    where nobody knows whether a task was accepted.
+    where nobody knows whether a task was accepted, `left` where the task was left before its end.
     """
 
     orphans: Orphans
@@ -55,6 +64,7 @@ class Watch:
     task: Task | None = None
     unanswered: bool = False
     uncertain: bool = False
+    left: bool = False
     settled: anyio.Event = field(default_factory=anyio.Event)
 
     @property
@@ -85,6 +95,8 @@ class Watch:
                 yield
             except Exception as error:  # noqa: BLE001  (raised below: a group would wrap it)
                 failure = error
+                # Whatever else went wrong after it was sent, nobody knows whether there is a task.
+                self.uncertain = isinstance(error, SubmissionUncertain) or not isinstance(error, SeedreamError)
             done = True
             group.cancel_scope.cancel()
         if failure:
@@ -97,10 +109,15 @@ class Orphans:
     Args:
         journal: Where they are kept; None: in memory.
         seconds: For how long.
+        stopping: Once it has begun, nobody may be there to hear an answer.
     """
 
-    def __init__(self, journal: Journal | None = None, *, seconds: float = SECONDS) -> None:
+    def __init__(
+        self, journal: Journal | None = None, *, seconds: float = SECONDS, stopping: Stopping | None = None
+    ) -> None:
         self._journal = journal
+        self._stopping = stopping or Stopping()
+        self._watches: set[Watch] = set()
         self._seconds = seconds
         self._left: OrderedDict[str, list[Orphan]] = OrderedDict()
         self._expected: dict[str, list[Watch]] = {}
@@ -110,6 +127,7 @@ class Orphans:
     async def watching(self) -> AsyncIterator[Watch]:
         """Watch over a call: if it does not come to its end, or nobody is there to hear it, the task is an orphan."""
         watch = Watch(self)
+        self._watches.add(watch)
         try:
             try:
                 yield watch
@@ -119,18 +137,36 @@ class Orphans:
                 raise
             await checkpoint_if_cancelled()
         except SubmissionUncertain:
+            watch.unanswered = self._stopping.begun.is_set()
             raise  # the caller hears it, and decides
         except BaseException as error:
             watch.unanswered = True
-            watch.uncertain &= not isinstance(error, UpstreamError)  # a refusal leaves no doubt
+            watch.uncertain &= not isinstance(error, SeedreamError)  # a refusal leaves no doubt
             raise
         finally:
             with anyio.CancelScope(shield=True):
-                if orphan := watch.orphan:
-                    await self._leave(watch.key, orphan)
+                await self._settle(watch)
+            self._watches.discard(watch)
             self._no_longer_expected(watch)
-            self._alive -= Counter([watch.key])  # keeps what is above zero
+            if watch.key:
+                self._alive[watch.key] -= 1
+                if not self._alive[watch.key]:
+                    del self._alive[watch.key]
             watch.settled.set()
+
+    async def leave_all(self) -> None:
+        """Leave the tasks of all calls that are not over yet: the process may end before they are."""
+        for watch in list(self._watches):
+            if watch.key and watch.task and watch.task.id and not watch.left:
+                watch.left = True
+                await self._leave(watch.key, Orphan(watch.task.id, watch.task.model or "", time()))
+
+    async def _settle(self, watch: Watch) -> None:
+        """Leave what the call had, if nobody heard its answer, and nothing if somebody did."""
+        if orphan := watch.orphan:
+            await self._leave(watch.key, orphan)
+        elif watch.left and watch.task and self._journal:
+            await self._journal.answered(watch.task.id)
 
     def expect(self, watch: Watch) -> None:
         """A caller left while its request is under way: there will be an orphan."""
@@ -178,8 +214,7 @@ class Orphans:
 
     async def _leave(self, key: str, orphan: Orphan) -> None:
         logger.info("%s was left by its caller", f"task {orphan.id}" if orphan.id else "a call of uncertain fate")
-        if orphan.id and self._journal and self._journal.works:
-            await self._journal.leave(key, orphan)
+        if self._journal and await self._journal.leave(key, orphan):
             return
         self._left.setdefault(key, []).append(orphan)
         self._left.move_to_end(key)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import MCPServer
 from mcp.shared.exceptions import MCPError
@@ -21,8 +22,9 @@ from mcp_seedream.journal import Journal
 from mcp_seedream.orphans import Orphans
 from mcp_seedream.stopping import Stopping
 from mcp_seedream.tools import Habits, TokenOf, make_tools
-from mcp_seedream.waiting import open_waiter
+from mcp_seedream.waiting import TaskWaiter, open_waiter
 
+_HANGING = 0.75  # of the grace, after which nobody hopes for an answer any more
 INSTRUCTIONS = (
     "Seedream makes pictures (generate_image) and changes them (edit_image). A result whose status is pending "
     "has not failed: get_task with its task_id waits for it, at no cost. The resource seedream://models lists "
@@ -69,11 +71,14 @@ def build_server(
             connect() as client,
             open_waiter(client, interval=look_interval, stopping=stopping) as waiter,
             Downloads(sandbox=client.base_url if client.is_local else None) as downloads,
+            anyio.create_task_group() as group,
         ):
-            orphans = Orphans(journal)
+            orphans = Orphans(journal, stopping=stopping)
+            group.start_soon(_end_in_order, stopping, waiter, orphans, client)
             yield Services(
                 table, client, waiter, downloads, stopping, orphans, journal=journal, local=habits.local, remark=remark
             )
+            group.cancel_scope.cancel()
 
     server = MCPServer[Services](
         "seedream",
@@ -88,3 +93,13 @@ def build_server(
     if journal:
         add_tasks(server, journal)
     return server
+
+
+async def _end_in_order(stopping: Stopping, waiter: TaskWaiter, orphans: Orphans, client: SeedreamClient) -> None:
+    """Once the process is about to end: nothing new, no waits, and every task where the next process finds it."""
+    await stopping.begun.wait()
+    client.end()
+    waiter.end()
+    await orphans.leave_all()
+    await anyio.sleep(stopping.grace * _HANGING)
+    client.give_up()

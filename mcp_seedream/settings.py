@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     )
     shutdown_seconds: float = _env(
         "SEEDREAM_SHUTDOWN_SECONDS",
-        default=8,
+        default=6,
         ge=0,
         description="For calls to be answered in, once the server is told to stop",
     )
@@ -114,6 +114,17 @@ class Settings(BaseSettings):
     def _at_home(cls, value: Path | None) -> Path | None:
         try:
             return value.expanduser() if value else None
+        except RuntimeError as error:
+            raise ValueError("there is no such home folder") from error
+
+    @field_validator("journal")
+    @classmethod
+    def _off_or_path(cls, value: str | None) -> str | None:
+        text = (value or "").strip()
+        if text.lower() in ("", "off"):
+            return text.lower() or None
+        try:
+            return str(Path(text).expanduser())
         except RuntimeError as error:
             raise ValueError("there is no such home folder") from error
 

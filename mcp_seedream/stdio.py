@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,9 +12,9 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.stdio import stdio_server
 from mcp.shared.message import SessionMessage
 
-from mcp_seedream.stopping import Stopping, stopped_by_signals
+from mcp_seedream.stopping import Stopping, die, stopped_by_signals
 
-_LAST_WORDS = 0.1  # seconds for the last answer to leave through stdout
+_LAST_CALLS = 0.2  # seconds for calls that came just before the input's end to begin
 
 
 async def serve_stdio(server: MCPServer[Any], stopping: Stopping) -> None:
@@ -32,22 +32,31 @@ async def serve_stdio(server: MCPServer[Any], stopping: Stopping) -> None:
     server.middleware.append(counted)
     # `run_stdio_async`, but for the input's end: the SDK cancels every call there, and their answers with them.
     lowlevel = server._lowlevel_server  # noqa: SLF001
-    async with stdio_server() as (read, write), stopped_by_signals(stopping, _die):
-        await lowlevel.run(_UntilAnswered(read, stopping), write, lowlevel.create_initialization_options())
+    async with stdio_server() as (read, write):
 
+        async def written() -> None:
+            """Wait until the last answer has left; the client may be slow to read it."""
+            await anyio.sleep(0.02)
+            with anyio.move_on_after(stopping.grace):
+                while not write._inner.statistics().tasks_waiting_receive:  # noqa: ASYNC110, SLF001
+                    await anyio.sleep(0.02)
 
-async def _die(number: int, _: object) -> None:
-    """End by the signal itself: a thread that blocks on stdin outlives any orderly end that Python would begin."""
-    await anyio.sleep(_LAST_WORDS)
-    signal.raise_signal(number)
+        async def end(number: int, _: object) -> None:
+            await written()
+            die(number)
+
+        async with stopped_by_signals(stopping, end):
+            until_answered = _UntilAnswered(read, stopping, written)
+            await lowlevel.run(until_answered, write, lowlevel.create_initialization_options())
 
 
 class _UntilAnswered:
     """The stream of what the client sends, whose end waits for the calls that are being answered."""
 
-    def __init__(self, inner: Any, stopping: Stopping) -> None:
+    def __init__(self, inner: Any, stopping: Stopping, written: Callable[[], Awaitable[None]]) -> None:
         self._inner = inner
         self._stopping = stopping
+        self._written = written
 
     @property
     def last_context(self) -> Any:
@@ -57,9 +66,10 @@ class _UntilAnswered:
         try:
             message: SessionMessage | Exception = await self._inner.receive()
         except anyio.EndOfStream:
+            await anyio.sleep(_LAST_CALLS)
             self._stopping.begin()
             await self._stopping.answered()
-            await anyio.sleep(_LAST_WORDS)
+            await self._written()
             raise
         return message
 

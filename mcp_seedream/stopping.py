@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
+from typing import NoReturn
 
 import anyio
 
@@ -28,7 +30,7 @@ class Stopping:
         grace: Seconds that calls have to be answered in, once it has begun.
     """
 
-    def __init__(self, grace: float = 8) -> None:
+    def __init__(self, grace: float = 6) -> None:
         self.begun = anyio.Event()
         self.grace = grace
         self._answering = 0
@@ -63,6 +65,13 @@ class Stopping:
             self._idle.set()
 
 
+def die(number: int) -> NoReturn:
+    """End by a signal, there and then: a thread that blocks on stdin outlives any end that Python would begin."""
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+    os._exit(128 + number)  # the first process of a container does not die by a signal
+
+
 @asynccontextmanager
 async def stopped_by_signals(
     stopping: Stopping, then: Callable[[int, Handler | None], Awaitable[None]]
@@ -82,7 +91,7 @@ async def stopped_by_signals(
 
     def hear(number: int, _: FrameType | None) -> None:
         for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)  # the second one is not ours any more
+            signal.signal(each, lambda second, _: die(second))
         loop.call_soon_threadsafe(asked.put_nowait, number)
 
     async def obey() -> None:

@@ -36,8 +36,11 @@ async def read_stream(
         stopping: Breaks the stream off; what came before counts.
         tick: Seconds.
 
+    Returns:
+        The task with what came of it; pending, where the stream broke off after it told who it is.
+
     Raises:
-        SubmissionUncertain: It ended without a word about pictures; knows the task's id if the stream told it.
+        SubmissionUncertain: It ended without a word about pictures or a task.
         UpstreamError: The request was refused.
     """
     reading = _Reading(report, accepted)
@@ -105,13 +108,16 @@ class _Reading:
 
     def result(self) -> Task:
         images = tuple(self.images.values())
+        if self.task_id and not images and not self.failures and (self.error or not self.completed):
+            note = "The stream broke off before its first picture came."
+            return Task(self.task_id, trace_id=self.trace_id, notes=(note,))
         if self.error and not images:
             self.error.task_id = self.error.task_id or self.task_id
             self.error.trace_id = self.error.trace_id or self.trace_id
             raise self.error
         if not images and not self.failures and not self.completed:
             message = f"The stream ended without a picture. {UNCERTAIN}"
-            raise SubmissionUncertain(message, task_id=self.task_id, trace_id=self.trace_id)
+            raise SubmissionUncertain(message, trace_id=self.trace_id)
         nothing = Failure("empty_result", "no reason given")
         return Task(
             id=self.task_id or "",

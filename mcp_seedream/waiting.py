@@ -30,7 +30,6 @@ class Report(Protocol):
     def __call__(self, progress: float, /, *, message: str) -> Awaitable[None]: ...
 
 
-_HANGING = 0.75  # of the grace, after which nobody hopes for an answer any more
 _LONGEST_PAUSE = 10.0
 _LONGEST_ASKED = 60.0  # a Retry-After by a clock that is years off would end a caller's look-ups for good
 
@@ -89,14 +88,11 @@ class TaskWaiter:
             self._group.start_soon(self._look, token, self._waits[token])
         return self._waits[token]
 
-    async def end_with(self, stopping: Stopping) -> None:
-        """End all waits once the process is about to end; a little before it does, requests that hang."""
-        await stopping.begun.wait()
+    def end(self) -> None:
+        """End all waits: the process is about to end."""
         for waits in self._waits.values():
             for wait in waits:
                 wait.done.set()
-        await anyio.sleep(stopping.grace * _HANGING)
-        self._client.give_up()
 
     async def _look(self, token: str, waits: set[_Wait]) -> None:
         """One caller's rounds, for as long as somebody waits."""
@@ -146,13 +142,11 @@ async def open_waiter(
         client: For the look-ups.
         interval: Seconds between a caller's rounds of look-ups.
         tick: Seconds between two reports.
-        stopping: Ends all waits.
+        stopping: Once it has begun, nobody waits.
     """
     stopping = stopping or Stopping()
     async with anyio.create_task_group() as group:
-        waiter = TaskWaiter(client, group, stopping, interval=interval, tick=tick)
-        group.start_soon(waiter.end_with, stopping)
-        yield waiter
+        yield TaskWaiter(client, group, stopping, interval=interval, tick=tick)
         group.cancel_scope.cancel()
 
 
