@@ -138,7 +138,8 @@ class SeedreamClient:
                     task = read_task(decoded(reply, submitting=True))
                 if task.state == "failed" and task.error:
                     raise_known(reply, task)
-                _accepted(task.id, task.trace_id)
+                if task.id:
+                    _accepted(task.id, task.trace_id)
                 return task
         raise SubmissionUncertain(f"The server was stopped before the upstream answered. {UNCERTAIN}")
 

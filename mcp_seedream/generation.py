@@ -61,11 +61,6 @@ class Services:
     remark: str | None = None
     decoding: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(_DECODING))
 
-    @property
-    def lists(self) -> bool:
-        """There is a journal to list tasks from."""
-        return self.journal is not None and self.journal.works
-
 
 async def make_images(services: Services, call: ImageCall, token: str, report: Report, watch: Watch) -> Task:
     """Generate or edit, and wait for the result as long as the call says.
@@ -97,6 +92,9 @@ async def make_images(services: Services, call: ImageCall, token: str, report: R
         task = await _finished(services, task, token, left, report)
     if services.stopping.begun.is_set() and not task.ended:
         watch.unanswered = True  # whoever asked may be gone, or ask the server that comes next
+        notes = (*notes, "The server is being stopped; the same call, made again, gets this task.")
+    if any(services.table.parameters[name].type == "url" for name in call.wish.options):
+        notes = (*notes, "The result is sent to the callback as well.")
     elapsed = anyio.current_time() - started if task.elapsed is None else task.elapsed
     return _remarked(services, replace(task, elapsed=elapsed, notes=(*notes, *task.notes)))
 
@@ -127,10 +125,18 @@ async def get_tasks(services: Services, call: TaskCall, token: str, report: Repo
 
 
 async def newest_tasks(services: Services, token: str | None) -> list[Entry]:
-    """What the journal has of the newest tasks; those that ran when it was last written are looked up, once."""
+    """What the journal has of the newest tasks; those that ran when it was last written are looked up, once.
+
+    Raises:
+        InvalidArguments: The journal can't be used: an id is needed.
+    """
     if not services.journal:
         return []
     entries = await services.journal.newest()
+    if not services.journal.works:
+        raise InvalidArguments(
+            f"Give `task_id`: the journal {services.journal.path} can't be used ({services.journal.trouble})."
+        )
     running = [entry.id for entry in entries if entry.state == "pending"]
     if running and token:
         try:
@@ -202,7 +208,9 @@ async def _accepted(services: Services, call: ImageCall, model: Model, watch: Wa
     watch.task = replace(task, model=task.model or model.id)
     if services.journal and task.id:
         tool = f"{call.wish.operation}_image"
-        await services.journal.accepted(Entry(task.id, time(), tool, model.id, call.wish.prompt))
+        await services.journal.accepted(
+            Entry(task.id, time(), tool, model.id, call.wish.prompt), watch.key, watch.doubt
+        )
 
 
 async def _sent(services: Services, call: ImageCall, token: str, report: Report, watch: Watch) -> Task:
@@ -216,6 +224,7 @@ async def _sent(services: Services, call: ImageCall, token: str, report: Report,
         accepted = partial(_accepted, services, call, model, watch)
         try:
             if request.streams:
+                await watch.doubted()
                 watch.uncertain = True  # until it tells its id: who leaves before that leaves a doubt
                 events = services.client.stream(request, token)
                 task = await read_stream(events, report, accepted=accepted, stopping=services.stopping)

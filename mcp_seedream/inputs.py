@@ -76,7 +76,8 @@ async def take_pictures(
             if needs_alpha:
                 _check_alpha(image, needs_alpha)
         except InvalidArguments as error:
-            raise InvalidArguments(f"{where}: {error.message}") from error
+            joined = " " if error.message[:1].islower() else ": "
+            raise InvalidArguments(f"{where}{joined}{error.message}") from error
         images.append(image)
         if note:
             notes.append(f"{where} {note}")
@@ -160,12 +161,13 @@ class _Fit:
         # -P: the working directory may be anybody's, and must not lend its modules.
         command = [sys.executable, "-P", "-m", "mcp_seedream.pictures", *bounds, "alpha" if self.keep_alpha else "flat"]
         given: dict[str, Any] = {"input": source} if isinstance(source, bytes) else {"stdin": source}
-        with anyio.move_on_after(_LONGEST):
-            async with self.at_once:
+        async with self.at_once:
+            with anyio.move_on_after(_LONGEST) as scope:
                 done = await anyio.run_process(command, check=False, **given)
-            head, _, picture = done.stdout.partition(b"\n")
-            answer = json.loads(head or b'{"error": "can\'t be decoded."}')
-            if "error" in answer:
-                raise InvalidArguments(answer["error"])
-            return (picture, answer["note"]) if "note" in answer else (None, None)
-        raise InvalidArguments("took too long to be made smaller: give a smaller one.")
+        if scope.cancelled_caught:
+            raise InvalidArguments("took too long to be made smaller: give a smaller one.")
+        head, _, picture = done.stdout.partition(b"\n")
+        answer = json.loads(head or b'{"error": "can\'t be decoded."}')
+        if "error" in answer:
+            raise InvalidArguments(answer["error"])
+        return (picture, answer["note"]) if "note" in answer else (None, None)

@@ -1,8 +1,9 @@
 """What was made on this machine, in a small SQLite file: a picture whose answer was lost can be found again.
 
-Every accepted task is written before its wait begins, and once more when it has ended. Several servers may share
-the file. A file that can't be used is set aside: one warning, and everything works without it. Tokens are never
-in it.
+Every call is written before it is sent, every accepted task before its wait begins, and once more when it has
+ended. A call has an owner, its process, until it is answered: what a process leaves behind, however it ends, is an
+orphan. Several servers may share the file. A file that can't be used is set aside: one warning, and everything
+works without it. Tokens are never in it.
 """
 
 from __future__ import annotations
@@ -37,11 +38,13 @@ _TABLE = """
 CREATE TABLE IF NOT EXISTS tasks (
     id TEXT PRIMARY KEY, at REAL NOT NULL, tool TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL,
     state TEXT NOT NULL DEFAULT 'pending', links TEXT NOT NULL DEFAULT '[]', files TEXT NOT NULL DEFAULT '[]',
-    orphan TEXT, left_at REAL
+    call TEXT, owner INTEGER, left_at REAL
 );
-CREATE TABLE IF NOT EXISTS doubts (orphan TEXT NOT NULL, left_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS doubts (
+    number INTEGER PRIMARY KEY, call TEXT NOT NULL, owner INTEGER, left_at REAL NOT NULL
+);
 CREATE INDEX IF NOT EXISTS tasks_at ON tasks (at);
-CREATE INDEX IF NOT EXISTS tasks_orphan ON tasks (orphan) WHERE orphan IS NOT NULL;
+CREATE INDEX IF NOT EXISTS tasks_call ON tasks (call) WHERE call IS NOT NULL;
 """
 
 
@@ -69,7 +72,7 @@ class Orphan:
 
 
 class Journal:
-    """The journal of one file; opened at its first use.
+    """The journal of one file; opened at its first use. `trouble` says why it can't be used, if it can't.
 
     Args:
         path: Of the file, made if it is missing; `IN_MEMORY` for none.
@@ -77,19 +80,49 @@ class Journal:
 
     def __init__(self, path: Path | str) -> None:
         self.path = path
-        self.works = True
+        self.trouble = ""
         self._busy_until = 0.0
         self._connection: sqlite3.Connection | None = None
         self._one = anyio.CapacityLimiter(1)
 
-    async def accepted(self, entry: Entry) -> None:
-        """Write a task down, as pending; what is older than 30 days goes."""
+    @property
+    def works(self) -> bool:
+        """It has not been set aside."""
+        return not self.trouble
+
+    async def sending(self, call: str) -> int | None:
+        """Write down that a call is about to be sent: until it is settled, there may be a task of it."""
+
+        def write(db: sqlite3.Connection) -> int | None:
+            row = (call, os.getpid(), time())
+            return db.execute("INSERT INTO doubts (call, owner, left_at) VALUES (?, ?, ?)", row).lastrowid
+
+        return await self._do(write, None)
+
+    async def settled(self, doubt: int | None) -> None:
+        """Nothing is in doubt any more."""
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM doubts WHERE number = ?", (doubt,))
+
+        if doubt is not None:
+            await self._do(write, None)
+
+    async def accepted(self, entry: Entry, call: str = "", doubt: int | None = None) -> None:
+        """Write a task down, as pending; what is older than 30 days goes.
+
+        Args:
+            entry: The task.
+            call: Who asked, and for what: until it is answered, this process is responsible for it.
+            doubt: What it settles.
+        """
 
         def write(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM tasks WHERE at < ?", (time() - _KEPT,))
-            db.execute("DELETE FROM doubts WHERE left_at < ?", (time() - _KEPT,))
-            row = (entry.id, entry.at, entry.tool, entry.model, entry.prompt)
-            db.execute("INSERT OR IGNORE INTO tasks (id, at, tool, model, prompt) VALUES (?, ?, ?, ?, ?)", row)
+            db.execute("DELETE FROM doubts WHERE number = ? OR left_at < ?", (doubt, time() - _KEPT))
+            row = (entry.id, entry.at, entry.tool, entry.model, entry.prompt, call or None, os.getpid(), time())
+            columns = "id, at, tool, model, prompt, call, owner, left_at"
+            db.execute(f"INSERT OR IGNORE INTO tasks ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)  # noqa: S608
 
         await self._do(write, None)
 
@@ -117,38 +150,40 @@ class Journal:
 
         return await self._do(read, [])
 
-    async def leave(self, key: str, orphan: Orphan) -> bool:
-        """Remember that a task's caller went away; `key` says who, and what was asked for. Whether that worked."""
+    async def leave(self, call: str, orphan: Orphan, doubt: int | None = None) -> bool:
+        """Let go of a task whose caller went away, or of the doubt whether there is one; whether that worked."""
 
         def write(db: sqlite3.Connection) -> bool:
-            if not orphan.id:
-                db.execute("INSERT INTO doubts (orphan, left_at) VALUES (?, ?)", (key, orphan.left_at))
-                return True
-            row = (key, orphan.left_at, orphan.id)
-            return db.execute("UPDATE tasks SET orphan = ?, left_at = ? WHERE id = ?", row).rowcount == 1
+            if orphan.id:
+                query = "UPDATE tasks SET call = ?, owner = NULL, left_at = ? WHERE id = ?"
+                return db.execute(query, (call, orphan.left_at, orphan.id)).rowcount == 1
+            query = "UPDATE doubts SET owner = NULL, left_at = ? WHERE number = ?"
+            return db.execute(query, (orphan.left_at, doubt)).rowcount == 1
 
         return await self._do(write, otherwise=False)
 
     async def answered(self, id_: str) -> None:
-        """A task's caller was there after all."""
+        """A task's caller has its answer: the same call is another one from now on."""
 
         def write(db: sqlite3.Connection) -> None:
-            db.execute("UPDATE tasks SET orphan = NULL WHERE id = ?", (id_,))
+            db.execute("UPDATE tasks SET call = NULL WHERE id = ?", (id_,))
 
         await self._do(write, None)
 
-    async def adopt(self, key: str, since: float) -> Orphan | None:
-        """The first task left under a key since then; nobody else gets it."""
+    async def adopt(self, call: str, since: float) -> Orphan | None:
+        """The first task of a call that was left since then, or the doubt that there is one; nobody else gets it."""
 
         def take(db: sqlite3.Connection) -> Orphan | None:
-            found = "SELECT id FROM tasks WHERE orphan = ? AND left_at >= ? ORDER BY left_at LIMIT 1"
-            query = f"UPDATE tasks SET orphan = NULL WHERE id = ({found}) RETURNING id, model, left_at"  # noqa: S608
-            if row := db.execute(query, (key, since)).fetchone():
-                return Orphan(*row)
-            found = "SELECT rowid FROM doubts WHERE orphan = ? AND left_at >= ? ORDER BY left_at LIMIT 1"
-            query = f"DELETE FROM doubts WHERE rowid = ({found}) RETURNING left_at"  # noqa: S608
-            row = db.execute(query, (key, since)).fetchone()
-            return Orphan("", "", row[0]) if row else None
+            query = "SELECT id, model, left_at, owner FROM tasks WHERE call = ? AND left_at >= ? ORDER BY left_at"
+            for id_, model, left_at, owner in db.execute(query, (call, since)).fetchall():
+                taken = "UPDATE tasks SET owner = ? WHERE id = ? AND call = ? AND owner IS ?"
+                if _is_gone(owner) and db.execute(taken, (os.getpid(), id_, call, owner)).rowcount:
+                    return Orphan(id_, model, left_at)
+            query = "SELECT number, left_at, owner FROM doubts WHERE call = ? AND left_at >= ? ORDER BY left_at"
+            for number, left_at, owner in db.execute(query, (call, since)).fetchall():
+                if _is_gone(owner) and db.execute("DELETE FROM doubts WHERE number = ?", (number,)).rowcount:
+                    return Orphan("", "", left_at)
+            return None
 
         return await self._do(take, None)
 
@@ -164,7 +199,7 @@ class Journal:
                 self._busy_until = time() + _PAUSE
                 logger.warning("the journal %s is busy; nothing is written for %d s", self.path, _PAUSE)
                 return otherwise
-            self.works = False
+            self.trouble = str(error)
             self._close()
             logger.warning("the journal %s is set aside, since it can't be used: %s", self.path, error)
         return otherwise
@@ -178,6 +213,21 @@ class Journal:
         self._connection = self._connection or _opened(self.path)
         with self._connection:  # one transaction
             return work(self._connection)
+
+
+def _is_gone(owner: int | None) -> bool:
+    """Nobody answers for it: it was let go of, or its process has ended. Where that can't be told, it has not."""
+    if owner is None:
+        return True
+    if owner == os.getpid() or os.name == "nt":
+        return False
+    try:
+        os.kill(owner, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _strings(text: str) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ class Watch:
     """One call, from before it is sent until its answer is on its way.
 
     `unanswered` is set where the caller may not have got its answer although the call came to an end, `uncertain`
-    where nobody knows whether a task was accepted, `left` where the task was left before its end.
+    where nobody knows whether a task was accepted, `doubt` is where the journal has that.
     """
 
     orphans: Orphans
@@ -64,7 +64,7 @@ class Watch:
     task: Task | None = None
     unanswered: bool = False
     uncertain: bool = False
-    left: bool = False
+    doubt: int | None = None
     settled: anyio.Event = field(default_factory=anyio.Event)
 
     @property
@@ -75,6 +75,10 @@ class Watch:
         if self.task and self.task.id:
             return Orphan(self.task.id, self.task.model or "", time())
         return Orphan("", "", time()) if self.uncertain else None
+
+    async def doubted(self) -> None:
+        """It is about to be sent: from here on there may be a task that nobody knows of."""
+        self.doubt = self.doubt or await self.orphans.doubt(self.key)
 
     @asynccontextmanager
     async def sending(self) -> AsyncIterator[None]:
@@ -88,6 +92,7 @@ class Watch:
                     self.orphans.expect(self)
                 raise
 
+        await self.doubted()
         done, failure = False, None
         async with anyio.create_task_group() as group:
             group.start_soon(notice)
@@ -117,7 +122,6 @@ class Orphans:
     ) -> None:
         self._journal = journal
         self._stopping = stopping or Stopping()
-        self._watches: set[Watch] = set()
         self._seconds = seconds
         self._left: OrderedDict[str, list[Orphan]] = OrderedDict()
         self._expected: dict[str, list[Watch]] = {}
@@ -127,7 +131,6 @@ class Orphans:
     async def watching(self) -> AsyncIterator[Watch]:
         """Watch over a call: if it does not come to its end, or nobody is there to hear it, the task is an orphan."""
         watch = Watch(self)
-        self._watches.add(watch)
         try:
             try:
                 yield watch
@@ -146,7 +149,6 @@ class Orphans:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._settle(watch)
-            self._watches.discard(watch)
             self._no_longer_expected(watch)
             if watch.key:
                 self._alive[watch.key] -= 1
@@ -154,19 +156,19 @@ class Orphans:
                     del self._alive[watch.key]
             watch.settled.set()
 
-    async def leave_all(self) -> None:
-        """Leave the tasks of all calls that are not over yet: the process may end before they are."""
-        for watch in list(self._watches):
-            if watch.key and watch.task and watch.task.id and not watch.left:
-                watch.left = True
-                await self._leave(watch.key, Orphan(watch.task.id, watch.task.model or "", time()))
-
     async def _settle(self, watch: Watch) -> None:
         """Leave what the call had, if nobody heard its answer, and nothing if somebody did."""
         if orphan := watch.orphan:
-            await self._leave(watch.key, orphan)
-        elif watch.left and watch.task and self._journal:
-            await self._journal.answered(watch.task.id)
+            await self._leave(watch, orphan)
+            return
+        if self._journal:
+            await self._journal.settled(watch.doubt)
+            if watch.task and watch.task.id:
+                await self._journal.answered(watch.task.id)
+
+    async def doubt(self, key: str) -> int | None:
+        """Where it is written down that a call is sent."""
+        return await self._journal.sending(key) if self._journal else None
 
     def expect(self, watch: Watch) -> None:
         """A caller left while its request is under way: there will be an orphan."""
@@ -212,12 +214,12 @@ class Orphans:
             return there[0]
         return await self._journal.adopt(key, since) if self._journal else None
 
-    async def _leave(self, key: str, orphan: Orphan) -> None:
+    async def _leave(self, watch: Watch, orphan: Orphan) -> None:
         logger.info("%s was left by its caller", f"task {orphan.id}" if orphan.id else "a call of uncertain fate")
-        if self._journal and await self._journal.leave(key, orphan):
+        if self._journal and await self._journal.leave(watch.key, orphan, watch.doubt):
             return
-        self._left.setdefault(key, []).append(orphan)
-        self._left.move_to_end(key)
+        self._left.setdefault(watch.key, []).append(orphan)
+        self._left.move_to_end(watch.key)
         while len(self._left) > _MOST:
             self._left.popitem(last=False)
 

@@ -111,7 +111,7 @@ def listing(entries: Sequence[Entry]) -> CallToolResult:
             "created_at": _time(entry.at),
             "tool": entry.tool,
             "model": entry.model,
-            "prompt": _shortened(entry.prompt),
+            "prompt": entry.prompt[:60],
             "images": [{"url": link} for link in entry.links],
             "files": list(entry.files),
         }
@@ -133,7 +133,7 @@ def listed(entries: Sequence[Entry]) -> str:
         + "".join(f"\n  {where}" for where in (*entry.files, *entry.links))
         for entry in entries
     ]
-    return "\n".join([f"The newest {len(entries)} tasks made on this machine, the last one first:", *lines])
+    return "\n".join([f"Made on this machine, the newest of {len(entries)} first:", *lines])
 
 
 def _shortened(prompt: str) -> str:

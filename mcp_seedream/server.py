@@ -74,7 +74,7 @@ def build_server(
             anyio.create_task_group() as group,
         ):
             orphans = Orphans(journal, stopping=stopping)
-            group.start_soon(_end_in_order, stopping, waiter, orphans, client)
+            group.start_soon(_end_in_order, stopping, waiter, client)
             yield Services(
                 table, client, waiter, downloads, stopping, orphans, journal=journal, local=habits.local, remark=remark
             )
@@ -95,11 +95,10 @@ def build_server(
     return server
 
 
-async def _end_in_order(stopping: Stopping, waiter: TaskWaiter, orphans: Orphans, client: SeedreamClient) -> None:
-    """Once the process is about to end: nothing new, no waits, and every task where the next process finds it."""
+async def _end_in_order(stopping: Stopping, waiter: TaskWaiter, client: SeedreamClient) -> None:
+    """Once the process is about to end: nothing new, no waits, and in the end no hopes."""
     await stopping.begun.wait()
     client.end()
     waiter.end()
-    await orphans.leave_all()
     await anyio.sleep(stopping.grace * _HANGING)
     client.give_up()

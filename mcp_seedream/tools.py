@@ -102,7 +102,7 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
 
     async def tasks(raw: dict[str, Any], ctx: Call) -> CallToolResult:
         services = ctx.request_context.lifespan_context
-        call = arguments.task_call(raw, wait_seconds=seconds, place=place, listing=services.lists)
+        call = arguments.task_call(raw, wait_seconds=seconds, place=place, listing=services.journal is not None)
         _check_save_to(habits, call.save_to)
         if not call.task_ids:
             return results.listing(await newest_tasks(services, token_of(ctx)))

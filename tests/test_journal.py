@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import stat
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -90,13 +91,60 @@ async def test_two_servers_share_it(path: Path) -> None:
 async def test_an_orphan_is_adopted_once(path: Path) -> None:
     """By one of two servers; not under another key, nor when it was left too long ago."""
     one, two = Journal(path), Journal(path)
-    await one.accepted(now())
+    await one.accepted(now(), "key")
+    assert await two.adopt("key", 0) is None  # its caller is still there
     left_at = time.time()
-    await one.leave("key", Orphan("t1", "m", left_at))
+    assert await one.leave("key", Orphan("t1", "m", left_at))
     assert await two.adopt("other", 0) is None
     assert await two.adopt("key", left_at + 1) is None
     assert await two.adopt("key", left_at - 1) == Orphan("t1", "m", left_at)
     assert await one.adopt("key", 0) is None
+
+
+async def test_what_a_dead_process_had_is_an_orphan(path: Path) -> None:
+    """However it ended: its tasks, and what it was about to send; told or given away once."""
+    async with await anyio.open_process([sys.executable, "-c", ""]) as dead:
+        await dead.wait()
+    journal = Journal(path)
+    await journal.accepted(now(), "key")
+    await journal.sending("other")
+    assert await Journal(path).adopt("key", 0) is None
+    assert await Journal(path).adopt("other", 0) is None
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE tasks SET owner = ?", (dead.pid,))
+        db.execute("UPDATE doubts SET owner = ?", (dead.pid,))
+    db.close()
+    for key, id_ in (("key", "t1"), ("other", "")):
+        orphan = await journal.adopt(key, 0)
+        assert orphan is not None
+        assert orphan.id == id_
+        assert await journal.adopt(key, 0) is None
+
+
+async def test_what_was_answered_is_nobodys(path: Path) -> None:
+    """Neither the task, nor the doubt that it settled."""
+    journal = Journal(path)
+    doubt = await journal.sending("key")
+    await journal.accepted(now(), "key", doubt)
+    await journal.answered("t1")
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT call FROM tasks").fetchall() == [(None,)]
+        assert db.execute("SELECT * FROM doubts").fetchall() == []
+    db.close()
+
+
+async def test_a_busy_file_holds_nobody_up_for_long(session: Session, path: Path) -> None:
+    """One second, once; then it is done without for a minute."""
+    await session.call("generate_image", prompt="a")
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("BEGIN EXCLUSIVE")
+    started = time.monotonic()
+    async with session.open() as client:
+        for _ in range(3):
+            result = await client.call_tool("generate_image", {"prompt": "b", "wait_seconds": 0})
+            assert answer(result)["status"] == "pending"
+    db.close()
+    assert time.monotonic() - started < 8
 
 
 def damaged(path: Path) -> None:
@@ -105,6 +153,12 @@ def damaged(path: Path) -> None:
 
 def foreign(path: Path) -> None:
     path.write_text("my notes, not a database", "utf-8")
+
+
+def anothers(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE mine (x)")
+    db.close()
 
 
 def newer(path: Path) -> None:
@@ -117,7 +171,7 @@ def folder(path: Path) -> None:
     path.mkdir()
 
 
-@pytest.mark.parametrize("spoil", [damaged, foreign, newer, folder])
+@pytest.mark.parametrize("spoil", [damaged, foreign, anothers, newer, folder])
 async def test_one_that_can_not_be_used_is_set_aside(
     session: Session, path: Path, spoil: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -131,7 +185,7 @@ async def test_one_that_can_not_be_used_is_set_aside(
             assert answer(result)["status"] == "succeeded"
         result = await client.call_tool("get_task", {})
     assert result.is_error
-    assert "Give `task_id`" in text(result)
+    assert f"Give `task_id`: the journal {path} can't be used (" in text(result)
     assert sum("is set aside" in record.getMessage() for record in caplog.records) == 1
     assert (path.read_bytes() if path.is_file() else None) == before
 
@@ -146,7 +200,7 @@ async def test_one_that_is_damaged_later_is_set_aside(session: Session, path: Pa
     assert answer(result)["status"] == "succeeded"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere, and so may Windows")
 async def test_a_folder_that_may_not_be_written(session: Session, path: Path) -> None:
     """Everything works without a journal."""
     path.parent.mkdir(mode=0o500)
@@ -178,7 +232,7 @@ async def test_get_task_without_an_id_lists_the_newest(session: Session, sandbox
     assert [task["task_id"] for task in answer(result)["tasks"]] == [second["task_id"], first["task_id"]]
     assert [task["status"] for task in answer(result)["tasks"]] == ["succeeded"] * 2
     assert answer(result)["tasks"][1]["images"] == [{"url": first["images"][0]["url"]}]
-    assert answer(result)["tasks"][0]["prompt"] == '"a blue fox"'
+    assert answer(result)["tasks"][0]["prompt"] == "a blue fox"
     for word in ("a red fox", first["task_id"], first["images"][0]["url"]):
         assert word in text(result)
     assert len(look_ups(sandbox)) == before + 1

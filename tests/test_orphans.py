@@ -10,9 +10,11 @@ import anyio
 import pytest
 from mcp import MCPError
 
+from mcp_seedream import generation
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.files import LocalFiles
 from mcp_seedream.journal import Journal
+from mcp_seedream.mishaps import REFUSALS
 from mcp_seedream.orphans import Orphans, Watch
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.tools import Habits
@@ -79,7 +81,7 @@ async def test_another_call_is_another_picture(session: Session, sandbox: Sandbo
     async with session.open() as client:
         await given_up(client, "generate_image", {"prompt": SLOW})
         result = await client.call_tool("generate_image", {**other, "wait_seconds": 0})
-    assert "billed again;" not in text(result)
+    assert "nothing was billed again" not in text(result)
     assert len(submits(sandbox)) == 2
 
 
@@ -172,14 +174,56 @@ async def test_with_a_journal_the_next_server_adopts(
     assert len(submits(sandbox)) == 1
 
 
-async def test_a_task_that_the_upstream_forgot_is_made_anew(session: Session, sandbox: Sandbox) -> None:
+async def test_a_task_that_the_upstream_does_not_know_yet_is_waited_for(session: Session, sandbox: Sandbox) -> None:
+    """It was accepted a moment ago: not all of the upstream may have heard."""
+    async with session.open() as client:
+        await given_up(client, "generate_image", {"prompt": SLOW})
+        sandbox.jobs.clear()
+        result = await client.call_tool("generate_image", {"prompt": SLOW, "wait_seconds": 0.2})
+    assert answer(result)["status"] == "pending"
+    assert len(submits(sandbox)) == 1
+
+
+async def test_a_task_that_the_upstream_forgot_is_made_anew(
+    session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """There is nothing to adopt."""
+    monkeypatch.setattr(generation, "_LAG", 0)
     async with session.open() as client:
         await given_up(client, "generate_image", {"prompt": SLOW})
         sandbox.jobs.clear()
         result = await client.call_tool("generate_image", {"prompt": SLOW})
     assert answer(result)["status"] == "succeeded"
     assert len(submits(sandbox)) == 2
+
+
+@pytest.mark.parametrize("word", ["used_up", "invalid_token", "rate_limited"])
+async def test_a_refusal_leaves_no_doubt(session: Session, sandbox: Sandbox, word: str) -> None:
+    """Streamed or not, the same call is refused in the same words."""
+    for stream in (False, True):
+        call = {"prompt": f"a [sandbox:{word}]", "stream": stream}
+        for _ in range(2):
+            result = await session.call("generate_image", **call)
+            assert answer(result)["error"]["code"] == REFUSALS[word][1]
+
+
+@pytest.mark.parametrize("broken", ["accepted", "leave"])
+async def test_an_orphan_that_can_not_be_written_down_is_remembered(
+    table: ModelTable, upstream: str, sandbox: Sandbox, tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal that fails in between is no reason to pay twice."""
+
+    async def fail(*_: Any, **__: Any) -> bool:
+        return False
+
+    journal = Journal(tmp_path / "tasks")
+    monkeypatch.setattr(journal, broken, fail)
+    session = Session(table, upstream, habits=Habits(20, local=LocalFiles()), journal=journal)
+    async with session.open() as client:
+        await given_up(client, "generate_image", {"prompt": SLOW})
+        result = await client.call_tool("generate_image", {"prompt": SLOW})
+    assert answer(result)["status"] == "succeeded"
+    assert len(submits(sandbox)) == 1
 
 
 async def test_a_doubt_is_told_once_to_who_repeats(session: Session, sandbox: Sandbox) -> None:

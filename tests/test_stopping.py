@@ -136,6 +136,28 @@ def test_a_stream_is_broken_off_with_what_came(upstream: str, tmp_path: Path) ->
     assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize("word", ["slow=1", "hang=1"])
+def test_who_repeats_after_a_crash_is_not_billed_again(
+    upstream: str, sandbox: Sandbox, tmp_path: Path, word: str
+) -> None:
+    """`kill -9` during a wait: the task is adopted; while it was being sent: the doubt is told."""
+    call = {"name": "generate_image", "arguments": {"prompt": f"a red fox [sandbox:{word}]"}}
+    server = Process(cwd=tmp_path, env=environment(upstream, tmp_path))
+    hello(server, OLD)
+    server.tell({"id": 2, "method": "tools/call", "params": call})
+    while not submits(sandbox):
+        time.sleep(0.01)
+    time.sleep(0.3)
+    server.process.kill()
+    server.process.communicate()
+    again = Process(cwd=tmp_path, env=environment(upstream, tmp_path))
+    hello(again, OLD)
+    said = str(again.ask("tools/call", call)[-1])
+    assert ("nothing was billed again" if word == "slow=1" else "submission_uncertain") in said
+    assert left(again) == ""
+    assert len(submits(sandbox)) == 1
+
+
 def test_a_killed_server_loses_no_task(upstream: str, sandbox: Sandbox, tmp_path: Path) -> None:
     """`kill -9` during a wait; the next server's get_task, without an id, has the picture."""
     server = Process(cwd=tmp_path, env=environment(upstream, tmp_path))
@@ -222,14 +244,22 @@ async def test_waits_over_http_return_their_ids(upstream: str, sandbox: Sandbox,
                 while len(sandbox.jobs) < 3:  # noqa: ASYNC110  (in another process)
                     await anyio.sleep(0.02)
             await anyio.sleep(0.3)
-            process.send_signal(signal.SIGTERM)
-            async with httpx.AsyncClient(headers={"Authorization": "Bearer alice"}) as web:
+            headers = {"Authorization": "Bearer alice", "Accept": "text/event-stream"}
+            async with (
+                httpx.AsyncClient(headers=headers) as web,
+                web.stream("GET", endpoint),  # whoever only listens holds nothing up
+            ):
+                process.send_signal(signal.SIGTERM)
+                started = time.monotonic()
                 await anyio.sleep(0.1)
                 new = await web.post(endpoint, json={"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {}})
         assert (new.status_code, new.headers["retry-after"]) == (503, "2")
         assert await anyio.to_thread.run_sync(process.wait, 10) == -signal.SIGTERM
+        assert time.monotonic() - started < 5  # the grace is longer
         assert process.stderr is not None
-        assert "Traceback" not in process.stderr.read()
+        log = process.stderr.read()
+        assert "Traceback" not in log
+        assert "could not be answered" not in log
     assert [answer(result)["status"] for result in results] == ["pending"] * 3
     assert {answer(result)["task_id"] for result in results} == set(sandbox.jobs)
     assert all("is still running" in text(result) for result in results)
