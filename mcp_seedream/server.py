@@ -12,7 +12,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS
 
-from mcp_seedream import __version__
+from mcp_seedream import __version__, icons
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.client import SeedreamClient
 from mcp_seedream.downloads import Downloads
@@ -84,6 +84,7 @@ def build_server(
         "seedream",
         title="Seedream",
         instructions=INSTRUCTIONS,
+        icons=[icons.SERVER],
         version=__version__,
         tools=make_tools(table, token_of, habits, listing=journal is not None),
         lifespan=lifespan,

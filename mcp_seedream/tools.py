@@ -20,7 +20,7 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp_types import CallToolResult, ToolAnnotations
 
-from mcp_seedream import arguments, results
+from mcp_seedream import arguments, icons, results
 from mcp_seedream.capabilities import ModelTable, Operation
 from mcp_seedream.delivery import PREVIEW_ROOM, Delivered, Wanted, deliver, within_budget
 from mcp_seedream.errors import MissingToken, SeedreamError
@@ -150,6 +150,7 @@ def _tool(
         is_async=True,
         context_kwarg="ctx",
         annotations=annotations,
+        icons=[icons.TOOLS[name]],
     )
 
 

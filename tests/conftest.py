@@ -83,6 +83,12 @@ def session(table: ModelTable, upstream: str) -> Session:
     return Session(table, upstream)
 
 
+@pytest.fixture(params=["legacy", "auto"])
+def mode(request: pytest.FixtureRequest) -> str:
+    """How the client greets: with the handshake of older protocol revisions, or as it finds the server."""
+    return str(request.param)
+
+
 class Session:
     """An in-memory MCP client of a server that works against `upstream`."""
 

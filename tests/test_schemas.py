@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+from xml.etree import ElementTree as ET
 
 import pytest
 from jsonschema import Draft202012Validator
 
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.files import LocalFiles
+from mcp_seedream.journal import IN_MEMORY, Journal
 from mcp_seedream.tools import Habits
 from tests.conftest import Session
 
@@ -82,6 +86,30 @@ async def test_a_local_server_reads_and_saves_files(table: ModelTable, upstream:
     for tool in listing["tools"]:
         assert "save_to" in tool["inputSchema"]["properties"]
     assert listing["tools"][1]["inputSchema"]["properties"]["image"]["description"].startswith("Paths, ")
+
+
+@pytest.mark.parametrize("local", [None, LocalFiles()])
+async def test_the_whole_answer_is_small(table: ModelTable, upstream: str, mode: str, local: LocalFiles | None) -> None:
+    """With the icons, and with what newer protocol revisions say of the server in every answer."""
+    session = Session(table, upstream, habits=Habits(local=local), journal=Journal(IN_MEMORY))
+    async with session.open(mode) as client:
+        listing = (await client.list_tools()).model_dump(mode="json", by_alias=True, exclude_none=True)
+    await test_what_a_model_reads_is_small(listing)
+
+
+async def test_icons_and_titles(session: Session, mode: str) -> None:
+    """The server and each tool have their own: SVG that is well-formed, and in a URI as URIs are written."""
+    async with session.open(mode) as client:
+        server, tools = client.server_info, (await client.list_tools()).tools
+    assert server is not None
+    assert server.title == "Seedream"
+    icons = [*(server.icons or ()), *(icon for tool in tools for icon in tool.icons or ())]
+    assert len({icon.src for icon in icons}) == 4
+    for icon in icons:
+        head, _, path = icon.src.partition(",")
+        assert head == "data:image/svg+xml"
+        assert re.fullmatch(r"([\w.~!$&'()*+,;=:@/-]|%[0-9A-F]{2})+", path)
+        assert ET.fromstring(unquote(path)).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314  (ours)
 
 
 async def test_annotations(listing: dict[str, Any]) -> None:
