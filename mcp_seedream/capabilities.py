@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -100,6 +101,10 @@ class Model(_Frozen):
         extra = [size for rule in self.parameters.values() for size in rule.sizes or ()]
         return list(dict.fromkeys([*self.sizes, *extra]))
 
+    def called(self) -> list[str]:
+        """What a caller may name it by, casefolded."""
+        return [self.id.casefold(), self.label.casefold(), self.name.casefold()]
+
     def does(self, operation: Operation) -> bool:
         return self.generate if operation == "generate" else self.max_images > 0
 
@@ -133,6 +138,30 @@ class ModelTable(_Frozen):
 
     def models_for(self, operation: Operation) -> list[Model]:
         return [model for model in self.models if model.does(operation)]
+
+    def find(self, name: str) -> Model | None:
+        """The model of that id, name or label; letter case is not held against it."""
+        wanted = name.strip().casefold()
+        return next((model for model in self.models if wanted in model.called()), None)
+
+    def nearest(self, name: str) -> Model:
+        """The model whose id, name or label is most like a text."""
+        called = {spelling: model for model in self.models for spelling in model.called()}
+        return called[get_close_matches(name[:60].casefold(), called, n=1, cutoff=0)[0]]
+
+    @cached_property
+    def counting(self) -> str | None:
+        """The parameter that says how many pictures a set may have, if some model makes sets from text."""
+        counts = (name for name, parameter in self.parameters.items() if parameter.counts_outputs)
+        return next((name for name in counts if any(self.rule(m, name) for m in self.models_for("generate"))), None)
+
+    def models_for_sets(self) -> list[Model]:
+        """Those that make sets from text."""
+        return [m for m in self.models_for("generate") if self.counting and self.rule(m, self.counting)]
+
+    def needed_with(self, name: str) -> dict[str, Value]:
+        """What must be given together with a parameter."""
+        return {key: value for c in self.combinations if name in c.when for key, value in c.needs.items()}
 
     def rule(self, model: Model, name: str) -> Rule | None:
         """What `model` takes of the parameter `name`; None: it does not have it."""
@@ -197,7 +226,7 @@ def _faults(table: ModelTable) -> Iterator[_Fault]:
     names: set[str] = set()
     for index, model in enumerate(table.models):
         # A caller may name a model by any of these; within one model they may be the same.
-        known = {key: getattr(model, key).casefold() for key in ("id", "label", "name")}
+        known = dict(zip(("id", "label", "name"), model.called(), strict=True))
         for key, name in known.items():
             if name in names:
                 yield ("models", index, key), f"{name} stands twice"

@@ -65,10 +65,8 @@ def needs_alpha(table: ModelTable, wish: Wish) -> str | None:
 
 
 def _named(table: ModelTable, model_id: str) -> Model:
-    wanted = model_id.strip().casefold()
-    for model in table.models:
-        if wanted in (model.id.casefold(), model.name.casefold(), model.label.casefold()):
-            return model
+    if model := table.find(model_id):
+        return model
     raise InvalidArguments(f"`model` {shortened(model_id)} is not a model of Seedream. Use {either(table.by_id)}.")
 
 

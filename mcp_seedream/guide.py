@@ -1,27 +1,65 @@
-"""What a client can read about the models: rendered from the capability table."""
+"""The resources: what a client can read about models and prompts, rendered from the capability table."""
 
 from __future__ import annotations
 
-from mcp.server.mcpserver import MCPServer
+import json
+from functools import partial
+from typing import Any, get_args
 
-from mcp_seedream.capabilities import Model, ModelTable, Rule, number
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ResourceNotFoundError
+
+from mcp_seedream.capabilities import Model, ModelTable, Operation, Rule, number
+from mcp_seedream.files import shortened
 from mcp_seedream.journal import Journal
 from mcp_seedream.results import listed
 from mcp_seedream.schemas import spelled
+from mcp_seedream.writing import prompt_guide
+
+MODEL = "seedream://models/{id}"
+"""The resource template of one model."""
 
 
 def add_guide(server: MCPServer, table: ModelTable) -> None:
-    """Register the resource `seedream://models`: the table as Markdown, models and parameters."""
+    """Register the resources that are rendered from the table: models, one model, and how to write prompts."""
+    resource = partial(server.resource, mime_type="text/markdown")
 
-    @server.resource(
+    @resource(
         "seedream://models",
         name="models",
         title="Seedream models",
         description="Every model: what it is best for, its sizes, limits and parameters",
-        mime_type="text/markdown",
     )
     def models() -> str:
         return f"# Models\n\n{models_markdown(table)}\n# Parameters\n\n{parameters_markdown(table)}"
+
+    @resource(
+        "seedream://models.json",
+        name="models.json",
+        title="Seedream models, as JSON",
+        description="The same for programs",
+        mime_type="application/json",
+    )
+    def as_json() -> str:
+        return json.dumps(models_json(table), ensure_ascii=False)
+
+    @resource(MODEL, name="model", title="One Seedream model", description="One model, by its id, name or short name")
+    def model(id: str) -> str:  # noqa: A002  (the template's own word)
+        if found := table.find(id):
+            return model_markdown(table, found)
+        near = table.nearest(id)
+        raise ResourceNotFoundError(
+            f"There is no model {shortened(id)}. The nearest is {near.name} ({near.id}); seedream://models lists all."
+        )
+
+    @resource(
+        "seedream://guide",
+        name="guide",
+        title="Writing prompts",
+        description="How to word prompts: new pictures, edits, sets, text in pictures, Chinese and English",
+    )
+    def guide() -> str:
+        return prompt_guide(table)
 
 
 def add_tasks(server: MCPServer, journal: Journal) -> None:
@@ -71,6 +109,78 @@ def parameters_markdown(table: ModelTable) -> str:
         ]
         rows.append(f"| `{name}` | {parameter.about} | {'<br>'.join(texts)} |")
     return "\n".join(rows) + "\n"
+
+
+def model_markdown(table: ModelTable, model: Model) -> str:
+    """One model as Markdown, with every parameter it takes."""
+    ratio = (
+        f", at most {number(table.limits.aspect_ratio)} times as long as wide" if model.pixels or model.sides else ""
+    )
+    rows = [
+        f"| `{name}` | {parameter.about} | {_rule(rule) or 'any'} |"
+        for name, parameter in table.parameters.items()
+        if (rule := table.rule(model, name))
+    ]
+    lines = [
+        f"# {model.name}",
+        "",
+        f"`{model.id}`, for short {model.label}: {model.best_for}.",
+        "",
+        f"- Pictures from text: {'yes' if model.generate else 'no'}",
+        f"- Edits: {f'up to {model.max_images} input images' if model.max_images else 'no'}",
+        f"- Sizes: {_sizes(model)}",
+        f"- WIDTHxHEIGHT: {_dimensions(model)}{ratio}",
+        "",
+        "| parameter | what it does | values |",
+        "| --- | --- | --- |",
+        *rows,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def models_json(table: ModelTable) -> dict[str, Any]:
+    """The models and parameters for programs; what a model or parameter does not have is left out."""
+    parameters = {
+        name: {
+            "about": parameter.about,
+            "type": "string" if parameter.type == "url" else parameter.type,
+            "tasks": parameter.operations,
+            **({"inside": parameter.inside} if parameter.inside else {}),
+            **({"list": True} if parameter.listed else {}),
+        }
+        for name, parameter in table.parameters.items()
+    }
+    limits = {"aspect_ratio": _plain(table.limits.aspect_ratio), "images_in_and_out": table.limits.images_in_and_out}
+    return {"models": [_model(table, model) for model in table.models], "parameters": parameters, "limits": limits}
+
+
+def _model(table: ModelTable, model: Model) -> dict[str, Any]:
+    rules = {name: rule for name in table.parameters if (rule := table.rule(model, name))}
+    found = {
+        "id": model.id,
+        "name": model.name,
+        "label": model.label,
+        "best_for": model.best_for,
+        "tasks": [operation for operation in get_args(Operation) if model.does(operation)],
+        "sizes": model.sizes,
+        "pixels": model.pixels and dict(zip(("minimum", "maximum"), model.pixels, strict=True)),
+        "sides": model.sides and dict(zip(("minimum", "maximum"), model.sides, strict=True)),
+        "input_images": model.max_images,
+        "parameters": {name: _taken(rule) for name, rule in rules.items()},
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _taken(rule: Rule) -> dict[str, Any]:
+    """A rule with the names that `models_json` has for its parts."""
+    found = rule.model_dump(exclude_none=True)
+    if "max_images" in found:
+        found["input_images"] = found.pop("max_images")
+    return {key: _plain(value) for key, value in found.items()}
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _sizes(model: Model) -> str:

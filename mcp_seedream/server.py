@@ -1,4 +1,4 @@
-"""The MCP server: tools, resources and what lives as long as the process, put together."""
+"""The MCP server: tools, resources, prompts and what lives as long as the process, put together."""
 
 from __future__ import annotations
 
@@ -7,36 +7,57 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.server.mcpserver import MCPServer
+import anyio.to_thread
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS
+from mcp_types import INVALID_PARAMS, GetPromptResult, Prompt
 
 from mcp_seedream import __version__, icons
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.client import SeedreamClient
+from mcp_seedream.completions import add_completions
 from mcp_seedream.downloads import Downloads
+from mcp_seedream.errors import InvalidArguments
 from mcp_seedream.generation import Services
 from mcp_seedream.guide import add_guide, add_tasks
 from mcp_seedream.journal import Journal
 from mcp_seedream.orphans import Orphans
+from mcp_seedream.prompts import Prompts
 from mcp_seedream.stopping import Stopping
 from mcp_seedream.tools import Habits, TokenOf, make_tools
 from mcp_seedream.waiting import TaskWaiter, open_waiter
 
 _HANGING = 0.75  # of the grace, after which nobody hopes for an answer any more
-INSTRUCTIONS = (
-    "Seedream makes pictures (generate_image) and changes them (edit_image). A result whose status is pending "
-    "has not failed: get_task with its task_id waits for it, at no cost. The resource seedream://models lists "
-    "every model with its sizes and parameters."
-)
+INSTRUCTIONS = """\
+Seedream makes pictures; each generation is billed.
+- generate_image: a picture, or a set, from words alone. edit_image: as soon as there is a picture to start from; \
+task:ID in `image` is one made here.
+- Leave `model` and `size` out unless somebody asked for certain ones: the first model that can do it is taken.
+- A result whose status is pending has not failed: get_task with its task_id waits for it, at no cost. Making the \
+picture again would be billed again.
+- Resources: seedream://guide on wording prompts, seedream://models on models, sizes and parameters."""
+LISTING = "\n- get_task without an id lists the newest tasks made on this machine: what was lost is found there."
 
 
-async def _refuse_prompts(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-    """There are none: the SDK answers whoever asks for one all the same with code 0, and logs a traceback."""
-    if ctx.method == "prompts/get" and ctx.request_id is not None:
-        raise MCPError(INVALID_PARAMS, "This server has no prompts.")
-    return await call_next(ctx)
+class _Server(MCPServer[Services]):
+    """With prompts of our own: the SDK's have no titles for arguments, and answer what is wrong with code 0."""
+
+    prompts: Prompts
+
+    async def list_prompts(self) -> list[Prompt]:
+        return self.prompts.listed()
+
+    async def get_prompt(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        context: Context[Services, Any] | None = None,  # noqa: ARG002  (the SDK gives it)
+    ) -> GetPromptResult:
+        try:
+            # In a thread: a picture can be given as megabytes of base64.
+            return await anyio.to_thread.run_sync(self.prompts.rendered, name, arguments or {})
+        except InvalidArguments as error:
+            raise MCPError(INVALID_PARAMS, error.message) from error
 
 
 def build_server(
@@ -80,16 +101,17 @@ def build_server(
             )
             group.cancel_scope.cancel()
 
-    server = MCPServer[Services](
+    server = _Server(
         "seedream",
         title="Seedream",
-        instructions=INSTRUCTIONS,
+        instructions=INSTRUCTIONS + (LISTING if journal else ""),
         icons=[icons.SERVER],
         version=__version__,
         tools=make_tools(table, token_of, habits, listing=journal is not None),
         lifespan=lifespan,
     )
-    server.middleware.append(_refuse_prompts)
+    server.prompts = Prompts(table, local=habits.local is not None)
+    add_completions(server, table, server.prompts)
     add_guide(server, table)
     if journal:
         add_tasks(server, journal)

@@ -34,7 +34,7 @@ class ImageRequest:
         if wish.size:
             body["size"] = wish.size
         # A neutral value is taken from any caller and sent only to a model that knows the parameter.
-        body |= {name: _wrapped(table, name, v) for name, v in wish.options.items() if table.rule(model, name)}
+        body |= {name: wrapped(table, name, v) for name, v in wish.options.items() if table.rule(model, name)}
         if not body.get("stream") and not body.get("callback_url"):
             body["async"] = True
         return cls(model.id, body)
@@ -44,7 +44,8 @@ class ImageRequest:
         return bool(self.body.get("stream"))
 
 
-def _wrapped(table: ModelTable, name: str, value: Value) -> Any:
+def wrapped(table: ModelTable, name: str, value: Value) -> Any:
+    """A bare value as the upstream, and our tools, take it."""
     parameter = table.parameters[name]
     inner: Any = {parameter.inside: value} if parameter.inside else value
     return [inner] if parameter.listed else inner

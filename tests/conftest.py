@@ -144,6 +144,12 @@ def look_ups(sandbox: Sandbox) -> list[dict[str, Any]]:
     return [body for path, _, body in sandbox.requests if path == "/seedream/tasks"]
 
 
+def only(table: ModelTable, *ids: str) -> ModelTable:
+    """The table with these models and no others."""
+    models = [table.by_id[id_] for id_ in ids]
+    return ModelTable(limits=table.limits, parameters=table.parameters, combinations=table.combinations, models=models)
+
+
 def huge_png(width: int, height: int) -> bytes:
     """A PNG file of a few bytes that claims to have so many pixels, in RGBA; there is no data for them."""
     chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(99))))

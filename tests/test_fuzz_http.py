@@ -212,16 +212,27 @@ RPC = [
     "",
     "x" * 9000,
 ]
+URIS = [
+    "seedream://models", "seedream://models/%ff%00", "seedream://models/" + "x" * 9000, "seedream://guide", "seedream://",
+    "file:///etc/hostname", "http://[", "",
+]  # fmt: skip
+REFERENCES = [
+    *({"type": "ref/prompt", "name": name} for name in ("image_set", "x", "")),
+    *({"type": "ref/resource", "uri": uri} for uri in ("seedream://models/{id}", "x", "")),
+]
 PARAMS = {
-    "name": st.sampled_from(["generate_image", "get_task", "no_such_tool", "", "\ud800"]) | VALUES,
+    "name": st.sampled_from(["generate_image", "get_task", "no_such_tool", "image_set", "", "\ud800"]) | VALUES,
     "arguments": VALUES,
-    "uri": st.sampled_from(["seedream://models", "seedream://", "file:///etc/hostname", "http://[", ""]) | VALUES,
+    "uri": st.sampled_from(URIS) | VALUES,
     "cursor": VALUES,
     "requestId": VALUES,
     "protocolVersion": st.sampled_from(REVISIONS) | VALUES,
     "capabilities": VALUES,
     "clientInfo": VALUES,
-    "ref": VALUES,
+    "ref": st.sampled_from(REFERENCES) | VALUES,
+    "argument": st.fixed_dictionaries({"name": st.sampled_from(["model", "size", "id", ""]), "value": st.text()})
+    | VALUES,
+    "context": st.fixed_dictionaries({"arguments": VALUES}) | VALUES,
     "level": VALUES,
     "_meta": VALUES | st.fixed_dictionaries({"progressToken": VALUES}),
 }
@@ -270,9 +281,20 @@ NESTED = [
     *(b"[" * depth + b"]" * depth for depth in DEPTHS),
     *(b'{"a":' * depth + b"1" + b"}" * depth for depth in DEPTHS),
 ]
-PROMPT = b'{"jsonrpc":"2.0","id":1,"method":"prompts/get","params":{"name":"x"}}'
+REQUESTS = [
+    b'{"jsonrpc":"2.0","id":1,"method":"prompts/get","params":%s}' % params
+    for params in (
+        b'{"name":"x"}', b'{"name":"image_set"}', b'{"name":"create_image","arguments":{"prompt":"x","size":"7K"}}',
+        b'{"name":"image_set","arguments":{"prompt":"x","count":"%s"}}' % (b"9" * 5000),
+        b'{"name":"edit_photo","arguments":{"prompt":"x","image":"\\u0000"}}',
+    )
+] + [
+    b'{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{"ref":%s,"argument":{"name":"size","value":""}}}'
+    % ref
+    for ref in (b'{"type":"ref/prompt","name":"x"}', b'{"type":"ref/resource","uri":"x"}')
+]  # fmt: skip
 BODIES = [
-    PROMPT, PROMPT.replace(b'"id":1,', b""),
+    *REQUESTS, *(body.replace(b'"id":1,', b"") for body in REQUESTS),
     b"", b" ", b"null", b"{", b"[]", b"{}", b'"', b"\xff\xfe{", b'{"a": "\xed\xa0\x80"}', b"\xef\xbb\xbf{}",
     b"\x1f\x8b", '{"jsonrpc": "2.0", "id": 1, "method": "tools/list"}'.encode("utf-16"), b"NaN", b"1e999", b"9" * 5000,
     b"\0" * 100, *NESTED, *(CALL % value for value in NESTED), CALL % b'{"\\ud800":1}', CALL % b"NaN",
@@ -289,6 +311,36 @@ def test_a_body_that_is_no_request(endpoint: Endpoint, body: bytes, revision: st
     status, _ = endpoint.check(raw("POST", "/mcp", meant, body))
     assert status == 413 if len(body) > MOST else status in (200, 202, 400)
     assert endpoint.upstream.requests == []
+
+
+@pytest.mark.parametrize("revision", [OLD, LATEST])
+@pytest.mark.parametrize(
+    ("method", "params", "told"),
+    [
+        ("prompts/get", {"name": "x"}, b"There is no prompt"),
+        ("prompts/get", {"name": "image_set"}, b"`prompt` is missing"),
+        ("resources/read", {"uri": "seedream://models/6.0"}, b"There is no model"),
+        (
+            "completion/complete",
+            {"ref": {"type": "ref/prompt", "name": "x"}, "argument": {"name": "size", "value": ""}},
+            b"There is no prompt",
+        ),
+    ],
+)
+def test_what_does_not_exist(
+    endpoint: Endpoint, revision: str, method: str, params: dict[str, Any], told: bytes
+) -> None:
+    """A request is told so with the code for wrong parameters, a notification nothing; neither is a traceback."""
+    sent, headers = message(method, revision, params)
+    if revision == LATEST:
+        headers["mcp-name"] = str(params.get("name") or params.get("uri", ""))
+    _, body = endpoint.check(raw("POST", "/mcp", headers, json.dumps(sent).encode()))
+    assert b'"code":-32602' in body
+    assert told in body
+    del sent["id"]
+    status, body = endpoint.check(raw("POST", "/mcp", headers, json.dumps(sent).encode()))
+    assert status in (202, 400)
+    assert told not in body
 
 
 @st.composite

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from mcp_types import PromptReference
 from PIL import Image
 
 from mcp_seedream.capabilities import ModelTable, read_table
@@ -78,10 +79,15 @@ async def test_it_is_checked_chosen_and_drawn(session: Session, sandbox: Sandbox
 
 
 async def test_it_is_in_the_documents(session: Session, table: ModelTable) -> None:
-    """The resource, and README's tables as the command writes them."""
+    """The resources, completions, and README's tables as the command writes them."""
     async with session.open() as client:
         page = getattr((await client.read_resource("seedream://models")).contents[0], "text", "")
+        one = getattr((await client.read_resource("seedream://models/mural")).contents[0], "text", "")
+        offered = await client.complete(PromptReference(name="create_image"), {"name": "model", "value": "mural"})
     assert f"`{MURAL}`" in page
+    assert one.startswith("# Seedream 9.0 Mural\n")
+    assert "2.5K, panorama, fresco (with `background`)" in one
+    assert offered.completion.values == ["Seedream 9.0 Mural", MURAL]
     readme = documents.rewritten(documents.README.read_text("utf-8"), table)
     assert f"`{MURAL}`" in readme
     assert "Mural: 0 to 99" in readme.partition("<!-- generated: parameters -->")[2]

@@ -343,10 +343,3 @@ async def test_output_schemas_are_published(session: Session) -> None:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
     assert tools["generate_image"].output_schema == tools["edit_image"].output_schema == IMAGE_RESULT
     assert tools["get_task"].output_schema == TASK_RESULT
-
-
-async def test_the_models_resource(session: Session, table: ModelTable) -> None:
-    """The table as a document."""
-    async with session.open() as client:
-        page = (await client.read_resource("seedream://models")).contents[0]
-    assert all(f"`{model.id}`" in getattr(page, "text", "") for model in table.models)
