@@ -168,6 +168,8 @@ def _path(text: str) -> Path:
             f"{shortened(text)} exists only in the chat's own sandbox, which this server does not share. Use a path "
             "on this machine; a picture can also be given as a link or as base64."
         )
+    if re.match(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]+://", text, re.IGNORECASE):
+        raise InvalidArguments(f"{shortened(text)} is neither a path nor an http(s) link.")
     if os.name != "nt" and re.match(r"/?[A-Za-z]:[\\/]|\\\\\\\\", str(path)):
         raise InvalidArguments(f"{shortened(text)} is a Windows path, and this server does not run on Windows.")
     try:

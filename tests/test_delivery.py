@@ -191,6 +191,7 @@ async def test_a_place_that_can_not_be_written_is_a_note(session: Session, tmp_p
         ("/mnt/user-data/outputs/x.jpg", "exists only in the chat's own sandbox"),
         ("C:\\Users\\me\\fox.jpg", "is a Windows path"),
         ("file://elsewhere/share/x.jpg", "names another machine"),
+        ("ftp://elsewhere/x.jpg", "is neither a path nor an http(s) link"),
     ],
 )
 async def test_what_can_not_be_a_place_is_refused_before_anything_is_paid(
