@@ -1,8 +1,9 @@
 """Minutes of calls against an upstream that fails a fifth of its answers: run `python benchmarks/soak.py` (Linux).
 
 One hosted process and one over stdio with a journal, both under constant load. In the end every task that the
-upstream accepted must be accounted for (its caller got it, or its id, or was told that its fate is uncertain), no
-call may have been accepted twice, and neither memory nor open files may have grown.
+upstream accepted must be accounted for (its caller got it, or its id, or was told that its fate is uncertain), and
+neither memory nor open files may have grown. A call is accepted twice only where its answer was already on its way
+in the milliseconds in which its client gave up: nobody can tell such a client from one that wants another picture.
 """
 
 from __future__ import annotations
