@@ -9,20 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    stop_after_attempt,
-    stop_before_delay,
-    wait_exponential,
-    wait_random,
-)
 
 from mcp_seedream.errors import UpstreamError
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +49,9 @@ class Retries:
         Raises:
             UpstreamError: The last attempt's.
         """
+        # Not before the first request: listing the tools needs none of it.
+        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_before_delay  # noqa: PLC0415
+
         attempts = AsyncRetrying(
             sleep=anyio.sleep,
             retry=retry_if_exception(lambda error: isinstance(error, UpstreamError) and again(error)),
@@ -66,6 +63,8 @@ class Retries:
         return await attempts(request)
 
     def _pause(self, state: RetryCallState) -> float:
+        from tenacity import wait_exponential, wait_random  # noqa: PLC0415
+
         error = state.outcome.exception() if state.outcome else None
         asked = error.retry_after if isinstance(error, UpstreamError) else None
         pause = wait_exponential(multiplier=self.first, max=self.longest)(state) if asked is None else asked
