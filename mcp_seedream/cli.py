@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -134,10 +135,18 @@ def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTab
     stopping = Stopping(settings.shutdown_seconds)
     server = _build(options, table, settings, token_of=bearer_token, habits=habits, stopping=stopping)
     app = build_app(server, settings, stopping)
+    _collect_garbage_seldom()
     logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)  # a sandbox in this process keeps its own quiet
     uvicorn.run(
         app, host=options.host, port=options.port, log_config=None, access_log=False, timeout_graceful_shutdown=2
     )
+
+
+def _collect_garbage_seldom() -> None:
+    """A full collection stops everybody for as long as it looks at a thousand waiting calls: 0.3 s, measured."""
+    gc.collect()
+    gc.freeze()  # what is there now stays: nobody need look at it again
+    gc.set_threshold(10_000, 20, 50)
 
 
 def _build(options: argparse.Namespace, table: ModelTable, settings: Settings, **given: Any) -> MCPServer[Services]:

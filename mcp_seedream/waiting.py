@@ -30,6 +30,7 @@ class Report(Protocol):
     def __call__(self, progress: float, /, *, message: str) -> Awaitable[None]: ...
 
 
+_BREATH = 0.001  # seconds between two answers that become known at once
 _LONGEST_PAUSE = 10.0
 _LONGEST_ASKED = 60.0  # a Retry-After by a clock that is years off would end a caller's look-ups for good
 
@@ -128,7 +129,7 @@ class TaskWaiter:
                 # One after the other: a thousand that end at once must not keep everybody else from being heard.
                 async with self._handing_out:
                     wait.take(ended)
-                    await anyio.lowlevel.checkpoint()
+                    await anyio.sleep(_BREATH)
         return self._interval
 
 
