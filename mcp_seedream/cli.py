@@ -143,7 +143,10 @@ def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTab
 
 
 def _collect_garbage_seldom() -> None:
-    """A full collection stops everybody for as long as it looks at a thousand waiting calls: 0.3 s, measured."""
+    """A full collection stops everybody for as long as it looks at a thousand waiting calls: 0.3 s, measured.
+
+    The app has one once a minute, when few wait.
+    """
     gc.collect()
     gc.freeze()  # what is there now stays: nobody need look at it again
     gc.set_threshold(10_000, 20, 50)

@@ -6,6 +6,7 @@ nothing else. Without one the answer is 401: the operator's token is never used 
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -26,6 +27,7 @@ from mcp_seedream.middleware import ENDPOINT, DropUnfinished, EnterInTurn, Requi
 from mcp_seedream.settings import Settings
 from mcp_seedream.stopping import Handler, Stopping, die, stopped_by_signals
 
+_FEW = 100  # calls, which a full collection looks through in some 30 ms
 _LAST_QUESTIONS = 0.5  # seconds in which a client may ask what it needs to understand its last answer
 
 
@@ -76,12 +78,26 @@ def build_app(server: MCPServer[Any], settings: Settings, stopping: Stopping | N
 
     @asynccontextmanager
     async def lifespan(served: Starlette) -> AsyncIterator[Any]:
-        async with stopped_by_signals(stopping, _hand_on), serve(served) as state:
+        async with (
+            anyio.create_task_group() as group,
+            stopped_by_signals(stopping, _hand_on),
+            serve(served) as state,
+        ):
+            group.start_soon(_collect_when_quiet, stopping)
             yield state
             stopping.begin()  # whoever told the app to end, if no signal did
+            group.cancel_scope.cancel()
 
     app.router.lifespan_context = lifespan
     return app
+
+
+async def _collect_when_quiet(stopping: Stopping) -> None:
+    """Collect garbage once a minute, when few wait: a full collection takes as long as there are waiting calls."""
+    while True:
+        await anyio.sleep(60)
+        if stopping.calls < _FEW:
+            gc.collect()
 
 
 async def _hand_on(number: int, handler: Handler | None) -> None:

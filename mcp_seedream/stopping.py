@@ -43,6 +43,11 @@ class Stopping:
             self.begun.set()
             self._tell_if_idle()
 
+    @property
+    def calls(self) -> int:
+        """How many are being answered now."""
+        return self._answering
+
     @contextmanager
     def answering(self) -> Iterator[None]:
         """A call is being answered, as long as the context lasts."""

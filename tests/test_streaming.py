@@ -62,7 +62,7 @@ async def stream(table: ModelTable, *lines: str, cut: bool = False) -> Any:
     """The result of a call whose answer is these lines; `cut`: the connection then breaks."""
     streamer = Streamer(*(line + "\n" for line in lines), cut=cut)
     with serving(streamer.app, lifespan="off") as address:
-        return await Session(table, address).call("generate_image", prompt="a", stream=True)
+        return await Session(table, address).call("generate_image", prompt="a", stream=True, wait_seconds=0)
 
 
 async def streamed(session: Session, switch: Switch, streamer: Streamer, **arguments: Any) -> tuple[Any, list[str]]:
