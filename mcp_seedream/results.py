@@ -133,7 +133,7 @@ def listed(entries: Sequence[Entry]) -> str:
         + "".join(f"\n  {where}" for where in (*entry.files, *entry.links))
         for entry in entries
     ]
-    return "\n".join([f"Made on this machine, the newest of {len(entries)} first:", *lines])
+    return "\n".join(["Tasks made on this machine, the newest first:", *lines])
 
 
 def _shortened(prompt: str) -> str:
