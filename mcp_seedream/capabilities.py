@@ -63,6 +63,7 @@ class Parameter(_Frozen):
     every_model: Rule | None = None
     prompt_optional: bool = False
     counts_outputs: bool = False
+    repeats: bool = False
 
     def asks_something(self, value: Value) -> bool:
         return self.neutral is None or value != self.neutral
@@ -176,6 +177,12 @@ class ModelTable(_Frozen):
                 if rules:
                     found[name] = rules
         return found
+
+
+def side(size: str) -> int | None:
+    """The pixels of one side of a square of a named size: so many K are so many times 1024; None: it names none."""
+    thousands = re.fullmatch(r"(\d+(?:\.\d+)?)K", size)
+    return int(float(thousands[1]) * 1024) if thousands else None
 
 
 def either(words: Iterable[str]) -> str:

@@ -167,7 +167,7 @@ def _build(options: argparse.Namespace, table: ModelTable, settings: Settings, *
         return SeedreamClient(settings.base_url, timeouts=timeouts, connections=settings.connections)
 
     remark = SANDBOXED if options.sandbox else None
-    return build_server(table, connect, remark=remark, **given)
+    return build_server(table, connect, remark=remark, image_hosts=settings.image_hosts, **given)
 
 
 @contextmanager
@@ -180,7 +180,8 @@ def _upstream(options: argparse.Namespace, settings: Settings, table: ModelTable
 
     with running(Sandbox(table, seconds=options.sandbox_seconds)) as address:
         logging.getLogger(__name__).info("sandbox at %s", address)
-        yield settings.model_copy(update={"base_url": address, "token": SecretStr(SANDBOX_TOKEN)})
+        in_use = {"base_url": address, "token": SecretStr(SANDBOX_TOKEN), "image_hosts": [address]}
+        yield settings.model_copy(update=in_use)
 
 
 def _log_to_stderr(level: str) -> None:

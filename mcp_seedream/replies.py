@@ -64,6 +64,7 @@ def read_task(reply: Any, task_id: str | None = None) -> Task:
         elapsed=_elapsed(reply),
         created_at=_moment(reply.get("created_at")),
         finished_at=_moment(reply.get("finished_at")),
+        request=request or None,
     )
 
 

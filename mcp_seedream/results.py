@@ -16,7 +16,7 @@ from typing import Any
 from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent
 
 from mcp_seedream.errors import SeedreamError, UpstreamError
-from mcp_seedream.files import kind
+from mcp_seedream.files import kind, reference_kind
 from mcp_seedream.journal import Entry
 from mcp_seedream.wire import Image, Task
 
@@ -30,18 +30,15 @@ _IMAGE = {
         "z_index": {"type": "integer"},
         "name": _STRING,
         "description": _STRING,
-        "bounding_box": {"type": "object"},
     },
 }
 _TASK: dict[str, Any] = {
     "status": {"type": "string", "enum": ["succeeded", "pending", "failed"]},
     "task_id": _STRING,
-    "trace_id": _STRING,
     "model": _STRING,
     "images": {"type": "array", "items": _IMAGE},
     "links_until": _STRING,
     "elapsed_seconds": {"type": "number"},
-    "usage": {"type": "object"},
     "notes": {"type": "array", "items": _STRING},
     "error": {
         "type": "object",
@@ -49,11 +46,14 @@ _TASK: dict[str, Any] = {
     },
 }
 IMAGE_RESULT: dict[str, Any] = {"type": "object", "properties": _TASK, "required": ["status"]}
-"""Output schema of the image tools."""
+"""Output schema of the image tools: what programs rely on; a result may have more."""
+CALL = "seedream/call"
+"""Key of a result's `_meta`: `{"tool": …, "args": {…}}` that made a task that was looked up, for the gallery."""
 
 _SHOWABLE = ("jpeg", "png", "webp", "gif")
 _LONGEST = 140_000
 """Characters of a whole result: clients take 150,000."""
+_LONGEST_CALL = 10_000
 _REASONS = 5
 """Reasons for failed images that are told, each once."""
 
@@ -65,16 +65,22 @@ TASK_RESULT: dict[str, Any] = {
 """Output schema of `get_task`: one task as from the image tools, or several of those under `tasks`."""
 
 
-def one(task: Task, shown: Sequence[bytes] = (), caption: str | None = None) -> CallToolResult:
+def one(
+    task: Task, shown: Sequence[bytes] = (), caption: str | None = None, *, looked_up: bool = False
+) -> CallToolResult:
     """The result for one task: pictures, or its id and what to do next, or why there is none.
 
     Args:
         task: As it stands.
         shown: Image files to put into the result: a preview, or data that was asked for.
         caption: What is shown, for the text.
+        looked_up: It was made by an earlier call, which clients may want to know.
     """
     task = _within_room(task)
-    return _result(_text(task), _structured(task), shown, caption, is_error=task.state == "failed")
+    result = _result(_text(task), _structured(task), shown, caption, is_error=task.state == "failed")
+    if looked_up and (call := _call(task)):
+        result.meta = {CALL: call}
+    return result
 
 
 def several(tasks: Sequence[Task], missing: Iterable[str] = (), shown: Sequence[bytes] = ()) -> CallToolResult:
@@ -224,6 +230,17 @@ def _text(task: Task) -> str:
     lines = [f"{count} image{'s' if count > 1 else ''}{by}{took}:", *map(_line, task.images)]
     until = [f"Links live until {_time(task.links_until)}."] if task.links_until else []
     return "\n".join([*lines, *until, *_notes(task), _identifiers(task)])
+
+
+def _call(task: Task) -> dict[str, Any] | None:
+    """The call that made a task, as far as it can be made again: pictures given as data can't be told any more."""
+    asked = {name: value for name, value in (task.request or {}).items() if name not in ("async", "stream")}
+    images = asked.get("image", [])
+    if not isinstance(asked.get("prompt"), str) or len(json.dumps(asked)) > _LONGEST_CALL:
+        return None
+    if not (isinstance(images, list) and all(isinstance(i, str) and reference_kind(i) == "url" for i in images)):
+        return None
+    return {"tool": "edit_image" if images else "generate_image", "args": asked}
 
 
 def _time(seconds: float | None) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from mcp_seedream.client import SeedreamClient
 from mcp_seedream.completions import add_completions
 from mcp_seedream.downloads import Downloads
 from mcp_seedream.errors import InvalidArguments
+from mcp_seedream.gallery import gallery
 from mcp_seedream.generation import Services
 from mcp_seedream.guide import add_guide, add_tasks
 from mcp_seedream.journal import Journal
@@ -70,6 +71,7 @@ def build_server(
     stopping: Stopping | None = None,
     look_interval: float = 2,
     remark: str | None = None,
+    image_hosts: Sequence[str] = (),
 ) -> MCPServer[Services]:
     """The server, ready for any transport.
 
@@ -82,24 +84,10 @@ def build_server(
         stopping: Ends all waits once it has begun.
         look_interval: Seconds between two rounds of look-ups for one caller.
         remark: A note to go with every picture.
+        image_hosts: Origins that pictures come from: the gallery may load them from there.
     """
     habits = habits or Habits()
     stopping = stopping or Stopping()
-
-    @asynccontextmanager
-    async def lifespan(_: MCPServer[Services]) -> AsyncIterator[Services]:
-        async with (
-            connect() as client,
-            open_waiter(client, interval=look_interval, stopping=stopping) as waiter,
-            Downloads(sandbox=client.base_url if client.is_local else None) as downloads,
-            anyio.create_task_group() as group,
-        ):
-            orphans = Orphans(journal, stopping=stopping)
-            group.start_soon(_end_in_order, stopping, waiter, client)
-            yield Services(
-                table, client, waiter, downloads, stopping, orphans, journal=journal, local=habits.local, remark=remark
-            )
-            group.cancel_scope.cancel()
 
     server = _Server(
         "seedream",
@@ -108,7 +96,16 @@ def build_server(
         icons=[icons.SERVER],
         version=__version__,
         tools=make_tools(table, token_of, habits, listing=journal is not None),
-        lifespan=lifespan,
+        lifespan=lambda _: _living(
+            table,
+            connect,
+            habits=habits,
+            journal=journal,
+            stopping=stopping,
+            look_interval=look_interval,
+            remark=remark,
+        ),
+        extensions=[gallery(table, image_hosts)],
     )
     server.prompts = Prompts(table, local=habits.local is not None)
     add_completions(server, table, server.prompts)
@@ -116,6 +113,32 @@ def build_server(
     if journal:
         add_tasks(server, journal)
     return server
+
+
+@asynccontextmanager
+async def _living(
+    table: ModelTable,
+    connect: Callable[[], SeedreamClient],
+    *,
+    habits: Habits,
+    journal: Journal | None,
+    stopping: Stopping,
+    look_interval: float,
+    remark: str | None,
+) -> AsyncIterator[Services]:
+    """What lives as long as the server: connections, the waiter, what callers left."""
+    async with (
+        connect() as client,
+        open_waiter(client, interval=look_interval, stopping=stopping) as waiter,
+        Downloads(sandbox=client.base_url if client.is_local else None) as downloads,
+        anyio.create_task_group() as group,
+    ):
+        orphans = Orphans(journal, stopping=stopping)
+        group.start_soon(_end_in_order, stopping, waiter, client)
+        yield Services(
+            table, client, waiter, downloads, stopping, orphans, journal=journal, local=habits.local, remark=remark
+        )
+        group.cancel_scope.cancel()
 
 
 async def _end_in_order(stopping: Stopping, waiter: TaskWaiter, client: SeedreamClient) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -52,6 +53,11 @@ class Settings(BaseSettings):
         default=[],
         description="Folders pictures may be read from over stdio, comma-separated (anywhere, unless set)",
     )
+    image_hosts: Annotated[list[str], NoDecode] = _env(
+        "SEEDREAM_IMAGE_HOSTS",
+        default=["https://platform.cdn.acedata.cloud"],
+        description="Where pictures come from: the gallery in the chat may load them from there, comma-separated",
+    )
     connect_timeout: float = _env(
         "SEEDREAM_CONNECT_TIMEOUT", default=10, gt=0, description="To connect to the upstream, in seconds"
     )
@@ -93,10 +99,19 @@ class Settings(BaseSettings):
         description="debug, info, warning or error",
     )
 
-    @field_validator("allowed_hosts", "allowed_origins", "allowed_dirs", mode="before")
+    @field_validator("allowed_hosts", "allowed_origins", "allowed_dirs", "image_hosts", mode="before")
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("image_hosts")
+    @classmethod
+    def _origins(cls, value: list[str]) -> list[str]:
+        """They become part of a security policy: an origin is all that may stand there."""
+        for origin in value:
+            if not re.fullmatch(r"https?://(\*\.)?[\w.-]+(:\d+)?", origin, re.ASCII):
+                raise ValueError(f"{origin} is not like https://images.example.com")
+        return value
 
     @field_validator("token", mode="before")
     @classmethod

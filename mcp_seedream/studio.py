@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from mcp_seedream import drawing
+from mcp_seedream.capabilities import side
 from mcp_seedream.choosing import Wish
 
 _KEPT = 64
@@ -120,9 +121,8 @@ def _dimensions(wish: Wish) -> tuple[int, int]:
     size = wish.size or "2K"
     if exact := re.fullmatch(r"(\d+)x(\d+)", size):
         return int(exact[1]), int(exact[2])
-    if thousands := re.fullmatch(r"([\d.]+)K", size):
-        side = int(float(thousands[1]) * 1024)
-        return side, side
+    if square := side(size):
+        return square, square
     ratio = 1 + hashlib.sha256(wish.prompt.encode("utf-8", "replace")).digest()[0] / 255
     height = int(math.sqrt(2048 * 2048 / ratio))
     return int(height * ratio), height

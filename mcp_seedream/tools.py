@@ -25,6 +25,7 @@ from mcp_seedream.capabilities import ModelTable, Operation
 from mcp_seedream.delivery import PREVIEW_ROOM, Delivered, Wanted, deliver, within_budget
 from mcp_seedream.errors import MissingToken, SeedreamError
 from mcp_seedream.files import LocalFiles, save_target
+from mcp_seedream.gallery import TOOL_META
 from mcp_seedream.generation import Services, get_tasks, make_images, newest_tasks
 from mcp_seedream.schemas import image_schema, task_schema
 from mcp_seedream.wire import Task
@@ -109,7 +110,7 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
         found = await get_tasks(services, call, _token(token_of, ctx), ctx.report_progress)
         if len(call.task_ids) == 1:
             done = await _delivered(habits, found[call.task_ids[0]], call.save_to, ctx)
-            return results.one(done.task, done.shown, done.caption)
+            return results.one(done.task, done.shown, done.caption, looked_up=True)
         there = await _all_delivered(habits, [found[id_] for id_ in call.task_ids if id_ in found], call.save_to, ctx)
         missing = [id_ for id_ in call.task_ids if id_ not in found]
         shown = within_budget(data for each in there for data in each.shown)
@@ -151,6 +152,7 @@ def _tool(
         context_kwarg="ctx",
         annotations=annotations,
         icons=[icons.TOOLS[name]],
+        meta=TOOL_META,
     )
 
 

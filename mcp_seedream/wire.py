@@ -81,7 +81,10 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A generation as it stands: `elapsed` is in seconds, `*_at` and `links_until` are Unix times."""
+    """A generation as it stands: `elapsed` is in seconds, `*_at` and `links_until` are Unix times.
+
+    `request` is what the upstream says that it was asked for, where it says so.
+    """
 
     id: str
     state: State = "pending"
@@ -97,6 +100,7 @@ class Task:
     links_until: float | None = None
     usage: JSONObject | None = None
     notes: tuple[str, ...] = ()
+    request: JSONObject | None = None
 
     @property
     def ended(self) -> bool:

@@ -40,6 +40,7 @@ async def test_what_is_listed(table: ModelTable, upstream: str, mode: str) -> No
         "seedream://models.json": "application/json",
         "seedream://guide": "text/markdown",
         "seedream://tasks": "text/plain",
+        "ui://seedream/gallery": "text/html;profile=mcp-app",
     }
     assert [(each.uri_template, each.mime_type) for each in templates] == [("seedream://models/{id}", "text/markdown")]
     assert all(resource.title and resource.description for resource in resources)

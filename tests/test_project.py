@@ -23,9 +23,9 @@ ORDER = [
     "__init__", "errors", "settings", "stopping", "files", "capabilities", "choosing", "schemas", "arguments", "wire",
     "replies", "refusals", "retries", "answers", "turns", "pools", "client", "waiting", "streaming", "pictures",
     "downloads", "inputs",
-    "journal", "orphans", "generation", "delivery", "results", "writing", "guide", "prompts", "completions", "icons",
-    "tools", "server", "stdio", "middleware", "hosting", "drawing", "studio", "mishaps", "sandbox", "trial", "cli",
-    "__main__",
+    "journal", "orphans", "generation", "delivery", "results", "gallery", "writing", "guide", "prompts", "completions",
+    "icons", "tools", "server", "stdio", "middleware", "hosting", "drawing", "studio", "mishaps", "sandbox", "trial",
+    "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
@@ -60,7 +60,7 @@ def test_imports_go_one_way(module: str) -> None:
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("mcp", {"results", "tools", "guide", "completions", "server", "stdio", "hosting", "trial", "cli"}),
+        ("mcp", {"results", "tools", "gallery", "guide", "completions", "server", "stdio", "hosting", "trial", "cli"}),
         ("mcp_types", {"results", "tools", "prompts", "completions", "icons", "server", "trial"}),
         ("httpx", {"answers", "client", "downloads", "pools"}),
         ("PIL", {"pictures", "drawing", "studio"}),
