@@ -1,0 +1,157 @@
+"""A host of MCP Apps in a real browser: the official bridge, our page in its frame, our server behind it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import ConsoleMessage, Frame, Page
+from starlette.requests import Request
+from starlette.responses import FileResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mcp_seedream.capabilities import ModelTable
+from mcp_seedream.client import SeedreamClient
+from mcp_seedream.hosting import bearer_token, build_app, wants_preview
+from mcp_seedream.server import build_server
+from mcp_seedream.settings import Settings
+from mcp_seedream.tools import Habits
+from tests.browser import browsing, node, npm_install
+from tests.conftest import INTERVAL, QUICK, TOKEN, serving
+
+SOURCES = Path(__file__).parent / "host"
+PACKAGES = (
+    "@modelcontextprotocol/ext-apps@2.0.4",
+    "@modelcontextprotocol/client@2.4.0",
+    "@modelcontextprotocol/core@2.4.0",
+    "@modelcontextprotocol/server@2.4.0",
+    "axe-core@4.14.1",
+    "esbuild@0.28.2",
+    "zod@4.6.7",
+)
+ABLE = {
+    "openLinks": {},
+    "downloadFile": {},
+    "serverTools": {},
+    "updateModelContext": {"text": {}},
+}
+"""What a host says that it can do, unless a test says otherwise."""
+
+
+_BUILD = (
+    "require('esbuild').buildSync({{entryPoints: [{0}], bundle: true, format: 'esm', outfile: {1}, nodePaths: [{2}]}})"
+)
+
+
+def bundle(folder: Path) -> Path:
+    """The host's script with the official packages in it, and `axe.js` beside it; skips where they can't be had."""
+    modules = npm_install(PACKAGES) / "node_modules"
+    script = folder / "host.js"
+    build = _BUILD.format(*(json.dumps(str(path)) for path in (SOURCES / "host.js", script, modules)))
+    subprocess.run([str(node()[0]), "-e", build], check=True, cwd=modules.parent)
+    shutil.copy(modules / "axe-core" / "axe.min.js", folder / "axe.js")
+    return script
+
+
+@dataclass
+class Host:
+    """A page of the host; `frame` is our own page in it."""
+
+    page: Page
+    noise: list[str] = field(default_factory=list)
+
+    @property
+    def frame(self) -> Frame:
+        return self.page.frames[1]
+
+    async def call(self, **arguments: Any) -> None:
+        """Call the tool; the page hears what was asked, and what came."""
+        await self.page.evaluate("(args) => window.call(args)", arguments)
+
+    def begin(self, **arguments: Any) -> Any:
+        """Call it, and do not wait for the answer."""
+        return self.page.evaluate("(args) => { window.call(args) }", arguments)
+
+    async def heard(self, name: str) -> list[Any]:
+        """What our page asked the host for."""
+        heard: list[list[Any]] = await self.page.evaluate("window.state.heard")
+        return [params for asked, params in heard if asked == name]
+
+    async def reaches(self, state: str, number: int = 0) -> None:
+        """Wait until a card of the page is in a state."""
+        await (
+            self.frame.locator("article")
+            .nth(number)
+            .and_(self.frame.locator(f"article[data-state={state}]"))
+            .wait_for(timeout=20_000)
+        )
+
+    async def loaded(self, selector: str = "article img") -> None:
+        """Wait until all such pictures are there."""
+        await self.frame.wait_for_function(
+            "(selector) => { const found = [...document.querySelectorAll(selector)];"
+            "return found.length && found.every((one) => one.complete && one.naturalWidth) }",
+            arg=selector,
+            timeout=20_000,
+        )
+
+
+@asynccontextmanager
+async def hosting(
+    table: ModelTable,
+    upstream: str,
+    script: Path,
+    *,
+    tool: str = "generate_image",
+    preview: bool = True,
+    image_hosts: tuple[str, ...] | None = None,
+    capabilities: dict[str, Any] | None = None,
+    theme: str = "light",
+    width: int = 720,
+) -> AsyncIterator[Host]:
+    """A host with our page open in it, for `tool`, connected to a server of ours over HTTP."""
+    server = build_server(
+        table,
+        lambda: SeedreamClient(upstream, retries=QUICK),
+        token_of=bearer_token,
+        habits=Habits(20, wants_preview(preview)),
+        look_interval=INTERVAL,
+        image_hosts=(upstream,) if image_hosts is None else image_hosts,
+    )
+    app = _beside(build_app(server, Settings(_env_file=None)), script)  # type: ignore[call-arg]
+    with serving(app) as address:
+        async with browsing(viewport={"width": width, "height": 800}) as context:
+            page = await context.new_page()
+            host = Host(page)
+
+            def note(message: ConsoleMessage) -> None:
+                if message.type == "error":
+                    host.noise.append(message.text)
+
+            page.on("console", note)
+            page.on("pageerror", lambda error: host.noise.append(str(error)))
+            page.on("dialog", lambda dialog: host.noise.append(f"dialog: {dialog.message}"))
+            await page.goto(f"{address}/host")
+            given = {"theme": theme, "displayMode": "inline", "platform": "web"}
+            start = {"token": TOKEN, "tool": tool, "capabilities": capabilities or ABLE, "context": given}
+            await page.evaluate("(how) => window.start(how)", start)
+            yield host
+
+
+def _beside(app: ASGIApp, script: Path) -> ASGIApp:
+    """The server's app with the host's page and script at the same origin, so that the page may call it."""
+    files = {"/host": SOURCES / "host.html", "/host.js": script}
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (path := files.get(Request(scope).url.path)):
+            await FileResponse(path)(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return serve
