@@ -35,7 +35,7 @@ PACKAGES = (
     "esbuild@0.28.2",
     "zod@4.6.7",
 )
-ABLE = {
+ABLE: dict[str, Any] = {
     "openLinks": {},
     "downloadFile": {},
     "serverTools": {},
@@ -78,6 +78,12 @@ class Host:
         """Call it, and do not wait for the answer."""
         return self.page.evaluate("(args) => { window.call(args) }", arguments)
 
+    async def beside(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """The result of a call that our page hears nothing of."""
+        call = "([name, args]) => window.state.client.callTool({name, arguments: args})"
+        result: dict[str, Any] = await self.page.evaluate(call, [tool, arguments])
+        return result
+
     async def heard(self, name: str) -> list[Any]:
         """What our page asked the host for."""
         heard: list[list[Any]] = await self.page.evaluate("window.state.heard")
@@ -114,8 +120,12 @@ async def hosting(
     capabilities: dict[str, Any] | None = None,
     theme: str = "light",
     width: int = 720,
+    before: str = "",
 ) -> AsyncIterator[Host]:
-    """A host with our page open in it, for `tool`, connected to a server of ours over HTTP."""
+    """A host with our page open in it, for `tool`, connected to a server of ours over HTTP.
+
+    `before` is a script that runs in each frame before its own.
+    """
     server = build_server(
         table,
         lambda: SeedreamClient(upstream, retries=QUICK),
@@ -127,6 +137,8 @@ async def hosting(
     app = _beside(build_app(server, Settings(_env_file=None)), script)  # type: ignore[call-arg]
     with serving(app) as address:
         async with browsing(viewport={"width": width, "height": 800}) as context:
+            if before:
+                await context.add_init_script(before)
             page = await context.new_page()
             host = Host(page)
 

@@ -319,8 +319,7 @@ async def test_a_pending_task_is_looked_for(opened: Opening, sandbox: Sandbox) -
 async def test_a_task_that_is_looked_up_can_be_made_again(opened: Opening, sandbox: Sandbox) -> None:
     """Its prompt comes with the result."""
     async with opened(tool="get_task") as host:
-        start = "window.state.client.callTool({name: 'generate_image', arguments: {prompt: 'an owl'}})"
-        made = await host.page.evaluate(start)
+        made = await host.beside("generate_image", prompt="an owl")
         await host.call(task_id=made["structuredContent"]["task_id"])
         await host.reaches("succeeded")
         assert await host.frame.locator("h2").inner_text() == "an owl"
@@ -335,8 +334,8 @@ async def test_several_tasks_are_several_cards(opened: Opening) -> None:
     async with opened(tool="get_task") as host:
         ids = []
         for prompt in ("an owl", "a cat [sandbox:failed]", "a fox [sandbox:slow=2]"):
-            start = "(prompt) => window.state.client.callTool({name: 'generate_image', arguments: {prompt, wait_seconds: 0}})"
-            ids.append((await host.page.evaluate(start, prompt))["structuredContent"]["task_id"])
+            made = await host.beside("generate_image", prompt=prompt, wait_seconds=0)
+            ids.append(made["structuredContent"]["task_id"])
         await host.page.wait_for_timeout(500)
         await host.call(task_ids=ids, wait_seconds=0)
         await host.reaches("succeeded", 1)
