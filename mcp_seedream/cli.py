@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
@@ -17,12 +16,10 @@ from mcp_seedream import __version__
 from mcp_seedream.capabilities import ModelTable, read_table
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.files import LocalFiles
+from mcp_seedream.logs import log_to_stderr
 from mcp_seedream.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from mcp.server.mcpserver import MCPServer
-
-    from mcp_seedream.generation import Services
     from mcp_seedream.journal import Journal
 
 SANDBOXED = "Drawn by the sandbox: a placeholder, not a generated picture."
@@ -54,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--transport", choices=["stdio", "http"], default="stdio", help="default: stdio")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind, over HTTP (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port, over HTTP (default: 8000)")
+    parser.add_argument(
+        "--sse", action="store_true", default=None, help="serve the older SSE transport as well, at /sse"
+    )
     parser.add_argument("--sandbox", action="store_true", help="work against an emulation with drawn pictures")
     parser.add_argument("--sandbox-seconds", type=float, metavar="S", help="how long a sandbox picture takes")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
@@ -86,8 +86,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    settings = read_settings(log_level=options.log_level)
-    _log_to_stderr(settings.log_level)
+    settings = read_settings(log_level=options.log_level, sse=options.sse)
+    log_to_stderr(settings.log_level, settings.log_format)
     table = read_table(settings.models_file)
     with _upstream(options, settings, table) as settings_in_use:
         serve = _serve_http if options.transport == "http" else _serve_stdio
@@ -98,6 +98,8 @@ def _serve(options: argparse.Namespace) -> int:
 def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTable) -> None:
     import anyio  # noqa: PLC0415  (`try` and --help need none of it)
 
+    from mcp_seedream.server import build_server  # noqa: PLC0415
+    from mcp_seedream.serving import connecting  # noqa: PLC0415
     from mcp_seedream.stdio import serve_stdio  # noqa: PLC0415
     from mcp_seedream.stopping import Stopping  # noqa: PLC0415
     from mcp_seedream.tools import Habits  # noqa: PLC0415
@@ -107,8 +109,15 @@ def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTa
     local = LocalFiles(tuple(settings.allowed_dirs), settings.output_dir)
     habits = Habits(settings.wait_seconds, lambda _: settings.preview != "off", local)
     journal = _journal(settings, sandbox=options.sandbox)
-    server = _build(
-        options, table, settings, token_of=lambda _: token, habits=habits, stopping=stopping, journal=journal
+    server = build_server(
+        table,
+        connecting(settings),
+        token_of=lambda _: token,
+        habits=habits,
+        journal=journal,
+        stopping=stopping,
+        remark=_remark(options),
+        image_hosts=settings.image_hosts,
     )
     anyio.run(serve_stdio, server, stopping)
 
@@ -127,47 +136,17 @@ def _journal(settings: Settings, *, sandbox: bool) -> Journal | None:
 def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTable) -> None:
     import uvicorn  # noqa: PLC0415  (stdio starts faster without)
 
-    from mcp_seedream.hosting import bearer_token, build_app, wants_preview  # noqa: PLC0415
-    from mcp_seedream.stopping import Stopping  # noqa: PLC0415
-    from mcp_seedream.tools import Habits  # noqa: PLC0415
+    from mcp_seedream.serving import create_app  # noqa: PLC0415
 
-    habits = Habits(settings.wait_seconds, wants_preview(settings.preview == "on"))
-    stopping = Stopping(settings.shutdown_seconds)
-    server = _build(options, table, settings, token_of=bearer_token, habits=habits, stopping=stopping)
-    app = build_app(server, settings, stopping)
-    _collect_garbage_seldom()
+    app = create_app(settings, table=table, remark=_remark(options))
     logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)  # a sandbox in this process keeps its own quiet
     uvicorn.run(
         app, host=options.host, port=options.port, log_config=None, access_log=False, timeout_graceful_shutdown=2
     )
 
 
-def _collect_garbage_seldom() -> None:
-    """A full collection stops everybody for as long as it looks at a thousand waiting calls: 0.3 s, measured.
-
-    The app has one once a minute, when few wait.
-    """
-    gc.collect()
-    gc.freeze()  # what is there now stays: nobody need look at it again
-    gc.set_threshold(10_000, 20, 50)
-
-
-def _build(options: argparse.Namespace, table: ModelTable, settings: Settings, **given: Any) -> MCPServer[Services]:
-    from mcp_seedream.client import SeedreamClient, Timeouts  # noqa: PLC0415  (`try` and --help need none of it)
-    from mcp_seedream.server import build_server  # noqa: PLC0415
-
-    timeouts = Timeouts(
-        settings.connect_timeout,
-        settings.read_timeout,
-        min(settings.read_timeout, 10),
-        settings.stream_timeout,
-    )
-
-    def connect() -> SeedreamClient:
-        return SeedreamClient(settings.base_url, timeouts=timeouts, connections=settings.connections)
-
-    remark = SANDBOXED if options.sandbox else None
-    return build_server(table, connect, remark=remark, image_hosts=settings.image_hosts, **given)
+def _remark(options: argparse.Namespace) -> str | None:
+    return SANDBOXED if options.sandbox else None
 
 
 @contextmanager
@@ -182,13 +161,3 @@ def _upstream(options: argparse.Namespace, settings: Settings, table: ModelTable
         logging.getLogger(__name__).info("sandbox at %s", address)
         in_use = {"base_url": address, "token": SecretStr(SANDBOX_TOKEN), "image_hosts": [address]}
         yield settings.model_copy(update=in_use)
-
-
-def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(
-        stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
-    if level.upper() != "DEBUG":
-        # One line a request of the client's library, with its URL, is more than an operator wants.
-        for name in ("httpx", "httpcore", "mcp"):
-            logging.getLogger(name).setLevel(logging.WARNING)

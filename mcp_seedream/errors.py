@@ -5,6 +5,7 @@
     ├── InvalidArguments         the call breaks a rule of the table; nothing was sent
     ├── MissingToken             there is no token to send; nothing was sent
     ├── ServerStopping           the process is about to end; nothing was sent
+    ├── TooMuch                  a limit of this server; nothing was sent
     └── UpstreamError            the upstream refused, failed or could not be reached
         ├── RequestRefused       400, 404 no_api, 413: the same request will be refused again
         │   └── ModelRefused     400 "model is invalid": unknown or retired; costs nothing
@@ -78,6 +79,17 @@ class ServerStopping(SeedreamError):
 
     def __init__(self) -> None:
         super().__init__("The server is being stopped, so nothing was sent. The call can be repeated once it is back.")
+
+
+class TooMuch(SeedreamError):
+    """A caller asks for more than this server gives; `retry_after` says in how many seconds to come again."""
+
+    code = "too_many_requests"
+    retryable = True
+
+    def __init__(self, why: str, retry_after: float) -> None:
+        self.retry_after = max(1, round(retry_after))
+        super().__init__(f"Too many calls: {why}. Nothing was sent; try again in {self.retry_after} s.")
 
 
 class UpstreamError(SeedreamError):

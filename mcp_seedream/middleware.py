@@ -1,4 +1,4 @@
-"""What stands between an HTTP request of the endpoint and the SDK: who is calling, turns, orderly ends."""
+"""What stands between an HTTP request of the endpoint and the SDK: turns, and orderly ends."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from contextlib import ExitStack
 
 import anyio
 import anyio.lowlevel
-from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcp_seedream.errors import TOKEN_PAGE
 from mcp_seedream.stopping import Stopping
 from mcp_seedream.turns import Turns
 
@@ -96,30 +94,11 @@ class EnterInTurn:
         with ExitStack() as stack:
             if _TOOL_CALL in start and len(start) <= _SMALL:
                 turns = self._looking if _LOOK in start else self._making
-                await turns.take(bearer(Headers(scope=scope).get("authorization")) or "")
+                await turns.take(scope.get("state", {}).get("caller_key", ""))
                 stack.callback(turns.give)
                 scope["state"] = {**scope.get("state", {}), "entered": stack.close}
                 asyncio.get_running_loop().call_later(_ENTERING, stack.close)
             await self._app(scope, receive, send)
-
-
-class RequireToken:
-    """Answers 401 to a request of the endpoint that brings no token, before its body is read."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (
-            scope["type"] == "http"
-            and scope["path"] == ENDPOINT
-            and not bearer(Headers(scope=scope).get("authorization"))
-        ):
-            message = f"Send your AceDataCloud API token as Authorization: Bearer. Get one at {TOKEN_PAGE}."
-            body = {"error": "unauthorized", "error_description": message}
-            await JSONResponse(body, 401, {"WWW-Authenticate": 'Bearer realm="mcp-seedream"'})(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
 
 
 def _is_call(scope: Scope) -> bool:

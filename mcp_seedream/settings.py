@@ -73,6 +73,28 @@ class Settings(BaseSettings):
         ge=0,
         description="For calls to be answered in, once the server is told to stop",
     )
+    public_url: str | None = _env(
+        "SEEDREAM_PUBLIC_URL", default=None, description="Where people reach this server over HTTP: https://NAME"
+    )
+    sse: bool = _env("SEEDREAM_SSE", default=False, description="Serve the older SSE transport as well, at `/sse`")
+    calls_at_once: int = _env(
+        "SEEDREAM_CALLS_AT_ONCE", default=2000, ge=1, description="Requests of one caller that are answered at once"
+    )
+    all_calls_at_once: int = _env(
+        "SEEDREAM_ALL_CALLS_AT_ONCE", default=10_000, ge=1, description="Requests of all callers, likewise"
+    )
+    generations_a_minute: int = _env(
+        "SEEDREAM_GENERATIONS_A_MINUTE",
+        default=0,
+        ge=0,
+        description="Generations of one caller in any minute; 0: as many as the upstream takes",
+    )
+    check_seconds: float = _env(
+        "SEEDREAM_CHECK_SECONDS",
+        default=300,
+        ge=0,
+        description="For which a caller's token is believed, once the upstream knew it; 0: it is not checked",
+    )
     connections: int = _env(
         "SEEDREAM_CONNECTIONS",
         default=100,
@@ -89,6 +111,14 @@ class Settings(BaseSettings):
         default=[f"http://{host}" for host in _LOCAL_HOSTS],
         description="`Origin` headers it accepts over HTTP, comma-separated",
     )
+    cors_origins: Annotated[list[str], NoDecode] = _env(
+        "SEEDREAM_CORS_ORIGINS",
+        default=[],
+        description="Web pages that may call it from a browser (`https://NAME`, or `*`), comma-separated",
+    )
+    max_header_kib: int = _env(
+        "SEEDREAM_MAX_HEADER_KIB", default=32, ge=1, description="All headers of an HTTP request, in KiB"
+    )
     max_body_mib: int = _env(
         "SEEDREAM_MAX_BODY_MIB", default=64, ge=1, description="Largest HTTP request, in MiB: base64 pictures are large"
     )
@@ -98,8 +128,16 @@ class Settings(BaseSettings):
         pattern="(?i)^(debug|info|warning|error)$",
         description="debug, info, warning or error",
     )
+    log_format: Literal["text", "json"] = _env(
+        "SEEDREAM_LOG_FORMAT", default="text", description="text for people, or json: one object a line"
+    )
+    metrics_dir: str | None = _env(
+        "PROMETHEUS_MULTIPROC_DIR",
+        default=None,
+        description="Folder in which several processes of one server share their figures",
+    )
 
-    @field_validator("allowed_hosts", "allowed_origins", "allowed_dirs", "image_hosts", mode="before")
+    @field_validator("allowed_hosts", "allowed_origins", "allowed_dirs", "image_hosts", "cors_origins", mode="before")
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -142,6 +180,13 @@ class Settings(BaseSettings):
             return str(Path(text).expanduser())
         except RuntimeError as error:
             raise ValueError("there is no such home folder") from error
+
+    @field_validator("public_url")
+    @classmethod
+    def _origin(cls, value: str | None) -> str | None:
+        if value and not re.fullmatch(r"https?://[\w.\[\]:-]+/?", value, re.ASCII):
+            raise ValueError("it must be like https://seedream.example.com, without a path")
+        return value.rstrip("/") if value else None
 
     @field_validator("base_url")
     @classmethod

@@ -20,12 +20,12 @@ PACKAGE = ROOT / "mcp_seedream"
 
 # Each module may import those that stand above it, and nothing below: the line runs one way.
 ORDER = [
-    "__init__", "errors", "settings", "stopping", "files", "capabilities", "choosing", "schemas", "arguments", "wire",
-    "replies", "refusals", "retries", "answers", "turns", "pools", "client", "waiting", "streaming", "pictures",
-    "downloads", "inputs",
-    "journal", "orphans", "generation", "delivery", "results", "gallery", "writing", "guide", "prompts", "completions",
-    "icons", "tools", "server", "stdio", "middleware", "hosting", "drawing", "studio", "mishaps", "sandbox", "trial",
-    "cli", "__main__",
+    "__init__", "errors", "settings", "observing", "logs", "stopping", "files", "capabilities", "choosing",
+    "schemas", "arguments", "wire", "replies", "refusals", "retries", "answers", "turns", "pools", "client",
+    "waiting", "streaming", "pictures", "downloads", "inputs", "limits", "journal", "orphans", "generation",
+    "delivery", "results", "gallery", "writing", "guide", "prompts", "completions", "icons", "tools", "server",
+    "stdio", "metrics", "callers", "readiness", "middleware", "access", "pages", "hosting", "serving", "drawing",
+    "studio", "mishaps", "sandbox", "trial", "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
@@ -60,12 +60,31 @@ def test_imports_go_one_way(module: str) -> None:
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("mcp", {"results", "tools", "gallery", "guide", "completions", "server", "stdio", "hosting", "trial", "cli"}),
+        (
+            "mcp",
+            {
+                "access",
+                "pages",
+                "results",
+                "tools",
+                "gallery",
+                "guide",
+                "completions",
+                "server",
+                "stdio",
+                "hosting",
+                "trial",
+                "cli",
+            },
+        ),
         ("mcp_types", {"results", "tools", "prompts", "completions", "icons", "server", "trial"}),
         ("httpx", {"answers", "client", "downloads", "pools"}),
         ("PIL", {"pictures", "drawing", "studio"}),
         ("pydantic_settings", {"settings"}),
         ("tenacity", {"retries"}),
+        ("opentelemetry", {"pools", "tracing"}),
+        ("prometheus_client", {"metrics"}),
+        ("pythonjsonlogger", {"logs"}),
         ("sqlite3", {"journal"}),
     ],
 )
