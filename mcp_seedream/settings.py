@@ -147,7 +147,9 @@ class Settings(BaseSettings):
     def _origins(cls, value: list[str]) -> list[str]:
         """They become part of a security policy: an origin is all that may stand there."""
         for origin in value:
-            if not re.fullmatch(r"https?://(\*\.)?[\w.-]+(:\d+)?", origin, re.ASCII):
+            if not re.fullmatch(
+                r"https?://(\*\.\w[\w-]*\.|)(\w[\w-]*\.)*(\w[\w-]*|\[[\da-f:]+\])(:\d+)?", origin, re.ASCII
+            ):
                 raise ValueError(f"{origin} is not like https://images.example.com")
         return value
 

@@ -3,7 +3,7 @@
 import { AppBridge, PostMessageTransport } from "@modelcontextprotocol/ext-apps/app-bridge";
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 
-const state = { heard: [], errors: [] };
+const state = { heard: [], errors: [], looks: 0 };
 window.state = state;
 
 function policy({ connectDomains = [], resourceDomains = [], frameDomains = [] } = {}) {
@@ -23,7 +23,7 @@ function policy({ connectDomains = [], resourceDomains = [], frameDomains = [] }
 }
 
 /** Connect, and show the page of a tool; `capabilities` and `context` are what the host says of itself. */
-window.start = async ({ token, tool, capabilities, context }) => {
+window.start = async ({ token, tool, capabilities, context, answers }) => {
   const client = new Client({ name: "host", version: "1" }, {
     capabilities: { extensions: { "io.modelcontextprotocol/ui": { mimeTypes: ["text/html;profile=mcp-app"] } } },
   });
@@ -33,6 +33,7 @@ window.start = async ({ token, tool, capabilities, context }) => {
   state.client = client;
   state.tool = (await client.listTools()).tools.find(({ name }) => name === tool);
   const [page] = (await client.readResource({ uri: state.tool._meta.ui.resourceUri })).contents;
+  state.answers = answers;
   state.bridge = await show(client, page, capabilities, { ...context, toolInfo: { tool: state.tool } });
 };
 
@@ -45,6 +46,10 @@ async function show(client, page, capabilities, hostContext) {
   };
   bridge.onopenlink = granted("open-link");
   bridge.ondownloadfile = granted("download-file");
+  bridge.oncalltool = async ({ name, arguments: args }) => {
+    const instead = name === "get_task" && state.answers[state.looks++];
+    return instead || client.callTool({ name, arguments: args }, { timeout: 120_000 });
+  };
   bridge.onupdatemodelcontext = async (params) => {
     state.heard.push(["update-model-context", params]);
     return {};
