@@ -99,7 +99,7 @@ class Host:
             self.frame.locator("article")
             .nth(number)
             .and_(self.frame.locator(f"article[data-state={state}]"))
-            .wait_for(timeout=20_000)
+            .wait_for(state="attached", timeout=20_000)
         )
 
     async def loaded(self, selector: str = "article img") -> None:
@@ -126,11 +126,12 @@ async def hosting(
     width: int = 720,
     before: str = "",
     answers: Sequence[dict[str, Any] | None] = (),
+    previews: bool = True,
 ) -> AsyncIterator[Host]:
     """A host with our page open in it, for `tool`, connected to a server of ours over HTTP.
 
     `before` is a script that runs in each frame before its own; `answers` are what the first look-ups of our page get,
-    instead of the server's (None: the server's).
+    instead of the server's (None: the server's); without `previews`, the host's policy allows no pictures as data.
     """
     server = build_server(
         table,
@@ -158,7 +159,7 @@ async def hosting(
             await page.goto(f"{address}/host")
             given = {"theme": theme, "displayMode": "inline", "platform": "web"}
             start = {"token": TOKEN, "tool": tool, "capabilities": capabilities or ABLE, "context": given}
-            await page.evaluate("(how) => window.start(how)", {**start, "answers": list(answers)})
+            await page.evaluate("(how) => window.start(how)", {**start, "answers": list(answers), "previews": previews})
             yield host
 
 

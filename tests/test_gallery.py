@@ -121,7 +121,7 @@ async def test_vary_makes_the_same_call_again(opened: Opening, sandbox: Sandbox)
         await host.loaded()
         first, second = submits(sandbox)
         assert {**second, "seed": 7} == first
-        [told] = await host.heard("update-model-context")
+        told = (await host.heard("update-model-context"))[-1]
         assert "generate_image" in told["content"][0]["text"]
         assert len(await host.frame.locator("article").all()) == 2
 
@@ -258,6 +258,18 @@ async def test_a_blocked_picture_without_preview(opened: Opening) -> None:
         await host.reaches("succeeded")
         await host.frame.get_by_text("can't be loaded here").wait_for()
         assert await host.frame.get_by_role("button", name="Open").count() == 1
+
+
+async def test_a_host_that_allows_not_even_previews(opened: Opening) -> None:
+    """It is said that nothing can be loaded, and the picture comes if that is what is allowed."""
+    async with opened(image_hosts=(), noise="violates|blocked", previews=False) as host:
+        await host.call(prompt="a fox")
+        await host.frame.locator("[data-shows=nothing]").get_by_text("can't be loaded here").wait_for()
+        assert not await host.frame.locator("article img").is_visible()
+    async with opened(noise="violates|blocked", previews=False) as host:
+        await host.call(prompt="a fox")
+        await host.frame.locator("[data-shows=picture] img").wait_for()
+        await host.loaded()
 
 
 @pytest.mark.parametrize("blocked", [False, True])
