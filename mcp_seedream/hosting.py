@@ -95,6 +95,7 @@ def build_app(
     server.middleware.append(_entered)
     app.routes.extend(_pages(server, settings, stopping, upstream, metrics))
     app.router.lifespan_context = _lifespan(app, stopping, upstream)
+    app.state.stopping = stopping
     return app
 
 
