@@ -179,14 +179,16 @@ async def test_headers_have_a_limit(table: ModelTable, upstream: str) -> None:
         assert (await asked(address, **{"x-large": "x" * 2000})).status_code == 431
 
 
-async def test_calls_at_once_have_a_limit(table: ModelTable, upstream: str) -> None:
+async def test_calls_at_once_have_a_limit(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
     """For each caller: 429 and when to come again, while others are served."""
     with hosted(table, upstream, calls_at_once=3) as address:
         async with connected(address) as client, anyio.create_task_group() as group:
             for _ in range(3):
-                group.start_soon(client.call_tool, "generate_image", {"prompt": "a [sandbox:slow=1.5]"})
-            while (refused := await asked(address)).status_code != 429:  # noqa: ASYNC110  (the server is a thread)
+                group.start_soon(client.call_tool, "generate_image", {"prompt": "a [sandbox:slow=3]"})
+            while len(submits(sandbox)) < 3:  # noqa: ASYNC110  (the server is a thread)
                 await anyio.sleep(0.05)
+            refused = await asked(address)
+            assert refused.status_code == 429
             assert refused.json()["error"] == "too_many_requests"
             assert int(refused.headers["retry-after"]) > 0
             assert (await asked(address, authorization="Bearer bob")).status_code == 200
