@@ -121,8 +121,8 @@ def _doors(settings: Settings, stopping: Stopping, check: KeyCheck | None, limit
         *doors,
         Middleware(KnownNames, hosts=names, origins=origins, open_paths=PROBES, most_header_bytes=most),
         Middleware(StopInOrder, stopping=stopping),
-        Middleware(RequireCaller, paths=(ENDPOINT, SSE, MESSAGES), check=check, limits=limits),
-        Middleware(EnterInTurn),
+        Middleware(RequireCaller, paths=(ENDPOINT, SSE, MESSAGES), check=check),
+        Middleware(EnterInTurn, limits=limits),
     ]
 
 
