@@ -6,7 +6,7 @@ import argparse
 import gc
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from mcp_seedream.settings import Settings, read_settings
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
 
+    from mcp_seedream.client import SeedreamClient
     from mcp_seedream.generation import Services
     from mcp_seedream.journal import Journal
 
@@ -127,14 +128,17 @@ def _journal(settings: Settings, *, sandbox: bool) -> Journal | None:
 def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTable) -> None:
     import uvicorn  # noqa: PLC0415  (stdio starts faster without)
 
-    from mcp_seedream.hosting import bearer_token, build_app, wants_preview  # noqa: PLC0415
+    from mcp_seedream.hosting import bearer_token, build_app, key_check, wants_preview  # noqa: PLC0415
+    from mcp_seedream.middleware import ENDPOINT  # noqa: PLC0415
+    from mcp_seedream.oauth import open_sign_in  # noqa: PLC0415
     from mcp_seedream.stopping import Stopping  # noqa: PLC0415
     from mcp_seedream.tools import Habits  # noqa: PLC0415
 
     habits = Habits(settings.wait_seconds, wants_preview(settings.preview == "on"))
     stopping = Stopping(settings.shutdown_seconds)
     server = _build(options, table, settings, token_of=bearer_token, habits=habits, stopping=stopping)
-    app = build_app(server, settings, stopping)
+    sign_in = open_sign_in(settings, ENDPOINT, key_check(_connector(settings)))
+    app = build_app(server, settings, stopping, sign_in)
     _collect_garbage_seldom()
     logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)  # a sandbox in this process keeps its own quiet
     uvicorn.run(
@@ -153,8 +157,14 @@ def _collect_garbage_seldom() -> None:
 
 
 def _build(options: argparse.Namespace, table: ModelTable, settings: Settings, **given: Any) -> MCPServer[Services]:
-    from mcp_seedream.client import SeedreamClient, Timeouts  # noqa: PLC0415  (`try` and --help need none of it)
-    from mcp_seedream.server import build_server  # noqa: PLC0415
+    from mcp_seedream.server import build_server  # noqa: PLC0415  (`try` and --help need none of it)
+
+    remark = SANDBOXED if options.sandbox else None
+    return build_server(table, _connector(settings), remark=remark, image_hosts=settings.image_hosts, **given)
+
+
+def _connector(settings: Settings) -> Callable[[], SeedreamClient]:
+    from mcp_seedream.client import SeedreamClient, Timeouts  # noqa: PLC0415
 
     timeouts = Timeouts(
         settings.connect_timeout,
@@ -163,11 +173,7 @@ def _build(options: argparse.Namespace, table: ModelTable, settings: Settings, *
         settings.stream_timeout,
     )
 
-    def connect() -> SeedreamClient:
-        return SeedreamClient(settings.base_url, timeouts=timeouts, connections=settings.connections)
-
-    remark = SANDBOXED if options.sandbox else None
-    return build_server(table, connect, remark=remark, image_hosts=settings.image_hosts, **given)
+    return lambda: SeedreamClient(settings.base_url, timeouts=timeouts, connections=settings.connections)
 
 
 @contextmanager

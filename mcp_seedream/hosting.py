@@ -1,16 +1,19 @@
 """Serving over HTTP: the endpoint, who is calling, health.
 
-A caller brings an own API token as `Authorization: Bearer`; it is used upstream for that request and for
-nothing else. Without one the answer is 401: the operator's token is never used for a caller.
+A caller brings an own API token as `Authorization: Bearer`, or one of this server's sign-in, in which such a token is
+sealed; it is used upstream for that request and for nothing else. Without one the answer is 401: the operator's token
+is never used for a caller.
 """
 
 from __future__ import annotations
 
 import gc
 import re
+import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -23,16 +26,24 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from mcp_seedream import __version__
+from mcp_seedream.client import SeedreamClient
+from mcp_seedream.consent import KeyCheck
+from mcp_seedream.errors import TokenRefused, UpstreamUnavailable
 from mcp_seedream.middleware import ENDPOINT, DropUnfinished, EnterInTurn, RequireToken, StopInOrder, bearer
+from mcp_seedream.oauth import SignIn
 from mcp_seedream.settings import Settings
 from mcp_seedream.stopping import Handler, Stopping, die, stopped_by_signals
 
 _FEW = 100  # calls, which a full collection looks through in some 30 ms
+_CHECKING = 15  # seconds at most, while a person looks at the consent page
 _LAST_QUESTIONS = 0.5  # seconds in which a client may ask what it needs to understand its last answer
 
 
 def bearer_token(call: Context[Any, Any]) -> str | None:
-    """The token that came with this HTTP request."""
+    """The API token that came with this HTTP request, or was sealed in the one that came."""
+    request = call.request_context.request
+    if isinstance(request, Request) and (key := getattr(request.state, "caller_key", None)):
+        return str(key)
     return bearer((call.headers or {}).get("authorization"))
 
 
@@ -47,38 +58,59 @@ def wants_preview(default: bool) -> Callable[[Context[Any, Any]], bool]:
     return preview
 
 
-def build_app(server: MCPServer[Any], settings: Settings, stopping: Stopping | None = None) -> Starlette:
+def key_check(connect: Callable[[], SeedreamClient]) -> KeyCheck:
+    """Asks for a task that there is not: an answer that costs nothing, and that only a good key gets."""
+
+    async def check(key: str) -> bool:
+        with anyio.move_on_after(_CHECKING):
+            try:
+                async with connect() as client:
+                    await client.look_up([str(uuid.uuid4())], key)
+            except TokenRefused:
+                return False
+            return True
+        raise UpstreamUnavailable("The upstream took too long to answer.")
+
+    return check
+
+
+def build_app(
+    server: MCPServer[Any], settings: Settings, stopping: Stopping | None = None, sign_in: SignIn | None = None
+) -> Starlette:
     """The ASGI app: `/mcp` for every protocol revision (older ones stateless), and `/health`.
 
     Args:
         server: A server whose tools take the caller's token from `bearer_token`.
         settings: Allowed hosts and origins, and the limit of a request's body.
         stopping: What the server's waits end with; begun by SIGTERM or SIGINT while the app runs.
+        sign_in: For clients that have no token to send.
     """
     stopping = stopping or Stopping()
+    public = [urlsplit(settings.public_url).netloc] if settings.public_url else []
     app = server.streamable_http_app(
         streamable_http_path=ENDPOINT,
         stateless_http=True,
         max_request_body_size=settings.max_body_mib * 2**20,
         transport_security=TransportSecuritySettings(
             enable_dns_rebinding_protection=True,
-            allowed_hosts=_with_ports(settings.allowed_hosts),
+            allowed_hosts=_with_ports([*settings.allowed_hosts, *public]),
             allowed_origins=_with_ports(settings.allowed_origins),
         ),
     )
     app.user_middleware[:0] = [
         Middleware(DropUnfinished),
         Middleware(StopInOrder, stopping=stopping),
-        Middleware(RequireToken),
+        Middleware(RequireToken, sign_in=sign_in),
         Middleware(EnterInTurn),
     ]
     server.middleware.append(_entered)
-    app.routes.append(Route("/health", _health))
+    app.routes.extend([Route("/health", _health), *(sign_in.routes() if sign_in else [])])
     serve = app.router.lifespan_context
 
     @asynccontextmanager
     async def lifespan(served: Starlette) -> AsyncIterator[Any]:
         async with (
+            aclosing(sign_in) if sign_in else nullcontext(),
             anyio.create_task_group() as group,
             stopped_by_signals(stopping, _hand_on),
             serve(served) as state,

@@ -24,7 +24,9 @@ ORDER = [
     "replies", "refusals", "retries", "answers", "turns", "pools", "client", "waiting", "streaming", "pictures",
     "downloads", "inputs",
     "journal", "orphans", "generation", "delivery", "results", "gallery", "writing", "guide", "prompts", "completions",
-    "icons", "tools", "server", "stdio", "middleware", "hosting", "drawing", "studio", "mishaps", "sandbox", "trial",
+    "icons", "tools", "server", "stdio",
+    "sealing", "store", "registrations", "vendor", "consent", "grants", "oauth", "middleware", "hosting",
+    "signin", "drawing", "studio", "mishaps", "sandbox", "trial",
     "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
@@ -60,9 +62,28 @@ def test_imports_go_one_way(module: str) -> None:
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("mcp", {"results", "tools", "gallery", "guide", "completions", "server", "stdio", "hosting", "trial", "cli"}),
+        (
+            "mcp",
+            {
+                "results",
+                "tools",
+                "gallery",
+                "guide",
+                "completions",
+                "server",
+                "stdio",
+                "hosting",
+                "trial",
+                "cli",
+                "registrations",
+                "grants",
+                "oauth",
+            },
+        ),
         ("mcp_types", {"results", "tools", "prompts", "completions", "icons", "server", "trial"}),
-        ("httpx", {"answers", "client", "downloads", "pools"}),
+        ("httpx", {"answers", "client", "downloads", "pools", "vendor"}),
+        ("cryptography", {"sealing"}),
+        ("redis", {"store"}),
         ("PIL", {"pictures", "drawing", "studio"}),
         ("pydantic_settings", {"settings"}),
         ("tenacity", {"retries"}),

@@ -1,0 +1,1 @@
+"""The sandbox's side of the vendor's sign-in."""
