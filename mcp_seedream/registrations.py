@@ -35,7 +35,7 @@ class Client(OAuthClientInformationFull):
         if redirect_uri is None:
             return super().validate_redirect_uri(None)
         asked = _comparable(str(redirect_uri))
-        if asked not in [_comparable(str(uri)) for uri in self.redirect_uris or []]:
+        if _complaint(str(redirect_uri)) or asked not in [_comparable(str(uri)) for uri in self.redirect_uris or []]:
             raise InvalidRedirectUriError("This redirect_uri is not registered for the client")
         return redirect_uri
 

@@ -171,6 +171,8 @@ async def test_redirect_uris_are_not_too_many(raw: Raw) -> None:
         "https://claude.ai:444/api/mcp/auth_callback",
         "http://claude.ai/api/mcp/auth_callback",
         "https://claude.ai/api/mcp/auth_callback?more=1",
+        "https://claude.ai/api/mcp/auth_callback#more",
+        "https://somebody@claude.ai/api/mcp/auth_callback",
         "http://localhost:1234/",
     ],
 )
@@ -179,6 +181,20 @@ async def test_nobody_is_sent_where_the_client_did_not_register(raw: Raw, uri: s
     await raw.register()
     response = await raw.web.get(raw.url(redirect_uri=uri))
     assert (response.status_code, response.headers.get("location")) == (400, None)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe", b"null", b'{"redirect_uris": [""]}', b'{"redirect_uris": ["https://["]}', b"a=%00&b=%ff"],
+)
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded", "multipart/form-data"])
+async def test_nonsense_is_the_senders_fault(raw: Raw, content: bytes, kind: str) -> None:
+    """Everywhere."""
+    for path in ("register", "token", "revoke", "authorize", "consent", "token?resource=x"):
+        response = await raw.web.post(f"{raw.address}/{path}", content=content, headers={"content-type": kind})
+        assert 400 <= response.status_code < 500
+    for path in ("authorize?redirect_uri=http://[", "consent?transaction=%ff", "consent"):
+        assert (await raw.web.get(f"{raw.address}/{path}")).status_code == 400
 
 
 async def test_a_client_on_this_machine_may_take_any_port(raw: Raw) -> None:
