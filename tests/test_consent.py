@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import httpx
 import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
 
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.signin import CLIENT_ID
 from mcp_seedream.vendor import CREDENTIAL, Vendor
-from tests.conftest import answer
+from tests.browser import browsing
+from tests.conftest import answer, serving
 from tests.dance import CLAUDE, KEY, Hosted, Kept, Person, Raw, answer_in, form_of, hosted, official, vendor_link
 
 pytestmark = pytest.mark.anyio
@@ -280,3 +284,49 @@ async def test_without_the_vendor_there_is_only_the_key(table: ModelTable, upstr
             form = form_of(page.text)
             assert (await person.ask("GET", f"{server.address}/consent/vendor?form={form}")).status_code == 404
             assert (await person.ask("GET", f"{server.address}/oauth/callback?state=x")).status_code == 404
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_in_a_browser(server: Hosted, raw: Raw, scheme: str) -> None:
+    """Narrow, and by keyboard: a wrong key, a good one, back at the client; nothing that its policy forbids."""
+    arrived: list[str] = []
+
+    async def arrive(scope: Scope, receive: Receive, send: Send) -> None:
+        arrived.append(scope["query_string"].decode())
+        await PlainTextResponse("back at the application")(scope, receive, send)
+
+    with serving(arrive, lifespan="off") as client:
+        await raw.register(redirect_uris=[client.replace("127.0.0.1", "localhost") + "/callback"])
+        async with browsing(viewport={"width": 320, "height": 640}, color_scheme=scheme) as context:
+            page = await context.new_page()
+            noise: list[str] = []
+            page.on("console", lambda said: noise.append(said.text))
+            await page.goto(raw.url())
+            assert await page.evaluate("document.documentElement.scrollWidth") == 320
+            back, ink = await page.evaluate(COLOURS)
+            assert (luminance(back) < luminance(ink)) == (scheme == "dark")
+            await page.get_by_label("Your AceDataCloud API key").fill("invalid")
+            await page.keyboard.press("Enter")
+            await page.get_by_role("alert").filter(has_text="does not know this API key").wait_for()
+            assert await page.get_by_label("Your AceDataCloud API key").input_value() == ""
+            assert [line for line in noise if "400" not in line] == []
+            await page.get_by_label("Your AceDataCloud API key").fill(KEY)
+            await page.get_by_role("button", name="Allow with this key").click()
+            await page.get_by_text("back at the application").wait_for()
+            await page.goto(raw.url())
+            await page.get_by_role("link", name="Sign in with AceDataCloud and allow").click()
+            await page.get_by_text("back at the application").wait_for()
+            await page.goto(raw.url())
+            await page.get_by_role("button", name="Cancel").click()
+            await page.get_by_text("back at the application").wait_for()
+    pasted, signed_in, cancelled = [line for line in arrived if "state=" in line]
+    assert "code=" in pasted
+    assert "code=" in signed_in
+    assert "error=access_denied" in cancelled
+
+
+COLOURS = "[getComputedStyle(document.querySelector('main')).backgroundColor, getComputedStyle(document.body).color]"
+
+
+def luminance(colour: str) -> float:
+    return sum(map(float, re.findall(r"[\d.]+", colour)[:3]))
