@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
@@ -17,13 +16,10 @@ from mcp_seedream import __version__
 from mcp_seedream.capabilities import ModelTable, read_table
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.files import LocalFiles
+from mcp_seedream.logs import log_to_stderr
 from mcp_seedream.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from mcp.server.mcpserver import MCPServer
-
-    from mcp_seedream.client import SeedreamClient
-    from mcp_seedream.generation import Services
     from mcp_seedream.journal import Journal
 
 SANDBOXED = "Drawn by the sandbox: a placeholder, not a generated picture."
@@ -55,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--transport", choices=["stdio", "http"], default="stdio", help="default: stdio")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind, over HTTP (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port, over HTTP (default: 8000)")
+    parser.add_argument(
+        "--sse", action="store_true", default=None, help="serve the older SSE transport as well, at /sse"
+    )
     parser.add_argument("--sandbox", action="store_true", help="work against an emulation with drawn pictures")
     parser.add_argument("--sandbox-seconds", type=float, metavar="S", help="how long a sandbox picture takes")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
@@ -87,8 +86,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    settings = read_settings(log_level=options.log_level)
-    _log_to_stderr(settings.log_level)
+    settings = read_settings(log_level=options.log_level, sse=options.sse)
+    log_to_stderr(settings.log_level, settings.log_format)
     table = read_table(settings.models_file)
     with _upstream(options, settings, table) as settings_in_use:
         serve = _serve_http if options.transport == "http" else _serve_stdio
@@ -99,6 +98,8 @@ def _serve(options: argparse.Namespace) -> int:
 def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTable) -> None:
     import anyio  # noqa: PLC0415  (`try` and --help need none of it)
 
+    from mcp_seedream.server import build_server  # noqa: PLC0415
+    from mcp_seedream.serving import connecting  # noqa: PLC0415
     from mcp_seedream.stdio import serve_stdio  # noqa: PLC0415
     from mcp_seedream.stopping import Stopping  # noqa: PLC0415
     from mcp_seedream.tools import Habits  # noqa: PLC0415
@@ -108,8 +109,15 @@ def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTa
     local = LocalFiles(tuple(settings.allowed_dirs), settings.output_dir)
     habits = Habits(settings.wait_seconds, lambda _: settings.preview != "off", local)
     journal = _journal(settings, sandbox=options.sandbox)
-    server = _build(
-        options, table, settings, token_of=lambda _: token, habits=habits, stopping=stopping, journal=journal
+    server = build_server(
+        table,
+        connecting(settings),
+        token_of=lambda _: token,
+        habits=habits,
+        journal=journal,
+        stopping=stopping,
+        remark=_remark(options),
+        image_hosts=settings.image_hosts,
     )
     anyio.run(serve_stdio, server, stopping)
 
@@ -128,52 +136,17 @@ def _journal(settings: Settings, *, sandbox: bool) -> Journal | None:
 def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTable) -> None:
     import uvicorn  # noqa: PLC0415  (stdio starts faster without)
 
-    from mcp_seedream.hosting import bearer_token, build_app, key_check, wants_preview  # noqa: PLC0415
-    from mcp_seedream.middleware import ENDPOINT  # noqa: PLC0415
-    from mcp_seedream.oauth import open_sign_in  # noqa: PLC0415
-    from mcp_seedream.stopping import Stopping  # noqa: PLC0415
-    from mcp_seedream.tools import Habits  # noqa: PLC0415
+    from mcp_seedream.serving import create_app  # noqa: PLC0415
 
-    habits = Habits(settings.wait_seconds, wants_preview(settings.preview == "on"))
-    stopping = Stopping(settings.shutdown_seconds)
-    server = _build(options, table, settings, token_of=bearer_token, habits=habits, stopping=stopping)
-    sign_in = open_sign_in(settings, ENDPOINT, key_check(_connector(settings)))
-    app = build_app(server, settings, stopping, sign_in)
-    _collect_garbage_seldom()
+    app = create_app(settings, table=table, remark=_remark(options))
     logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)  # a sandbox in this process keeps its own quiet
     uvicorn.run(
         app, host=options.host, port=options.port, log_config=None, access_log=False, timeout_graceful_shutdown=2
     )
 
 
-def _collect_garbage_seldom() -> None:
-    """A full collection stops everybody for as long as it looks at a thousand waiting calls: 0.3 s, measured.
-
-    The app has one once a minute, when few wait.
-    """
-    gc.collect()
-    gc.freeze()  # what is there now stays: nobody need look at it again
-    gc.set_threshold(10_000, 20, 50)
-
-
-def _build(options: argparse.Namespace, table: ModelTable, settings: Settings, **given: Any) -> MCPServer[Services]:
-    from mcp_seedream.server import build_server  # noqa: PLC0415  (`try` and --help need none of it)
-
-    remark = SANDBOXED if options.sandbox else None
-    return build_server(table, _connector(settings), remark=remark, image_hosts=settings.image_hosts, **given)
-
-
-def _connector(settings: Settings) -> Callable[[], SeedreamClient]:
-    from mcp_seedream.client import SeedreamClient, Timeouts  # noqa: PLC0415
-
-    timeouts = Timeouts(
-        settings.connect_timeout,
-        settings.read_timeout,
-        min(settings.read_timeout, 10),
-        settings.stream_timeout,
-    )
-
-    return lambda: SeedreamClient(settings.base_url, timeouts=timeouts, connections=settings.connections)
+def _remark(options: argparse.Namespace) -> str | None:
+    return SANDBOXED if options.sandbox else None
 
 
 @contextmanager
@@ -190,13 +163,3 @@ def _upstream(options: argparse.Namespace, settings: Settings, table: ModelTable
         in_use = {"base_url": address, "token": SecretStr(SANDBOX_TOKEN), "image_hosts": [address]}
         vendor = {"vendor_client_id": CLIENT_ID, "vendor_auth_url": address, "vendor_platform_url": address}
         yield settings.model_copy(update=in_use | vendor)
-
-
-def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(
-        stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
-    if level.upper() != "DEBUG":
-        # One line a request of the client's library, with its URL, is more than an operator wants.
-        for name in ("httpx", "httpcore", "mcp"):
-            logging.getLogger(name).setLevel(logging.WARNING)

@@ -20,7 +20,7 @@ can decide to pay for another. A caller that leaves cancels pauses, look-ups and
 
 A caller's token is an argument of every call and is kept nowhere. Every failure leaves as one of
 `errors.UpstreamError`'s kinds, with the upstream's code, message and trace_id and what to do about it.
-No answer is waited for, or read, without end: see `Timeouts` and `answers`.
+No answer is waited for, or read, without end.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from mcp_seedream.errors import (
     UpstreamError,
     UpstreamUnavailable,
 )
+from mcp_seedream.observing import Observer
 from mcp_seedream.pools import Pools
 from mcp_seedream.refusals import UNCERTAIN
 from mcp_seedream.replies import read_batch, read_event, read_task
@@ -53,7 +54,6 @@ from mcp_seedream.retries import Retries
 from mcp_seedream.wire import ImageRequest, StreamEvent, Task
 
 logger = logging.getLogger(__name__)
-
 BATCH = 50
 """Ids in one look-up request."""
 
@@ -84,6 +84,7 @@ class SeedreamClient:
         retries: For requests that surely were not accepted, and for look-ups.
         connections: Open at once, at most, for each kind of request: neither submits nor streamed answers can
             keep a look-up waiting. Callers who want more than that take turns.
+        observer: Told of every request.
     """
 
     def __init__(
@@ -93,11 +94,13 @@ class SeedreamClient:
         timeouts: Timeouts | None = None,
         retries: Retries | None = None,
         connections: int = 100,
+        observer: Observer | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._timeouts = timeouts or Timeouts()
         self._retries = retries or Retries()
-        self._pools = Pools(self.base_url, connections=connections, patience=self._timeouts.read)
+        patience = self._timeouts.read
+        self._pools = Pools(self.base_url, connections=connections, patience=patience, observer=observer)
         self._submits: set[anyio.CancelScope] = set()
         self._ending = False
 
@@ -252,7 +255,6 @@ class SeedreamClient:
         single = len(ids) == 1
         body = {"action": "retrieve", "id": ids[0]} if single else {"action": "retrieve_batch", "ids": ids}
         content = json.dumps(body).encode()
-
         timeout = self._timeout(self._timeouts.look_up)
 
         async def attempt() -> Any:

@@ -26,13 +26,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from mcp_seedream.access import KeyCheck
 from mcp_seedream.errors import TOKEN_PAGE, SeedreamError, SignInFailed, StoreUnavailable
 from mcp_seedream.sealing import Sealer, fingerprint
 from mcp_seedream.store import Store
 from mcp_seedream.vendor import Vendor
 
-KeyCheck = Callable[[str], Awaitable[bool]]
-"""Whether the upstream takes this API key, found out for nothing; a `SeedreamError` where it can't be told."""
 PATH, CALLBACK = "/consent", "/oauth/callback"
 _VENDOR_PATH = f"{PATH}/vendor"
 _SECONDS = 1800  # somebody may have to make an account first
@@ -88,7 +87,7 @@ class Consent:
         sealer: Seals transactions and forms.
         store: Remembers who is at the vendor's.
         issuer: This server's origin.
-        check_key: Asked before a pasted key is accepted.
+        check_key: Asked before a pasted key is accepted; a `SeedreamError` where that can't be told just now.
         grant: Makes a code for a transaction out of the person's key.
         vendor: Where people can sign in, if anywhere.
     """

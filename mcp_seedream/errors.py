@@ -7,6 +7,7 @@
     ├── ServerStopping           the process is about to end; nothing was sent
     ├── StoreUnavailable         what sign-in remembers cannot be read or written (Redis is down)
     ├── SignInFailed             the vendor's sign-in gave no key; knows why, in a word
+    ├── TooMuch                  a limit of this server; nothing was sent
     └── UpstreamError            the upstream refused, failed or could not be reached
         ├── RequestRefused       400, 404 no_api, 413: the same request will be refused again
         │   └── ModelRefused     400 "model is invalid": unknown or retired; costs nothing
@@ -94,6 +95,17 @@ class SignInFailed(SeedreamError):
 
     code = "vendor_failed"
     retryable = True
+
+
+class TooMuch(SeedreamError):
+    """A caller asks for more than this server gives; `retry_after` says in how many seconds to come again."""
+
+    code = "too_many_requests"
+    retryable = True
+
+    def __init__(self, why: str, retry_after: float) -> None:
+        self.retry_after = max(1, round(retry_after))
+        super().__init__(f"Too many calls: {why}. Nothing was sent; try again in {self.retry_after} s.")
 
 
 class UpstreamError(SeedreamError):

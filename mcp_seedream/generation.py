@@ -30,6 +30,8 @@ from mcp_seedream.errors import (
 from mcp_seedream.files import LocalFiles
 from mcp_seedream.inputs import take_pictures
 from mcp_seedream.journal import Entry, Journal
+from mcp_seedream.limits import Limits
+from mcp_seedream.observing import Observer
 from mcp_seedream.orphans import Orphans, Watch, identity
 from mcp_seedream.replies import link_expiry
 from mcp_seedream.stopping import Stopping
@@ -47,7 +49,8 @@ class Services:
     """What a call works with: the table, and what lives as long as the process.
 
     `decoding` limits how many large pictures are decoded at a time; `local` is this machine's disk where it is the
-    caller's own, and `journal` what is written down there; `remark` goes with every picture.
+    caller's own, and `journal` what is written down there; `remark` goes with every picture; `limits` are those of a
+    server that has many callers; `observer` is told of calls.
     """
 
     table: ModelTable
@@ -59,6 +62,8 @@ class Services:
     journal: Journal | None = None
     local: LocalFiles | None = None
     remark: str | None = None
+    limits: Limits | None = None
+    observer: Observer = field(default_factory=Observer)
     decoding: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(_DECODING))
 
 
@@ -78,6 +83,7 @@ async def make_images(services: Services, call: ImageCall, token: str, report: R
     Raises:
         InvalidArguments: No model serves the call; nothing was sent.
         ServerStopping: Nothing was sent either.
+        TooMuch: Nor then.
         UpstreamError: The upstream refused it, or its answer was lost.
     """
     started = anyio.current_time()
@@ -221,6 +227,8 @@ async def _sent(services: Services, call: ImageCall, token: str, report: Report,
         request = ImageRequest.of(services.table, model, call.wish)
         if services.stopping.begun.is_set():
             raise ServerStopping
+        if services.limits:
+            services.limits.generate(token)
         accepted = partial(_accepted, services, call, model, watch)
         try:
             if request.streams:

@@ -1,4 +1,4 @@
-"""Serving over HTTP: the endpoint, who is calling, health.
+"""Serving over HTTP: the endpoint, who may use it, what probes and operators see.
 
 A caller brings an own API token as `Authorization: Bearer`, or one of this server's sign-in, in which such a token is
 sealed; it is used upstream for that request and for nothing else. Without one the answer is 401: the operator's token
@@ -8,12 +8,9 @@ is never used for a caller.
 from __future__ import annotations
 
 import gc
-import re
-import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import anyio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -21,30 +18,35 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mcp_seedream import __version__
+from mcp_seedream.access import Identified, KeyCheck, KnownNames, RequireCaller
+from mcp_seedream.callers import Callers
 from mcp_seedream.client import SeedreamClient
-from mcp_seedream.consent import KeyCheck
-from mcp_seedream.errors import TokenRefused, UpstreamUnavailable
-from mcp_seedream.middleware import ENDPOINT, DropUnfinished, EnterInTurn, RequireToken, StopInOrder, bearer
+from mcp_seedream.limits import Limits
+from mcp_seedream.metrics import CONTENT_TYPE, Metrics
+from mcp_seedream.middleware import ENDPOINT, DropUnfinished, EnterInTurn, StopInOrder
 from mcp_seedream.oauth import SignIn
+from mcp_seedream.pages import server_card, welcome
+from mcp_seedream.readiness import Readiness
 from mcp_seedream.settings import Settings
 from mcp_seedream.stopping import Handler, Stopping, die, stopped_by_signals
 
+SSE, MESSAGES = "/sse", "/messages/"
+PROBES = ("/health", "/ready", "/metrics")
 _FEW = 100  # calls, which a full collection looks through in some 30 ms
-_CHECKING = 15  # seconds at most, while a person looks at the consent page
 _LAST_QUESTIONS = 0.5  # seconds in which a client may ask what it needs to understand its last answer
+_EXPOSED = ("Mcp-Session-Id", "WWW-Authenticate", "Retry-After", "X-Request-ID")
 
 
 def bearer_token(call: Context[Any, Any]) -> str | None:
-    """The API token that came with this HTTP request, or was sealed in the one that came."""
+    """The key of whoever made this HTTP request."""
     request = call.request_context.request
-    if isinstance(request, Request) and (key := getattr(request.state, "caller_key", None)):
-        return str(key)
-    return bearer((call.headers or {}).get("authorization"))
+    return getattr(request.state, "caller_key", None) if isinstance(request, Request) else None
 
 
 def wants_preview(default: bool) -> Callable[[Context[Any, Any]], bool]:
@@ -58,70 +60,149 @@ def wants_preview(default: bool) -> Callable[[Context[Any, Any]], bool]:
     return preview
 
 
-def key_check(connect: Callable[[], SeedreamClient]) -> KeyCheck:
-    """Asks for a task that there is not: an answer that costs nothing, and that only a good key gets."""
+def build_app(
+    server: MCPServer[Any],
+    settings: Settings,
+    stopping: Stopping | None = None,
+    *,
+    upstream: SeedreamClient | None = None,
+    callers: Callers | None = None,
+    limits: Limits | None = None,
+    metrics: Metrics | None = None,
+    sign_in: SignIn | None = None,
+) -> Starlette:
+    """The ASGI app: `/mcp` for every protocol revision (older ones stateless), probes, and pages for people.
+
+    Args:
+        server: A server whose tools take the caller's token from `bearer_token`.
+        settings: Allowed hosts and origins, and limits of a request.
+        stopping: What the server's waits end with; begun by SIGTERM or SIGINT while the app runs.
+        upstream: Asked whether it can be reached, and whether it takes a key; opened and closed by the app.
+        callers: Remembers whose key is good; None: the call itself finds out.
+        limits: How much callers may ask for.
+        metrics: For `/metrics`.
+        sign_in: For clients that have no token to send; closed by the app.
+    """
+    stopping = stopping or Stopping()
+    most = settings.max_body_mib * 2**20
+    unchecked = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # `KnownNames` does it
+    app = server.streamable_http_app(
+        streamable_http_path=ENDPOINT,
+        stateless_http=True,
+        max_request_body_size=most,
+        transport_security=unchecked,
+    )
+    if settings.sse:
+        paths = {"sse_path": SSE, "message_path": MESSAGES}
+        app.routes.extend(server.sse_app(**paths, max_request_body_size=most, transport_security=unchecked).routes)
+    app.user_middleware[:0] = _doors(settings, stopping, _key_check(callers, upstream), limits, sign_in)
+    server.middleware.append(_entered)
+    app.routes.extend(_pages(server, settings, stopping, upstream, metrics))
+    app.routes.extend(sign_in.routes() if sign_in else [])
+    app.router.lifespan_context = _lifespan(app, stopping, upstream, sign_in)
+    return app
+
+
+def _doors(
+    settings: Settings,
+    stopping: Stopping,
+    check: KeyCheck | None,
+    limits: Limits | None,
+    sign_in: SignIn | None,
+) -> list[Middleware]:
+    """What a request passes on its way in, in this order."""
+    own = [settings.public_url] if settings.public_url else []
+    web = settings.cors_origins
+    origins = ["*"] if "*" in web else [*settings.allowed_origins, *own, *web]
+    names = [*settings.allowed_hosts, *(url.partition("://")[2] for url in own)]
+    doors = [Middleware(DropUnfinished), Middleware(Identified)]
+    if web:
+        doors.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=web,
+                allow_methods=["GET", "POST", "DELETE"],
+                allow_headers=["*"],
+                expose_headers=_EXPOSED,
+            )
+        )
+    most = settings.max_header_kib * 1024
+    # Sign-in is done from anywhere; what comes from a browser is told apart by its pages themselves.
+    open_paths = {*PROBES, *(route.path for route in (sign_in.routes() if sign_in else []))}
+    challenge, opened = (sign_in.challenge, sign_in.opened) if sign_in else ("", None)
+    return [
+        *doors,
+        Middleware(KnownNames, hosts=names, origins=origins, open_paths=open_paths, most_header_bytes=most),
+        Middleware(StopInOrder, stopping=stopping),
+        Middleware(
+            RequireCaller,
+            paths=(ENDPOINT, SSE, MESSAGES),
+            check=check,
+            limits=limits,
+            challenge=challenge,
+            opened=opened,
+        ),
+        Middleware(EnterInTurn),
+    ]
+
+
+def _key_check(callers: Callers | None, upstream: SeedreamClient | None) -> KeyCheck | None:
+    if callers is None or upstream is None:
+        return None
 
     async def check(key: str) -> bool:
-        with anyio.move_on_after(_CHECKING):
-            try:
-                async with connect() as client:
-                    await client.look_up([str(uuid.uuid4())], key)
-            except TokenRefused:
-                return False
-            return True
-        raise UpstreamUnavailable("The upstream took too long to answer.")
+        return await callers.good(key, upstream.look_up)
 
     return check
 
 
-def build_app(
-    server: MCPServer[Any], settings: Settings, stopping: Stopping | None = None, sign_in: SignIn | None = None
-) -> Starlette:
-    """The ASGI app: `/mcp` for every protocol revision (older ones stateless), and `/health`.
+def _pages(
+    server: MCPServer[Any],
+    settings: Settings,
+    stopping: Stopping,
+    upstream: SeedreamClient | None,
+    metrics: Metrics | None,
+) -> list[Route]:
+    """What anybody may see: pages for people and clients, probes, figures."""
+    readiness = Readiness(stopping, upstream.look_up if upstream else None)
 
-    Args:
-        server: A server whose tools take the caller's token from `bearer_token`.
-        settings: Allowed hosts and origins, and the limit of a request's body.
-        stopping: What the server's waits end with; begun by SIGTERM or SIGINT while the app runs.
-        sign_in: For clients that have no token to send.
-    """
-    stopping = stopping or Stopping()
-    public = [urlsplit(settings.public_url).netloc] if settings.public_url else []
-    app = server.streamable_http_app(
-        streamable_http_path=ENDPOINT,
-        stateless_http=True,
-        max_request_body_size=settings.max_body_mib * 2**20,
-        transport_security=TransportSecuritySettings(
-            enable_dns_rebinding_protection=True,
-            allowed_hosts=_with_ports([*settings.allowed_hosts, *public]),
-            allowed_origins=_with_ports(settings.allowed_origins),
-        ),
-    )
-    app.user_middleware[:0] = [
-        Middleware(DropUnfinished),
-        Middleware(StopInOrder, stopping=stopping),
-        Middleware(RequireToken, sign_in=sign_in),
-        Middleware(EnterInTurn),
-    ]
-    server.middleware.append(_entered)
-    app.routes.extend([Route("/health", _health), *(sign_in.routes() if sign_in else [])])
+    async def health(_: Request) -> Response:
+        return JSONResponse({"status": "ok", "version": __version__})
+
+    async def ready(_: Request) -> Response:
+        trouble = await readiness.trouble()
+        return JSONResponse({"status": trouble or "ready"}, 503 if trouble else 200)
+
+    async def figures(_: Request) -> Response:
+        return Response(metrics.page() if metrics else b"", media_type=CONTENT_TYPE)
+
+    routes = [Route("/health", health), Route("/ready", ready)]
+    if metrics:
+        routes.append(Route("/metrics", figures))
+    return [*routes, *welcome(server, settings), *server_card(server, settings)]
+
+
+def _lifespan(
+    app: Starlette, stopping: Stopping, upstream: SeedreamClient | None, sign_in: SignIn | None
+) -> Callable[[Starlette], Any]:
     serve = app.router.lifespan_context
 
     @asynccontextmanager
     async def lifespan(served: Starlette) -> AsyncIterator[Any]:
-        async with (
-            aclosing(sign_in) if sign_in else nullcontext(),
-            anyio.create_task_group() as group,
-            stopped_by_signals(stopping, _hand_on),
-            serve(served) as state,
-        ):
+        async with AsyncExitStack() as stack:
+            if upstream:
+                await stack.enter_async_context(upstream)
+            if sign_in:
+                stack.push_async_callback(sign_in.aclose)
+            group = await stack.enter_async_context(anyio.create_task_group())
+            await stack.enter_async_context(stopped_by_signals(stopping, _hand_on))
+            state = await stack.enter_async_context(serve(served))
             group.start_soon(_collect_when_quiet, stopping)
             yield state
             stopping.begin()  # whoever told the app to end, if no signal did
             group.cancel_scope.cancel()
 
-    app.router.lifespan_context = lifespan
-    return app
+    return lifespan
 
 
 async def _collect_when_quiet(stopping: Stopping) -> None:
@@ -141,18 +222,8 @@ async def _hand_on(number: int, handler: Handler | None) -> None:
         die(number)
 
 
-async def _health(_: Request) -> JSONResponse:
-    return JSONResponse({"status": "ok", "version": __version__})
-
-
 async def _entered(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
     """What was asked begins: the next one may come in."""
     if isinstance(ctx.request, Request) and (done := getattr(ctx.request.state, "entered", None)):
         done()
     return await call_next(ctx)
-
-
-def _with_ports(names: list[str]) -> list[str]:
-    """Each name as it is, and with any port where it has none."""
-    bare = [name for name in names if not re.search(r":(\d+|\*)$", name)]
-    return [*names, *(f"{name}:*" for name in bare)]

@@ -1,4 +1,4 @@
-"""What stands between an HTTP request of the endpoint and the SDK: who is calling, turns, orderly ends."""
+"""What stands between an HTTP request of the endpoint and the SDK: turns, and orderly ends."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ from contextlib import ExitStack
 
 import anyio
 import anyio.lowlevel
-from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcp_seedream.errors import TOKEN_PAGE
-from mcp_seedream.oauth import SignIn
-from mcp_seedream.sealing import is_sealed
 from mcp_seedream.stopping import Stopping
 from mcp_seedream.turns import Turns
 
@@ -98,45 +94,11 @@ class EnterInTurn:
         with ExitStack() as stack:
             if _TOOL_CALL in start and len(start) <= _SMALL:
                 turns = self._looking if _LOOK in start else self._making
-                await turns.take(bearer(Headers(scope=scope).get("authorization")) or "")
+                await turns.take(scope.get("state", {}).get("caller_key", ""))
                 stack.callback(turns.give)
                 scope["state"] = {**scope.get("state", {}), "entered": stack.close}
                 asyncio.get_running_loop().call_later(_ENTERING, stack.close)
             await self._app(scope, receive, send)
-
-
-class RequireToken:
-    """Answers 401 to a request of the endpoint that brings no token, before its body is read.
-
-    A token of this server's sign-in stands for the key that is sealed in it: that is the caller's, from here on.
-    """
-
-    def __init__(self, app: ASGIApp, sign_in: SignIn | None = None) -> None:
-        self._app = app
-        self._sign_in = sign_in
-        self._way_in = f', resource_metadata="{sign_in.metadata_url}"' if sign_in else ""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != ENDPOINT:
-            await self._app(scope, receive, send)
-            return
-        token = bearer(Headers(scope=scope).get("authorization"))
-        if token is None:
-            message = f"Send your AceDataCloud API token as Authorization: Bearer. Get one at {TOKEN_PAGE}."
-            body = {"error": "unauthorized", "error_description": message}
-            challenge = 'Bearer realm="mcp-seedream"'
-        elif is_sealed(token):
-            key = await self._sign_in.key_of(token) if self._sign_in else None
-            if key is not None:
-                scope["state"] = {**scope.get("state", {}), "caller_key": key}
-                await self._app(scope, receive, send)
-                return
-            body = {"error": "invalid_token", "error_description": "This token is no longer good. Sign in again."}
-            challenge = 'Bearer error="invalid_token"'
-        else:
-            await self._app(scope, receive, send)
-            return
-        await JSONResponse(body, 401, {"WWW-Authenticate": challenge + self._way_in})(scope, receive, send)
 
 
 def _is_call(scope: Scope) -> bool:

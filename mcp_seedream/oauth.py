@@ -31,7 +31,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from mcp_seedream.consent import CALLBACK, PATH, Consent, KeyCheck
+from mcp_seedream.access import KeyCheck
+from mcp_seedream.consent import CALLBACK, PATH, Consent
 from mcp_seedream.errors import ConfigurationError, StoreUnavailable
 from mcp_seedream.grants import Grants, Lifetimes
 from mcp_seedream.registrations import AUTH_METHODS, SCOPE
@@ -87,6 +88,11 @@ class SignIn:
         """Where a client that was refused learns how to sign in (RFC 9728)."""
         return str(build_resource_metadata_url(_URL.validate_python(self._resource)))
 
+    @property
+    def challenge(self) -> str:
+        """What a refusal says to clients: where they learn how to sign in."""
+        return f'resource_metadata="{self.metadata_url}"'
+
     @staticmethod
     def is_ours(token: str) -> bool:
         """A token of this server, or one that says so: never somebody's own key."""
@@ -96,6 +102,10 @@ class SignIn:
         """The API key in an access token; None if it is expired, tampered with, revoked, or for another endpoint."""
         access = await self._grants.load_access_token(token)
         return access.key.get_secret_value() if access else None
+
+    async def opened(self, token: str) -> str | None:
+        """The key in a token of ours; somebody's own key comes back as it is."""
+        return await self.key_of(token) if self.is_ours(token) else token
 
     def routes(self) -> list[Route]:
         """The SDK's, of which some are replaced, and the consent page's."""

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from functools import cached_property
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import anyio
 import httpx
+from opentelemetry.propagate import inject
+from opentelemetry.trace import SpanKind, StatusCode, get_tracer
 
 from mcp_seedream import __version__
 from mcp_seedream.answers import ENCODING
 from mcp_seedream.errors import ConfigurationError, UpstreamUnavailable
+from mcp_seedream.observing import Exchange, Observer
 from mcp_seedream.turns import Turns
 
 # A proxy of the environment is for the world outside: a sandbox on this machine is reached without.
 _LOOPBACK = ("all://127.0.0.1", "all://localhost", "all://[::1]")
+
+
+_ANSWERS: ContextVar[list[httpx.Response] | None] = ContextVar("answers", default=None)
+"""The answers of the turn that is being taken."""
 
 
 class Pools:
@@ -28,12 +37,15 @@ class Pools:
         connections: Open at once in each pool, at most. Not one request waits within httpx's own queue, which is
             slow to search when it is long, and serves who came first.
         patience: Seconds to wait for a turn.
+        observer: Told of every exchange.
     """
 
-    def __init__(self, base_url: str, *, connections: int, patience: float) -> None:
+    def __init__(self, base_url: str, *, connections: int, patience: float, observer: Observer | None = None) -> None:
         self._base_url = base_url
         self._connections = connections
         self._patience = patience
+        self._observer = observer or Observer()
+        self._tracer = get_tracer(__name__)  # does nothing, unless the process has an exporter
         self._pools: dict[str, tuple[httpx.AsyncClient, Turns]] = {}
 
     @asynccontextmanager
@@ -51,9 +63,42 @@ class Pools:
         if scope.cancelled_caught:
             raise UpstreamUnavailable("All connections to the upstream are in use, so nothing was sent. Try later.")
         try:
-            yield client
+            with self._observed(kind, caller):
+                yield client
         finally:
             turns.give()
+
+    @contextmanager
+    def _observed(self, kind: str, caller: str) -> Iterator[None]:
+        """A span, and what is told of it: how long it took to the end of the answer, with which status, how much."""
+        began = time.perf_counter()
+        answers: list[httpx.Response] = []
+        before = _ANSWERS.get()
+        _ANSWERS.set(answers)
+        status = None
+        try:
+            with self._tracer.start_as_current_span(f"seedream {kind}", kind=SpanKind.CLIENT) as span:
+                try:
+                    yield
+                finally:
+                    status = answers[-1].status_code if answers else None
+                    if status is not None:
+                        span.set_attribute("http.response.status_code", status)
+                    if status is None or status >= httpx.codes.BAD_REQUEST:
+                        span.set_status(StatusCode.ERROR)
+        finally:
+            _ANSWERS.set(before)
+            self._observer.exchange(
+                Exchange(
+                    kind,
+                    str(status or "error"),
+                    time.perf_counter() - began,
+                    sum(int(answer.request.headers.get("content-length", 0)) for answer in answers),
+                    sum(answer.num_bytes_downloaded for answer in answers),
+                )
+            )
+            if any(answer.status_code == httpx.codes.UNAUTHORIZED for answer in answers):
+                self._observer.refused(caller)
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -75,6 +120,7 @@ class Pools:
                     "Content-Type": "application/json",
                     "Accept-Encoding": ENCODING,
                 },
+                event_hooks={"request": [_traced], "response": [_answered]},
                 # One caller's cookies must not reach the upstream with another's call.
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
                 mounts=dict.fromkeys(_LOOPBACK),
@@ -84,3 +130,13 @@ class Pools:
                 f"The proxy of HTTPS_PROXY, HTTP_PROXY or ALL_PROXY can't be used: {error} "
                 "For a SOCKS proxy install mcp-seedream[socks]."
             ) from error
+
+
+async def _traced(request: httpx.Request) -> None:
+    """Let the upstream carry the span on, where there is one."""
+    inject(request.headers)
+
+
+async def _answered(response: httpx.Response) -> None:
+    if (answers := _ANSWERS.get()) is not None:
+        answers.append(response)

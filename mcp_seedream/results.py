@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -66,7 +66,7 @@ TASK_RESULT: dict[str, Any] = {
 
 
 def one(
-    task: Task, shown: Sequence[bytes] = (), caption: str | None = None, *, looked_up: bool = False
+    task: Task, shown: Sequence[bytes] = (), caption: str | None = None, *, known: Collection[str] = ()
 ) -> CallToolResult:
     """The result for one task: pictures, or its id and what to do next, or why there is none.
 
@@ -74,11 +74,11 @@ def one(
         task: As it stands.
         shown: Image files to put into the result: a preview, or data that was asked for.
         caption: What is shown, for the text.
-        looked_up: It was made by an earlier call, which clients may want to know.
+        known: Arguments that may be told of the earlier call which made it: clients may want to make it again.
     """
     task = _within_room(task)
     result = _result(_text(task), _structured(task), shown, caption, is_error=task.state == "failed")
-    if looked_up and (call := _call(task)):
+    if known and (call := _call(task, known)):
         result.meta = {CALL: call}
     return result
 
@@ -232,9 +232,9 @@ def _text(task: Task) -> str:
     return "\n".join([*lines, *until, *_notes(task), _identifiers(task)])
 
 
-def _call(task: Task) -> dict[str, Any] | None:
+def _call(task: Task, known: Collection[str]) -> dict[str, Any] | None:
     """The call that made a task, as far as it can be made again: pictures given as data can't be told any more."""
-    asked = {name: value for name, value in (task.request or {}).items() if name not in ("async", "stream")}
+    asked = {name: value for name, value in (task.request or {}).items() if name in known}
     images = asked.get("image", [])
     if not isinstance(asked.get("prompt"), str) or len(json.dumps(asked)) > _LONGEST_CALL:
         return None

@@ -22,6 +22,8 @@ from mcp_seedream.gallery import gallery
 from mcp_seedream.generation import Services
 from mcp_seedream.guide import add_guide, add_tasks
 from mcp_seedream.journal import Journal
+from mcp_seedream.limits import Limits
+from mcp_seedream.observing import Observer
 from mcp_seedream.orphans import Orphans
 from mcp_seedream.prompts import Prompts
 from mcp_seedream.stopping import Stopping
@@ -72,6 +74,8 @@ def build_server(
     look_interval: float = 2,
     remark: str | None = None,
     image_hosts: Sequence[str] = (),
+    limits: Limits | None = None,
+    observer: Observer | None = None,
 ) -> MCPServer[Services]:
     """The server, ready for any transport.
 
@@ -85,6 +89,8 @@ def build_server(
         look_interval: Seconds between two rounds of look-ups for one caller.
         remark: A note to go with every picture.
         image_hosts: Origins that pictures come from: the gallery may load them from there.
+        limits: For each caller and for all, where there are many.
+        observer: Told of every call.
     """
     habits = habits or Habits()
     stopping = stopping or Stopping()
@@ -104,6 +110,8 @@ def build_server(
             stopping=stopping,
             look_interval=look_interval,
             remark=remark,
+            limits=limits,
+            observer=observer or Observer(),
         ),
         extensions=[gallery(table, image_hosts)],
     )
@@ -125,6 +133,8 @@ async def _living(
     stopping: Stopping,
     look_interval: float,
     remark: str | None,
+    limits: Limits | None,
+    observer: Observer,
 ) -> AsyncIterator[Services]:
     """What lives as long as the server: connections, the waiter, what callers left."""
     async with (
@@ -136,7 +146,17 @@ async def _living(
         orphans = Orphans(journal, stopping=stopping)
         group.start_soon(_end_in_order, stopping, waiter, client)
         yield Services(
-            table, client, waiter, downloads, stopping, orphans, journal=journal, local=habits.local, remark=remark
+            table,
+            client,
+            waiter,
+            downloads,
+            stopping,
+            orphans,
+            journal=journal,
+            local=habits.local,
+            remark=remark,
+            limits=limits,
+            observer=observer,
         )
         group.cancel_scope.cancel()
 

@@ -73,6 +73,25 @@ class Settings(BaseSettings):
         ge=0,
         description="For calls to be answered in, once the server is told to stop",
     )
+    sse: bool = _env("SEEDREAM_SSE", default=False, description="Serve the older SSE transport as well, at `/sse`")
+    calls_at_once: int = _env(
+        "SEEDREAM_CALLS_AT_ONCE", default=2000, ge=1, description="Requests of one caller that are answered at once"
+    )
+    all_calls_at_once: int = _env(
+        "SEEDREAM_ALL_CALLS_AT_ONCE", default=10_000, ge=1, description="Requests of all callers, likewise"
+    )
+    generations_a_minute: int = _env(
+        "SEEDREAM_GENERATIONS_A_MINUTE",
+        default=0,
+        ge=0,
+        description="Generations of one caller in any minute; 0: as many as the upstream takes",
+    )
+    check_seconds: float = _env(
+        "SEEDREAM_CHECK_SECONDS",
+        default=300,
+        ge=0,
+        description="For which a caller's token is believed, once the upstream knew it; 0: it is not checked",
+    )
     connections: int = _env(
         "SEEDREAM_CONNECTIONS",
         default=100,
@@ -88,6 +107,14 @@ class Settings(BaseSettings):
         "SEEDREAM_ALLOWED_ORIGINS",
         default=[f"http://{host}" for host in _LOCAL_HOSTS],
         description="`Origin` headers it accepts over HTTP, comma-separated",
+    )
+    cors_origins: Annotated[list[str], NoDecode] = _env(
+        "SEEDREAM_CORS_ORIGINS",
+        default=[],
+        description="Web pages that may call it from a browser (`https://NAME`, or `*`), comma-separated",
+    )
+    max_header_kib: int = _env(
+        "SEEDREAM_MAX_HEADER_KIB", default=32, ge=1, description="All headers of an HTTP request, in KiB"
     )
     max_body_mib: int = _env(
         "SEEDREAM_MAX_BODY_MIB", default=64, ge=1, description="Largest HTTP request, in MiB: base64 pictures are large"
@@ -133,8 +160,18 @@ class Settings(BaseSettings):
         pattern="(?i)^(debug|info|warning|error)$",
         description="debug, info, warning or error",
     )
+    log_format: Literal["text", "json"] = _env(
+        "SEEDREAM_LOG_FORMAT", default="text", description="text for people, or json: one object a line"
+    )
+    metrics_dir: str | None = _env(
+        "PROMETHEUS_MULTIPROC_DIR",
+        default=None,
+        description="Folder in which several processes of one server share their figures",
+    )
 
-    @field_validator("allowed_hosts", "allowed_origins", "allowed_dirs", "image_hosts", "seal_keys", mode="before")
+    @field_validator(
+        "allowed_hosts", "allowed_origins", "allowed_dirs", "image_hosts", "cors_origins", "seal_keys", mode="before"
+    )
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -144,7 +181,9 @@ class Settings(BaseSettings):
     def _origins(cls, value: list[str]) -> list[str]:
         """They become part of a security policy: an origin is all that may stand there."""
         for origin in value:
-            if not re.fullmatch(r"https?://(\*\.)?[\w.-]+(:\d+)?", origin, re.ASCII):
+            if not re.fullmatch(
+                r"https?://(\*\.\w[\w-]*\.|)(\w[\w-]*\.)*(\w[\w-]*|\[[\da-f:]+\])(:\d+)?", origin, re.ASCII
+            ):
                 raise ValueError(f"{origin} is not like https://images.example.com")
         return value
 

@@ -2,12 +2,13 @@
 
 Each tool is a value: its schema is computed from the capability table, and its function takes the raw
 arguments, so that every rule is checked in one place with one kind of error. Errors bubble to `_answered`,
-which is the only formatter.
+whose `_with_words` is the only formatter.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +21,7 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp_types import CallToolResult, ToolAnnotations
 
-from mcp_seedream import arguments, icons, results
+from mcp_seedream import arguments, icons, observing, results
 from mcp_seedream.capabilities import ModelTable, Operation
 from mcp_seedream.delivery import PREVIEW_ROOM, Delivered, Wanted, deliver, within_budget
 from mcp_seedream.errors import MissingToken, SeedreamError
@@ -81,6 +82,7 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
         listing: There is a journal to list tasks from.
     """
     seconds, local = habits.wait_seconds, habits.local is not None
+    known = ("prompt", "image", "model", "size", *table.parameters)
     place: arguments.Place = "local" if local else "hosted"
 
     async def images(operation: Operation, raw: dict[str, Any], ctx: Call) -> CallToolResult:
@@ -96,10 +98,10 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
         return results.one(done.task, done.shown, done.caption)
 
     async def generate_image(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
-        return await _answered("generate_image", images("generate", arguments, ctx))
+        return await _answered("generate_image", ctx, images("generate", arguments, ctx))
 
     async def edit_image(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
-        return await _answered("edit_image", images("edit", arguments, ctx))
+        return await _answered("edit_image", ctx, images("edit", arguments, ctx))
 
     async def tasks(raw: dict[str, Any], ctx: Call) -> CallToolResult:
         services = ctx.request_context.lifespan_context
@@ -110,14 +112,14 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
         found = await get_tasks(services, call, _token(token_of, ctx), ctx.report_progress)
         if len(call.task_ids) == 1:
             done = await _delivered(habits, found[call.task_ids[0]], call.save_to, ctx)
-            return results.one(done.task, done.shown, done.caption, looked_up=True)
+            return results.one(done.task, done.shown, done.caption, known=known)
         there = await _all_delivered(habits, [found[id_] for id_ in call.task_ids if id_ in found], call.save_to, ctx)
         missing = [id_ for id_ in call.task_ids if id_ not in found]
         shown = within_budget(data for each in there for data in each.shown)
         return results.several(_told(there, len(shown)), missing, shown)
 
     async def get_task(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
-        return await _answered("get_task", tasks(arguments, ctx))
+        return await _answered("get_task", ctx, tasks(arguments, ctx))
 
     return [
         _tool(generate_image, image_schema(table, "generate", seconds, local=local), results.IMAGE_RESULT, _PAID),
@@ -156,7 +158,19 @@ def _tool(
     )
 
 
-async def _answered(tool: str, work: Awaitable[CallToolResult]) -> CallToolResult:
+async def _answered(tool: str, ctx: Call, work: Awaitable[CallToolResult]) -> CallToolResult:
+    """The result of a call, and word of how it ended for the operator."""
+    began = time.monotonic()
+    found: dict[str, Any] = {"status": "left"}  # by its caller
+    try:
+        result = await _with_words(tool, work)
+        found = result.structured_content or found
+        return result
+    finally:
+        ctx.request_context.lifespan_context.observer.call(_observed(tool, ctx, found, time.monotonic() - began))
+
+
+async def _with_words(tool: str, work: Awaitable[CallToolResult]) -> CallToolResult:
     """The one place where an error becomes a result."""
     try:
         return await work
@@ -167,6 +181,23 @@ async def _answered(tool: str, work: Awaitable[CallToolResult]) -> CallToolResul
     except Exception:  # the top of a call: the SDK would answer with nothing that an agent can work with
         logger.exception("%s failed", tool)
         return results.failure(SeedreamError(INTERNAL, code="internal_error"))
+
+
+def _observed(tool: str, ctx: Call, found: dict[str, Any], seconds: float) -> observing.Call:
+    """A call as the operator sees it: no prompt, no link."""
+    state = getattr(ctx.request_context.request, "state", None)
+    error = found.get("error") or {}
+    generating = found.get("elapsed_seconds") if tool != "get_task" and found["status"] == "succeeded" else None
+    return observing.Call(
+        tool,
+        error.get("code", found["status"]),
+        seconds,
+        model=found.get("model", ""),
+        task_id=found.get("task_id", ""),
+        generating=generating,
+        caller=getattr(state, "caller_id", ""),
+        request_id=getattr(state, "request_id", ""),
+    )
 
 
 async def _all_delivered(habits: Habits, tasks: list[Task], save_to: str | None, ctx: Call) -> list[Delivered]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from platformdirs import user_cache_path
-from playwright.async_api import BrowserContext, async_playwright
+from playwright.async_api import BrowserContext, async_playwright, expect
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SWITCHES = (
@@ -32,7 +32,11 @@ SWITCHES = (
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",  # a test asks nobody outside
 )
+PATIENCE = 60_000
+"""Milliseconds for whatever has to come, on a machine that does much else."""
+expect.set_options(timeout=PATIENCE)
 INSTALL = ("install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock", "--save-exact")
 IMPATIENT = ("--no-update-notifier", "--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--loglevel=error")
 """Without a network there is nothing to wait for."""
@@ -122,6 +126,8 @@ async def browsing(**options: Any) -> AsyncIterator[BrowserContext]:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=program, args=list(SWITCHES))
         try:
-            yield await browser.new_context(**options)
+            context = await browser.new_context(**options)
+            context.set_default_timeout(PATIENCE)
+            yield context
         finally:
             await browser.close()

@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -103,6 +103,7 @@ class Session:
         habits: Habits | None = None,
         journal: Journal | None = None,
         stopping: Stopping | None = None,
+        image_hosts: Sequence[str] = (),
     ) -> None:
         timeouts = Timeouts(connect=2, read=2, look_up=2, stream=2)
         self.server = build_server(
@@ -113,6 +114,7 @@ class Session:
             journal=journal,
             stopping=stopping,
             look_interval=INTERVAL,
+            image_hosts=image_hosts,
         )
 
     @asynccontextmanager

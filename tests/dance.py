@@ -26,10 +26,11 @@ from mcp.shared.auth import (
     OAuthToken,
 )
 
+from mcp_seedream.callers import Callers, pasted
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.client import SeedreamClient, Timeouts
 from mcp_seedream.grants import Lifetimes
-from mcp_seedream.hosting import bearer_token, build_app, key_check
+from mcp_seedream.hosting import bearer_token, build_app
 from mcp_seedream.middleware import ENDPOINT
 from mcp_seedream.oauth import SignIn
 from mcp_seedream.server import build_server
@@ -85,17 +86,20 @@ def hosted(
         own = f"http://127.0.0.1:{listener.getsockname()[1]}"
         public = public_url or own
         settings = read_settings(public_url=public)
+        asked = connect()
         sign_in = SignIn(
             public,
             ENDPOINT,
             seal_keys=seal_keys,
-            check_key=key_check(connect),
+            check_key=pasted(asked.look_up),
             store=store,
             vendor=vendor(public) if vendor else None,
             lifetimes=lifetimes,
         )
         server = build_server(table, connect, token_of=bearer_token, habits=Habits(20), look_interval=0.1)
-        with serving(build_app(server, settings, sign_in=sign_in), listener=listener):
+        with serving(
+            build_app(server, settings, upstream=asked, callers=Callers(), sign_in=sign_in), listener=listener
+        ):
             yield Hosted(own, sign_in)
 
 

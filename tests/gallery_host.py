@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +78,10 @@ class Host:
         """Call it, and do not wait for the answer."""
         return self.page.evaluate("(args) => { window.call(args) }", arguments)
 
+    async def say(self, what: str, params: dict[str, Any]) -> None:
+        """Have the bridge send a notification of its own."""
+        await self.page.evaluate("([what, params]) => window.state.bridge[what](params)", [what, params])
+
     async def beside(self, tool: str, **arguments: Any) -> dict[str, Any]:
         """The result of a call that our page hears nothing of."""
         call = "([name, args]) => window.state.client.callTool({name, arguments: args})"
@@ -95,7 +99,7 @@ class Host:
             self.frame.locator("article")
             .nth(number)
             .and_(self.frame.locator(f"article[data-state={state}]"))
-            .wait_for(timeout=20_000)
+            .wait_for(state="attached", timeout=20_000)
         )
 
     async def loaded(self, selector: str = "article img") -> None:
@@ -121,10 +125,13 @@ async def hosting(
     theme: str = "light",
     width: int = 720,
     before: str = "",
+    answers: Sequence[dict[str, Any] | None] = (),
+    previews: bool = True,
 ) -> AsyncIterator[Host]:
     """A host with our page open in it, for `tool`, connected to a server of ours over HTTP.
 
-    `before` is a script that runs in each frame before its own.
+    `before` is a script that runs in each frame before its own; `answers` are what the first look-ups of our page get,
+    instead of the server's (None: the server's); without `previews`, the host's policy allows no pictures as data.
     """
     server = build_server(
         table,
@@ -152,7 +159,7 @@ async def hosting(
             await page.goto(f"{address}/host")
             given = {"theme": theme, "displayMode": "inline", "platform": "web"}
             start = {"token": TOKEN, "tool": tool, "capabilities": capabilities or ABLE, "context": given}
-            await page.evaluate("(how) => window.start(how)", start)
+            await page.evaluate("(how) => window.start(how)", {**start, "answers": list(answers), "previews": previews})
             yield host
 
 

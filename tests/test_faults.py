@@ -154,6 +154,7 @@ class Matrix:
             "ACEDATACLOUD_API_TOKEN": "t",
             "SEEDREAM_JOURNAL": str(self.folder / "tasks.sqlite3"),
             "SEEDREAM_PREVIEW": "on",
+            "SEEDREAM_CHECK_SECONDS": "0",  # one exchange with the upstream, not two
             "SEEDREAM_CONNECT_TIMEOUT": SECONDS,
             "SEEDREAM_READ_TIMEOUT": SECONDS,
             "SEEDREAM_STREAM_TIMEOUT": SECONDS,

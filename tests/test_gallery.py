@@ -20,6 +20,14 @@ from tests.test_tools import picture
 
 pytestmark = pytest.mark.anyio
 EVIL = "<img src=x onerror=alert(1)>"
+TROUBLE = {
+    "content": [],
+    "isError": True,
+    "structuredContent": {
+        "status": "failed",
+        "error": {"code": "busy", "message": "Busy just now.", "retryable": True},
+    },
+}
 MARKS = "a red fox <b>bold</b> " + EVIL + " </script><script>alert(2)</script>"
 
 
@@ -93,7 +101,7 @@ async def test_what_a_result_says_stays_text(opened: Opening, monkeypatch: pytes
         "structuredContent": evil,
     }
     async with opened(noise="violates|ERR_") as host:
-        await host.page.evaluate("(result) => window.state.bridge.sendToolResult(result)", result)
+        await host.say("sendToolResult", result)
         await host.reaches("succeeded")
         assert EVIL in await host.frame.locator("article").inner_text()
         assert (
@@ -113,7 +121,7 @@ async def test_vary_makes_the_same_call_again(opened: Opening, sandbox: Sandbox)
         await host.loaded()
         first, second = submits(sandbox)
         assert {**second, "seed": 7} == first
-        [told] = await host.heard("update-model-context")
+        told = (await host.heard("update-model-context"))[-1]
         assert "generate_image" in told["content"][0]["text"]
         assert len(await host.frame.locator("article").all()) == 2
 
@@ -145,7 +153,8 @@ async def test_an_edit_can_be_thought_better_of(opened: Opening, sandbox: Sandbo
         await words.fill("  ")
         await words.press("Enter")
         await words.press("Escape")
-        assert await host.frame.locator("form").count() == 0
+        assert await host.frame.locator("textarea").count() == 0
+        assert await host.frame.evaluate("document.activeElement.textContent") == "Edit"
         assert len(submits(sandbox)) == 1
 
 
@@ -175,13 +184,18 @@ async def test_larger_where_the_model_does_not_edit(opened: Opening, sandbox: Sa
 
 
 async def test_a_double_click_pays_once(opened: Opening, sandbox: Sandbox) -> None:
-    """While a call is being sent, the buttons that cost something are off."""
+    """However quickly the first click was answered; a second wish a moment later is a second picture."""
     async with opened() as host:
-        await host.call(prompt="a fox [sandbox:hang=0.5]")
+        await host.call(prompt="a fox")
         await host.reaches("succeeded")
-        await host.frame.get_by_role("button", name="Vary: the same call again").dblclick()
+        vary = host.frame.get_by_role("button", name="Vary: the same call again").first
+        await vary.dblclick(delay=60)
         await host.reaches("succeeded", 1)
         assert len(submits(sandbox)) == 2
+        await host.frame.wait_for_function("!document.querySelector('[data-billed][aria-disabled=true]')")
+        await vary.click()
+        await host.reaches("succeeded", 2)
+        assert len(submits(sandbox)) == 3
 
 
 async def test_links_go_through_the_host(opened: Opening) -> None:
@@ -201,6 +215,22 @@ async def test_links_go_through_the_host(opened: Opening) -> None:
         await host.page.evaluate("window.state.refuses = true")
         await host.frame.get_by_role("button", name="Open").click()
         assert await host.frame.get_by_label("The link").input_value() == url
+
+
+async def test_larger_keeps_the_shape(opened: Opening, sandbox: Sandbox) -> None:
+    """A picture that is no square is asked for by its sides; where those are too long, not at all."""
+    async with opened() as host:
+        await host.call(prompt="a fox", model="doubao-seedream-4-5-251128", size="2560x1440")
+        await host.reaches("succeeded")
+        await host.frame.get_by_role("button", name="Larger: 4K").click()
+        await host.reaches("succeeded", 1)
+        width, height = map(int, submits(sandbox)[1]["size"].split("x"))
+        assert width / height == pytest.approx(16 / 9, rel=0.01)
+        assert 0.98 * 4096**2 < width * height <= 4096**2
+    async with opened() as host:
+        await host.call(prompt="a fox", model="doubao-seedream-3-0-t2i-250415", size="2048x1024")
+        await host.reaches("succeeded")
+        assert await host.frame.get_by_role("button", name="Larger").count() == 0
 
 
 async def test_a_host_that_can_do_nothing(opened: Opening) -> None:
@@ -228,6 +258,18 @@ async def test_a_blocked_picture_without_preview(opened: Opening) -> None:
         await host.reaches("succeeded")
         await host.frame.get_by_text("can't be loaded here").wait_for()
         assert await host.frame.get_by_role("button", name="Open").count() == 1
+
+
+async def test_a_host_that_allows_not_even_previews(opened: Opening) -> None:
+    """It is said that nothing can be loaded, and the picture comes if that is what is allowed."""
+    async with opened(image_hosts=(), noise="violates|blocked", previews=False) as host:
+        await host.call(prompt="a fox")
+        await host.frame.locator("[data-shows=nothing]").get_by_text("can't be loaded here").wait_for()
+        assert not await host.frame.locator("article img").is_visible()
+    async with opened(noise="violates|blocked", previews=False) as host:
+        await host.call(prompt="a fox")
+        await host.frame.locator("[data-shows=picture] img").wait_for()
+        await host.loaded()
 
 
 @pytest.mark.parametrize("blocked", [False, True])
@@ -343,37 +385,160 @@ async def test_several_tasks_are_several_cards(opened: Opening) -> None:
         await host.reaches("succeeded", 3)
 
 
-async def test_a_call_that_is_stopped(opened: Opening) -> None:
-    """Its picture may be made all the same: the same call would get it."""
+async def test_a_call_that_is_stopped(opened: Opening, sandbox: Sandbox) -> None:
+    """Its picture may be made all the same. What is called again is what was asked, not the half that came before."""
     async with opened() as host:
-        await host.page.evaluate("window.state.bridge.sendToolInput({arguments: {prompt: 'a fox'}})")
-        await host.page.evaluate("window.state.bridge.sendToolCancelled({reason: 'no patience'})")
+        await host.say("sendToolInputPartial", {"arguments": {"prompt": "a f"}})
+        await host.frame.get_by_text("a f", exact=True).wait_for()
+        await host.say("sendToolCancelled", {"reason": "no patience"})
         await host.reaches("stopped")
+        assert await host.frame.get_by_role("button", name="Call again").count() == 0
+        await host.say("sendToolInput", {"arguments": {"prompt": "a fox"}})
         await host.frame.get_by_role("button", name="Call again").click()
         await host.reaches("succeeded", 1)
+        assert [body["prompt"] for body in submits(sandbox)] == ["a fox"]
 
 
 async def test_a_result_without_structured_content(opened: Opening) -> None:
     """Some hosts rewrite results: the words are better than nothing."""
     async with opened() as host:
         words = {"content": [{"type": "text", "text": f"hello {EVIL}"}]}
-        await host.page.evaluate("(result) => window.state.bridge.sendToolResult(result)", words)
+        await host.say("sendToolResult", words)
         await host.frame.locator("article").get_by_text(f"hello {EVIL}").wait_for()
+
+
+ODD: list[dict[str, Any]] = [
+    {"model": "unknown-9", "images": [{"url": "https://x.example/100%.jpg", "size": "2048x2048"}]},
+    {"images": [{"url": "https://x.example/1.jpg", "size": "2048x2048"}]},
+    {"images": [None, {"url": 5}, {"url": "https://x.example/1.jpg"}, "x"], "notes": "x"},
+    {"images": [{"url": "https://x.example/1.jpg", "size": 5}], "notes": [None, 5], "links_until": 5, "model": {}},
+    {"images": [{"url": "https://x.example/1.jpg", "size": "0x0"}], "elapsed_seconds": "x", "error": "x"},
+    {"images": [{"z_index": n, "bounding_box": {"absolute": 5}} for n in range(2)]},
+    {"images": [{"z_index": n, "bounding_box": {"normalized": [0, 0, 1]}} for n in range(2)]},
+]
+
+
+@pytest.mark.parametrize("number", range(len(ODD)))
+async def test_odd_fields_cost_no_picture(opened: Opening, number: int) -> None:
+    """Whatever else stands in a result, its pictures are there, with their buttons."""
+    async with opened(noise="violates|ERR_|blocked") as host:
+        found = {"status": "succeeded", "task_id": "t", **ODD[number]}
+        await host.say("sendToolResult", {"content": [], "structuredContent": found})
+        await host.reaches("succeeded")
+        assert await host.frame.locator("article img").count() >= 1
+        assert await host.frame.get_by_role("button", name="Edit").count() == 1
+
+
+@pytest.mark.parametrize("found", [{}, {"status": "toString"}, {"status": "succeeded", "images": 5}, {"tasks": [None]}])
+async def test_results_that_are_none(opened: Opening, found: dict[str, Any]) -> None:
+    """They end the waiting, without a claim."""
+    async with opened() as host:
+        await host.say("sendToolResult", {"content": [], "structuredContent": found})
+        await host.reaches("told")
+        assert "undefined" not in await host.frame.locator("body").inner_text()
+
+
+async def test_a_look_that_fails_says_nothing_of_the_task(opened: Opening, sandbox: Sandbox) -> None:
+    """It is still being made: nobody is asked to pay for another, and the next look finds it."""
+    async with opened(answers=[TROUBLE, None]) as host:
+        await host.call(prompt="a fox [sandbox:slow=1.5]", wait_seconds=0)
+        await host.reaches("pending")
+        await host.page.wait_for_function("window.state.looks > 1")
+        assert await host.frame.get_by_role("button", name="Call again").count() == 0
+        await host.reaches("succeeded")
+        assert len(submits(sandbox)) == 1
+
+
+async def test_looks_that_all_fail(opened: Opening) -> None:
+    """After three, it is left to the person."""
+    async with opened(answers=[TROUBLE] * 3) as host:
+        await host.call(prompt="a fox [sandbox:slow=4]", wait_seconds=0)
+        await host.frame.get_by_text("Busy just now").wait_for(timeout=20_000)
+        assert await host.page.evaluate("window.state.looks") == 3
+        await host.frame.get_by_role("button", name="Look again").click()
+        assert await host.frame.evaluate("document.activeElement.tagName") == "ARTICLE"
+        await host.reaches("succeeded")
+
+
+async def test_looks_have_a_pause_between_them(opened: Opening) -> None:
+    """However soon they are answered; and they end with the view."""
+    pending = {"content": [], "structuredContent": {"status": "pending", "task_id": "t"}}
+    async with opened(answers=[pending] * 99) as host:
+        await host.say("sendToolResult", pending)
+        await host.say("sendToolResult", pending)
+        await host.page.wait_for_timeout(3000)
+        assert await host.page.evaluate("window.state.looks") == 2
+        await host.page.evaluate("window.state.bridge.teardownResource({})")
+        await host.page.wait_for_timeout(3000)
+        assert await host.page.evaluate("window.state.looks") == 2
+
+
+async def test_a_listing_does_not_ask_for_all_at_once(opened: Opening) -> None:
+    """Of twenty that are still being made, three are looked for; a listing that comes twice is there once."""
+    pending = {"content": [], "structuredContent": {"status": "pending", "task_id": "t"}}
+    tasks = [{"status": "pending", "task_id": f"t{n}", "prompt": f"fox {n}"} for n in range(20)]
+    listing = {"content": [], "structuredContent": {"status": "succeeded", "tasks": tasks}}
+    async with opened(tool="get_task", answers=[pending] * 99) as host:
+        for _ in range(2):
+            await host.say("sendToolResult", listing)
+        await host.reaches("pending", 20)
+        assert await host.page.evaluate("window.state.looks") == 3
+        assert await host.frame.locator("article").count() == 21
+        assert await host.frame.get_by_role("button", name="Look again").count() == 17
+
+
+async def test_a_listing_has_links_and_files(opened: Opening) -> None:
+    """As the journal tells them."""
+    task = {"status": "succeeded", "task_id": "t", "prompt": "fox", "files": ["/pictures/fox.jpg"]}
+    async with opened(tool="get_task") as host:
+        listing = {"status": "succeeded", "tasks": [task]}
+        await host.say("sendToolResult", {"content": [], "structuredContent": listing})
+        await host.reaches("succeeded", 1)
+        assert "/pictures/fox.jpg" in await host.frame.locator("article").nth(1).inner_text()
+
+
+async def test_a_host_that_repeats_our_own_calls(opened: Opening) -> None:
+    """What the view called itself is not taken for what it was opened for."""
+    async with opened() as host:
+        await host.call(prompt="a fox")
+        await host.reaches("succeeded")
+        before = await host.frame.locator("article").inner_text()
+        await host.say("sendToolInput", {"arguments": {"prompt": "another"}})
+        again = {"status": "succeeded", "task_id": "other", "images": [{"url": "https://x.example/2.jpg"}]}
+        await host.say("sendToolResult", {"content": [], "structuredContent": again})
+        await host.page.wait_for_timeout(300)
+        assert await host.frame.locator("article").inner_text() == before
+
+
+async def test_a_result_before_what_was_asked(opened: Opening) -> None:
+    """The prompt is there, whenever it comes."""
+    found = {"status": "succeeded", "task_id": "t", "images": [{"path": "/pictures/fox.jpg"}]}
+    async with opened() as host:
+        await host.say("sendToolResult", {"content": [], "structuredContent": found})
+        await host.say("sendToolInput", {"arguments": {"prompt": "a fox", "seed": 5}})
+        await host.frame.get_by_role("heading", name="a fox").wait_for()
+        assert "seed 5" in await host.frame.locator(".about").inner_text()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 async def test_light_and_dark(opened: Opening, theme: str) -> None:
-    """As the host is, from the beginning and when it changes; its own colours stand above ours."""
+    """As the host is, from the beginning and when it changes; its colours stand above ours, where they are whole."""
     brightness = "Number(getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0])"
     async with opened(theme=theme) as host:
         await host.call(prompt="a fox")
         await host.reaches("succeeded")
         assert (await host.frame.evaluate(brightness) > 128) == (theme == "light")
         other = "dark" if theme == "light" else "light"
-        await host.page.evaluate("(theme) => window.state.bridge.sendHostContextChange({theme})", other)
+        await host.say("sendHostContextChange", {"theme": other})
         await host.frame.wait_for_function(f"({brightness} > 128) === {str(other == 'light').lower()}")
-        styles = {"variables": {"--color-background-primary": "rgb(1, 2, 3)"}}
-        await host.page.evaluate("(styles) => window.state.bridge.sendHostContextChange({styles})", styles)
+        half = {"--color-background-primary": "rgb(1, 2, 3)"}
+        await host.say("sendHostContextChange", {"styles": {"variables": {**half, "--ground": "red"}}})
+        whole = {**half, "--color-text-primary": "rgb(9, 9, 9)", "--color-text-secondary": "rgb(8, 8, 8)"}
+        assert await host.frame.evaluate("getComputedStyle(document.body).backgroundColor") not in (
+            "red",
+            "rgb(1, 2, 3)",
+        )
+        await host.say("sendHostContextChange", {"styles": {"variables": whole}})
         await host.frame.wait_for_function("getComputedStyle(document.body).backgroundColor === 'rgb(1, 2, 3)'")
 
 
@@ -393,7 +558,7 @@ async def test_it_is_accessible_and_narrow(opened: Opening, script: Path, state:
         await host.frame.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
         axe = (script.parent / "axe.js").read_text("utf-8")
         for theme in ("light", "dark"):
-            await host.page.evaluate("(theme) => window.state.bridge.sendHostContextChange({theme})", theme)
+            await host.say("sendHostContextChange", {"theme": theme})
             await host.frame.evaluate(axe)
             found = await host.frame.evaluate("axe.run({resultTypes: ['violations']})")
             assert [(each["id"], node["html"]) for each in found["violations"] for node in each["nodes"]] == []
@@ -401,16 +566,25 @@ async def test_it_is_accessible_and_narrow(opened: Opening, script: Path, state:
 
 async def test_the_page_is_small_and_alone(table: ModelTable, upstream: str) -> None:
     """One file below 40 kB that loads nothing; its policy names the pictures' hosts and nothing else."""
-    async with Session(table, upstream).open() as client:
+    async with Session(table, upstream, image_hosts=["https://pictures.example.com"]).open() as client:
         [page] = (await client.read_resource(gallery.URI)).contents
+        listed = {resource.uri: resource for resource in (await client.list_resources()).resources}
         tools = (await client.list_tools()).tools
     assert page.mime_type == "text/html;profile=mcp-app"
     html = getattr(page, "text", "")
-    assert len(html.encode()) < 40_000
-    assert not re.search(
-        r"\b(src|href)=|@import|url\(|https?://|import\(", re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
-    )
     assert html == gallery.page(table)
+    assert len(html.encode()) < 40_000
+    tags = re.findall(r"<script[^>]*>", html)
+    assert tags == ['<script type="application/json" id="table">', "<script>"]
+    assert not re.search(
+        r"\b(src|href|action)=|@import|url\(|\bimport\b|fetch\(|XMLHttpRequest|WebSocket|innerHTML|eval\(", html
+    )
+    meta = {
+        "csp": {"resourceDomains": ["https://pictures.example.com"]},
+        "permissions": {"clipboardWrite": {}},
+        "prefersBorder": True,
+    }
+    assert page.meta == listed[gallery.URI].meta == {"ui": meta}
     for tool in tools:
         assert tool.meta == {"ui": {"resourceUri": gallery.URI}, "ui/resourceUri": gallery.URI}
 
@@ -426,4 +600,6 @@ async def test_what_the_page_knows_comes_from_the_table(table: ModelTable) -> No
         "name": "</script><b>",
         "edits": False,
         "sizes": [["1K", 1024**2], ["9.5K", 9728**2]],
+        "pixels": None,
+        "sides": [512, 2048],
     }

@@ -52,6 +52,7 @@ async def given_up(
                 await anyio.sleep(0.01)
             await anyio.sleep(0.2)
         group.cancel_scope.cancel()
+    await anyio.sleep(0.2)  # for the server to hear of it, on a machine that is busy
 
 
 async def test_a_call_that_is_made_again_gets_the_same_task(session: Session, sandbox: Sandbox) -> None:

@@ -20,14 +20,13 @@ PACKAGE = ROOT / "mcp_seedream"
 
 # Each module may import those that stand above it, and nothing below: the line runs one way.
 ORDER = [
-    "__init__", "errors", "settings", "stopping", "files", "capabilities", "choosing", "schemas", "arguments", "wire",
-    "replies", "refusals", "retries", "answers", "turns", "pools", "client", "waiting", "streaming", "pictures",
-    "downloads", "inputs",
-    "journal", "orphans", "generation", "delivery", "results", "gallery", "writing", "guide", "prompts", "completions",
-    "icons", "tools", "server", "stdio",
-    "sealing", "store", "registrations", "vendor", "consent", "grants", "oauth", "middleware", "hosting",
-    "signin", "drawing", "studio", "mishaps", "sandbox", "trial",
-    "cli", "__main__",
+    "__init__", "errors", "settings", "observing", "logs", "stopping", "files", "capabilities", "choosing",
+    "schemas", "arguments", "wire", "replies", "refusals", "retries", "answers", "turns", "pools", "client",
+    "waiting", "streaming", "pictures", "downloads", "inputs", "limits", "journal", "orphans", "generation",
+    "delivery", "results", "gallery", "writing", "guide", "prompts", "completions", "icons", "tools", "server",
+    "stdio", "metrics", "callers", "readiness", "middleware", "access", "sealing", "store", "registrations", "vendor",
+    "consent", "grants", "oauth", "pages", "hosting", "serving", "signin", "drawing",
+    "studio", "mishaps", "sandbox", "trial", "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
@@ -65,6 +64,8 @@ def test_imports_go_one_way(module: str) -> None:
         (
             "mcp",
             {
+                "access",
+                "pages",
                 "results",
                 "tools",
                 "gallery",
@@ -87,6 +88,9 @@ def test_imports_go_one_way(module: str) -> None:
         ("PIL", {"pictures", "drawing", "studio"}),
         ("pydantic_settings", {"settings"}),
         ("tenacity", {"retries"}),
+        ("opentelemetry", {"pools", "tracing"}),
+        ("prometheus_client", {"metrics"}),
+        ("pythonjsonlogger", {"logs"}),
         ("sqlite3", {"journal"}),
     ],
 )

@@ -3,7 +3,7 @@
 import { AppBridge, PostMessageTransport } from "@modelcontextprotocol/ext-apps/app-bridge";
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 
-const state = { heard: [], errors: [] };
+const state = { heard: [], errors: [], looks: 0 };
 window.state = state;
 
 function policy({ connectDomains = [], resourceDomains = [], frameDomains = [] } = {}) {
@@ -12,7 +12,7 @@ function policy({ connectDomains = [], resourceDomains = [], frameDomains = [] }
     "default-src 'none'",
     "script-src 'self' 'unsafe-inline'",
     "style-src 'self' 'unsafe-inline'",
-    `img-src ${from("'self'", "data:", ...resourceDomains)}`,
+    `img-src ${from("'self'", ...(state.previews ? ["data:"] : []), ...resourceDomains)}`,
     `font-src ${from("'self'", ...resourceDomains)}`,
     `media-src ${from("'self'", "data:", ...resourceDomains)}`,
     `connect-src ${from(...connectDomains)}`,
@@ -23,7 +23,7 @@ function policy({ connectDomains = [], resourceDomains = [], frameDomains = [] }
 }
 
 /** Connect, and show the page of a tool; `capabilities` and `context` are what the host says of itself. */
-window.start = async ({ token, tool, capabilities, context }) => {
+window.start = async ({ token, tool, capabilities, context, answers, previews }) => {
   const client = new Client({ name: "host", version: "1" }, {
     capabilities: { extensions: { "io.modelcontextprotocol/ui": { mimeTypes: ["text/html;profile=mcp-app"] } } },
   });
@@ -33,6 +33,7 @@ window.start = async ({ token, tool, capabilities, context }) => {
   state.client = client;
   state.tool = (await client.listTools()).tools.find(({ name }) => name === tool);
   const [page] = (await client.readResource({ uri: state.tool._meta.ui.resourceUri })).contents;
+  Object.assign(state, { answers, previews });
   state.bridge = await show(client, page, capabilities, { ...context, toolInfo: { tool: state.tool } });
 };
 
@@ -55,6 +56,10 @@ async function show(client, page, capabilities, hostContext) {
   bridge.onerror = (error) => state.errors.push(String(error));
   const ready = new Promise((resolve) => bridge.addEventListener("initialized", resolve));
   await bridge.connect(new PostMessageTransport(frame.contentWindow, frame.contentWindow));
+  bridge.oncalltool = async ({ name, arguments: args }) => {
+    const instead = name === "get_task" && state.answers[state.looks++];
+    return instead || client.callTool({ name, arguments: args }, { timeout: 120_000 });
+  };
   const meta = `<meta http-equiv="Content-Security-Policy" content="${policy(page._meta?.ui?.csp)}">`;
   frame.srcdoc = page.text.replace("<head>", `<head>${meta}`);
   await ready;

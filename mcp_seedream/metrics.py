@@ -1,0 +1,92 @@
+"""What the operator sees in Prometheus' format: calls, generations, the upstream, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from mcp_seedream.observing import Call, Exchange, Observer
+
+_WAITS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 45, 60, 120, 300, 600)
+_ANSWERS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics(Observer):
+    """Counts what it sees, in a registry of its own.
+
+    Args:
+        models: Ids that may stand in a label; any other model is "other", so that nobody can make labels.
+        refused: As for `Observer`.
+        waiting: How many calls are being answered now.
+        folder: Where the processes of one server share their figures; None: it is one process.
+    """
+
+    def __init__(
+        self,
+        models: Collection[str],
+        *,
+        refused: Callable[[str], None] = lambda _: None,
+        waiting: Callable[[], int] = lambda: 0,
+        folder: str | None = None,
+    ) -> None:
+        super().__init__(refused)
+        self._models = frozenset(models)
+        self._waiting = waiting
+        self._folder = folder
+        self._registry = registry = CollectorRegistry()
+        self._calls = Counter(
+            "seedream_calls", "Tool calls that ended", ("tool", "model", "outcome"), registry=registry
+        )
+        self._seconds = Histogram(
+            "seedream_call_seconds", "How long callers waited", ("tool",), buckets=_WAITS, registry=registry
+        )
+        self._generating = Histogram(
+            "seedream_generation_seconds", "How long pictures took", ("model",), buckets=_WAITS, registry=registry
+        )
+        self._now = Gauge(
+            "seedream_waiting_calls", "Calls being answered", registry=registry, multiprocess_mode="livesum"
+        )
+        self._upstream = Histogram(
+            "seedream_upstream_seconds",
+            "Requests to the upstream, to the end of their answers",
+            ("kind", "status"),
+            buckets=_ANSWERS,
+            registry=registry,
+        )
+        self._looks = Counter("seedream_look_ups", "Look-up requests to the upstream", registry=registry)
+        self._bytes = Counter("seedream_upstream_bytes", "Bytes of bodies", ("direction",), registry=registry)
+        self._limits = Counter("seedream_limits_hit", "Calls that were too much", ("limit",), registry=registry)
+
+    def call(self, call: Call) -> None:
+        super().call(call)
+        model = self._model(call.model)
+        self._calls.labels(call.tool, model, call.outcome).inc()
+        self._seconds.labels(call.tool).observe(call.seconds)
+        if call.generating is not None:
+            self._generating.labels(model).observe(call.generating)
+
+    def exchange(self, exchange: Exchange) -> None:
+        kind = exchange.kind.replace(" ", "_")
+        self._upstream.labels(kind, exchange.status).observe(exchange.seconds)
+        if exchange.kind in ("look up", "round"):
+            self._looks.inc()
+        self._bytes.labels("sent").inc(exchange.sent)
+        self._bytes.labels("received").inc(exchange.received)
+
+    def limit(self, name: str) -> None:
+        self._limits.labels(name).inc()
+
+    def page(self) -> bytes:
+        """All figures, as Prometheus reads them."""
+        self._now.set(self._waiting())
+        if self._folder is None:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=self._folder)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+    def _model(self, id_: str) -> str:
+        return id_ if id_ in self._models else "other" if id_ else ""

@@ -1,0 +1,80 @@
+"""What anybody may read of a hosted server: what it is and how to connect, and its card for clients."""
+
+from __future__ import annotations
+
+import html
+import json
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from mcp.server.mcpserver import MCPServer
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from mcp_seedream import __version__
+from mcp_seedream.errors import TOKEN_PAGE
+from mcp_seedream.middleware import ENDPOINT
+from mcp_seedream.settings import Settings
+
+CARD = "/.well-known/mcp/server-card.json"
+_REVISIONS = ["2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"]
+_ALONE = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def welcome(server: MCPServer[Any], settings: Settings) -> list[Route]:
+    """`/`: for people who open the server's address in a browser."""
+    page = Template(files("mcp_seedream").joinpath("welcome.html").read_text("utf-8"))
+
+    async def show(request: Request) -> Response:
+        endpoint = _origin(request, settings) + ENDPOINT
+        tools = "".join(
+            f"<dt><code>{html.escape(tool.name)}</code></dt><dd>{html.escape(tool.description or '')}</dd>"
+            for tool in await server.list_tools()
+        )
+        client = {"url": endpoint, "headers": {"Authorization": "Bearer your-token"}}
+        config = json.dumps({"mcpServers": {"seedream": client}}, indent=2)
+        known = {"endpoint": endpoint, "config": config, "version": __version__, "token_page": TOKEN_PAGE}
+        return HTMLResponse(
+            page.substitute({name: html.escape(text) for name, text in known.items()}, tools=tools), headers=_ALONE
+        )
+
+    return [Route("/", show)]
+
+
+def server_card(server: MCPServer[Any], settings: Settings) -> list[Route]:
+    """The server card: what a client or a catalogue wants to know before it connects, from the registered tools."""
+
+    async def card(request: Request) -> Response:
+        found = {
+            "name": server.name,
+            "title": server.title,
+            "version": __version__,
+            "description": "Generate and edit pictures with ByteDance's Seedream models through AceDataCloud.",
+            "instructions": server.instructions,
+            "protocolVersions": _REVISIONS,
+            "transport": {"type": "streamable-http", "endpoint": _origin(request, settings) + ENDPOINT},
+            "authentication": {"required": True, "schemes": ["bearer"]},
+            "tools": [_plain(tool) for tool in await server.list_tools()],
+            "resources": [_plain(resource) for resource in await server.list_resources()],
+            "resourceTemplates": [_plain(template) for template in await server.list_resource_templates()],
+            "prompts": [_plain(prompt) for prompt in await server.list_prompts()],
+        }
+        return JSONResponse(found, headers={"Access-Control-Allow-Origin": "*", "Cache-Control": "public, max-age=300"})
+
+    return [Route(CARD, card)]
+
+
+def _origin(request: Request, settings: Settings) -> str:
+    """Where people reach this server: as the operator says, or else as this request did."""
+    return settings.public_url or f"{request.url.scheme}://{request.url.netloc}"
+
+
+def _plain(listed: Any) -> dict[str, Any]:
+    found: dict[str, Any] = listed.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return found

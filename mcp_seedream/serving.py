@@ -1,0 +1,115 @@
+"""A process, put together from its settings: for the command line, and for ASGI servers that take a factory.
+
+uvicorn --factory mcp_seedream.serving:create_app --workers 4
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mcp_seedream.capabilities import ModelTable, read_table
+from mcp_seedream.client import SeedreamClient, Timeouts
+from mcp_seedream.logs import log_to_stderr
+from mcp_seedream.observing import Observer
+from mcp_seedream.settings import Settings, read_settings
+from mcp_seedream.stopping import Stopping
+from mcp_seedream.tools import Habits
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from mcp_seedream.limits import Limits
+    from mcp_seedream.oauth import SignIn
+
+
+def connecting(settings: Settings, observer: Observer | None = None) -> Callable[[], SeedreamClient]:
+    """What makes a client of the upstream that the settings name."""
+    timeouts = Timeouts(
+        settings.connect_timeout,
+        settings.read_timeout,
+        min(settings.read_timeout, 10),
+        settings.stream_timeout,
+    )
+    return lambda: SeedreamClient(
+        settings.base_url, timeouts=timeouts, connections=settings.connections, observer=observer
+    )
+
+
+def create_app(
+    settings: Settings | None = None, *, table: ModelTable | None = None, remark: str | None = None
+) -> Starlette:
+    """The hosted server as an ASGI app.
+
+    Args:
+        settings: None: those of the environment, and the log is set up by them.
+        table: None: the one that the settings name.
+        remark: A note to go with every picture.
+    """
+    # These are slow to import, and stdio has no use for them.
+    from mcp_seedream.callers import Callers  # noqa: PLC0415
+    from mcp_seedream.hosting import bearer_token, build_app, wants_preview  # noqa: PLC0415
+    from mcp_seedream.metrics import Metrics  # noqa: PLC0415
+    from mcp_seedream.server import build_server  # noqa: PLC0415
+
+    if settings is None:
+        settings = read_settings()
+        log_to_stderr(settings.log_level, settings.log_format)
+    table = table or read_table(settings.models_file)
+    stopping = Stopping(settings.shutdown_seconds)
+    callers = Callers(seconds=settings.check_seconds) if settings.check_seconds else None
+    metrics = Metrics(
+        table.by_id,
+        refused=callers.refused if callers else lambda _: None,
+        waiting=lambda: stopping.calls,
+        folder=settings.metrics_dir,
+    )
+    limits = _limits(settings, metrics)
+    connect = connecting(settings, metrics)
+    server = build_server(
+        table,
+        connect,
+        token_of=bearer_token,
+        habits=Habits(settings.wait_seconds, wants_preview(settings.preview == "on")),
+        stopping=stopping,
+        remark=remark,
+        image_hosts=settings.image_hosts,
+        limits=limits,
+        observer=metrics,
+    )
+    upstream = connect()
+    sign_in = _sign_in(settings, upstream)
+    kept: dict[str, Any] = {"callers": callers, "limits": limits, "metrics": metrics, "sign_in": sign_in}
+    app = build_app(server, settings, stopping, upstream=upstream, **kept)
+    _collect_garbage_seldom()
+    return app
+
+
+def _limits(settings: Settings, observer: Observer) -> Limits:
+    from mcp_seedream.limits import Limits  # noqa: PLC0415
+
+    return Limits(
+        calls=settings.calls_at_once,
+        all_calls=settings.all_calls_at_once,
+        generations=settings.generations_a_minute,
+        observer=observer,
+    )
+
+
+def _sign_in(settings: Settings, upstream: SeedreamClient) -> SignIn | None:
+    from mcp_seedream.callers import pasted  # noqa: PLC0415
+    from mcp_seedream.middleware import ENDPOINT  # noqa: PLC0415
+    from mcp_seedream.oauth import open_sign_in  # noqa: PLC0415
+
+    return open_sign_in(settings, ENDPOINT, pasted(upstream.look_up))
+
+
+def _collect_garbage_seldom() -> None:
+    """A full collection stops everybody for as long as it looks at a thousand waiting calls: 0.3 s, measured.
+
+    The app has one once a minute, when few wait.
+    """
+    gc.collect()
+    gc.freeze()  # what is there now stays: nobody need look at it again
+    gc.set_threshold(10_000, 20, 50)
