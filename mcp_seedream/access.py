@@ -1,4 +1,4 @@
-"""Who may come in over HTTP: the names that this server answers to, callers with a key, and how many at once."""
+"""Who may come in over HTTP: the names that this server answers to, and callers with a key."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
@@ -17,8 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_seedream.callers import Caller
-from mcp_seedream.errors import TOKEN_PAGE, TooMuch
-from mcp_seedream.limits import Limits
+from mcp_seedream.errors import TOKEN_PAGE
 from mcp_seedream.logs import REQUEST_ID
 from mcp_seedream.middleware import bearer
 
@@ -104,7 +102,6 @@ class RequireCaller:
     Args:
         paths: Those that only callers may use; one that ends with a slash stands for all below it.
         check: Whether the upstream takes a key; None: it is left to the call.
-        limits: How many requests at once.
         challenge: What `WWW-Authenticate` says beside the error: where clients can sign in.
         opened: The key in a token of this server's own; None for one that is worth nothing, and a token that is
             somebody's own key comes back as it is.
@@ -116,14 +113,12 @@ class RequireCaller:
         *,
         paths: Sequence[str],
         check: KeyCheck | None = None,
-        limits: Limits | None = None,
         challenge: str = "",
         opened: Callable[[str], Awaitable[str | None]] | None = None,
     ) -> None:
         self._app = app
         self._paths = paths
         self._check = check
-        self._limits = limits
         self._challenge = challenge
         self._opened = opened
 
@@ -140,15 +135,7 @@ class RequireCaller:
         scope["state"] = {**scope.get("state", {}), "caller_key": key, "caller_id": caller.id}
         # Sessions of older transports are bound to whoever began them.
         scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=caller.id, scopes=[]))
-        with ExitStack() as stack:
-            try:
-                if self._limits and scope["method"] == "POST":
-                    stack.enter_context(self._limits.call(key))
-            except TooMuch as error:
-                headers = {"Retry-After": str(error.retry_after)}
-                await _answer(429, error.code, error.message, headers)(scope, receive, send)
-                return
-            await self._app(scope, receive, send)
+        await self._app(scope, receive, send)
 
     def _unauthorised(self, *, given: bool) -> JSONResponse:
         if given:

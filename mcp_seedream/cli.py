@@ -16,7 +16,6 @@ from mcp_seedream import __version__
 from mcp_seedream.capabilities import ModelTable, read_table
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.files import LocalFiles
-from mcp_seedream.logs import log_to_stderr
 from mcp_seedream.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -86,8 +85,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from mcp_seedream.serving import prepare  # noqa: PLC0415  (`try` and --help need none of it)
+
     settings = read_settings(log_level=options.log_level, sse=options.sse)
-    log_to_stderr(settings.log_level, settings.log_format)
+    prepare(settings)
     table = read_table(settings.models_file)
     with _upstream(options, settings, table) as settings_in_use:
         serve = _serve_http if options.transport == "http" else _serve_stdio

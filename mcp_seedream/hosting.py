@@ -100,6 +100,7 @@ def build_app(
     app.routes.extend(_pages(server, settings, stopping, upstream, metrics))
     app.routes.extend(sign_in.routes() if sign_in else [])
     app.router.lifespan_context = _lifespan(app, stopping, upstream, sign_in)
+    app.state.stopping = stopping
     return app
 
 
@@ -134,15 +135,8 @@ def _doors(
         *doors,
         Middleware(KnownNames, hosts=names, origins=origins, open_paths=open_paths, most_header_bytes=most),
         Middleware(StopInOrder, stopping=stopping),
-        Middleware(
-            RequireCaller,
-            paths=(ENDPOINT, SSE, MESSAGES),
-            check=check,
-            limits=limits,
-            challenge=challenge,
-            opened=opened,
-        ),
-        Middleware(EnterInTurn),
+        Middleware(RequireCaller, paths=(ENDPOINT, SSE, MESSAGES), check=check, challenge=challenge, opened=opened),
+        Middleware(EnterInTurn, limits=limits),
     ]
 
 

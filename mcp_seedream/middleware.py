@@ -12,6 +12,8 @@ import anyio.lowlevel
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mcp_seedream.errors import TooMuch
+from mcp_seedream.limits import Limits
 from mcp_seedream.stopping import Stopping
 from mcp_seedream.turns import Turns
 
@@ -80,10 +82,14 @@ class EnterInTurn:
     Up to where its tool begins, a call is work for the one processor; afterwards it waits, and the next may come in.
     Who only looks does not wait for those who generate. A large request goes past: it is busy being received, for
     longer than anybody should wait for.
+
+    Args:
+        limits: Of calls at once; over them, the answer is 429.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits | None = None) -> None:
         self._app = app
+        self._limits = limits
         self._looking, self._making = Turns(1), Turns(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,10 +97,19 @@ class EnterInTurn:
             await self._app(scope, receive, send)
             return
         receive, start = await _peek(receive)
-        with ExitStack() as stack:
-            if _TOOL_CALL in start and len(start) <= _SMALL:
+        key = scope.get("state", {}).get("caller_key", "")
+        call = _TOOL_CALL in start or len(start) > _SMALL
+        with ExitStack() as counted, ExitStack() as stack:
+            try:
+                if call and self._limits:
+                    counted.enter_context(self._limits.call(key))
+            except TooMuch as error:
+                body = {"error": error.code, "error_description": error.message}
+                await JSONResponse(body, 429, {"Retry-After": str(error.retry_after)})(scope, receive, send)
+                return
+            if call and len(start) <= _SMALL:
                 turns = self._looking if _LOOK in start else self._making
-                await turns.take(scope.get("state", {}).get("caller_key", ""))
+                await turns.take(key)
                 stack.callback(turns.give)
                 scope["state"] = {**scope.get("state", {}), "entered": stack.close}
                 asyncio.get_running_loop().call_later(_ENTERING, stack.close)

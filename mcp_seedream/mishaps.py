@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Container
 from typing import Any
 
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -47,11 +48,11 @@ def words_in(prompt: str) -> dict[str, float]:
     return {word: float(value or 1) for word, value in _WORD.findall(prompt)}
 
 
-def unauthorised(token: str) -> Response | None:
-    """The answer to a request without a token, or with the one that is refused."""
+def unauthorised(token: str, revoked: Container[str] = ()) -> Response | None:
+    """The answer to a request without a token, or with one that is refused."""
     if not token:
         return error(400, "no_token", "No token specified for the request.")
-    if token == "invalid":  # noqa: S105  (the one token that the sandbox refuses)
+    if token == "invalid" or token in revoked:  # noqa: S105  (the one token that the sandbox always refuses)
         return error(401, "invalid_token", "The specified token is invalid or wrong.")
     return None
 

@@ -11,10 +11,11 @@ from mcp_seedream.errors import UnreadableReply, UpstreamError, UpstreamUnavaila
 from mcp_seedream.stopping import Stopping
 
 _SECONDS = 10  # that an answer holds: probes come often, and from many
+_NOBODY = "nobody"
 
 
 class Readiness:
-    """Asks the upstream without a key, which costs nothing: any answer of its own means that it is there.
+    """Asks the upstream with a key that is none, which costs nothing: any answer of its own means that it is there.
 
     Args:
         stopping: Once it has begun, nothing new should come.
@@ -43,7 +44,7 @@ class Readiness:
             return None
         try:
             with anyio.fail_after(_SECONDS):
-                await self._look_up([NO_TASK], "")
+                await self._look_up([NO_TASK], _NOBODY)
         except (UpstreamUnavailable, UnreadableReply, TimeoutError):
             return "the upstream can't be reached"
         except UpstreamError:

@@ -102,6 +102,8 @@ class Sandbox:
         """Every request of the API, in order: path, token, JSON body; only where they are recorded, for tests."""
         self.accounts = Accounts()
         """The vendor's sign-in, and what came of it."""
+        self.revoked: set[str] = set()
+        """Tokens that are refused, beside those that say so themselves."""
         self._record = record
         self._studio = Studio()
         self._callbacks: set[asyncio.Task[None]] = set()
@@ -116,7 +118,7 @@ class Sandbox:
 
     async def _images(self, request: Request) -> Response:
         body, token = await self._read(request)
-        if refusal := unauthorised(token):
+        if refusal := unauthorised(token, self.revoked):
             return refusal
         prompt = str(body.get("prompt", "")) if isinstance(body, dict) else ""
         words = words_in(prompt)
@@ -161,7 +163,7 @@ class Sandbox:
 
     async def _tasks(self, request: Request) -> Response:
         body, token = await self._read(request)
-        if refusal := unauthorised(token):
+        if refusal := unauthorised(token, self.revoked):
             return refusal
         if not isinstance(body, dict):
             return error(400, "bad_request", "The body is not a JSON object.")

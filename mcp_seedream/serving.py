@@ -37,6 +37,19 @@ def connecting(settings: Settings, observer: Observer | None = None) -> Callable
     )
 
 
+def prepare(settings: Settings) -> None:
+    """What a process has before it serves anything: its log, and a collector for its spans where there is one.
+
+    Raises:
+        ConfigurationError: Spans can't be sent.
+    """
+    log_to_stderr(settings.log_level, settings.log_format)
+    if settings.otlp_endpoint:
+        from mcp_seedream.tracing import export_spans  # noqa: PLC0415  (slow to import, and seldom wanted)
+
+        export_spans()
+
+
 def create_app(
     settings: Settings | None = None, *, table: ModelTable | None = None, remark: str | None = None
 ) -> Starlette:
@@ -55,7 +68,7 @@ def create_app(
 
     if settings is None:
         settings = read_settings()
-        log_to_stderr(settings.log_level, settings.log_format)
+        prepare(settings)
     table = table or read_table(settings.models_file)
     stopping = Stopping(settings.shutdown_seconds)
     callers = Callers(seconds=settings.check_seconds) if settings.check_seconds else None

@@ -163,6 +163,11 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = _env(
         "SEEDREAM_LOG_FORMAT", default="text", description="text for people, or json: one object a line"
     )
+    otlp_endpoint: str | None = _env(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        default=None,
+        description="Collector that spans are sent to (with `mcp-seedream[otel]`; other `OTEL_` variables hold, too)",
+    )
     metrics_dir: str | None = _env(
         "PROMETHEUS_MULTIPROC_DIR",
         default=None,

@@ -82,7 +82,6 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
         listing: There is a journal to list tasks from.
     """
     seconds, local = habits.wait_seconds, habits.local is not None
-    known = ("prompt", "image", "model", "size", *table.parameters)
     place: arguments.Place = "local" if local else "hosted"
 
     async def images(operation: Operation, raw: dict[str, Any], ctx: Call) -> CallToolResult:
@@ -112,7 +111,7 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
         found = await get_tasks(services, call, _token(token_of, ctx), ctx.report_progress)
         if len(call.task_ids) == 1:
             done = await _delivered(habits, found[call.task_ids[0]], call.save_to, ctx)
-            return results.one(done.task, done.shown, done.caption, known=known)
+            return results.one(done.task, done.shown, done.caption, known=_known(services.table))
         there = await _all_delivered(habits, [found[id_] for id_ in call.task_ids if id_ in found], call.save_to, ctx)
         missing = [id_ for id_ in call.task_ids if id_ not in found]
         shown = within_budget(data for each in there for data in each.shown)
@@ -126,6 +125,11 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
         _tool(edit_image, image_schema(table, "edit", seconds, local=local), results.IMAGE_RESULT, _PAID),
         _tool(get_task, task_schema(seconds, local=local), results.TASK_RESULT, _LOOK, LISTING if listing else ""),
     ]
+
+
+def _known(table: ModelTable) -> tuple[str, ...]:
+    """The arguments of a call that can be made again."""
+    return ("prompt", "image", "model", "size", *table.parameters)
 
 
 class _RawArguments(FuncMetadata):

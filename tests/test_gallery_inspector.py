@@ -197,7 +197,7 @@ async def test_a_call_is_seen_from_its_beginning_and_can_be_repeated(address: st
         html = inspector.gallery.locator("html")
         height = await html.evaluate("(html) => Math.ceil(html.getBoundingClientRect().height)")
         await expect(inspector.stage.locator("iframe")).to_have_css("height", f"{height}px")
-        await card.get_by_role("button", name="Make the same call again").click()
+        await card.get_by_role("button", name="Vary: the same call again").click()
         await expect(again).to_have_attribute("data-state", "pending")
         await finish(sandbox, 1)
         await shows(again, sandbox, 1)
