@@ -162,7 +162,9 @@ def huge_png(width: int, height: int) -> bytes:
 @contextmanager
 def serving(app: ASGIApp, *, lifespan: str = "on") -> Iterator[str]:
     """Any ASGI app behind a real uvicorn on a loopback port, in a thread; yields its address."""
-    config = uvicorn.Config(app, port=0, log_config=None, lifespan=lifespan, timeout_graceful_shutdown=1)  # type: ignore[arg-type]
+    # As people run it without `hosted`; servers that tests start as processes have it.
+    plain: dict[str, Any] = {"loop": "asyncio", "http": "h11", "log_config": None, "lifespan": lifespan}
+    config = uvicorn.Config(app, port=0, timeout_graceful_shutdown=1, **plain)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -25,7 +25,7 @@ ORDER = [
     "waiting", "streaming", "pictures", "downloads", "inputs", "tracing", "limits", "journal", "orphans",
     "generation", "delivery", "results", "gallery", "writing", "guide", "prompts", "completions", "icons", "tools",
     "server", "stdio", "metrics", "callers", "readiness", "middleware", "access", "pages", "hosting", "serving",
-    "drawing", "studio", "mishaps", "sandbox", "trial", "cli", "__main__",
+    "workers", "drawing", "studio", "mishaps", "sandbox", "trial", "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
@@ -100,9 +100,9 @@ def test_only_the_command_line_knows_the_sandbox() -> None:
 
 
 def test_only_settings_read_the_environment() -> None:
-    """`try` hands it on to its subprocess whole, unread."""
+    """`try` hands it on to its subprocess whole, unread; workers are told in it what the command line said."""
     readers = {m for m in MODULES if re.search(r"os\.environ|getenv", (PACKAGE / f"{m}.py").read_text("utf-8"))}
-    assert readers <= {"trial"}
+    assert readers <= {"trial", "workers"}
 
 
 def test_nothing_about_a_model_is_written_outside_the_table(table: ModelTable) -> None:
