@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--transport", choices=["stdio", "http"], default="stdio", help="default: stdio")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind, over HTTP (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port, over HTTP (default: 8000)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes, over HTTP (default: 1)")
     parser.add_argument(
         "--sse", action="store_true", default=None, help="serve the older SSE transport as well, at /sse"
     )
@@ -87,16 +88,15 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(options: argparse.Namespace) -> int:
     from mcp_seedream.serving import prepare  # noqa: PLC0415  (`try` and --help need none of it)
 
-    settings = read_settings(log_level=options.log_level, sse=options.sse)
+    settings = read_settings(log_level=options.log_level, sse=options.sse, workers=options.workers)
     prepare(settings)
     table = read_table(settings.models_file)
     with _upstream(options, settings, table) as settings_in_use:
         serve = _serve_http if options.transport == "http" else _serve_stdio
-        serve(options, settings_in_use, table)
-    return 0
+        return serve(options, settings_in_use, table)
 
 
-def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTable) -> None:
+def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTable) -> int:
     import anyio  # noqa: PLC0415  (`try` and --help need none of it)
 
     from mcp_seedream.server import build_server  # noqa: PLC0415
@@ -121,6 +121,7 @@ def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTa
         image_hosts=settings.image_hosts,
     )
     anyio.run(serve_stdio, server, stopping)
+    return 0
 
 
 def _journal(settings: Settings, *, sandbox: bool) -> Journal | None:
@@ -134,16 +135,18 @@ def _journal(settings: Settings, *, sandbox: bool) -> Journal | None:
     return Journal(IN_MEMORY if sandbox else usual_path())
 
 
-def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTable) -> None:
-    import uvicorn  # noqa: PLC0415  (stdio starts faster without)
+def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTable) -> int:
+    from mcp_seedream.serving import create_app  # noqa: PLC0415  (stdio starts faster without)
+    from mcp_seedream.workers import serve_here, serve_in_workers  # noqa: PLC0415
 
-    from mcp_seedream.serving import create_app  # noqa: PLC0415
-
+    if settings.workers > 1 and options.sandbox:
+        raise ConfigurationError("A sandbox serves one process: leave out --sandbox, or --workers and WEB_CONCURRENCY.")
+    if settings.workers > 1:
+        return serve_in_workers(settings, options.host, options.port)
     app = create_app(settings, table=table, remark=_remark(options))
     logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)  # a sandbox in this process keeps its own quiet
-    uvicorn.run(
-        app, host=options.host, port=options.port, log_config=None, access_log=False, timeout_graceful_shutdown=2
-    )
+    serve_here(app, options.host, options.port)
+    return 0
 
 
 def _remark(options: argparse.Namespace) -> str | None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Collection
+from contextlib import suppress
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from mcp_seedream.observing import Call, Exchange, Observer
 
@@ -20,7 +24,6 @@ class Metrics(Observer):
     Args:
         models: Ids that may stand in a label; any other model is "other", so that nobody can make labels.
         refused: As for `Observer`.
-        waiting: How many calls are being answered now.
         folder: Where the processes of one server share their figures; None: it is one process.
     """
 
@@ -29,12 +32,10 @@ class Metrics(Observer):
         models: Collection[str],
         *,
         refused: Callable[[str], None] = lambda _: None,
-        waiting: Callable[[], int] = lambda: 0,
         folder: str | None = None,
     ) -> None:
         super().__init__(refused)
         self._models = frozenset(models)
-        self._waiting = waiting
         self._folder = folder
         self._registry = registry = CollectorRegistry()
         self._calls = Counter(
@@ -79,14 +80,31 @@ class Metrics(Observer):
     def limit(self, name: str) -> None:
         self._limits.labels(name).inc()
 
+    def waiting(self, calls: int) -> None:
+        """So many calls are being answered now. Told as it changes: another process may be the one that is asked."""
+        self._now.set(calls)
+
     def page(self) -> bytes:
         """All figures, as Prometheus reads them."""
-        self._now.set(self._waiting())
         if self._folder is None:
             return generate_latest(self._registry)
+        _forget_the_dead(Path(self._folder))
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=self._folder)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
 
     def _model(self, id_: str) -> str:
         return id_ if id_ in self._models else "other" if id_ else ""
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """What a process was doing when it was killed, it does no more; what it had counted stays."""
+    if sys.platform == "win32":
+        return  # there is no asking after a process without harming it
+    for file in folder.glob("gauge_live*.db"):
+        number = int(file.stem.rpartition("_")[2])
+        try:
+            os.kill(number, 0)
+        except ProcessLookupError:
+            with suppress(FileNotFoundError):  # another process looks, too
+                mark_process_dead(number, str(folder))  # type: ignore[no-untyped-call]

@@ -6,11 +6,14 @@ uvicorn --factory mcp_seedream.serving:create_app --workers 4
 from __future__ import annotations
 
 import gc
+import logging
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mcp_seedream.capabilities import ModelTable, read_table
 from mcp_seedream.client import SeedreamClient, Timeouts
+from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.logs import log_to_stderr
 from mcp_seedream.observing import Observer
 from mcp_seedream.settings import Settings, read_settings
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 
     from mcp_seedream.limits import Limits
     from mcp_seedream.oauth import SignIn
+
+logger = logging.getLogger(__name__)
+_HOPELESS = 3
+"""The exit status that makes uvicorn and gunicorn give up."""
 
 
 def connecting(settings: Settings, observer: Observer | None = None) -> Callable[[], SeedreamClient]:
@@ -60,24 +67,22 @@ def create_app(
         table: None: the one that the settings name.
         remark: A note to go with every picture.
     """
+    if settings is None:
+        return _of_the_environment(table, remark)
     # These are slow to import, and stdio has no use for them.
     from mcp_seedream.callers import Callers  # noqa: PLC0415
     from mcp_seedream.hosting import bearer_token, build_app, wants_preview  # noqa: PLC0415
     from mcp_seedream.metrics import Metrics  # noqa: PLC0415
     from mcp_seedream.server import build_server  # noqa: PLC0415
 
-    if settings is None:
-        settings = read_settings()
-        prepare(settings)
     table = table or read_table(settings.models_file)
-    stopping = Stopping(settings.shutdown_seconds)
     callers = Callers(seconds=settings.check_seconds) if settings.check_seconds else None
     metrics = Metrics(
         table.by_id,
         refused=callers.refused if callers else lambda _: None,
-        waiting=lambda: stopping.calls,
         folder=settings.metrics_dir,
     )
+    stopping = Stopping(settings.shutdown_seconds, metrics.waiting)
     limits = _limits(settings, metrics)
     connect = connecting(settings, metrics)
     server = build_server(
@@ -116,6 +121,17 @@ def _sign_in(settings: Settings, upstream: SeedreamClient) -> SignIn | None:
     from mcp_seedream.oauth import open_sign_in  # noqa: PLC0415
 
     return open_sign_in(settings, ENDPOINT, pasted(upstream.look_up))
+
+
+def _of_the_environment(table: ModelTable | None, remark: str | None) -> Starlette:
+    """For a process that an ASGI server starts, and starts again as long as it does not know that there is no use."""
+    try:
+        settings = read_settings()
+        prepare(settings)
+        return create_app(settings, table=table, remark=remark)
+    except ConfigurationError as error:
+        logger.critical("%s", error)
+        sys.exit(_HOPELESS)
 
 
 def _collect_garbage_seldom() -> None:

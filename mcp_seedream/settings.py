@@ -168,10 +168,11 @@ class Settings(BaseSettings):
         default=None,
         description="Collector that spans are sent to (with `mcp-seedream[otel]`; other `OTEL_` variables hold, too)",
     )
+    workers: int = _env("WEB_CONCURRENCY", default=1, ge=1, description="Processes that serve over HTTP")
     metrics_dir: str | None = _env(
         "PROMETHEUS_MULTIPROC_DIR",
         default=None,
-        description="Folder in which several processes of one server share their figures",
+        description="Folder in which several processes of one server share their figures (a temporary one, unless set)",
     )
 
     @field_validator(

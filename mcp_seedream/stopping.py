@@ -1,12 +1,14 @@
 """The end of a process: waits end at once with what they have, what was begun is answered, then it stops.
 
-The first SIGTERM or SIGINT begins it; a second one ends the process there and then.
+The first SIGTERM or SIGINT begins it; a second one ends the process there and then. One of several workers lets a
+second one pass: whoever signals the whole group reaches it once by itself, and once through its parent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -28,11 +30,13 @@ class Stopping:
 
     Args:
         grace: Seconds that calls have to be answered in, once it has begun.
+        changed: Told how many calls are being answered, whenever that changes.
     """
 
-    def __init__(self, grace: float = 6) -> None:
+    def __init__(self, grace: float = 6, changed: Callable[[int], None] = lambda _: None) -> None:
         self.begun = anyio.Event()
         self.grace = grace
+        self._changed = changed
         self._answering = 0
         self._idle = anyio.Event()
 
@@ -52,10 +56,12 @@ class Stopping:
     def answering(self) -> Iterator[None]:
         """A call is being answered, as long as the context lasts."""
         self._answering += 1
+        self._changed(self._answering)
         try:
             yield
         finally:
             self._answering -= 1
+            self._changed(self._answering)
             self._tell_if_idle()
 
     async def answered(self) -> None:
@@ -94,9 +100,14 @@ async def stopped_by_signals(
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     asked: asyncio.Queue[int] = asyncio.Queue()
 
+    def end(number: int, _: FrameType | None) -> None:
+        die(number)
+
+    def pass_over(_: int, __: FrameType | None) -> None:
+        _listen(end)
+
     def hear(number: int, _: FrameType | None) -> None:
-        for each in _SIGNALS:
-            signal.signal(each, lambda second, _: die(second))
+        _listen(pass_over if multiprocessing.parent_process() else end)
         loop.call_soon_threadsafe(asked.put_nowait, number)
 
     async def obey() -> None:
@@ -106,8 +117,7 @@ async def stopped_by_signals(
         handler = before[signal.Signals(number)]
         await then(number, handler if callable(handler) else None)
 
-    for number in _SIGNALS:
-        signal.signal(number, hear)
+    _listen(hear)
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(obey)
@@ -117,3 +127,8 @@ async def stopped_by_signals(
         for number in _SIGNALS:
             if signal.getsignal(number) is hear:
                 signal.signal(number, before[number])
+
+
+def _listen(handler: Handler) -> None:
+    for number in _SIGNALS:
+        signal.signal(number, handler)

@@ -166,7 +166,9 @@ def serving(app: ASGIApp, *, lifespan: str = "on", listener: socket.socket | Non
 
     An app that has to know its address before it runs brings a listening socket of its own.
     """
-    config = uvicorn.Config(app, port=0, log_config=None, lifespan=lifespan, timeout_graceful_shutdown=1)  # type: ignore[arg-type]
+    # As people run it without `hosted`; servers that tests start as processes have it.
+    plain: dict[str, Any] = {"loop": "asyncio", "http": "h11", "log_config": None, "lifespan": lifespan}
+    config = uvicorn.Config(app, port=0, timeout_graceful_shutdown=1, **plain)
     server = uvicorn.Server(config)
     sockets = [listener] if listener else None
     thread = threading.Thread(target=server.run, kwargs={"sockets": sockets}, daemon=True)

@@ -24,9 +24,9 @@ ORDER = [
     "schemas", "arguments", "wire", "replies", "refusals", "retries", "answers", "turns", "pools", "client",
     "waiting", "streaming", "pictures", "downloads", "inputs", "tracing", "limits", "journal", "orphans",
     "generation", "delivery", "results", "gallery", "writing", "guide", "prompts", "completions", "icons", "tools",
-    "server", "stdio", "metrics", "callers", "readiness", "middleware", "access", "sealing", "store", "registrations",
-    "vendor", "consent", "grants", "oauth", "pages", "hosting", "serving", "signin", "drawing", "studio", "mishaps",
-    "sandbox", "trial", "cli", "__main__",
+    "server", "stdio", "metrics", "callers", "readiness", "middleware", "access", "sealing", "store",
+    "registrations", "vendor", "consent", "grants", "oauth", "pages", "hosting", "serving", "workers", "signin",
+    "drawing", "studio", "mishaps", "sandbox", "trial", "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
@@ -106,9 +106,9 @@ def test_only_the_command_line_knows_the_sandbox() -> None:
 
 
 def test_only_settings_read_the_environment() -> None:
-    """`try` hands it on to its subprocess whole, unread."""
+    """`try` hands it on to its subprocess whole, unread; workers are told in it what the command line said."""
     readers = {m for m in MODULES if re.search(r"os\.environ|getenv", (PACKAGE / f"{m}.py").read_text("utf-8"))}
-    assert readers <= {"trial"}
+    assert readers <= {"trial", "workers"}
 
 
 def test_nothing_about_a_model_is_written_outside_the_table(table: ModelTable) -> None:

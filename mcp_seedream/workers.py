@@ -1,0 +1,76 @@
+"""Serving by uvicorn: one app in this process, or several processes on one port, of which none outlives the others."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypedDict
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
+
+from mcp_seedream.settings import Settings
+
+FACTORY = "mcp_seedream.serving:create_app"
+LINGER = 2
+"""Seconds that who only listens keeps a server that has answered everything else."""
+
+
+class _Ways(TypedDict):
+    log_config: None
+    access_log: bool
+    timeout_graceful_shutdown: int
+    timeout_keep_alive: int
+    timeout_worker_healthcheck: int
+
+
+_WAYS = _Ways(
+    log_config=None,
+    access_log=False,
+    timeout_graceful_shutdown=LINGER,
+    timeout_keep_alive=75,  # longer than proxies keep idle connections: else they send a call into one just closed
+    timeout_worker_healthcheck=30,  # a worker that is slow to start or to answer has calls that should not be lost
+)
+
+
+def serve_here(app: Starlette, host: str, port: int) -> None:
+    """Serve one app in this process, until a signal."""
+    uvicorn.run(app, host=host, port=port, workers=1, **_WAYS)
+
+
+def serve_in_workers(settings: Settings, host: str, port: int) -> int:
+    """Serve in as many processes as the settings say, until a signal; one that dies is replaced.
+
+    Args:
+        settings: Each process reads them anew from the environment; what the command line changed is put there.
+        host: The address to bind.
+        port: Of that address.
+
+    Returns:
+        The exit status: 2 if the processes could not start.
+    """
+    os.environ |= {"SEEDREAM_LOG_LEVEL": settings.log_level, "SEEDREAM_SSE": str(settings.sse)}
+    with _figures(settings.metrics_dir) as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        config = uvicorn.Config(FACTORY, factory=True, host=host, port=port, workers=settings.workers, **_WAYS)
+        supervisor = Multiprocess(config, [config.bind_socket()])
+        supervisor.run()
+    return 2 if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes) else 0
+
+
+@contextmanager
+def _figures(folder: str | None) -> Iterator[str]:
+    """An empty folder for what the processes count: the one that is named, or one that ends with the context."""
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="seedream-metrics-", ignore_cleanup_errors=True) as made:
+            yield made
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for file in Path(folder).glob("*.db"):
+        file.unlink()
+    yield folder
