@@ -1,4 +1,4 @@
-"""What operators start it with: Dockerfile, Compose, Kubernetes, nginx, Prometheus; all agree with each other and us."""
+"""What operators start it with: Dockerfile, Compose, Kubernetes, nginx, Prometheus; all agree with each other."""
 
 from __future__ import annotations
 
