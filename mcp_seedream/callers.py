@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from mcp_seedream.errors import TokenRefused, UpstreamError
+from mcp_seedream.errors import TokenRefused, UpstreamError, UpstreamUnavailable
 from mcp_seedream.observing import caller_id
 
 logger = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 NO_TASK = "00000000-0000-4000-8000-000000000000"
 """A task that does not exist."""
 _MOST = 10_000
+_LOOKING_ON = 15  # seconds at most, while a person waits for a page
 
 LookUp = Callable[[list[str], str], Awaitable[object]]
 """Looks tasks up with a key; raises `UpstreamError`."""
@@ -37,6 +38,21 @@ class Caller:
     @property
     def id(self) -> str:
         return caller_id(self.key)
+
+
+def pasted(look_up: LookUp) -> Callable[[str], Awaitable[bool]]:
+    """Whether the upstream takes a key that somebody brings; raises `UpstreamError` where it can't be asked."""
+
+    async def check(key: str) -> bool:
+        with anyio.move_on_after(_LOOKING_ON):
+            try:
+                await look_up([NO_TASK], key)
+            except TokenRefused:
+                return False
+            return True
+        raise UpstreamUnavailable("The upstream took too long to answer.")
+
+    return check
 
 
 class Callers:

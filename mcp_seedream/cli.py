@@ -160,8 +160,10 @@ def _upstream(options: argparse.Namespace, settings: Settings, table: ModelTable
         yield settings
         return
     from mcp_seedream.sandbox import Sandbox, running  # noqa: PLC0415  (draws: only where it is asked for)
+    from mcp_seedream.signin import CLIENT_ID  # noqa: PLC0415
 
     with running(Sandbox(table, seconds=options.sandbox_seconds)) as address:
         logging.getLogger(__name__).info("sandbox at %s", address)
         in_use = {"base_url": address, "token": SecretStr(SANDBOX_TOKEN), "image_hosts": [address]}
-        yield settings.model_copy(update=in_use)
+        vendor = {"vendor_client_id": CLIENT_ID, "vendor_auth_url": address, "vendor_platform_url": address}
+        yield settings.model_copy(update=in_use | vendor)

@@ -5,6 +5,8 @@
     ├── InvalidArguments         the call breaks a rule of the table; nothing was sent
     ├── MissingToken             there is no token to send; nothing was sent
     ├── ServerStopping           the process is about to end; nothing was sent
+    ├── StoreUnavailable         what sign-in remembers cannot be read or written (Redis is down)
+    ├── SignInFailed             the vendor's sign-in gave no key; knows why, in a word
     ├── TooMuch                  a limit of this server; nothing was sent
     └── UpstreamError            the upstream refused, failed or could not be reached
         ├── RequestRefused       400, 404 no_api, 413: the same request will be refused again
@@ -79,6 +81,20 @@ class ServerStopping(SeedreamError):
 
     def __init__(self) -> None:
         super().__init__("The server is being stopped, so nothing was sent. The call can be repeated once it is back.")
+
+
+class StoreUnavailable(SeedreamError):
+    """The store of sign-in cannot be used: nobody can sign in until it is back."""
+
+    code = "temporarily_unavailable"
+    retryable = True
+
+
+class SignInFailed(SeedreamError):
+    """The vendor's sign-in did not give a key; `code` is one of the words that the consent page explains."""
+
+    code = "vendor_failed"
+    retryable = True
 
 
 class TooMuch(SeedreamError):

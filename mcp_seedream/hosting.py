@@ -1,7 +1,8 @@
 """Serving over HTTP: the endpoint, who may use it, what probes and operators see.
 
-A caller brings an own API token as `Authorization: Bearer`; it is used upstream for that request and for
-nothing else. Without one the answer is 401: the operator's token is never used for a caller.
+A caller brings an own API token as `Authorization: Bearer`, or one of this server's sign-in, in which such a token is
+sealed; it is used upstream for that request and for nothing else. Without one the answer is 401: the operator's token
+is never used for a caller.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from mcp_seedream.client import SeedreamClient
 from mcp_seedream.limits import Limits
 from mcp_seedream.metrics import CONTENT_TYPE, Metrics
 from mcp_seedream.middleware import ENDPOINT, DropUnfinished, EnterInTurn, StopInOrder
+from mcp_seedream.oauth import SignIn
 from mcp_seedream.pages import server_card, welcome
 from mcp_seedream.readiness import Readiness
 from mcp_seedream.settings import Settings
@@ -67,6 +69,7 @@ def build_app(
     callers: Callers | None = None,
     limits: Limits | None = None,
     metrics: Metrics | None = None,
+    sign_in: SignIn | None = None,
 ) -> Starlette:
     """The ASGI app: `/mcp` for every protocol revision (older ones stateless), probes, and pages for people.
 
@@ -78,6 +81,7 @@ def build_app(
         callers: Remembers whose key is good; None: the call itself finds out.
         limits: How much callers may ask for.
         metrics: For `/metrics`.
+        sign_in: For clients that have no token to send; closed by the app.
     """
     stopping = stopping or Stopping()
     most = settings.max_body_mib * 2**20
@@ -91,15 +95,22 @@ def build_app(
     if settings.sse:
         paths = {"sse_path": SSE, "message_path": MESSAGES}
         app.routes.extend(server.sse_app(**paths, max_request_body_size=most, transport_security=unchecked).routes)
-    app.user_middleware[:0] = _doors(settings, stopping, _key_check(callers, upstream), limits)
+    app.user_middleware[:0] = _doors(settings, stopping, _key_check(callers, upstream), limits, sign_in)
     server.middleware.append(_entered)
     app.routes.extend(_pages(server, settings, stopping, upstream, metrics))
-    app.router.lifespan_context = _lifespan(app, stopping, upstream)
+    app.routes.extend(sign_in.routes() if sign_in else [])
+    app.router.lifespan_context = _lifespan(app, stopping, upstream, sign_in)
     app.state.stopping = stopping
     return app
 
 
-def _doors(settings: Settings, stopping: Stopping, check: KeyCheck | None, limits: Limits | None) -> list[Middleware]:
+def _doors(
+    settings: Settings,
+    stopping: Stopping,
+    check: KeyCheck | None,
+    limits: Limits | None,
+    sign_in: SignIn | None,
+) -> list[Middleware]:
     """What a request passes on its way in, in this order."""
     own = [settings.public_url] if settings.public_url else []
     web = settings.cors_origins
@@ -117,11 +128,14 @@ def _doors(settings: Settings, stopping: Stopping, check: KeyCheck | None, limit
             )
         )
     most = settings.max_header_kib * 1024
+    # Sign-in is done from anywhere; what comes from a browser is told apart by its pages themselves.
+    open_paths = {*PROBES, *(route.path for route in (sign_in.routes() if sign_in else []))}
+    challenge, opened = (sign_in.challenge, sign_in.opened) if sign_in else ("", None)
     return [
         *doors,
-        Middleware(KnownNames, hosts=names, origins=origins, open_paths=PROBES, most_header_bytes=most),
+        Middleware(KnownNames, hosts=names, origins=origins, open_paths=open_paths, most_header_bytes=most),
         Middleware(StopInOrder, stopping=stopping),
-        Middleware(RequireCaller, paths=(ENDPOINT, SSE, MESSAGES), check=check),
+        Middleware(RequireCaller, paths=(ENDPOINT, SSE, MESSAGES), check=check, challenge=challenge, opened=opened),
         Middleware(EnterInTurn, limits=limits),
     ]
 
@@ -162,7 +176,9 @@ def _pages(
     return [*routes, *welcome(server, settings), *server_card(server, settings)]
 
 
-def _lifespan(app: Starlette, stopping: Stopping, upstream: SeedreamClient | None) -> Callable[[Starlette], Any]:
+def _lifespan(
+    app: Starlette, stopping: Stopping, upstream: SeedreamClient | None, sign_in: SignIn | None
+) -> Callable[[Starlette], Any]:
     serve = app.router.lifespan_context
 
     @asynccontextmanager
@@ -170,6 +186,8 @@ def _lifespan(app: Starlette, stopping: Stopping, upstream: SeedreamClient | Non
         async with AsyncExitStack() as stack:
             if upstream:
                 await stack.enter_async_context(upstream)
+            if sign_in:
+                stack.push_async_callback(sign_in.aclose)
             group = await stack.enter_async_context(anyio.create_task_group())
             await stack.enter_async_context(stopped_by_signals(stopping, _hand_on))
             state = await stack.enter_async_context(serve(served))

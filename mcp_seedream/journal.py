@@ -250,9 +250,10 @@ def _opened(path: Path | str) -> sqlite3.Connection:
         _check(db)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
+        # Whose it is comes first: another server may look at it at this moment, and takes tables without it for strange.
+        db.execute(f"PRAGMA application_id = {_OURS}")
         db.executescript(_TABLE)
         db.execute(f"PRAGMA user_version = {_VERSION}")
-        db.execute(f"PRAGMA application_id = {_OURS}")
     except BaseException:
         db.close()
         raise

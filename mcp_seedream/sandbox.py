@@ -2,8 +2,8 @@
 
 A Starlette app that speaks the contract of `POST /seedream/images` and `POST /seedream/tasks`: synchronous,
 asynchronous, with a callback, streamed; look-ups of one task or many in each documented shape; the documented
-errors. Its rules are the capability table's. Words in a prompt bring the rest about (`mishaps.WORDS`). It
-draws on this machine and fetches nothing from anywhere else.
+errors; and the vendor's sign-in (`signin`). Its rules are the capability table's. Words in a prompt bring the rest
+about (`mishaps.WORDS`). It draws on this machine and fetches nothing from anywhere else.
 
 Run alone: `python -m mcp_seedream.sandbox --port 8080`.
 """
@@ -37,6 +37,7 @@ from mcp_seedream.capabilities import ModelTable, read_table
 from mcp_seedream.choosing import Wish, choose
 from mcp_seedream.errors import InvalidArguments
 from mcp_seedream.mishaps import error, mishap, unauthorised, words_in
+from mcp_seedream.signin import Accounts
 from mcp_seedream.studio import Studio
 from mcp_seedream.wire import ImageRequest
 
@@ -99,6 +100,8 @@ class Sandbox:
         self.jobs: dict[str, Job] = {}
         self.requests: list[tuple[str, str, Any]] = []
         """Every request of the API, in order: path, token, JSON body; only where they are recorded, for tests."""
+        self.accounts = Accounts()
+        """The vendor's sign-in, and what came of it."""
         self.revoked: set[str] = set()
         """Tokens that are refused, beside those that say so themselves."""
         self._record = record
@@ -109,6 +112,7 @@ class Sandbox:
                 Route("/seedream/images", self._images, methods=["POST"]),
                 Route("/seedream/tasks", self._tasks, methods=["POST"]),
                 Route("/pictures/{task}/{number:int}.{ending}", self._picture),
+                *self.accounts.routes(),
             ]
         )
 

@@ -9,7 +9,7 @@ import gc
 import logging
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mcp_seedream.capabilities import ModelTable, read_table
 from mcp_seedream.client import SeedreamClient, Timeouts
@@ -22,6 +22,9 @@ from mcp_seedream.tools import Habits
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
+
+    from mcp_seedream.limits import Limits
+    from mcp_seedream.oauth import SignIn
 
 logger = logging.getLogger(__name__)
 _HOPELESS = 3
@@ -69,7 +72,6 @@ def create_app(
     # These are slow to import, and stdio has no use for them.
     from mcp_seedream.callers import Callers  # noqa: PLC0415
     from mcp_seedream.hosting import bearer_token, build_app, wants_preview  # noqa: PLC0415
-    from mcp_seedream.limits import Limits  # noqa: PLC0415
     from mcp_seedream.metrics import Metrics  # noqa: PLC0415
     from mcp_seedream.server import build_server  # noqa: PLC0415
 
@@ -81,12 +83,7 @@ def create_app(
         folder=settings.metrics_dir,
     )
     stopping = Stopping(settings.shutdown_seconds, metrics.waiting)
-    limits = Limits(
-        calls=settings.calls_at_once,
-        all_calls=settings.all_calls_at_once,
-        generations=settings.generations_a_minute,
-        observer=metrics,
-    )
+    limits = _limits(settings, metrics)
     connect = connecting(settings, metrics)
     server = build_server(
         table,
@@ -99,7 +96,10 @@ def create_app(
         limits=limits,
         observer=metrics,
     )
-    app = build_app(server, settings, stopping, upstream=connect(), callers=callers, limits=limits, metrics=metrics)
+    upstream = connect()
+    sign_in = _sign_in(settings, upstream)
+    kept: dict[str, Any] = {"callers": callers, "limits": limits, "metrics": metrics, "sign_in": sign_in}
+    app = build_app(server, settings, stopping, upstream=upstream, **kept)
     _collect_garbage_seldom()
     return app
 
@@ -113,6 +113,25 @@ def _of_the_environment(table: ModelTable | None, remark: str | None) -> Starlet
     except ConfigurationError as error:
         logger.critical("%s", error)
         sys.exit(_HOPELESS)
+
+
+def _limits(settings: Settings, observer: Observer) -> Limits:
+    from mcp_seedream.limits import Limits  # noqa: PLC0415
+
+    return Limits(
+        calls=settings.calls_at_once,
+        all_calls=settings.all_calls_at_once,
+        generations=settings.generations_a_minute,
+        observer=observer,
+    )
+
+
+def _sign_in(settings: Settings, upstream: SeedreamClient) -> SignIn | None:
+    from mcp_seedream.callers import pasted  # noqa: PLC0415
+    from mcp_seedream.middleware import ENDPOINT  # noqa: PLC0415
+    from mcp_seedream.oauth import open_sign_in  # noqa: PLC0415
+
+    return open_sign_in(settings, ENDPOINT, pasted(upstream.look_up))
 
 
 def _collect_garbage_seldom() -> None:

@@ -73,9 +73,6 @@ class Settings(BaseSettings):
         ge=0,
         description="For calls to be answered in, once the server is told to stop",
     )
-    public_url: str | None = _env(
-        "SEEDREAM_PUBLIC_URL", default=None, description="Where people reach this server over HTTP: https://NAME"
-    )
     sse: bool = _env("SEEDREAM_SSE", default=False, description="Serve the older SSE transport as well, at `/sse`")
     calls_at_once: int = _env(
         "SEEDREAM_CALLS_AT_ONCE", default=2000, ge=1, description="Requests of one caller that are answered at once"
@@ -122,6 +119,41 @@ class Settings(BaseSettings):
     max_body_mib: int = _env(
         "SEEDREAM_MAX_BODY_MIB", default=64, ge=1, description="Largest HTTP request, in MiB: base64 pictures are large"
     )
+    public_url: str | None = _env(
+        "SEEDREAM_PUBLIC_URL",
+        default=None,
+        description="Origin this server is reached at, such as https://seedream.example.com: turns sign-in on",
+    )
+    seal_keys: Annotated[list[SecretStr], NoDecode] = _env(
+        "SEEDREAM_SEAL_KEYS",
+        default=[],
+        description="Secrets of at least 32 characters for tokens, comma-separated: the first seals, all open",
+    )
+    redis_url: SecretStr | None = _env(
+        "SEEDREAM_REDIS_URL", default=None, description="What replicas share for sign-in: redis://… or rediss://…"
+    )
+    access_seconds: int = _env(
+        "SEEDREAM_ACCESS_SECONDS", default=3600, ge=1, description="How long an access token of sign-in is good"
+    )
+    refresh_seconds: int = _env(
+        "SEEDREAM_REFRESH_SECONDS",
+        default=2_592_000,
+        ge=1,
+        description="How long a sign-in lasts that is not used",
+    )
+    vendor_client_id: str | None = _env(
+        "SEEDREAM_VENDOR_CLIENT_ID",
+        default=None,
+        description="This server's client id at AceDataCloud, for signing in there instead of pasting a key",
+    )
+    vendor_auth_url: str = _env(
+        "SEEDREAM_VENDOR_AUTH_URL", default="https://auth.acedata.cloud", description="The vendor's sign-in"
+    )
+    vendor_platform_url: str = _env(
+        "SEEDREAM_VENDOR_PLATFORM_URL",
+        default="https://platform.acedata.cloud",
+        description="Where the vendor keeps people's keys",
+    )
     log_level: str = _env(
         "SEEDREAM_LOG_LEVEL",
         default="INFO",
@@ -143,7 +175,9 @@ class Settings(BaseSettings):
         description="Folder in which several processes of one server share their figures (a temporary one, unless set)",
     )
 
-    @field_validator("allowed_hosts", "allowed_origins", "allowed_dirs", "image_hosts", "cors_origins", mode="before")
+    @field_validator(
+        "allowed_hosts", "allowed_origins", "allowed_dirs", "image_hosts", "cors_origins", "seal_keys", mode="before"
+    )
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -192,11 +226,26 @@ class Settings(BaseSettings):
     @field_validator("public_url")
     @classmethod
     def _origin(cls, value: str | None) -> str | None:
-        if value and not re.fullmatch(r"https?://[\w.\[\]:-]+/?", value, re.ASCII):
-            raise ValueError("it must be like https://seedream.example.com, without a path")
-        return value.rstrip("/") if value else None
+        """An origin as browsers write it: sign-in compares it, and everything secret goes there."""
+        origin = (value or "").strip().rstrip("/").lower()
+        local = re.fullmatch(r"http://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", origin)
+        if origin and not local and not re.fullmatch(r"https://[a-z0-9.-]+(:\d{1,5})?", origin):
+            raise ValueError("it is not like https://seedream.example.com (http:// is for this machine only)")
+        return origin.removesuffix(":80" if local else ":443") or None
 
-    @field_validator("base_url")
+    @field_validator("seal_keys")
+    @classmethod
+    def _long(cls, value: list[SecretStr]) -> list[SecretStr]:
+        if any(len(key.get_secret_value()) < 32 for key in value):
+            raise ValueError("each has at least 32 characters")
+        return value
+
+    @field_validator("vendor_client_id", "redis_url", mode="before")
+    @classmethod
+    def _nothing(cls, value: Any) -> Any:
+        return value or None
+
+    @field_validator("base_url", "vendor_auth_url", "vendor_platform_url")
     @classmethod
     def _http_url(cls, value: str) -> str:
         if not value.startswith(("http://", "https://")):

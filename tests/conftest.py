@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
 import threading
 import time
@@ -160,13 +161,17 @@ def huge_png(width: int, height: int) -> bytes:
 
 
 @contextmanager
-def serving(app: ASGIApp, *, lifespan: str = "on") -> Iterator[str]:
-    """Any ASGI app behind a real uvicorn on a loopback port, in a thread; yields its address."""
+def serving(app: ASGIApp, *, lifespan: str = "on", listener: socket.socket | None = None) -> Iterator[str]:
+    """Any ASGI app behind a real uvicorn on a loopback port, in a thread; yields its address.
+
+    An app that has to know its address before it runs brings a listening socket of its own.
+    """
     # As people run it without `hosted`; servers that tests start as processes have it.
     plain: dict[str, Any] = {"loop": "asyncio", "http": "h11", "log_config": None, "lifespan": lifespan}
     config = uvicorn.Config(app, port=0, timeout_graceful_shutdown=1, **plain)
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
+    sockets = [listener] if listener else None
+    thread = threading.Thread(target=server.run, kwargs={"sockets": sockets}, daemon=True)
     thread.start()
     while not server.started:
         assert thread.is_alive(), "the server did not start"

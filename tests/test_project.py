@@ -24,8 +24,9 @@ ORDER = [
     "schemas", "arguments", "wire", "replies", "refusals", "retries", "answers", "turns", "pools", "client",
     "waiting", "streaming", "pictures", "downloads", "inputs", "tracing", "limits", "journal", "orphans",
     "generation", "delivery", "results", "gallery", "writing", "guide", "prompts", "completions", "icons", "tools",
-    "server", "stdio", "metrics", "callers", "readiness", "middleware", "access", "pages", "hosting", "serving",
-    "workers", "drawing", "studio", "mishaps", "sandbox", "trial", "cli", "__main__",
+    "server", "stdio", "metrics", "callers", "readiness", "middleware", "access", "sealing", "store", "registrations",
+    "vendor", "consent", "grants", "oauth", "pages", "hosting", "serving", "workers", "signin", "drawing", "studio",
+    "mishaps", "sandbox", "trial", "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
@@ -75,10 +76,15 @@ def test_imports_go_one_way(module: str) -> None:
                 "hosting",
                 "trial",
                 "cli",
+                "registrations",
+                "grants",
+                "oauth",
             },
         ),
         ("mcp_types", {"results", "tools", "prompts", "completions", "icons", "server", "trial"}),
-        ("httpx", {"answers", "client", "downloads", "pools"}),
+        ("httpx", {"answers", "client", "downloads", "pools", "vendor"}),
+        ("cryptography", {"sealing"}),
+        ("redis", {"store"}),
         ("PIL", {"pictures", "drawing", "studio"}),
         ("pydantic_settings", {"settings"}),
         ("tenacity", {"retries"}),

@@ -1,0 +1,136 @@
+"""The sandbox's side of the vendor's sign-in: one person, who is always signed in and agrees to everything.
+
+The authorization server (`/oauth2/…`: the code flow with PKCE) and what the platform knows of a person's applications
+and credentials (`/api/v1/…`). A credential's token is an API key that the sandbox takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+CLIENT_ID = "sandbox"
+"""The one client that is registered."""
+_USER = "a-person"
+_SECONDS = 120
+
+
+@dataclass
+class Accounts:
+    """The vendor's state. `trouble` brings about what can go wrong, for tests.
+
+    Args:
+        trouble: `denied` at the sign-in page; `refused`, `html`, `slow`, `empty`, `odd` instead of an answer.
+        applications: Ids; one is made when it is asked for.
+        credentials: Each with id, application_id, name and token.
+    """
+
+    trouble: str = ""
+    applications: list[str] = field(default_factory=list)
+    credentials: list[dict[str, str]] = field(default_factory=list)
+    codes: dict[str, tuple[str, str, float]] = field(default_factory=dict)
+    tokens: set[str] = field(default_factory=set)
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/oauth2/authorize", self._authorize),
+            Route("/oauth2/token", self._token, methods=["POST"]),
+            Route("/api/v1/applications/", self._applications, methods=["GET", "POST"]),
+            Route("/api/v1/credentials/", self._credentials, methods=["GET", "POST"]),
+        ]
+
+    async def _authorize(self, request: Request) -> Response:
+        asked = request.query_params
+        back, challenge = asked.get("redirect_uri", ""), asked.get("code_challenge", "")
+        if asked.get("client_id") != CLIENT_ID or not back.startswith(("http://", "https://")):
+            return HTMLResponse("<p>No such client.</p>", 400)
+        if asked.get("response_type") != "code" or asked.get("code_challenge_method") != "S256" or not challenge:
+            answer = {"error": "invalid_request"}
+        elif self.trouble == "denied":
+            answer = {"error": "access_denied"}
+        else:
+            answer = {"code": secrets.token_urlsafe(24)}
+            self.codes[answer["code"]] = (back, challenge, time.time() + _SECONDS)
+        answer["state"] = asked.get("state", "")
+        return RedirectResponse(f"{back}{'&' if '?' in back else '?'}{urlencode(answer)}", 302)
+
+    async def _token(self, request: Request) -> Response:
+        if answer := await self._troubled():
+            return answer
+        form = await request.form()
+        back, challenge, until = self.codes.pop(str(form.get("code")), ("", "", 0.0))
+        proof = hashlib.sha256(str(form.get("code_verifier")).encode()).digest()
+        if (
+            form.get("grant_type") != "authorization_code"
+            or form.get("client_id") != CLIENT_ID
+            or form.get("redirect_uri") != back
+            or _coded(proof) != challenge
+            or until < time.time()
+        ):
+            return JSONResponse({"error": "invalid_grant"}, 400)
+        header, claims = _coded(b'{"alg":"none"}'), _coded(json.dumps({"user_id": _USER}).encode())
+        token = f"{header}.{claims}.{secrets.token_urlsafe(24)}"
+        self.tokens.add(token)
+        return JSONResponse({"access_token": token, "token_type": "Bearer", "refresh_token": secrets.token_urlsafe(24)})
+
+    async def _applications(self, request: Request) -> Response:
+        if refusal := self._refusal(request):
+            return refusal
+        if request.method == "GET":
+            user = request.query_params.get("user_id", _USER)
+            return JSONResponse({"items": [{"id": id_} for id_ in self.applications if user == _USER]})
+        body = await _body(request)
+        if (body.get("type"), body.get("scope")) != ("Usage", "Global"):
+            return JSONResponse({"error": {"code": "bad_request"}}, 400)
+        self.applications.append(secrets.token_hex(8))
+        return JSONResponse({"id": self.applications[-1]}, 201)
+
+    async def _credentials(self, request: Request) -> Response:
+        if refusal := self._refusal(request):
+            return refusal
+        asked = request.query_params if request.method == "GET" else await _body(request)
+        wanted = {name: str(asked.get(name)) for name in ("application_id", "name")}
+        if wanted["application_id"] not in self.applications:
+            return JSONResponse({"error": {"code": "not_found"}}, 404)
+        if request.method == "GET":
+            return JSONResponse({"items": [found for found in self.credentials if wanted.items() <= found.items()]})
+        self.credentials.append({"id": secrets.token_hex(8), "token": f"sandbox-{secrets.token_hex(16)}", **wanted})
+        return JSONResponse(self.credentials[-1], 201)
+
+    def _refusal(self, request: Request) -> Response | None:
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        return None if token in self.tokens else JSONResponse({"error": {"code": "invalid_token"}}, 401)
+
+    async def _troubled(self) -> Response | None:
+        if self.trouble == "slow":
+            await asyncio.sleep(5)
+        answers: dict[str, Response] = {
+            "refused": JSONResponse({"error": "invalid_grant"}, 400),
+            "html": HTMLResponse("<p>Bad gateway</p>", 502),
+            "empty": Response(),
+            "odd": JSONResponse({"access_token": {"a": ["\u0000"]}}),
+        }
+        return answers.get(self.trouble)
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    try:
+        found = json.loads(await request.body())
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _coded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
