@@ -104,6 +104,17 @@ def create_app(
     return app
 
 
+def _of_the_environment(table: ModelTable | None, remark: str | None) -> Starlette:
+    """For a process that an ASGI server starts, and starts again as long as it does not know that there is no use."""
+    try:
+        settings = read_settings()
+        prepare(settings)
+        return create_app(settings, table=table, remark=remark)
+    except ConfigurationError as error:
+        logger.critical("%s", error)
+        sys.exit(_HOPELESS)
+
+
 def _limits(settings: Settings, observer: Observer) -> Limits:
     from mcp_seedream.limits import Limits  # noqa: PLC0415
 
@@ -121,17 +132,6 @@ def _sign_in(settings: Settings, upstream: SeedreamClient) -> SignIn | None:
     from mcp_seedream.oauth import open_sign_in  # noqa: PLC0415
 
     return open_sign_in(settings, ENDPOINT, pasted(upstream.look_up))
-
-
-def _of_the_environment(table: ModelTable | None, remark: str | None) -> Starlette:
-    """For a process that an ASGI server starts, and starts again as long as it does not know that there is no use."""
-    try:
-        settings = read_settings()
-        prepare(settings)
-        return create_app(settings, table=table, remark=remark)
-    except ConfigurationError as error:
-        logger.critical("%s", error)
-        sys.exit(_HOPELESS)
 
 
 def _collect_garbage_seldom() -> None:

@@ -264,5 +264,7 @@ def read_settings(**given: Any) -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = first["loc"][0] if first["loc"] else "settings"
-        alias = next((f"{f.validation_alias}" for n, f in Settings.model_fields.items() if n == name), str(name))
-        raise ConfigurationError(f"The setting {alias} is wrong: {first['msg']}") from None
+        field = Settings.model_fields.get(str(name))  # one from the command line comes by its own name
+        alias = field.validation_alias if field else None
+        shown = alias.choices[0] if isinstance(alias, AliasChoices) else name
+        raise ConfigurationError(f"The setting {shown} is wrong: {first['msg']}") from None

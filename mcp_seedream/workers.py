@@ -34,7 +34,7 @@ _WAYS = _Ways(
     access_log=False,
     timeout_graceful_shutdown=LINGER,
     timeout_keep_alive=75,  # longer than proxies keep idle connections: else they send a call into one just closed
-    timeout_worker_healthcheck=30,  # a worker that is slow to start or to answer has calls that should not be lost
+    timeout_worker_healthcheck=10,  # a worker that is slow has calls that should not be lost; signals wait, though
 )
 
 
