@@ -7,6 +7,7 @@ import logging
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
@@ -16,9 +17,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_seedream.callers import Caller
-from mcp_seedream.errors import TOKEN_PAGE
+from mcp_seedream.errors import TOKEN_PAGE, TooMuch
+from mcp_seedream.limits import Limits
 from mcp_seedream.logs import REQUEST_ID
-from mcp_seedream.middleware import bearer
+from mcp_seedream.middleware import bearer, route_path
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +81,7 @@ class KnownNames:
         self._most = most_header_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in self._open and (refusal := self._refusal(scope)):
+        if scope["type"] == "http" and route_path(scope) not in self._open and (refusal := self._refusal(scope)):
             await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)
@@ -102,6 +104,7 @@ class RequireCaller:
     Args:
         paths: Those that only callers may use; one that ends with a slash stands for all below it.
         check: Whether the upstream takes a key; None: it is left to the call.
+        limits: Of requests at once, from before their bodies are read to the end of their answers.
         challenge: What `WWW-Authenticate` says beside the error: where clients can sign in.
         opened: The key in a token of this server's own; None for one that is worth nothing, and a token that is
             somebody's own key comes back as it is.
@@ -113,25 +116,38 @@ class RequireCaller:
         *,
         paths: Sequence[str],
         check: KeyCheck | None = None,
+        limits: Limits | None = None,
         challenge: str = "",
         opened: Callable[[str], Awaitable[str | None]] | None = None,
     ) -> None:
         self._app = app
         self._paths = paths
         self._check = check
+        self._limits = limits
         self._challenge = challenge
         self._opened = opened
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not any(_below(scope["path"], path) for path in self._paths):
+        if scope["type"] != "http" or not any(_below(route_path(scope), path) for path in self._paths):
             await self._app(scope, receive, send)
             return
         token = bearer(Headers(scope=scope).get("authorization"))
         key = await self._opened(token) if token and self._opened else token
-        if key is None or (self._check and not await self._check(key)):
-            await self._unauthorised(given=token is not None)(scope, receive, send)
-            return
-        caller = Caller(key)
+        with ExitStack() as counted:
+            try:
+                if key is None or (self._check and not await self._check(key)):
+                    await self._unauthorised(given=token is not None)(scope, receive, send)
+                    return
+                if self._limits:
+                    counted.enter_context(self._limits.call(key))
+            except TooMuch as error:
+                headers = {"Retry-After": str(error.retry_after)}
+                await _answer(429, error.code, error.message, headers)(scope, receive, send)
+                return
+            await self._let_in(Caller(key), scope, receive, send)
+
+    async def _let_in(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
+        key = caller.key
         scope["state"] = {**scope.get("state", {}), "caller_key": key, "caller_id": caller.id}
         # Sessions of older transports are bound to whoever began them.
         scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=caller.id, scopes=[]))

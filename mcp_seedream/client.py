@@ -19,8 +19,7 @@ What is repeated, and what is not (`retries.Retries`: back-off with jitter, `Ret
 can decide to pay for another. A caller that leaves cancels pauses, look-ups and streams, never a submit under way.
 
 A caller's token is an argument of every call and is kept nowhere. Every failure leaves as one of
-`errors.UpstreamError`'s kinds, with the upstream's code, message and trace_id and what to do about it.
-No answer is waited for, or read, without end.
+`errors.UpstreamError`'s kinds. No answer is waited for, or read, without end.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import anyio
 import httpx
@@ -54,8 +53,9 @@ from mcp_seedream.retries import Retries
 from mcp_seedream.wire import ImageRequest, StreamEvent, Task
 
 logger = logging.getLogger(__name__)
-BATCH = 50
-"""Ids in one look-up request."""
+BATCH = 50  # ids in one look-up request
+Look = Literal["look up", "round", "check", "probe"]
+"""Somebody waits for it; one of many rounds; whether a stranger's key is good, and whether we are heard: asked once."""
 
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 _SLOWEST = 50_000  # bytes a second of a line that a request is still sent on
@@ -226,13 +226,13 @@ class SeedreamClient:
                 with anyio.CancelScope(shield=True):
                     await response.aclose()
 
-    async def look_up(self, task_ids: Iterable[str], token: str, *, rounds: bool = False) -> dict[str, Task]:
+    async def look_up(self, task_ids: Iterable[str], token: str, *, kind: Look = "look up") -> dict[str, Task]:
         """Look up tasks; one the upstream does not know for this token is not in the answer.
 
         Args:
             task_ids: Any number.
             token: The caller's.
-            rounds: It is one of many rounds, and nobody waits for this one.
+            kind: What for; each kind has connections of its own.
 
         Raises:
             UpstreamError: A request was refused, failed or could not be made.
@@ -241,7 +241,7 @@ class SeedreamClient:
         found: dict[str, Task] = {}
 
         async def look(chunk: list[str]) -> None:
-            found.update(await self._retrieve(chunk, token, "round" if rounds else "look up"))
+            found.update(await self._retrieve(chunk, token, kind))
 
         try:
             async with anyio.create_task_group() as group:
@@ -251,14 +251,14 @@ class SeedreamClient:
             raise _leaf(errors) from None
         return found
 
-    async def _retrieve(self, ids: list[str], token: str, kind: str) -> dict[str, Task]:
+    async def _retrieve(self, ids: list[str], token: str, kind: Look) -> dict[str, Task]:
         single = len(ids) == 1
         body = {"action": "retrieve", "id": ids[0]} if single else {"action": "retrieve_batch", "ids": ids}
         content = json.dumps(body).encode()
         timeout = self._timeout(self._timeouts.look_up)
 
         async def attempt() -> Any:
-            async with self._pools.turn(kind, token) as http:
+            async with self._pools.turn(kind, "" if kind == "check" else token) as http:  # strangers are one caller
                 call = http.build_request(
                     "POST", "/seedream/tasks", content=content, headers=_bearer(token), timeout=timeout
                 )
@@ -269,7 +269,7 @@ class SeedreamClient:
             return decoded(reply, submitting=False)
 
         try:
-            found = await self._retries(attempt, _may_pass)
+            found = await (attempt() if kind in ("check", "probe") else self._retries(attempt, _may_pass))
         except TaskNotFound:
             return {}
         return {ids[0]: read_task(found, ids[0])} if single else read_batch(found)

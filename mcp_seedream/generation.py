@@ -223,12 +223,12 @@ async def _sent(services: Services, call: ImageCall, token: str, report: Report,
     """Send it; where the caller named no model and the upstream refuses ours, send it to the next that fits."""
     refused: list[str] = []
     model = choose(services.table, call.wish, call.model)
+    if services.limits:
+        services.limits.generate(token)
     while True:
         request = ImageRequest.of(services.table, model, call.wish)
         if services.stopping.begun.is_set():
             raise ServerStopping
-        if services.limits:
-            services.limits.generate(token)
         accepted = partial(_accepted, services, call, model, watch)
         try:
             if request.streams:

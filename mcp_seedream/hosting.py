@@ -8,30 +8,35 @@ is never used for a caller.
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import anyio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
+from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_seedream import __version__
 from mcp_seedream.access import Identified, KeyCheck, KnownNames, RequireCaller
 from mcp_seedream.callers import Callers
 from mcp_seedream.client import SeedreamClient
+from mcp_seedream.errors import TooMuch
 from mcp_seedream.limits import Limits
 from mcp_seedream.metrics import CONTENT_TYPE, Metrics
-from mcp_seedream.middleware import ENDPOINT, DropUnfinished, EnterInTurn, StopInOrder
+from mcp_seedream.middleware import ENDPOINT, DropUnfinished, EnterInTurn, StopInOrder, route_path
 from mcp_seedream.oauth import SignIn
-from mcp_seedream.pages import server_card, welcome
+from mcp_seedream.pages import CARD, server_card, welcome
 from mcp_seedream.readiness import Readiness
 from mcp_seedream.settings import Settings
 from mcp_seedream.stopping import Handler, Stopping, die, stopped_by_signals
@@ -96,7 +101,8 @@ def build_app(
         paths = {"sse_path": SSE, "message_path": MESSAGES}
         app.routes.extend(server.sse_app(**paths, max_request_body_size=most, transport_security=unchecked).routes)
     app.user_middleware[:0] = _doors(settings, stopping, _key_check(callers, upstream), limits, sign_in)
-    server.middleware.append(_entered)
+    server.middleware.append(partial(_entered, limits, stopping))
+    app.router.redirect_slashes = False
     app.routes.extend(_pages(server, settings, stopping, upstream, metrics))
     app.routes.extend(sign_in.routes() if sign_in else [])
     app.router.lifespan_context = _lifespan(app, stopping, upstream, sign_in)
@@ -116,27 +122,26 @@ def _doors(
     web = settings.cors_origins
     origins = ["*"] if "*" in web else [*settings.allowed_origins, *own, *web]
     names = [*settings.allowed_hosts, *(url.partition("://")[2] for url in own)]
+    # Sign-in is done from anywhere; what comes from a browser is told apart by its pages themselves.
+    open_paths = {*PROBES, CARD, *(route.path for route in (sign_in.routes() if sign_in else []))}
     doors = [Middleware(DropUnfinished), Middleware(Identified)]
     if web:
-        doors.append(
-            Middleware(
-                CORSMiddleware,
-                allow_origins=web,
-                allow_methods=["GET", "POST", "DELETE"],
-                allow_headers=["*"],
-                expose_headers=_EXPOSED,
-            )
-        )
+        doors.append(Middleware(_Cors, elsewhere=open_paths, web=web))
     most = settings.max_header_kib * 1024
-    # Sign-in is done from anywhere; what comes from a browser is told apart by its pages themselves.
-    open_paths = {*PROBES, *(route.path for route in (sign_in.routes() if sign_in else []))}
     challenge, opened = (sign_in.challenge, sign_in.opened) if sign_in else ("", None)
     return [
         *doors,
         Middleware(KnownNames, hosts=names, origins=origins, open_paths=open_paths, most_header_bytes=most),
         Middleware(StopInOrder, stopping=stopping),
-        Middleware(RequireCaller, paths=(ENDPOINT, SSE, MESSAGES), check=check, challenge=challenge, opened=opened),
-        Middleware(EnterInTurn, limits=limits),
+        Middleware(
+            RequireCaller,
+            paths=(ENDPOINT, SSE, MESSAGES),
+            check=check,
+            limits=limits,
+            challenge=challenge,
+            opened=opened,
+        ),
+        Middleware(EnterInTurn),
     ]
 
 
@@ -145,7 +150,7 @@ def _key_check(callers: Callers | None, upstream: SeedreamClient | None) -> KeyC
         return None
 
     async def check(key: str) -> bool:
-        return await callers.good(key, upstream.look_up)
+        return await callers.good(key, partial(upstream.look_up, kind="check"))
 
     return check
 
@@ -158,7 +163,7 @@ def _pages(
     metrics: Metrics | None,
 ) -> list[Route]:
     """What anybody may see: pages for people and clients, probes, figures."""
-    readiness = Readiness(stopping, upstream.look_up if upstream else None)
+    readiness = Readiness(stopping, partial(upstream.look_up, kind="probe") if upstream else None)
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok", "version": __version__})
@@ -216,8 +221,37 @@ async def _hand_on(number: int, handler: Handler | None) -> None:
         die(number)
 
 
-async def _entered(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-    """What was asked begins: the next one may come in."""
-    if isinstance(ctx.request, Request) and (done := getattr(ctx.request.state, "entered", None)):
+async def _entered(
+    limits: Limits | None, stopping: Stopping, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+) -> HandlerResult:
+    """What was asked begins: the next one may come in. Over SSE it is counted here: its request is over by now."""
+    state = getattr(ctx.request, "state", None)
+    if done := getattr(state, "entered", None):
         done()
-    return await call_next(ctx)
+    with ExitStack() as counted:
+        if isinstance(ctx.request, Request) and route_path(ctx.request.scope).startswith(MESSAGES):
+            try:
+                counted.enter_context(limits.call(state.caller_key) if limits and state else nullcontext())
+            except TooMuch as error:
+                raise MCPError(INTERNAL_ERROR, error.message) from error
+            counted.enter_context(stopping.answering())
+        return await call_next(ctx)
+
+
+class _Cors:
+    """For the endpoint: what anybody may read says so itself."""
+
+    def __init__(self, app: ASGIApp, *, elsewhere: Collection[str], web: Sequence[str]) -> None:
+        self._app = app
+        self._elsewhere = elsewhere
+        self._cors = CORSMiddleware(
+            app,
+            allow_origins=web,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        open_to_all = scope["type"] == "http" and route_path(scope) in self._elsewhere
+        await (self._app if open_to_all else self._cors)(scope, receive, send)

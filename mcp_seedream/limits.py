@@ -11,6 +11,7 @@ from mcp_seedream.errors import TooMuch
 from mcp_seedream.observing import Observer
 
 _MINUTE = 60
+_CALLERS = 1000  # that are remembered before anybody looks who is gone
 
 
 class Limits:
@@ -62,21 +63,23 @@ class Limits:
         if not self._generations:
             return
         now = time.monotonic()
-        self._forget(now)
+        if len(self._made) > _CALLERS:
+            for other in list(self._made):
+                self._forget(other, now)
+        self._forget(caller, now)
         made = self._made.setdefault(caller, deque())
         if len(made) >= self._generations:
             wait = made[0] + _MINUTE - now
             raise self._too_much("generations", f"{self._generations} generations a minute are what you may make", wait)
         made.append(now)
 
-    def _forget(self, now: float) -> None:
-        """What is longer ago than a minute; the callers stand in the order of their last one, nearly."""
-        for caller in list(self._made):
-            made = self._made[caller]
-            while made and made[0] <= now - _MINUTE:
-                made.popleft()
-            if not made:
-                del self._made[caller]
+    def _forget(self, caller: str, now: float) -> None:
+        """What is longer ago than a minute."""
+        made = self._made.get(caller, deque())
+        while made and made[0] <= now - _MINUTE:
+            made.popleft()
+        if not made:
+            self._made.pop(caller, None)
 
     def _too_much(self, name: str, why: str, seconds: float) -> TooMuch:
         self._observer.limit(name)

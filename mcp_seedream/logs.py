@@ -23,12 +23,22 @@ def log_to_stderr(level: str, form: Literal["text", "json"] = "text") -> None:
         names = {"asctime": "time", "levelname": "level", "name": "logger"}
         handler.setFormatter(JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields=names))
     else:
+        handler.addFilter(_on_one_line)
         handler.setFormatter(logging.Formatter(_TEXT))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    if level.upper() != "DEBUG":
-        # One line a request of the client's library, with its URL, is more than an operator wants.
-        for name in _LIBRARIES:
-            logging.getLogger(name).setLevel(logging.WARNING)
+    # One line a request of the client's library, with its URL, is more than an operator wants; and what the SDK would
+    # say when asked for everything has whole messages in it, prompts included.
+    for name in _LIBRARIES:
+        logging.getLogger(name).setLevel(logging.INFO if level.upper() == "DEBUG" else logging.WARNING)
+    logging.getLogger("mcp.server.sse").setLevel(logging.CRITICAL)
+
+
+def _on_one_line(record: logging.LogRecord) -> bool:
+    """What somebody sent can't make a line of its own."""
+    words = record.getMessage()
+    if not words.isprintable():
+        record.msg, record.args = "".join(c if c.isprintable() else repr(c)[1:-1] for c in words), None
+    return True
 
 
 def _with_request(record: logging.LogRecord) -> bool:

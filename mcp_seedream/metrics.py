@@ -15,6 +15,7 @@ from mcp_seedream.observing import Call, Exchange, Observer
 
 _WAITS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 45, 60, 120, 300, 600)
 _ANSWERS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_OUTCOMES = 50
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -36,6 +37,7 @@ class Metrics(Observer):
     ) -> None:
         super().__init__(refused)
         self._models = frozenset(models)
+        self._outcomes: set[str] = set()
         self._folder = folder
         self._registry = registry = CollectorRegistry()
         self._calls = Counter(
@@ -64,7 +66,7 @@ class Metrics(Observer):
     def call(self, call: Call) -> None:
         super().call(call)
         model = self._model(call.model)
-        self._calls.labels(call.tool, model, call.outcome).inc()
+        self._calls.labels(call.tool, model, self._outcome(call.outcome)).inc()
         self._seconds.labels(call.tool).observe(call.seconds)
         if call.generating is not None:
             self._generating.labels(model).observe(call.generating)
@@ -92,6 +94,12 @@ class Metrics(Observer):
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=self._folder)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
+
+    def _outcome(self, code: str) -> str:
+        """The upstream has codes of its own: however many it makes up, labels have an end."""
+        if len(self._outcomes) < _OUTCOMES:
+            self._outcomes.add(code)
+        return code if code in self._outcomes else "other"
 
     def _model(self, id_: str) -> str:
         return id_ if id_ in self._models else "other" if id_ else ""

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import re
 from collections import deque
 from contextlib import ExitStack
 
 import anyio
 import anyio.lowlevel
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcp_seedream.errors import TooMuch
-from mcp_seedream.limits import Limits
 from mcp_seedream.stopping import Stopping
 from mcp_seedream.turns import Turns
 
 ENDPOINT = "/mcp"
 _BEARER = re.compile(r"Bearer +([\x21-\x7e]{1,4096})", re.IGNORECASE)
-_TOOL_CALL, _LOOK = b'"tools/call"', b'"get_task"'
+_LOOK = "get_task"
+_BODY_SECONDS = 60  # for a body to come, and more for a large one
+_SLOWEST = 50_000  # bytes a second of a line that is still waited for
 _ENTERING = 1  # second at most, whatever holds a call up
 _SMALL = 64 * 1024  # bytes of a request that is all there before its turn
 _STOPPING = {"error": "stopping", "error_description": "The server is being stopped. Try again in a moment."}
 
 
 class DropUnfinished:
-    """Ends the work on a request whose client left before all of it had come: nobody waits for an answer.
+    """Ends the work on a request whose client left before all of it had come, or that does not come to its end.
 
     The SDK would take it for a failure of its own, and write a traceback into the log for every one.
     """
@@ -38,19 +41,35 @@ class DropUnfinished:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        whole = False
+        whole, begun, late = False, False, False
+        deadline = math.inf
 
         async def watched() -> Message:
-            nonlocal whole
-            message = await receive()
-            if message["type"] == "http.disconnect" and not whole:
-                left.cancel()
-                await anyio.lowlevel.checkpoint()
-            whole = whole or not message.get("more_body", False)
-            return message
+            nonlocal whole, late, deadline
+            if whole:
+                return await receive()
+            if deadline == math.inf:
+                deadline = anyio.current_time() + _patience(scope)
+            with anyio.CancelScope(deadline=deadline):
+                message = await receive()
+                if message["type"] != "http.disconnect":
+                    whole = not message.get("more_body", False)
+                    return message
+            late = anyio.current_time() >= deadline  # who sends so slowly holds room that others need
+            left.cancel()
+            await anyio.lowlevel.checkpoint()
+            return {"type": "http.disconnect"}
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
 
         with anyio.CancelScope() as left:
-            await self._app(scope, watched, send)
+            await self._app(scope, watched, noted)
+        if late and not begun:
+            body = {"error": "timeout", "error_description": "The request did not come in time."}
+            await JSONResponse(body, 408, {"Connection": "close"})(scope, receive, send)
 
 
 class StopInOrder:
@@ -70,7 +89,7 @@ class StopInOrder:
         with self._stopping.answering():
             if self._stopping.begun.is_set():
                 receive, start = await _peek(receive)
-                if _TOOL_CALL in start:
+                if _called(start) is not None:
                     await JSONResponse(_STOPPING, 503, {"Retry-After": "2"})(scope, receive, send)
                     return
             await self._app(scope, receive, send)
@@ -82,14 +101,10 @@ class EnterInTurn:
     Up to where its tool begins, a call is work for the one processor; afterwards it waits, and the next may come in.
     Who only looks does not wait for those who generate. A large request goes past: it is busy being received, for
     longer than anybody should wait for.
-
-    Args:
-        limits: Of calls at once; over them, the answer is 429.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits | None = None) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._limits = limits
         self._looking, self._making = Turns(1), Turns(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,17 +113,10 @@ class EnterInTurn:
             return
         receive, start = await _peek(receive)
         key = scope.get("state", {}).get("caller_key", "")
-        call = _TOOL_CALL in start or len(start) > _SMALL
-        with ExitStack() as counted, ExitStack() as stack:
-            try:
-                if call and self._limits:
-                    counted.enter_context(self._limits.call(key))
-            except TooMuch as error:
-                body = {"error": error.code, "error_description": error.message}
-                await JSONResponse(body, 429, {"Retry-After": str(error.retry_after)})(scope, receive, send)
-                return
-            if call and len(start) <= _SMALL:
-                turns = self._looking if _LOOK in start else self._making
+        tool = _called(start)
+        with ExitStack() as stack:
+            if tool is not None and len(start) <= _SMALL:
+                turns = self._looking if tool == _LOOK else self._making
                 await turns.take(key)
                 stack.callback(turns.give)
                 scope["state"] = {**scope.get("state", {}), "entered": stack.close}
@@ -116,9 +124,38 @@ class EnterInTurn:
             await self._app(scope, receive, send)
 
 
+def _patience(scope: Scope) -> float:
+    """Seconds for a body to come in: as long as a slow line needs."""
+    size = Headers(scope=scope).get("content-length", "")
+    return _BODY_SECONDS + (int(size) if size.isdecimal() else 0) / _SLOWEST
+
+
+def route_path(scope: Scope) -> str:
+    """A request's path within this app, wherever it is mounted."""
+    path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
 def _is_call(scope: Scope) -> bool:
     """Something is asked: a stream that a client opens to listen is none, and may last for ever."""
-    return scope["type"] == "http" and scope["path"] == ENDPOINT and bool(scope["method"] == "POST")
+    return scope["type"] == "http" and route_path(scope) == ENDPOINT and bool(scope["method"] == "POST")
+
+
+def _called(start: bytes) -> str | None:
+    """The tool that a request calls ("" where that can't be told), or None: it calls none.
+
+    JSON can write a word in many ways, so that it has to be read; what is large, or no JSON, counts as a call.
+    """
+    if len(start) > _SMALL:
+        return ""
+    try:
+        message = json.loads(start)
+        params = message.get("params") if message["method"] == "tools/call" else None
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return ""
+    if params is None and message["method"] != "tools/call":
+        return None
+    return str(params.get("name", "")) if isinstance(params, dict) else ""
 
 
 async def _peek(receive: Receive) -> tuple[Receive, bytes]:

@@ -68,7 +68,8 @@ def server_card(server: MCPServer[Any], settings: Settings) -> list[Route]:
             "resourceTemplates": [_plain(template) for template in await server.list_resource_templates()],
             "prompts": [_plain(prompt) for prompt in await server.list_prompts()],
         }
-        return JSONResponse(found, headers={"Access-Control-Allow-Origin": "*", "Cache-Control": "public, max-age=300"})
+        kept = "public, max-age=300" if settings.public_url else "no-store"  # else the address is the request's own
+        return JSONResponse(found, headers={"Access-Control-Allow-Origin": "*", "Cache-Control": kept})
 
     return [Route(CARD, card)]
 

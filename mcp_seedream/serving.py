@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,13 @@ def prepare(settings: Settings) -> None:
         ConfigurationError: Spans can't be sent.
     """
     log_to_stderr(settings.log_level, settings.log_format)
+    # Libraries read these themselves, from the environment alone: what stands in `.env` is handed on.
+    for name, value in (
+        ("PROMETHEUS_MULTIPROC_DIR", settings.metrics_dir),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", settings.otlp_endpoint),
+    ):
+        if value:
+            os.environ.setdefault(name, value)
     if settings.otlp_endpoint:
         from mcp_seedream.tracing import export_spans  # noqa: PLC0415  (slow to import, and seldom wanted)
 
@@ -131,6 +139,10 @@ def _sign_in(settings: Settings, upstream: SeedreamClient) -> SignIn | None:
     from mcp_seedream.middleware import ENDPOINT  # noqa: PLC0415
     from mcp_seedream.oauth import open_sign_in  # noqa: PLC0415
 
+    if settings.public_url and settings.metrics_dir and not settings.redis_url:
+        raise ConfigurationError(
+            "Several processes that people sign in at have to share what they know: set SEEDREAM_REDIS_URL."
+        )
     return open_sign_in(settings, ENDPOINT, pasted(upstream.look_up))
 
 

@@ -114,7 +114,7 @@ class TaskWaiter:
     async def _round(self, wanted: list[str], token: str, waits: set[_Wait], pause: float) -> float:
         """Look once, hand out what has ended; the seconds to the next round."""
         try:
-            found = await self._client.look_up(wanted, token, rounds=True)
+            found = await self._client.look_up(wanted, token, kind="round")
         except TokenRefused as error:
             _fail(waits, error)
         except UpstreamError as error:

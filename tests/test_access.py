@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -17,10 +18,13 @@ import pytest
 from mcp import Client
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
+from mcp_seedream import middleware
 from mcp_seedream.callers import NO_TASK, Callers
 from mcp_seedream.capabilities import ModelTable
-from mcp_seedream.errors import ConfigurationError, TooMuch, UpstreamUnavailable
+from mcp_seedream.errors import ConfigurationError, TokenRefused, TooMuch, UpstreamUnavailable
 from mcp_seedream.limits import Limits
 from mcp_seedream.logs import log_to_stderr
 from mcp_seedream.observing import Observer, caller_id
@@ -58,12 +62,12 @@ async def asked(address: str, path: str = "/mcp", **headers: str) -> httpx.Respo
         return await web.get(path, headers=headers)
 
 
-async def called(address: str, **headers: str) -> httpx.Response:
-    """One tool call."""
-    params = {"name": "get_task", "arguments": {"task_id": "x", "wait_seconds": 0}}
+async def called(address: str, method: str = "tools/call", **headers: str) -> httpx.Response:
+    """One tool call; its method may be written in another way that JSON has."""
+    params = json.dumps({"name": "get_task", "arguments": {"task_id": "x", "wait_seconds": 0}})
+    body = f'{{"jsonrpc": "2.0", "id": 1, "method": "{method}", "params": {params}}}'
     async with httpx.AsyncClient(base_url=address) as web:
-        body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
-        return await web.post("/mcp", json=body, headers={**HEADERS, **headers})
+        return await web.post("/mcp", content=body, headers={**HEADERS, "content-type": "application/json", **headers})
 
 
 async def test_a_bad_key_is_found_out(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
@@ -122,10 +126,10 @@ async def test_what_is_known_grows_old() -> None:
     assert await callers.good("a", look_up)
     for _ in range(2):
         assert await callers.good("away", look_up)
-    assert looked == ["a", "a", "away", "away"]
+    assert looked == ["a", "a", "away"]  # for a while, nobody asks again
     for number in range(10_050):
         await callers.good(str(number), look_up)
-    assert len(callers._known) == 10_000
+    assert len(callers._good) == 10_000
 
 
 @pytest.mark.parametrize(
@@ -181,6 +185,75 @@ async def test_pages_in_a_browser(table: ModelTable, upstream: str) -> None:
             assert "access-control-allow-origin" not in other.headers
 
 
+async def test_a_body_that_does_not_come(table: ModelTable, upstream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not waited for without end, and holds no room after that."""
+    monkeypatch.setattr(middleware, "_BODY_SECONDS", 0.5)
+    with hosted(table, upstream, all_calls_at_once=1) as address:
+        host, port = address.removeprefix("http://").split(":")
+        head = "POST /mcp HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer alice\r\nContent-Length: 100\r\n\r\n{"
+        async with await anyio.connect_tcp(host, int(port)) as stream:
+            await stream.send(head.encode())
+            with anyio.fail_after(10):
+                assert (await stream.receive()).startswith(b"HTTP/1.1 408")
+        assert (await asked(address)).status_code == 200
+
+
+async def test_under_a_prefix(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
+    """The doors are where the app is mounted."""
+    inner = create_app(read_settings(base_url=upstream), table=table)
+    app = Starlette(routes=[Mount("/seedream", inner)], lifespan=inner.router.lifespan_context)
+    with serving(app) as address:
+        async with httpx.AsyncClient(base_url=address) as web:
+            refused = await web.post("/seedream/mcp", json=LIST, headers={**HEADERS, "authorization": ""})
+            taken = await web.post("/seedream/mcp", json=LIST, headers=HEADERS)
+    assert (refused.status_code, taken.status_code) == (401, 200)
+
+
+async def test_an_upstream_that_is_down_is_not_waited_for_by_turns(table: ModelTable) -> None:
+    """Who comes with the same key hears what the first one heard, and for a while nobody asks again."""
+    looked: list[str] = []
+
+    async def look_up(_: list[str], key: str) -> None:
+        looked.append(key)
+        await anyio.sleep(0.1)
+        raise UpstreamUnavailable("down")
+
+    callers = Callers()
+    async with anyio.create_task_group() as group:
+        for _ in range(20):
+            group.start_soon(callers.good, "key", look_up)
+    assert await callers.good("key", look_up)
+    assert looked == ["key"]
+
+
+async def test_strangers_have_a_limit() -> None:
+    """Of keys that are asked for at once; those that are known come in all the same."""
+    release = anyio.Event()
+
+    async def look_up(_: list[str], key: str) -> None:
+        if key != "known":
+            await release.wait()
+            raise TokenRefused("no")
+
+    callers = Callers()
+    assert await callers.good("known", look_up)
+    async with anyio.create_task_group() as group:
+        for number in range(500):
+            group.start_soon(callers.good, str(number), look_up)
+        await anyio.sleep(0.05)
+        with pytest.raises(TooMuch):
+            await callers.good("one more", look_up)
+        assert await callers.good("known", look_up)
+        release.set()
+
+
+def test_several_processes_share_what_they_know(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """People could sign in at one, and be unknown to the other."""
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    with pytest.raises(ConfigurationError, match="SEEDREAM_REDIS_URL"):
+        create_app(read_settings(public_url="https://a.example", metrics_dir=str(tmp_path)))
+
+
 async def test_headers_have_a_limit(table: ModelTable, upstream: str) -> None:
     """431, before anything is made of them."""
     with hosted(table, upstream, max_header_kib=1) as address:
@@ -191,6 +264,7 @@ async def test_calls_at_once_have_a_limit(table: ModelTable, upstream: str, sand
     """For each caller: 429 and when to come again, while others are served."""
     with hosted(table, upstream, calls_at_once=3) as address:
         async with connected(address) as client, anyio.create_task_group() as group:
+            await client.list_tools()  # as clients do before they take a result
             for _ in range(3):
                 group.start_soon(client.call_tool, "generate_image", {"prompt": "a [sandbox:slow=3]"})
             while len(submits(sandbox)) < 3:  # noqa: ASYNC110  (the server is a thread)
@@ -200,7 +274,8 @@ async def test_calls_at_once_have_a_limit(table: ModelTable, upstream: str, sand
             assert refused.json()["error"] == "too_many_requests"
             assert int(refused.headers["retry-after"]) > 0
             assert (await called(address, authorization="Bearer bob")).status_code == 200
-            assert (await asked(address)).status_code == 200  # what is not a tool call
+            for odd in ("tools\\/call", "tools\\u002fcall"):
+                assert (await called(address, method=odd)).status_code == 429
         assert (await called(address)).status_code == 200
         assert 'seedream_limits_hit_total{limit="calls"}' in (await asked(address, "/metrics")).text
 
@@ -232,7 +307,9 @@ async def test_a_minute_passes(monkeypatch: pytest.MonkeyPatch) -> None:
             limits.generate(caller)
     now[0] += 61
     limits.generate("a")
-    assert list(limits._made) == ["a"]
+    monkeypatch.setattr("mcp_seedream.limits._CALLERS", 1)
+    limits.generate("c")
+    assert list(limits._made) == ["a", "c"]
     with limits.call("a"), pytest.raises(TooMuch, match="of your calls"), limits.call("a"):
         pass
     with limits.call("a"), limits.call("b"), pytest.raises(TooMuch, match="this server"), limits.call("c"):
@@ -289,15 +366,15 @@ def test_log_lines(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", stream)
     try:
         log_to_stderr("info", form)
-        logging.getLogger("mcp_seedream.x").info("two\nlines", extra={"task_id": "t1"})
+        logging.getLogger("mcp_seedream.x").info("two\nlines %s", "\u2028", extra={"task_id": "t1"})
     finally:
         root.handlers[:], root.level = before
     if form == "json":
         [line] = stream.getvalue().splitlines()
         found = json.loads(line)
-        assert (found["message"], found["task_id"], found["level"]) == ("two\nlines", "t1", "INFO")
+        assert (found["message"], found["task_id"], found["level"]) == ("two\nlines \u2028", "t1", "INFO")
     else:
-        assert "INFO mcp_seedream.x: two" in stream.getvalue()
+        assert stream.getvalue().endswith("INFO mcp_seedream.x: two\\nlines \\u2028\n")
 
 
 async def test_pages_for_people_and_clients(table: ModelTable, upstream: str) -> None:

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from mcp_seedream import waiting
-from mcp_seedream.client import SeedreamClient
+from mcp_seedream.client import Look, SeedreamClient
 from mcp_seedream.errors import RateLimited, TokenRefused, UnreadableReply, UpstreamError, UpstreamUnavailable
 from mcp_seedream.waiting import TaskWaiter, open_waiter
 from mcp_seedream.wire import Task
@@ -25,7 +25,7 @@ class Upstream(SeedreamClient):
         self.asked: list[tuple[str, list[str]]] = []
         self.errors: list[Exception] = []
 
-    async def look_up(self, task_ids: Iterable[str], token: str, *, rounds: bool = False) -> dict[str, Task]:  # noqa: ARG002
+    async def look_up(self, task_ids: Iterable[str], token: str, *, kind: Look = "look up") -> dict[str, Task]:  # noqa: ARG002
         ids = list(task_ids)
         self.asked.append((token, ids))
         if self.errors:
