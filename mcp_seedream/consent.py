@@ -28,6 +28,7 @@ from starlette.routing import Route
 
 from mcp_seedream.access import KeyCheck
 from mcp_seedream.errors import TOKEN_PAGE, SeedreamError, SignInFailed, StoreUnavailable
+from mcp_seedream.registrations import APPS
 from mcp_seedream.sealing import Sealer, fingerprint
 from mcp_seedream.store import Store
 from mcp_seedream.vendor import Vendor
@@ -204,14 +205,15 @@ class Consent:
             title="Connect to Seedream",
             problem=_PROBLEMS.get(problem or "", ""),
             client=transaction.name or "(no name)",
-            host=parts.netloc,
+            host=f"the app {parts.scheme}" if parts.scheme in APPS else parts.netloc,
             form=form,
             vendor=f"{_VENDOR_PATH}?{urlencode({'form': form})}" if self._vendor else "",
             endpoint=urlsplit(self._issuer).netloc,
             keys=TOKEN_PAGE,
         )
-        # A policy has no way to write an IPv6 address.
-        origin = "http:" if "[" in parts.netloc else f"{parts.scheme}://{parts.netloc}"
+        # A policy has no way to write an IPv6 address, nor what apps have for a host.
+        bare = parts.scheme in APPS or "[" in parts.netloc
+        origin = f"{parts.scheme}:" if bare else f"{parts.scheme}://{parts.netloc}"
         response = HTMLResponse(page, status, _headers(f"'self' {origin}"))
         response.set_cookie(
             self._cookie, browser, max_age=_SECONDS, path="/", secure=self._secure, httponly=True, samesite="lax"

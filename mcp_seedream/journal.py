@@ -250,7 +250,7 @@ def _opened(path: Path | str) -> sqlite3.Connection:
         _check(db)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
-        # Whose it is comes first: another server may look at it at this moment, and takes tables without it for strange.
+        # Whose it is comes first: to another server that looks at this moment, tables without it would be strange.
         db.execute(f"PRAGMA application_id = {_OURS}")
         db.executescript(_TABLE)
         db.execute(f"PRAGMA user_version = {_VERSION}")

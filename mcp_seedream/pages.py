@@ -59,7 +59,10 @@ def server_card(server: MCPServer[Any], settings: Settings) -> list[Route]:
             "instructions": server.instructions,
             "protocolVersions": _REVISIONS,
             "transport": {"type": "streamable-http", "endpoint": _origin(request, settings) + ENDPOINT},
-            "authentication": {"required": True, "schemes": ["bearer"]},
+            "authentication": {
+                "required": True,
+                "schemes": ["bearer", *(["oauth2"] if settings.public_url else [])],
+            },
             "tools": [_plain(tool) for tool in await server.list_tools()],
             "resources": [_plain(resource) for resource in await server.list_resources()],
             "resourceTemplates": [_plain(template) for template in await server.list_resource_templates()],

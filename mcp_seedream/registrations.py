@@ -19,6 +19,8 @@ SCOPE = "images"
 AUTH_METHODS = ["none", "client_secret_post", "client_secret_basic"]
 _MOST_URIS, _LONGEST_URI, _LONGEST_NAME = 10, 300, 60
 _MOST_TOGETHER = 1200  # characters of redirect URIs: the id goes into addresses
+APPS = ("cursor", "vscode", "vscode-insiders", "windsurf", "zed")
+"""Schemes of their own that apps on a person's machine come back by; another one could be any program's."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PORTS = {"https": 443, "http": 80}
 
@@ -98,8 +100,9 @@ def _complaint(uri: str) -> str | None:
         return f"A redirect URI has at most {_LONGEST_URI} characters, and none that must be escaped"
     if "#" in uri or "@" in parts.netloc or not parts.hostname:
         return "A redirect URI has a host, no fragment and no user name"
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
-        return "A redirect URI starts with https://, or with http:// on this machine (localhost, 127.0.0.1, [::1])"
+    local = parts.scheme == "http" and parts.hostname in _LOOPBACK
+    if parts.scheme != "https" and not local and parts.scheme not in APPS:
+        return "A redirect URI starts with https://, with http:// on this machine, or with the scheme of a known app"
     return None
 
 

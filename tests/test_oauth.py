@@ -156,6 +156,15 @@ async def test_redirect_uris_that_will_not_do(raw: Raw, uri: str) -> None:
     assert response.json()["error"] in ("invalid_redirect_uri", "invalid_client_metadata")
 
 
+async def test_apps_come_back_by_their_own_scheme(raw: Raw) -> None:
+    """Those that are known; the person is told which."""
+    uri = "cursor://anysphere.cursor-mcp/oauth/callback"
+    assert (await raw.register(redirect_uris=[uri])).status_code == 201
+    page = await Person().look(raw.url())
+    assert "the app cursor" in page.text
+    assert "form-action 'self' cursor:;" in page.headers["content-security-policy"]
+
+
 async def test_redirect_uris_are_not_too_many(raw: Raw) -> None:
     """Ten are enough."""
     assert (await raw.register(redirect_uris=[f"https://a.example/{n}" for n in range(10)])).status_code == 201

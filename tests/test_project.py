@@ -24,9 +24,9 @@ ORDER = [
     "schemas", "arguments", "wire", "replies", "refusals", "retries", "answers", "turns", "pools", "client",
     "waiting", "streaming", "pictures", "downloads", "inputs", "tracing", "limits", "journal", "orphans",
     "generation", "delivery", "results", "gallery", "writing", "guide", "prompts", "completions", "icons", "tools",
-    "server", "stdio", "metrics", "callers", "readiness", "middleware", "access", "sealing", "store", "registrations",
-    "vendor", "consent", "grants", "oauth", "pages", "hosting", "serving", "workers", "signin", "drawing", "studio",
-    "mishaps", "sandbox", "trial", "cli", "__main__",
+    "server", "stdio", "metrics", "callers", "readiness", "middleware", "access", "sealing", "store",
+    "registrations", "vendor", "consent", "grants", "oauth", "pages", "hosting", "serving", "workers", "signin",
+    "drawing", "studio", "mishaps", "sandbox", "trial", "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
