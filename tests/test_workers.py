@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from mcp_seedream.sandbox import Sandbox
-from tests.conftest import answer
+from tests.conftest import answer, submits
 from tests.services import free_port
 from tests.test_stdio import COMMAND
 from tests.test_stopping import SLOW, connected, environment
@@ -60,9 +60,9 @@ async def test_workers_end_in_order(upstream: str, sandbox: Sandbox, tmp_path: P
     """Whether the signal comes to the first process alone or to all: each call has its task's id; no file is left."""
     results = []
 
-    async def wait(address: str, token: str) -> None:
+    async def wait(address: str, token: str, word: str = "slow=60") -> None:
         async with connected(f"{address}/mcp", "auto", token) as client:
-            results.append(await client.call_tool("generate_image", SLOW))
+            results.append(await client.call_tool("generate_image", {"prompt": f"a fox [sandbox:{word}]"}))
 
     with working(upstream, tmp_path) as (process, address):
         async with anyio.create_task_group() as group:
@@ -71,9 +71,14 @@ async def test_workers_end_in_order(upstream: str, sandbox: Sandbox, tmp_path: P
             with anyio.fail_after(PATIENCE):
                 while len(sandbox.jobs) < 6:  # noqa: ASYNC110  (in other processes)
                     await anyio.sleep(0.05)
-            await anyio.sleep(0.3)
+            # These are still being sent when the first process hears the signal, half a second later, and passes it on.
+            for n in range(4):
+                group.start_soon(wait, address, f"another-{n}", "hang=3")
+            with anyio.fail_after(PATIENCE):
+                while len(submits(sandbox)) < 10:  # noqa: ASYNC110
+                    await anyio.sleep(0.05)
             # Whichever worker is asked, it knows of all.
-            assert [await anyio.to_thread.run_sync(waiting, address) for _ in range(4)] == [6] * 4
+            assert [await anyio.to_thread.run_sync(waiting, address) for _ in range(4)] == [10] * 4
             (os.killpg if whole_group else os.kill)(process.pid, signal.SIGTERM)
         assert await anyio.to_thread.run_sync(process.wait, PATIENCE) == 0
     assert {answer(result)["task_id"] for result in results} == set(sandbox.jobs)
