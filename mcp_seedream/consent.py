@@ -2,7 +2,8 @@
 
 A transaction (who asks, where the answer goes) travels sealed in the page's address. A form of it is bound to the
 browser by a cookie, so that nobody can have a page submitted, or the vendor's sign-in gone through, that the person
-in front of it has not seen.
+in front of it has not seen. Who is at the vendor's is in a cookie too, sealed, one in a browser: nothing is stored for
+anybody who has not shown a key.
 """
 
 from __future__ import annotations
@@ -30,13 +31,12 @@ from mcp_seedream.access import KeyCheck
 from mcp_seedream.errors import TOKEN_PAGE, SeedreamError, SignInFailed, StoreUnavailable
 from mcp_seedream.registrations import APPS
 from mcp_seedream.sealing import Sealer, fingerprint
-from mcp_seedream.store import Store
 from mcp_seedream.vendor import Vendor
 
 PATH, CALLBACK = "/consent", "/oauth/callback"
 _VENDOR_PATH = f"{PATH}/vendor"
 _SECONDS = 1800  # somebody may have to make an account first
-_COOKIE = "sdm_browser"
+_COOKIE, _AWAY = "sdm_browser", "sdm_away"
 _BROWSER = re.compile(r"[\w-]{22}", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{1,512}")
 _PROBLEMS = {
@@ -85,8 +85,7 @@ class Consent:
     """The pages, as routes.
 
     Args:
-        sealer: Seals transactions and forms.
-        store: Remembers who is at the vendor's.
+        sealer: Seals transactions, forms and cookies.
         issuer: This server's origin.
         check_key: Asked before a pasted key is accepted; a `SeedreamError` where that can't be told just now.
         grant: Makes a code for a transaction out of the person's key.
@@ -96,17 +95,16 @@ class Consent:
     def __init__(
         self,
         sealer: Sealer,
-        store: Store,
         issuer: str,
         *,
         check_key: KeyCheck,
         grant: Callable[[Transaction, str], Awaitable[str]],
         vendor: Vendor | None,
     ) -> None:
-        self._sealer, self._store, self._issuer = sealer, store, issuer
+        self._sealer, self._issuer = sealer, issuer
         self._check_key, self._grant, self._vendor = check_key, grant, vendor
         self._secure = issuer.startswith("https://")
-        self._cookie = f"__Host-{_COOKIE}" if self._secure else _COOKIE
+        self._cookie, self._away = (f"__Host-{name}" if self._secure else name for name in (_COOKIE, _AWAY))
 
     def routes(self) -> list[Route]:
         routes = [
@@ -152,26 +150,35 @@ class Consent:
         if transaction is None or self._vendor is None:
             return refusal
         state, verifier = secrets.token_urlsafe(24), secrets.token_urlsafe(48)
-        record = {"t": asdict(transaction), "b": fingerprint(self._browser(request)), "v": verifier}
-        await self._store.put(f"vendor:{fingerprint(state)}", self._sealer.seal("record", record), _SECONDS)
+        away = {"t": asdict(transaction), "b": fingerprint(self._browser(request)), "v": verifier, "s": state}
         challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")
-        return _redirect(self._vendor.address(state, challenge))
+        response = _redirect(self._vendor.address(state, challenge))
+        self._give(response, self._away, self._sealer.seal("away", away))
+        return response
 
     async def _return(self, request: Request) -> Response:
-        """Back from the vendor; whatever went wrong there, the person is asked again."""
-        state, code = request.query_params.get("state", ""), request.query_params.get("code")
-        record = self._sealer.open("record", await self._store.take(f"vendor:{fingerprint(state)}") or "")
-        transaction = _unpacked(record["t"]) if record else None
-        if transaction is None or self._vendor is None:
-            return _sorry(_EXPIRED, 400)
-        if not hmac.compare_digest(record["b"], fingerprint(self._browser(request))):
+        """Back from the vendor, whose code is good once. In a browser that left twice, the second time counts."""
+        away = self._sealer.open("away", request.cookies.get(self._away, ""))
+        if not away or not hmac.compare_digest(away["b"], fingerprint(self._browser(request))):
             return _sorry(_STRANGE, 403)
-        if not code:
+        transaction = _unpacked(away["t"])
+        if transaction is None or not hmac.compare_digest(
+            fingerprint(away["s"]), fingerprint(request.query_params.get("state", ""))
+        ):
+            return _sorry(_EXPIRED, 400)
+        response = await self._settled(transaction, request, away["v"])
+        self._give(response, self._away, "", 0)
+        return response
+
+    async def _settled(self, transaction: Transaction, request: Request, verifier: str) -> Response:
+        """A code for the client out of the vendor's; whatever went wrong there, the person is asked again."""
+        code = request.query_params.get("code")
+        if not code or self._vendor is None:
             denied = request.query_params.get("error") == "access_denied"
             problem = "vendor_denied" if denied else "vendor_failed"
             return _redirect(consent_address(self._sealer, self._issuer, transaction, problem))
         try:
-            key = await self._vendor.key(code, record["v"])
+            key = await self._vendor.key(code, verifier)
         except SignInFailed as failure:
             _log.warning("sign-in at the vendor failed: %s", failure.message)
             return _redirect(consent_address(self._sealer, self._issuer, transaction, failure.code))
@@ -215,10 +222,13 @@ class Consent:
         bare = parts.scheme in APPS or "[" in parts.netloc
         origin = f"{parts.scheme}:" if bare else f"{parts.scheme}://{parts.netloc}"
         response = HTMLResponse(page, status, _headers(f"'self' {origin}"))
-        response.set_cookie(
-            self._cookie, browser, max_age=_SECONDS, path="/", secure=self._secure, httponly=True, samesite="lax"
-        )
+        self._give(response, self._cookie, browser)
         return response
+
+    def _give(self, response: Response, cookie: str, value: str, seconds: int = _SECONDS) -> None:
+        response.set_cookie(
+            cookie, value, max_age=seconds, path="/", secure=self._secure, httponly=True, samesite="lax"
+        )
 
     def _back(self, transaction: Transaction, **values: str) -> Response:
         return _redirect(transaction.answer(self._issuer, **values))

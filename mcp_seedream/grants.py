@@ -6,6 +6,7 @@ end it. A code or a refresh token is good once; a second time means that somebod
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import secrets
@@ -33,7 +34,7 @@ from mcp_seedream.sealing import Sealer, fingerprint
 from mcp_seedream.store import Store
 
 _CHALLENGE = re.compile(r"[\w-]{43}", re.ASCII)  # what S256 makes
-_LONGEST_STATE = 1500  # it goes into an address, twice encoded
+_LONGEST_STATE = 1000  # bytes, as they are sealed: it goes into an address, twice encoded, and into a cookie
 _UNASKED = 10  # seconds in which a store that failed is not asked whether a token is revoked
 _PORTS = {"https": 443, "http": 80}
 _log = logging.getLogger(__name__)
@@ -97,8 +98,8 @@ class Grants(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
             raise AuthorizeError("invalid_target", "This server gives access to its own endpoint only")
         if not _CHALLENGE.fullmatch(params.code_challenge):
             raise AuthorizeError("invalid_request", "code_challenge is not one of S256")
-        if len(params.state or "") > _LONGEST_STATE:
-            raise AuthorizeError("invalid_request", f"state has more than {_LONGEST_STATE} characters")
+        if len(json.dumps(params.state or "", ensure_ascii=False).encode()) - 2 > _LONGEST_STATE:
+            raise AuthorizeError("invalid_request", f"state has more than {_LONGEST_STATE} bytes")
         transaction = Transaction(
             client=fingerprint(client.client_id),
             name=client.client_name,

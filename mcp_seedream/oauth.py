@@ -79,9 +79,7 @@ class SignIn:
         self._store = store or MemoryStore()
         sealer = Sealer(seal_keys, self._resource)
         self._grants = Grants(sealer, self._store, public_url, self._resource, lifetimes or Lifetimes())
-        self._consent = Consent(
-            sealer, self._store, public_url, check_key=check_key, grant=self._grants.code_for, vendor=vendor
-        )
+        self._consent = Consent(sealer, public_url, check_key=check_key, grant=self._grants.code_for, vendor=vendor)
 
     @property
     def metadata_url(self) -> str:

@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-Kind = Literal["access", "refresh", "code", "client", "consent", "form", "record"]
-"""Tokens, codes, client ids; a transaction before consent, the same bound to a browser; what goes into a store."""
+Kind = Literal["access", "refresh", "code", "client", "consent", "form", "away", "record"]
+"""Tokens, codes, client ids; a transaction before consent, bound to a browser, and while its person is at the vendor's;
+what goes into a store."""
 PREFIX = "sdm_"
 """What every sealed text starts with; the kind that follows is for people who read it."""
 _NONCE = 12
