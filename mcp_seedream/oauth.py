@@ -2,7 +2,7 @@
 
 This server is the authorization server of its own endpoint. What a client gets is a token of this server, bound to
 the endpoint, with the caller's API key sealed in it: any replica can serve it, and nothing has to be stored. What is
-remembered, and shared in a `Store`, is which codes there are and which refresh tokens and grants are no longer good.
+remembered, and shared in a `Store`, is which codes there are, which refresh token is next, and what was revoked.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from mcp_seedream.grants import Lifetimes
 from mcp_seedream.registrations import AUTH_METHODS
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.sealing import Sealer
+from mcp_seedream.store import MemoryStore
 from tests.conftest import answer
 from tests.dance import (
     CLAUDE,
@@ -324,6 +325,34 @@ async def test_refresh_tokens_are_good_once(raw: Raw) -> None:
     for tokens in (first, second, third):
         assert (await raw.call(tokens["access_token"])).status_code == 401
     assert (await raw.refresh(third["refresh_token"])).json()["error"] == "invalid_grant"
+
+
+async def test_refreshing_takes_no_more_room(table: ModelTable, upstream: str, web: httpx.AsyncClient) -> None:
+    """There is one entry for a grant, however often; in a full memory it can still be ended, and so can another."""
+    store = MemoryStore(most=1)
+    with hosted(table, upstream, store=store) as server:
+        raw, other = Raw(server.address, web), Raw(server.address, web)
+        first, second = await raw.tokens(), await other.tokens()
+        for _ in range(5):
+            first = (await raw.refresh(first["refresh_token"])).json()
+        assert (await other.refresh(second["refresh_token"])).status_code == 503
+        assert (await other.revoke(second["refresh_token"])).status_code == 200
+        assert (await other.call(second["access_token"])).status_code == 401
+        assert (await raw.call(first["access_token"])).status_code == 200
+
+
+async def test_a_store_that_lost_its_memory(table: ModelTable, upstream: str, web: httpx.AsyncClient) -> None:
+    """A used token gets through once; when the one that was next comes, the grant is over."""
+    store = MemoryStore()
+    with hosted(table, upstream, store=store) as server:
+        raw = Raw(server.address, web)
+        used = await raw.tokens()
+        current = (await raw.refresh(used["refresh_token"])).json()
+        await store.aclose()
+        stolen = (await raw.refresh(used["refresh_token"])).json()
+        assert (await raw.refresh(current["refresh_token"])).json()["error"] == "invalid_grant"
+        for tokens in (used, current, stolen):
+            assert (await raw.call(tokens["access_token"])).status_code == 401
 
 
 async def test_a_refresh_token_is_bound_to_its_client(raw: Raw) -> None:
