@@ -148,6 +148,19 @@ async def test_a_client_with_a_secret(raw: Raw, method: str) -> None:
         "https://example.com/" + "x" * 300,
         "http://localhost.evil.example.com/",
         "//evil.example.com/",
+        "https://evil.example.com;script-src/",
+        "https://a.example,b.example/",
+        "https://*.example.com/",
+        "https://*/",
+        "https://a$b.example/",
+        "https://a_b.example/",
+        "https://a'b.example/",
+        "https://a.example:x/",
+        "https://[::1;]/",
+        "https://[v1.a;b]/",
+        "cursor://a;b/callback",
+        "cursor://*/callback",
+        "cursor://a,b/callback",
     ],
 )
 async def test_redirect_uris_that_will_not_do(raw: Raw, uri: str) -> None:
@@ -164,6 +177,25 @@ async def test_apps_come_back_by_their_own_scheme(raw: Raw) -> None:
     page = await Person().look(raw.url())
     assert "the app cursor" in page.text
     assert "form-action 'self' cursor:;" in page.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "policy"),
+    [
+        ("https://a-b.example:8443/callback", "https://a-b.example:8443"),
+        ("https://xn--bcher-kva.example/", "https://xn--bcher-kva.example"),
+        ("https://b\u00fccher.example/", "https://xn--bcher-kva.example"),
+        ("http://127.0.0.1:1234/callback", "http://127.0.0.1:1234"),
+        ("http://[::1]:1234/callback", "http:"),
+        ("https://[2001:db8::1]/callback", "https:"),
+        ("vscode://some_body.some-thing/callback", "vscode:"),
+    ],
+)
+async def test_hosts_that_will_do(raw: Raw, uri: str, policy: str) -> None:
+    """Are in the page's policy as they are, if there is a way to write them there."""
+    assert (await raw.register(redirect_uris=[uri])).status_code == 201
+    page = await Person().look(raw.url())
+    assert f"form-action 'self' {policy};" in page.headers["content-security-policy"]
 
 
 async def test_redirect_uris_are_not_too_many(raw: Raw) -> None:
