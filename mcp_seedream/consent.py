@@ -30,7 +30,7 @@ from starlette.routing import Route
 from mcp_seedream.access import KeyCheck
 from mcp_seedream.errors import TOKEN_PAGE, SeedreamError, SignInFailed, StoreUnavailable
 from mcp_seedream.registrations import APPS
-from mcp_seedream.sealing import Sealer, fingerprint
+from mcp_seedream.sealing import Sealer, fingerprint, has_sealed
 from mcp_seedream.vendor import Vendor
 
 PATH, CALLBACK = "/consent", "/oauth/callback"
@@ -41,6 +41,7 @@ _BROWSER = re.compile(r"[\w-]{22}", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{1,512}")
 _PROBLEMS = {
     "key_refused": "AceDataCloud does not know this API key. Check that all of it was copied.",
+    "key_sealed": "This is not an API key, but a token of this server. An AceDataCloud API key is needed.",
     "key_unchecked": "The key could not be checked just now. Try again in a moment.",
     "vendor_failed": "Signing in at AceDataCloud did not work. Try again, or use an API key.",
     "vendor_slow": "AceDataCloud took too long to answer. Try again, or use an API key.",
@@ -133,6 +134,8 @@ class Consent:
             words = "The person did not allow it."
             return self._back(transaction, error="access_denied", error_description=words)
         key = _bare(form.get("key"))
+        if has_sealed(key):
+            return self._page(request, transaction, "key_sealed", 400)
         if not _KEY.fullmatch(key):
             return self._page(request, transaction, "key_refused", 400)
         try:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -72,6 +72,11 @@ class Sealer:
 def is_sealed(text: str) -> bool:
     """It was made by a server like this one, or says so: never somebody's API key."""
     return text.startswith(PREFIX)
+
+
+def has_sealed(text: str) -> bool:
+    """Something sealed is in it, in whatever quotes or case."""
+    return any(f"{PREFIX}{kind}_" in text.lower() for kind in get_args(Kind)) or is_sealed(text)
 
 
 def fingerprint(text: str) -> str:

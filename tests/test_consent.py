@@ -127,6 +127,20 @@ async def test_a_wrong_key(raw: Raw, sandbox: Sandbox) -> None:
     assert {path for path, _, _ in sandbox.requests} == {"/seedream/tasks"}
 
 
+async def test_a_token_of_ours_is_no_key(raw: Raw, sandbox: Sandbox) -> None:
+    """Whatever is around it: it is not sent upstream."""
+    person = Person()
+    tokens = (await raw.exchange(await raw.code(person))).json()
+    page = await person.look(raw.url())
+    sandbox.requests.clear()
+    access = tokens["access_token"]
+    for person.key in (access, tokens["refresh_token"], raw.id, f'Bearer "{access}"', f"'{access}", f"key={access}"):
+        page = await person.decide(page)
+        assert page.status_code == 400
+        assert "a token of this server" in page.text
+    assert sandbox.requests == []
+
+
 async def test_the_upstream_is_not_there(table: ModelTable) -> None:
     """Then a key can't be checked, and none is accepted."""
     with hosted(table, "http://127.0.0.1:9") as server:
