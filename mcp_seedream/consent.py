@@ -23,6 +23,9 @@ from string import Template
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -126,7 +129,9 @@ class Consent:
     async def _decide(self, request: Request) -> Response:
         if not self._from_here(request):
             return _sorry(_STRANGE, 403)
-        form = await request.form(max_files=0, max_fields=10)
+        form = await posted(request)
+        if form is None:
+            return _sorry(_EXPIRED, 400)
         transaction, refusal = self._bound(request, form.get("form"))
         if transaction is None:
             return refusal
@@ -245,6 +250,16 @@ class Consent:
                 return _sorry(_DOWN, 503)
 
         return answer
+
+
+async def posted(request: Request) -> FormData | None:
+    """The form, without files; None if it can't be read, or what is in it can't be written again."""
+    try:
+        form = await request.form(max_files=0, max_fields=50)
+        urlencode(form.multi_items())
+    except (HTTPException, MultiPartException, ValueError):
+        return None
+    return form
 
 
 def consent_address(sealer: Sealer, issuer: str, transaction: Transaction, problem: str | None = None) -> str:

@@ -136,6 +136,30 @@ async def test_a_client_with_a_secret(raw: Raw, method: str) -> None:
     assert response.status_code == 200, response.text
 
 
+@pytest.mark.parametrize("id_", ["", "sdm_client_nonsense", "%"])
+async def test_a_client_that_is_named_in_its_header_alone(raw: Raw, id_: str) -> None:
+    """Gets, refreshes and revokes a token; both parts may be encoded for addresses; a wrong one gets nothing."""
+    await raw.register(token_endpoint_auth_method="client_secret_basic")
+    code = await raw.code()
+    form = {"grant_type": "authorization_code", "code": code, "redirect_uri": raw.redirect_uri}
+    form["code_verifier"] = raw.verifier
+    for wrong in (basic(raw.id, "x"), basic(raw.id, ""), basic(id_, raw.secret), {"authorization": "Basic x"}, {}):
+        for path in ("token", "revoke"):
+            refusal = await raw.web.post(f"{raw.address}/{path}", data=form, headers=wrong)
+            assert (refusal.status_code, refusal.json()["error"]) == (401, "invalid_client")
+    encoded = basic(raw.id.replace("_", "%5F"), raw.secret.replace("-", "%2D"))
+    tokens = (await raw.web.post(f"{raw.address}/token", data=form, headers=encoded)).json()
+    assert (await raw.call(tokens["access_token"])).status_code == 200
+    form = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
+    parts = {name: (None, value) for name, value in form.items()}
+    good = basic(raw.id, raw.secret)
+    tokens = (await raw.web.post(f"{raw.address}/token", files=parts, headers=good)).json()
+    assert (await raw.call(tokens["access_token"])).status_code == 200
+    form = {"token": tokens["access_token"]}
+    assert (await raw.web.post(f"{raw.address}/revoke", data=form, headers=good)).status_code == 200
+    assert (await raw.call(tokens["access_token"])).status_code == 401
+
+
 @pytest.mark.parametrize(
     "uri",
     [
@@ -237,6 +261,45 @@ async def test_nonsense_is_the_senders_fault(raw: Raw, content: bytes, kind: str
         assert 400 <= response.status_code < 500
     for path in ("authorize?redirect_uri=http://[", "consent?transaction=%ff", "consent"):
         assert (await raw.web.get(f"{raw.address}/{path}")).status_code == 400
+
+
+MULTIPART = "multipart/form-data; boundary=b"
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"not multipart", MULTIPART),
+        (b"--b\r\nbad", "multipart/form-data"),
+        (b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n", MULTIPART),
+        (b'--b\r\nContent-Disposition: form-data; name="state"; filename="x"\r\n\r\nx\r\n--b--\r\n', MULTIPART),
+        (b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n\r\n' * 1001 + b"--b--\r\n", MULTIPART),
+        (
+            b'--b\r\nContent-Disposition: form-data; name="state"\r\n\r\n\\ud800\r\n--b--\r\n',
+            f"{MULTIPART}; charset=raw_unicode_escape",
+        ),
+        (b"&".join(b"a%d=1" % number for number in range(1001)), FORM),
+    ],
+)
+async def test_forms_that_can_not_be_read(
+    raw: Raw, caplog: pytest.LogCaptureFixture, content: bytes, kind: str
+) -> None:
+    """The sender is told, and there is no traceback in the log."""
+    for path in ("authorize", "token", "revoke"):
+        response = await raw.web.post(f"{raw.address}/{path}", content=content, headers={"content-type": kind})
+        assert (response.status_code, response.json()["error"]) == (400, "invalid_request")
+    consent = await raw.web.post(f"{raw.address}/consent", content=content, headers={"content-type": kind})
+    assert consent.status_code == 400
+    assert [record.message for record in caplog.records if record.exc_info or record.levelno > logging.WARNING] == []
+
+
+async def test_a_client_asks_by_form(raw: Raw) -> None:
+    """As it may, instead of by the address."""
+    await raw.register()
+    address, _, query = raw.url().partition("?")
+    response = await raw.web.post(address, content=query, headers={"content-type": FORM})
+    assert "/consent?" in response.headers["location"]
 
 
 async def test_a_client_on_this_machine_may_take_any_port(raw: Raw) -> None:
@@ -510,6 +573,11 @@ async def test_the_key_is_nowhere_to_be_read(
         assert wrong[:20] not in text
     for secret in (tokens.json()["access_token"], tokens.json()["refresh_token"]):
         assert secret not in caplog.text
+
+
+def basic(id_: str, secret: str) -> dict[str, str]:
+    """The header of a client that shows its secret so."""
+    return {"authorization": f"Basic {base64.b64encode(f'{id_}:{secret}'.encode()).decode()}"}
 
 
 def changed(text: str, place: int) -> str:
