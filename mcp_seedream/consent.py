@@ -2,7 +2,8 @@
 
 A transaction (who asks, where the answer goes) travels sealed in the page's address. A form of it is bound to the
 browser by a cookie, so that nobody can have a page submitted, or the vendor's sign-in gone through, that the person
-in front of it has not seen.
+in front of it has not seen. Who is at the vendor's is in a cookie too, sealed, one in a browser: nothing is stored for
+anybody who has not shown a key.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from string import Template
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -29,18 +33,18 @@ from starlette.routing import Route
 from mcp_seedream.access import KeyCheck
 from mcp_seedream.errors import TOKEN_PAGE, SeedreamError, SignInFailed, StoreUnavailable
 from mcp_seedream.registrations import APPS
-from mcp_seedream.sealing import Sealer, fingerprint
-from mcp_seedream.store import Store
+from mcp_seedream.sealing import Sealer, fingerprint, has_sealed
 from mcp_seedream.vendor import Vendor
 
 PATH, CALLBACK = "/consent", "/oauth/callback"
 _VENDOR_PATH = f"{PATH}/vendor"
 _SECONDS = 1800  # somebody may have to make an account first
-_COOKIE = "sdm_browser"
+_COOKIE, _AWAY = "sdm_browser", "sdm_away"
 _BROWSER = re.compile(r"[\w-]{22}", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{1,512}")
 _PROBLEMS = {
     "key_refused": "AceDataCloud does not know this API key. Check that all of it was copied.",
+    "key_sealed": "This is not an API key, but a token of this server. An AceDataCloud API key is needed.",
     "key_unchecked": "The key could not be checked just now. Try again in a moment.",
     "vendor_failed": "Signing in at AceDataCloud did not work. Try again, or use an API key.",
     "vendor_slow": "AceDataCloud took too long to answer. Try again, or use an API key.",
@@ -85,8 +89,7 @@ class Consent:
     """The pages, as routes.
 
     Args:
-        sealer: Seals transactions and forms.
-        store: Remembers who is at the vendor's.
+        sealer: Seals transactions, forms and cookies.
         issuer: This server's origin.
         check_key: Asked before a pasted key is accepted; a `SeedreamError` where that can't be told just now.
         grant: Makes a code for a transaction out of the person's key.
@@ -96,17 +99,16 @@ class Consent:
     def __init__(
         self,
         sealer: Sealer,
-        store: Store,
         issuer: str,
         *,
         check_key: KeyCheck,
         grant: Callable[[Transaction, str], Awaitable[str]],
         vendor: Vendor | None,
     ) -> None:
-        self._sealer, self._store, self._issuer = sealer, store, issuer
+        self._sealer, self._issuer = sealer, issuer
         self._check_key, self._grant, self._vendor = check_key, grant, vendor
         self._secure = issuer.startswith("https://")
-        self._cookie = f"__Host-{_COOKIE}" if self._secure else _COOKIE
+        self._cookie, self._away = (f"__Host-{name}" if self._secure else name for name in (_COOKIE, _AWAY))
 
     def routes(self) -> list[Route]:
         routes = [
@@ -127,7 +129,9 @@ class Consent:
     async def _decide(self, request: Request) -> Response:
         if not self._from_here(request):
             return _sorry(_STRANGE, 403)
-        form = await request.form(max_files=0, max_fields=10)
+        form = await posted(request)
+        if form is None:
+            return _sorry(_EXPIRED, 400)
         transaction, refusal = self._bound(request, form.get("form"))
         if transaction is None:
             return refusal
@@ -135,6 +139,8 @@ class Consent:
             words = "The person did not allow it."
             return self._back(transaction, error="access_denied", error_description=words)
         key = _bare(form.get("key"))
+        if has_sealed(key):
+            return self._page(request, transaction, "key_sealed", 400)
         if not _KEY.fullmatch(key):
             return self._page(request, transaction, "key_refused", 400)
         try:
@@ -152,26 +158,35 @@ class Consent:
         if transaction is None or self._vendor is None:
             return refusal
         state, verifier = secrets.token_urlsafe(24), secrets.token_urlsafe(48)
-        record = {"t": asdict(transaction), "b": fingerprint(self._browser(request)), "v": verifier}
-        await self._store.put(f"vendor:{fingerprint(state)}", self._sealer.seal("record", record), _SECONDS)
+        away = {"t": asdict(transaction), "b": fingerprint(self._browser(request)), "v": verifier, "s": state}
         challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")
-        return _redirect(self._vendor.address(state, challenge))
+        response = _redirect(self._vendor.address(state, challenge))
+        self._give(response, self._away, self._sealer.seal("away", away))
+        return response
 
     async def _return(self, request: Request) -> Response:
-        """Back from the vendor; whatever went wrong there, the person is asked again."""
-        state, code = request.query_params.get("state", ""), request.query_params.get("code")
-        record = self._sealer.open("record", await self._store.take(f"vendor:{fingerprint(state)}") or "")
-        transaction = _unpacked(record["t"]) if record else None
-        if transaction is None or self._vendor is None:
-            return _sorry(_EXPIRED, 400)
-        if not hmac.compare_digest(record["b"], fingerprint(self._browser(request))):
+        """Back from the vendor, whose code is good once. In a browser that left twice, the second time counts."""
+        away = self._sealer.open("away", request.cookies.get(self._away, ""))
+        if not away or not hmac.compare_digest(away["b"], fingerprint(self._browser(request))):
             return _sorry(_STRANGE, 403)
-        if not code:
+        transaction = _unpacked(away["t"])
+        if transaction is None or not hmac.compare_digest(
+            fingerprint(away["s"]), fingerprint(request.query_params.get("state", ""))
+        ):
+            return _sorry(_EXPIRED, 400)
+        response = await self._settled(transaction, request, away["v"])
+        self._give(response, self._away, "", 0)
+        return response
+
+    async def _settled(self, transaction: Transaction, request: Request, verifier: str) -> Response:
+        """A code for the client out of the vendor's; whatever went wrong there, the person is asked again."""
+        code = request.query_params.get("code")
+        if not code or self._vendor is None:
             denied = request.query_params.get("error") == "access_denied"
             problem = "vendor_denied" if denied else "vendor_failed"
             return _redirect(consent_address(self._sealer, self._issuer, transaction, problem))
         try:
-            key = await self._vendor.key(code, record["v"])
+            key = await self._vendor.key(code, verifier)
         except SignInFailed as failure:
             _log.warning("sign-in at the vendor failed: %s", failure.message)
             return _redirect(consent_address(self._sealer, self._issuer, transaction, failure.code))
@@ -215,10 +230,13 @@ class Consent:
         bare = parts.scheme in APPS or "[" in parts.netloc
         origin = f"{parts.scheme}:" if bare else f"{parts.scheme}://{parts.netloc}"
         response = HTMLResponse(page, status, _headers(f"'self' {origin}"))
-        response.set_cookie(
-            self._cookie, browser, max_age=_SECONDS, path="/", secure=self._secure, httponly=True, samesite="lax"
-        )
+        self._give(response, self._cookie, browser)
         return response
+
+    def _give(self, response: Response, cookie: str, value: str, seconds: int = _SECONDS) -> None:
+        response.set_cookie(
+            cookie, value, max_age=seconds, path="/", secure=self._secure, httponly=True, samesite="lax"
+        )
 
     def _back(self, transaction: Transaction, **values: str) -> Response:
         return _redirect(transaction.answer(self._issuer, **values))
@@ -232,6 +250,16 @@ class Consent:
                 return _sorry(_DOWN, 503)
 
         return answer
+
+
+async def posted(request: Request) -> FormData | None:
+    """The form, without files; None if it can't be read, or what is in it can't be written again."""
+    try:
+        form = await request.form(max_files=0, max_fields=50)
+        urlencode(form.multi_items())
+    except (HTTPException, MultiPartException, ValueError):
+        return None
+    return form
 
 
 def consent_address(sealer: Sealer, issuer: str, transaction: Transaction, problem: str | None = None) -> str:

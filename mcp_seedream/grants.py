@@ -2,10 +2,16 @@
 
 A grant is one yes. Its id is random, is in every code and token that comes of it, and is all that has to be known to
 end it. A code or a refresh token is good once; a second time means that somebody else has it, and ends the grant.
+
+Of a grant that was ever refreshed the store has one entry, which says what became of it: the refresh token that is
+next, or that it was ended. While there is none, any of its refresh tokens is good: it is the first refresh, or the
+store has lost its memory, and then a token that was used before gets through once, and whoever comes after that with
+another one ends the grant.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import secrets
@@ -33,7 +39,8 @@ from mcp_seedream.sealing import Sealer, fingerprint
 from mcp_seedream.store import Store
 
 _CHALLENGE = re.compile(r"[\w-]{43}", re.ASCII)  # what S256 makes
-_LONGEST_STATE = 1500  # it goes into an address, twice encoded
+_LONGEST_STATE = 1000  # bytes, as they are sealed: it goes into an address, twice encoded, and into a cookie
+_ENDED = "ended"  # instead of a refresh token's serial, which is longer
 _UNASKED = 10  # seconds in which a store that failed is not asked whether a token is revoked
 _PORTS = {"https": 443, "http": 80}
 _log = logging.getLogger(__name__)
@@ -69,7 +76,7 @@ class Grants(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
 
     Args:
         sealer: Bound to `resource`.
-        store: Codes, spent refresh tokens, revoked grants.
+        store: Codes, and what became of grants.
         issuer: This server's origin.
         resource: The endpoint that tokens are for.
         lifetimes: Of what is given out.
@@ -97,8 +104,8 @@ class Grants(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
             raise AuthorizeError("invalid_target", "This server gives access to its own endpoint only")
         if not _CHALLENGE.fullmatch(params.code_challenge):
             raise AuthorizeError("invalid_request", "code_challenge is not one of S256")
-        if len(params.state or "") > _LONGEST_STATE:
-            raise AuthorizeError("invalid_request", f"state has more than {_LONGEST_STATE} characters")
+        if len(json.dumps(params.state or "", ensure_ascii=False).encode()) - 2 > _LONGEST_STATE:
+            raise AuthorizeError("invalid_request", f"state has more than {_LONGEST_STATE} bytes")
         transaction = Transaction(
             client=fingerprint(client.client_id),
             name=client.client_name,
@@ -152,13 +159,13 @@ class Grants(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
     async def exchange_authorization_code(
         self, client: OAuthClientInformationFull, authorization_code: Code
     ) -> OAuthToken:
-        return self._tokens(client, authorization_code.grant, authorization_code.key)
+        return self._tokens(client, authorization_code, secrets.token_urlsafe(12))
 
     async def load_refresh_token(self, client: OAuthClientInformationFull, refresh_token: str) -> Refresh | None:
         found = self._sealer.open("refresh", refresh_token)
         if found is None or found["c"] != fingerprint(client.client_id):
             return None
-        if await self._store.get(f"revoked:{found['g']}"):
+        if await self._store.get(f"grant:{found['g']}") == _ENDED:
             return None
         return Refresh(
             token=refresh_token,
@@ -177,12 +184,12 @@ class Grants(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
         refresh_token: Refresh,
         scopes: list[str],  # noqa: ARG002  (there is one)
     ) -> OAuthToken:
-        left = (refresh_token.expires_at or 0) - time.time()
-        if not await self._store.add(f"spent:{refresh_token.serial}", max(1, left + 60)):
+        serial, grant = secrets.token_urlsafe(12), f"grant:{refresh_token.grant}"
+        if not await self._store.swap(grant, refresh_token.serial, serial, self._lifetimes.refresh + 60):
             _log.warning("sign-in: a refresh token came a second time; its grant is revoked")
             await self._revoke(refresh_token.grant)
             raise TokenError("invalid_grant", "This refresh token was used before; sign in again")
-        return self._tokens(client, refresh_token.grant, refresh_token.key)
+        return self._tokens(client, refresh_token, serial)
 
     async def load_access_token(self, token: str) -> Access | None:
         """An access token that is good now. While the store can't be asked, a revoked one is good until it expires."""
@@ -210,22 +217,23 @@ class Grants(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
 
     async def _revoke(self, grant: str) -> None:
         """For as long as a token of it could be good: none is given any more."""
-        await self._store.put(f"revoked:{grant}", "1", max(self._lifetimes.refresh, self._lifetimes.access) + 60)
+        seconds = max(self._lifetimes.refresh, self._lifetimes.access) + 60
+        await self._store.put(f"grant:{grant}", _ENDED, seconds, vital=True)
 
     async def _is_revoked(self, grant: str) -> bool:
         if time.monotonic() < self._unasked_until:
             return False
         try:
-            return await self._store.get(f"revoked:{grant}") is not None
+            return await self._store.get(f"grant:{grant}") == _ENDED
         except StoreUnavailable as error:
             self._unasked_until = time.monotonic() + _UNASKED
             _log.warning("sign-in: %s Revoked access tokens are taken until it is back.", error.message)
             return False
 
-    def _tokens(self, client: OAuthClientInformationFull, grant: str, key: SecretStr) -> OAuthToken:
+    def _tokens(self, client: OAuthClientInformationFull, of: Code | Refresh, serial: str) -> OAuthToken:
         now = int(time.time())
-        held: dict[str, Any] = {"g": grant, "c": fingerprint(client.client_id), "k": key.get_secret_value()}
-        refresh = {**held, "e": now + self._lifetimes.refresh, "i": secrets.token_urlsafe(12)}
+        held: dict[str, Any] = {"g": of.grant, "c": fingerprint(client.client_id), "k": of.key.get_secret_value()}
+        refresh = {**held, "e": now + self._lifetimes.refresh, "i": serial}
         return OAuthToken(
             access_token=self._sealer.seal("access", {**held, "e": now + self._lifetimes.access}),
             expires_in=self._lifetimes.access,

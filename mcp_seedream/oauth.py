@@ -2,15 +2,16 @@
 
 This server is the authorization server of its own endpoint. What a client gets is a token of this server, bound to
 the endpoint, with the caller's API key sealed in it: any replica can serve it, and nothing has to be stored. What is
-remembered, and shared in a `Store`, is which codes there are and which refresh tokens and grants are no longer good.
+remembered, and shared in a `Store`, is which codes there are, which refresh token is next, and what was revoked.
 """
 
 from __future__ import annotations
 
+import base64
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode
 
 from mcp.server.auth.handlers.authorize import AuthorizationHandler
 from mcp.server.auth.handlers.metadata import MetadataHandler
@@ -30,9 +31,10 @@ from pydantic import AnyHttpUrl, ConfigDict, TypeAdapter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Message
 
 from mcp_seedream.access import KeyCheck
-from mcp_seedream.consent import CALLBACK, PATH, Consent
+from mcp_seedream.consent import CALLBACK, PATH, Consent, posted
 from mcp_seedream.errors import ConfigurationError, StoreUnavailable
 from mcp_seedream.grants import Grants, Lifetimes
 from mcp_seedream.registrations import AUTH_METHODS, SCOPE
@@ -44,6 +46,7 @@ from mcp_seedream.vendor import Vendor
 _MOST_BYTES = 64 * 1024
 _URL = TypeAdapter(AnyHttpUrl, config=ConfigDict(url_preserve_empty_path=True))
 _NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+_BAD_FORM = {"error": "invalid_request", "error_description": "The request's form can't be read."}
 _DOWN = {"error": "temporarily_unavailable", "error_description": "Signing in does not work just now. Try again soon."}
 _REGISTRATION, _REVOCATION = ClientRegistrationOptions(enabled=True), RevocationOptions(enabled=True)
 _log = logging.getLogger(__name__)
@@ -79,9 +82,7 @@ class SignIn:
         self._store = store or MemoryStore()
         sealer = Sealer(seal_keys, self._resource)
         self._grants = Grants(sealer, self._store, public_url, self._resource, lifetimes or Lifetimes())
-        self._consent = Consent(
-            sealer, self._store, public_url, check_key=check_key, grant=self._grants.code_for, vendor=vendor
-        )
+        self._consent = Consent(sealer, public_url, check_key=check_key, grant=self._grants.code_for, vendor=vendor)
 
     @property
     def metadata_url(self) -> str:
@@ -113,8 +114,8 @@ class SignIn:
         authenticator = ClientAuthenticator(self._grants)
         ours = [
             _open("/.well-known/oauth-authorization-server", MetadataHandler(self._metadata()).handle, "GET"),
-            _open("/token", _Token(self._grants, authenticator).handle, "POST"),
-            _open("/revoke", _Revocation(self._grants, authenticator).handle, "POST"),
+            _form("/token", _Token(self._grants, authenticator).handle),
+            _form("/revoke", _Revocation(self._grants, authenticator).handle),
             Route("/authorize", _Authorization(self._grants, self._issuer).handle, methods=["GET", "POST"]),
         ]
         given = create_auth_routes(
@@ -182,6 +183,8 @@ class _Authorization(AuthorizationHandler):
         self._issuer = issuer
 
     async def handle(self, request: Request) -> Response:
+        if request.method == "POST" and await posted(request) is None:
+            return JSONResponse(_BAD_FORM, 400, _NO_STORE)
         response = await super().handle(request)
         location = response.headers.get("location", "")
         if location and not location.startswith(f"{self._issuer}{PATH}?"):
@@ -222,6 +225,41 @@ class _Revocation:
             return JSONResponse({"error": "invalid_request", "error_description": "token is missing"}, 400, _NO_STORE)
         await self._grants.revoke(client, token)
         return Response(status_code=200, headers=_NO_STORE)
+
+
+async def _identified(request: Request) -> Request | None:
+    """The request with its client's id in the form; None if that can't be read.
+
+    The id may be in the header alone (RFC 6749, 2.3.1), where the SDK does not look for it.
+    """
+    form = await posted(request)
+    if form is None or "client_id" in form:
+        return None if form is None else request
+    scheme, _, coded = request.headers.get("authorization", "").partition(" ")
+    try:
+        client_id, colon, _ = base64.b64decode(coded).decode().partition(":")
+    except ValueError:
+        return request
+    if scheme.lower() != "basic" or not colon:
+        return request
+    body = urlencode([*form.multi_items(), ("client_id", unquote(client_id))]).encode()
+    headers = [pair for pair in request.scope["headers"] if pair[0] not in (b"content-type", b"content-length")]
+    headers.append((b"content-type", b"application/x-www-form-urlencoded"))
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return Request({**request.scope, "headers": headers}, receive)
+
+
+def _form(path: str, handler: Handler) -> Route:
+    """Takes a form from a client that says who it is."""
+
+    async def answer(request: Request) -> Response:
+        identified = await _identified(request)
+        return await handler(identified) if identified else JSONResponse(_BAD_FORM, 400, _NO_STORE)
+
+    return _open(path, answer, "POST")
 
 
 def _open(path: str, handler: Handler, method: str) -> Route:

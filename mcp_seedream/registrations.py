@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 import unicodedata
@@ -22,6 +23,8 @@ _MOST_TOGETHER = 1200  # characters of redirect URIs: the id goes into addresses
 APPS = ("cursor", "vscode", "vscode-insiders", "windsurf", "zed")
 """Schemes of their own that apps on a person's machine come back by; another one could be any program's."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_HOST = re.compile(r"([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.IGNORECASE | re.ASCII)
+_APPS_HOST = re.compile(r"[a-z0-9._-]+(:[0-9]{1,5})?", re.IGNORECASE | re.ASCII)
 _PORTS = {"https": 443, "http": 80}
 
 
@@ -100,6 +103,9 @@ def _complaint(uri: str) -> str | None:
         return f"A redirect URI has at most {_LONGEST_URI} characters, and none that must be escaped"
     if "#" in uri or "@" in parts.netloc or not parts.hostname:
         return "A redirect URI has a host, no fragment and no user name"
+    # It is shown to people, and goes into the policy of the page that asks them.
+    if not (_APPS_HOST if parts.scheme in APPS else _HOST).fullmatch(parts.netloc):
+        return "A redirect URI's host is of letters, digits, dots and hyphens, or an IPv6 address"
     local = parts.scheme == "http" and parts.hostname in _LOOPBACK
     if parts.scheme != "https" and not local and parts.scheme not in APPS:
         return "A redirect URI starts with https://, with http:// on this machine, or with the scheme of a known app"

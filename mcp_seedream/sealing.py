@@ -12,15 +12,16 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-Kind = Literal["access", "refresh", "code", "client", "consent", "form", "record"]
-"""Tokens, codes, client ids; a transaction before consent, the same bound to a browser; what goes into a store."""
+Kind = Literal["access", "refresh", "code", "client", "consent", "form", "away", "record"]
+"""Tokens, codes, client ids; a transaction before consent, bound to a browser, and while its person is at the vendor's;
+what goes into a store."""
 PREFIX = "sdm_"
 """What every sealed text starts with; the kind that follows is for people who read it."""
 _NONCE = 12
@@ -71,6 +72,11 @@ class Sealer:
 def is_sealed(text: str) -> bool:
     """It was made by a server like this one, or says so: never somebody's API key."""
     return text.startswith(PREFIX)
+
+
+def has_sealed(text: str) -> bool:
+    """Something sealed is in it, in whatever quotes or case."""
+    return any(f"{PREFIX}{kind}_" in text.lower() for kind in get_args(Kind)) or is_sealed(text)
 
 
 def fingerprint(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The little that sign-in has to remember, and that replicas share: codes, what is spent, what is revoked.
+"""The little that sign-in has to remember, and replicas share: codes, which refresh token is next, what is revoked.
 
 In memory for one process; in Redis for several. Nothing in it is for ever, and a key is in it only sealed.
 """
@@ -18,12 +18,20 @@ if TYPE_CHECKING:
 _MOST = 200_000
 _PREFIX = "seedream:"
 _PATIENCE = 2  # seconds for Redis to answer
+_SWAP = """
+local found = redis.call('GET', KEYS[1])
+if found and found ~= ARGV[1] and found ~= ARGV[2] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1
+"""
 
 
 class Store(Protocol):
     """Texts by key, for a time in seconds. Every method raises `StoreUnavailable` when the store can't be used."""
 
-    async def put(self, key: str, value: str, seconds: float) -> None: ...
+    async def put(self, key: str, value: str, seconds: float, *, vital: bool = False) -> None:
+        """`vital` is what there must be room for: something else is forgotten for it."""
+        ...
 
     async def get(self, key: str) -> str | None: ...
 
@@ -31,50 +39,72 @@ class Store(Protocol):
         """Get and delete at once: of several that ask, one gets it."""
         ...
 
-    async def add(self, key: str, seconds: float) -> bool:
-        """Whether this is the first time the key is added."""
+    async def swap(self, key: str, expected: str, new: str, seconds: float) -> bool:
+        """Put the new value where the expected one is, or none; False where there is another. Of several, one can.
+
+        Where the new value is already, that is this request, sent again over a connection that broke.
+        """
         ...
 
     async def aclose(self) -> None: ...
 
 
 class MemoryStore:
-    """For one process. When it is full it takes nothing more, rather than forget what was revoked."""
+    """For one process. When it is full it takes only what is vital, for which the oldest that is not is forgotten.
+
+    Vital things have a quarter of the room to themselves, so that this is rare.
+    """
 
     def __init__(self, most: int = _MOST) -> None:
-        self._kept: dict[str, tuple[str, float]] = {}
+        self._kept: dict[str, tuple[str, float]] = {}  # the oldest first
+        self._vital: dict[str, tuple[str, float]] = {}
         self._most = most
         self._swept = 0.0
 
-    async def put(self, key: str, value: str, seconds: float) -> None:
+    async def put(self, key: str, value: str, seconds: float, *, vital: bool = False) -> None:
         self._sweep()
-        if len(self._kept) >= self._most and key not in self._kept:
-            raise StoreUnavailable("The memory for sign-in is full.")
-        self._kept[key] = (value, time.monotonic() + seconds)
+        if key not in self._kept and key not in self._vital:
+            self._make_room(vital)
+        self._kept.pop(key, None)
+        self._vital.pop(key, None)
+        (self._vital if vital else self._kept)[key] = (value, time.monotonic() + seconds)
 
     async def get(self, key: str) -> str | None:
-        value, until = self._kept.get(key, ("", 0.0))
+        value, until = self._kept.get(key) or self._vital.get(key) or ("", 0.0)
         return value if until > time.monotonic() else None
 
     async def take(self, key: str) -> str | None:
-        value, until = self._kept.pop(key, ("", 0.0))
-        return value if until > time.monotonic() else None
+        value = await self.get(key)
+        self._kept.pop(key, None)
+        self._vital.pop(key, None)
+        return value
 
-    async def add(self, key: str, seconds: float) -> bool:
-        first = await self.get(key) is None
-        if first:
-            await self.put(key, "1", seconds)
-        return first
+    async def swap(self, key: str, expected: str, new: str, seconds: float) -> bool:
+        if await self.get(key) not in (None, expected, new):
+            return False
+        await self.put(key, new, seconds)
+        return True
 
     async def aclose(self) -> None:
         self._kept.clear()
+        self._vital.clear()
+
+    def _make_room(self, vital: bool) -> None:
+        full = len(self._kept) + len(self._vital) >= self._most
+        if vital and full and self._kept:
+            del self._kept[next(iter(self._kept))]
+        elif full or (not vital and len(self._kept) >= self._most - self._most // 4):
+            raise StoreUnavailable("The memory for sign-in is full.")
 
     def _sweep(self) -> None:
-        """What has run out goes, once a minute, or when there is no more room (then at most once a second)."""
+        """What has run out goes, once a minute, or when there is little room left (then at most once a second)."""
         now = time.monotonic()
-        if now - self._swept >= (60 if len(self._kept) < self._most else 1):
+        roomy = len(self._kept) + len(self._vital) < self._most - self._most // 4
+        if now - self._swept >= (60 if roomy else 1):
             self._swept = now
-            self._kept = {key: kept for key, kept in self._kept.items() if kept[1] > now}
+            for kept in (self._kept, self._vital):
+                for key in [key for key, (_, until) in kept.items() if until <= now]:
+                    del kept[key]
 
 
 class RedisStore:
@@ -94,10 +124,11 @@ class RedisStore:
                 socket_connect_timeout=_PATIENCE,
                 retry=retry,
             )
+            self._swap = self._redis.register_script(_SWAP)
         except ValueError as error:
             raise ConfigurationError("The setting SEEDREAM_REDIS_URL is wrong: it is not like redis://host") from error
 
-    async def put(self, key: str, value: str, seconds: float) -> None:
+    async def put(self, key: str, value: str, seconds: float, *, vital: bool = False) -> None:  # noqa: ARG002
         async with _reached():
             await self._redis.set(_PREFIX + key, value, px=_milliseconds(seconds))
 
@@ -111,10 +142,10 @@ class RedisStore:
             value = await self._redis.getdel(_PREFIX + key)
         return None if value is None else str(value)
 
-    async def add(self, key: str, seconds: float) -> bool:
+    async def swap(self, key: str, expected: str, new: str, seconds: float) -> bool:
         async with _reached():
-            added = await self._redis.set(_PREFIX + key, "1", px=_milliseconds(seconds), nx=True)
-        return bool(added)
+            swapped = await self._swap(keys=[_PREFIX + key], args=[expected, new, _milliseconds(seconds)])
+        return bool(swapped)
 
     async def aclose(self) -> None:
         await self._redis.aclose()

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.signin import CLIENT_ID
+from mcp_seedream.store import MemoryStore, Store
 from mcp_seedream.vendor import CREDENTIAL, Vendor
 from tests.browser import browsing
 from tests.conftest import answer, serving
@@ -24,12 +25,15 @@ from tests.dance import CLAUDE, KEY, Hosted, Kept, Person, Raw, answer_in, form_
 pytestmark = pytest.mark.anyio
 
 
-def with_vendor(table: ModelTable, upstream: str, seconds: float = 30) -> AbstractContextManager[Hosted]:
+def with_vendor(
+    table: ModelTable, upstream: str, seconds: float = 30, store: Store | None = None
+) -> AbstractContextManager[Hosted]:
     """An endpoint whose people can sign in at the sandbox."""
     return hosted(
         table,
         upstream,
         vendor=lambda public: Vendor(CLIENT_ID, upstream, upstream, f"{public}/oauth/callback", seconds),
+        store=store,
     )
 
 
@@ -121,6 +125,20 @@ async def test_a_wrong_key(raw: Raw, sandbox: Sandbox) -> None:
     assert response.status_code == 303
     assert response.headers["location"].startswith(f"{CLAUDE}?code=")
     assert {path for path, _, _ in sandbox.requests} == {"/seedream/tasks"}
+
+
+async def test_a_token_of_ours_is_no_key(raw: Raw, sandbox: Sandbox) -> None:
+    """Whatever is around it: it is not sent upstream."""
+    person = Person()
+    tokens = (await raw.exchange(await raw.code(person))).json()
+    page = await person.look(raw.url())
+    sandbox.requests.clear()
+    access = tokens["access_token"]
+    for person.key in (access, tokens["refresh_token"], raw.id, f'Bearer "{access}"', f"'{access}", f"key={access}"):
+        page = await person.decide(page)
+        assert page.status_code == 400
+        assert "a token of this server" in page.text
+    assert sandbox.requests == []
 
 
 async def test_the_upstream_is_not_there(table: ModelTable) -> None:
@@ -266,11 +284,82 @@ async def test_the_vendors_answer_is_for_who_left(raw: Raw, upstream: str) -> No
     assert away.headers["location"].startswith(f"{upstream}/oauth2/authorize?")
     back = (await person.ask("GET", away.headers["location"])).headers["location"]
     await other.look(raw.url())
-    response = await other.ask("GET", back)
-    assert (response.status_code, response.headers.get("location")) == (403, None)
+    for strange in (other, Person()):
+        response = await strange.ask("GET", back)
+        assert (response.status_code, response.headers.get("location")) == (403, None)
+    for state in ("y", "", "\u00e4", "sdm_away_"):
+        response = await person.ask("GET", f"{raw.address}/oauth/callback", params={"code": "x", "state": state})
+        assert (response.status_code, response.headers.get("location")) == (400, None)
+    assert (await person.ask("GET", back)).headers["location"].startswith(f"{CLAUDE}?code=")
     response = await person.ask("GET", back)
-    assert (response.status_code, response.headers.get("location")) == (400, None)
-    assert (await person.ask("GET", f"{raw.address}/oauth/callback?code=x&state=y")).status_code == 400
+    assert (response.status_code, response.headers.get("location")) == (403, None)
+
+
+async def test_the_cookie_of_who_left_is_of_no_use_to_another(raw: Raw) -> None:
+    """Nor a second time to the same person: the vendor's code is used up."""
+    person, other = Person(), Person()
+    page = await person.look(raw.url())
+    away = await person.ask("GET", str(page.url.join(vendor_link(page.text))))
+    back = (await person.ask("GET", away.headers["location"])).headers["location"]
+    kept = person.cookies["sdm_away"]
+    await other.look(raw.url())
+    other.cookies.set("sdm_away", kept, domain="127.0.0.1")
+    assert (await other.ask("GET", back)).status_code == 403
+    assert "code=" in (await person.ask("GET", back)).headers["location"]
+    assert "sdm_away" not in person.cookies
+    person.cookies.set("sdm_away", kept, domain="127.0.0.1")
+    again = await person.ask("GET", back)
+    assert again.headers["location"].startswith(f"{raw.address}/consent?")
+    assert "problem=vendor_refused" in again.headers["location"]
+
+
+async def test_of_two_that_left_the_second_counts(raw: Raw) -> None:
+    """There is one cookie in a browser, however often it goes to the vendor's."""
+    person = Person()
+    page = await person.look(raw.url())
+    backs = []
+    for _ in range(2):
+        away = await person.ask("GET", str(page.url.join(vendor_link(page.text))))
+        cookie = away.headers["set-cookie"]
+        assert cookie.startswith("sdm_away=")
+        assert "HttpOnly" in cookie
+        assert "Max-Age=1800" in cookie
+        assert "SameSite=lax" in cookie
+        backs.append((await person.ask("GET", away.headers["location"])).headers["location"])
+    assert (await person.ask("GET", backs[0])).status_code == 400
+    assert (await person.ask("GET", backs[1])).headers["location"].startswith(f"{CLAUDE}?code=")
+
+
+async def test_nothing_is_stored_before_there_is_a_key(table: ModelTable, upstream: str) -> None:
+    """A store without any room: whoever wants to can go to the vendor's, and only a code does not fit."""
+    with with_vendor(table, upstream, store=MemoryStore(most=0)) as server:
+        async with httpx.AsyncClient() as web:
+            raw, person = Raw(server.address, web), Person()
+            await raw.register()
+            page = await person.look(raw.url())
+            for _ in range(5):
+                away = await person.ask("GET", str(page.url.join(vendor_link(page.text))))
+                assert away.headers["location"].startswith(f"{upstream}/oauth2/authorize?")
+            back = (await person.ask("GET", away.headers["location"])).headers["location"]
+            assert (await person.ask("GET", back)).status_code == 503
+
+
+@pytest.mark.parametrize("state", ["x" * 1000, "\u00e4" * 500, "\U0001f98a" * 250, '"' * 500])
+async def test_the_longest_that_a_client_asks_fits_a_cookie(raw: Raw, state: str) -> None:
+    """Browsers keep 4096 bytes."""
+    await raw.register(client_name="\U0001f98a" * 60, redirect_uris=["https://a.example/" + "x" * 282])
+    raw.state, person = state, Person(at_vendor=True)
+    assert answer_in(await person.sign_in(raw.url()))["state"] == state
+    page = await person.look(raw.url())
+    away = await person.ask("GET", str(page.url.join(vendor_link(page.text))))
+    assert 1800 < len(away.headers["set-cookie"].partition(";")[0]) < 3500
+
+
+@pytest.mark.parametrize("state", ["x" * 1001, "\u00e4" * 501, '"' * 501, "\x00" * 200])
+async def test_a_state_that_is_too_long(raw: Raw, state: str) -> None:
+    """In bytes, as they are kept."""
+    told = answer_in((await raw.web.get(raw.url(state=state))).headers["location"])
+    assert told["error"] == "invalid_request"
 
 
 async def test_without_the_vendor_there_is_only_the_key(table: ModelTable, upstream: str) -> None:

@@ -16,6 +16,7 @@ from mcp_seedream.grants import Lifetimes
 from mcp_seedream.registrations import AUTH_METHODS
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.sealing import Sealer
+from mcp_seedream.store import MemoryStore
 from tests.conftest import answer
 from tests.dance import (
     CLAUDE,
@@ -135,6 +136,30 @@ async def test_a_client_with_a_secret(raw: Raw, method: str) -> None:
     assert response.status_code == 200, response.text
 
 
+@pytest.mark.parametrize("id_", ["", "sdm_client_nonsense", "%"])
+async def test_a_client_that_is_named_in_its_header_alone(raw: Raw, id_: str) -> None:
+    """Gets, refreshes and revokes a token; both parts may be encoded for addresses; a wrong one gets nothing."""
+    await raw.register(token_endpoint_auth_method="client_secret_basic")
+    code = await raw.code()
+    form = {"grant_type": "authorization_code", "code": code, "redirect_uri": raw.redirect_uri}
+    form["code_verifier"] = raw.verifier
+    for wrong in (basic(raw.id, "x"), basic(raw.id, ""), basic(id_, raw.secret), {"authorization": "Basic x"}, {}):
+        for path in ("token", "revoke"):
+            refusal = await raw.web.post(f"{raw.address}/{path}", data=form, headers=wrong)
+            assert (refusal.status_code, refusal.json()["error"]) == (401, "invalid_client")
+    encoded = basic(raw.id.replace("_", "%5F"), raw.secret.replace("-", "%2D"))
+    tokens = (await raw.web.post(f"{raw.address}/token", data=form, headers=encoded)).json()
+    assert (await raw.call(tokens["access_token"])).status_code == 200
+    form = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
+    parts = {name: (None, value) for name, value in form.items()}
+    good = basic(raw.id, raw.secret)
+    tokens = (await raw.web.post(f"{raw.address}/token", files=parts, headers=good)).json()
+    assert (await raw.call(tokens["access_token"])).status_code == 200
+    form = {"token": tokens["access_token"]}
+    assert (await raw.web.post(f"{raw.address}/revoke", data=form, headers=good)).status_code == 200
+    assert (await raw.call(tokens["access_token"])).status_code == 401
+
+
 @pytest.mark.parametrize(
     "uri",
     [
@@ -147,6 +172,19 @@ async def test_a_client_with_a_secret(raw: Raw, method: str) -> None:
         "https://example.com/" + "x" * 300,
         "http://localhost.evil.example.com/",
         "//evil.example.com/",
+        "https://evil.example.com;script-src/",
+        "https://a.example,b.example/",
+        "https://*.example.com/",
+        "https://*/",
+        "https://a$b.example/",
+        "https://a_b.example/",
+        "https://a'b.example/",
+        "https://a.example:x/",
+        "https://[::1;]/",
+        "https://[v1.a;b]/",
+        "cursor://a;b/callback",
+        "cursor://*/callback",
+        "cursor://a,b/callback",
     ],
 )
 async def test_redirect_uris_that_will_not_do(raw: Raw, uri: str) -> None:
@@ -163,6 +201,25 @@ async def test_apps_come_back_by_their_own_scheme(raw: Raw) -> None:
     page = await Person().look(raw.url())
     assert "the app cursor" in page.text
     assert "form-action 'self' cursor:;" in page.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "policy"),
+    [
+        ("https://a-b.example:8443/callback", "https://a-b.example:8443"),
+        ("https://xn--bcher-kva.example/", "https://xn--bcher-kva.example"),
+        ("https://b\u00fccher.example/", "https://xn--bcher-kva.example"),
+        ("http://127.0.0.1:1234/callback", "http://127.0.0.1:1234"),
+        ("http://[::1]:1234/callback", "http:"),
+        ("https://[2001:db8::1]/callback", "https:"),
+        ("vscode://some_body.some-thing/callback", "vscode:"),
+    ],
+)
+async def test_hosts_that_will_do(raw: Raw, uri: str, policy: str) -> None:
+    """Are in the page's policy as they are, if there is a way to write them there."""
+    assert (await raw.register(redirect_uris=[uri])).status_code == 201
+    page = await Person().look(raw.url())
+    assert f"form-action 'self' {policy};" in page.headers["content-security-policy"]
 
 
 async def test_redirect_uris_are_not_too_many(raw: Raw) -> None:
@@ -204,6 +261,45 @@ async def test_nonsense_is_the_senders_fault(raw: Raw, content: bytes, kind: str
         assert 400 <= response.status_code < 500
     for path in ("authorize?redirect_uri=http://[", "consent?transaction=%ff", "consent"):
         assert (await raw.web.get(f"{raw.address}/{path}")).status_code == 400
+
+
+MULTIPART = "multipart/form-data; boundary=b"
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"not multipart", MULTIPART),
+        (b"--b\r\nbad", "multipart/form-data"),
+        (b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n", MULTIPART),
+        (b'--b\r\nContent-Disposition: form-data; name="state"; filename="x"\r\n\r\nx\r\n--b--\r\n', MULTIPART),
+        (b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n\r\n' * 1001 + b"--b--\r\n", MULTIPART),
+        (
+            b'--b\r\nContent-Disposition: form-data; name="state"\r\n\r\n\\ud800\r\n--b--\r\n',
+            f"{MULTIPART}; charset=raw_unicode_escape",
+        ),
+        (b"&".join(b"a%d=1" % number for number in range(1001)), FORM),
+    ],
+)
+async def test_forms_that_can_not_be_read(
+    raw: Raw, caplog: pytest.LogCaptureFixture, content: bytes, kind: str
+) -> None:
+    """The sender is told, and there is no traceback in the log."""
+    for path in ("authorize", "token", "revoke"):
+        response = await raw.web.post(f"{raw.address}/{path}", content=content, headers={"content-type": kind})
+        assert (response.status_code, response.json()["error"]) == (400, "invalid_request")
+    consent = await raw.web.post(f"{raw.address}/consent", content=content, headers={"content-type": kind})
+    assert consent.status_code == 400
+    assert [record.message for record in caplog.records if record.exc_info or record.levelno > logging.WARNING] == []
+
+
+async def test_a_client_asks_by_form(raw: Raw) -> None:
+    """As it may, instead of by the address."""
+    await raw.register()
+    address, _, query = raw.url().partition("?")
+    response = await raw.web.post(address, content=query, headers={"content-type": FORM})
+    assert "/consent?" in response.headers["location"]
 
 
 async def test_a_client_on_this_machine_may_take_any_port(raw: Raw) -> None:
@@ -324,6 +420,34 @@ async def test_refresh_tokens_are_good_once(raw: Raw) -> None:
     for tokens in (first, second, third):
         assert (await raw.call(tokens["access_token"])).status_code == 401
     assert (await raw.refresh(third["refresh_token"])).json()["error"] == "invalid_grant"
+
+
+async def test_refreshing_takes_no_more_room(table: ModelTable, upstream: str, web: httpx.AsyncClient) -> None:
+    """There is one entry for a grant, however often; in a full memory it can still be ended, and so can another."""
+    store = MemoryStore(most=1)
+    with hosted(table, upstream, store=store) as server:
+        raw, other = Raw(server.address, web), Raw(server.address, web)
+        first, second = await raw.tokens(), await other.tokens()
+        for _ in range(5):
+            first = (await raw.refresh(first["refresh_token"])).json()
+        assert (await other.refresh(second["refresh_token"])).status_code == 503
+        assert (await other.revoke(second["refresh_token"])).status_code == 200
+        assert (await other.call(second["access_token"])).status_code == 401
+        assert (await raw.call(first["access_token"])).status_code == 200
+
+
+async def test_a_store_that_lost_its_memory(table: ModelTable, upstream: str, web: httpx.AsyncClient) -> None:
+    """A used token gets through once; when the one that was next comes, the grant is over."""
+    store = MemoryStore()
+    with hosted(table, upstream, store=store) as server:
+        raw = Raw(server.address, web)
+        used = await raw.tokens()
+        current = (await raw.refresh(used["refresh_token"])).json()
+        await store.aclose()
+        stolen = (await raw.refresh(used["refresh_token"])).json()
+        assert (await raw.refresh(current["refresh_token"])).json()["error"] == "invalid_grant"
+        for tokens in (used, current, stolen):
+            assert (await raw.call(tokens["access_token"])).status_code == 401
 
 
 async def test_a_refresh_token_is_bound_to_its_client(raw: Raw) -> None:
@@ -449,6 +573,11 @@ async def test_the_key_is_nowhere_to_be_read(
         assert wrong[:20] not in text
     for secret in (tokens.json()["access_token"], tokens.json()["refresh_token"]):
         assert secret not in caplog.text
+
+
+def basic(id_: str, secret: str) -> dict[str, str]:
+    """The header of a client that shows its secret so."""
+    return {"authorization": f"Basic {base64.b64encode(f'{id_}:{secret}'.encode()).decode()}"}
 
 
 def changed(text: str, place: int) -> str:

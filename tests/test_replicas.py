@@ -50,43 +50,69 @@ async def test_a_store_puts_gets_and_takes(store: Store) -> None:
     await store.put("c", "1", 0.05)
     await anyio.sleep(0.2)
     assert (await store.get("b"), await store.take("c")) == (None, None)
-    assert await store.add("b", 60)
-    assert not await store.add("b", 60)
+
+
+async def test_a_store_swaps(store: Store) -> None:
+    """What is there must be what is expected, or nothing; and it is no fault to be asked the same again."""
+    assert await store.swap("a", "1", "2", 60)
+    assert not await store.swap("a", "1", "3", 60)
+    assert await store.swap("a", "1", "2", 60)
+    assert await store.swap("a", "2", "3", 0.05)
+    assert not await store.swap("a", "2", "4", 60)
+    await anyio.sleep(0.2)
+    assert await store.swap("a", "2", "5", 60)
+    assert await store.get("a") == "5"
+    await store.put("a", "ended", 60, vital=True)
+    assert not await store.swap("a", "5", "6", 60)
+    assert await store.take("a") == "ended"
+    assert await store.get("a") is None
 
 
 async def test_of_many_that_take_one_gets_it(store: Store) -> None:
-    """And of many that add, one is the first."""
+    """And of many that swap, one can."""
     await store.put("a", "1", 60)
+    await store.put("b", "0", 60)
     got: list[str | None] = []
-    firsts: list[bool] = []
+    swapped: list[bool] = []
 
-    async def ask() -> None:
+    async def ask(number: int) -> None:
         got.append(await store.take("a"))
-        firsts.append(await store.add("b", 60))
+        swapped.append(await store.swap("b", "0", str(number), 60))
 
     async with anyio.create_task_group() as group:
-        for _ in range(30):
-            group.start_soon(ask)
+        for number in range(1, 31):
+            group.start_soon(ask, number)
     assert [value for value in got if value] == ["1"]
-    assert firsts.count(True) == 1
+    assert swapped.count(True) == 1
 
 
-async def test_a_full_memory_forgets_nothing() -> None:
-    """It takes no more, until something is over."""
-    store = MemoryStore(most=2)
-    await store.put("revoked", "1", 60)
-    await store.put("code", "1", 1)
-    with pytest.raises(StoreUnavailable):
-        await store.put("another", "1", 60)
-    assert await store.get("revoked")
-    await anyio.sleep(1.1)
+async def test_a_full_memory_forgets_nothing_that_is_vital() -> None:
+    """It takes no more, until something is over; a part is for what is vital, and then the oldest that is not goes."""
+    store = MemoryStore(most=4)
+    for name in ("oldest", "older"):
+        await store.put(name, "1", 60)
+    await store.put("code", "1", 1.5)
+    for refused in (store.put("another", "1", 60), store.swap("another", "1", "2", 60)):
+        with pytest.raises(StoreUnavailable):
+            await refused
+    assert await store.swap("oldest", "1", "2", 60)
+    await store.put("revoked", "1", 60, vital=True)
+    assert [await store.get(name) for name in ("oldest", "older", "code")] == ["2", "1", "1"]
+    await store.put("revoked too", "1", 60, vital=True)
+    assert [await store.get(name) for name in ("oldest", "older", "code")] == ["2", None, "1"]
+    await anyio.sleep(2)
     await store.put("another", "1", 60)
+    for name in ("oldest", "another"):
+        await store.put(name, "ended", 60, vital=True)
+    assert [await store.get(name) for name in ("revoked", "revoked too", "oldest")] == ["1", "1", "ended"]
+    with pytest.raises(StoreUnavailable):
+        await store.put("one more", "1", 60, vital=True)
 
 
 async def test_a_redis_that_is_not_there() -> None:
     """Is one kind of error, without its address or password."""
     store = RedisStore(f"redis://:the-password@127.0.0.1:{free_port()}/0")
-    for call in (store.get("a"), store.take("a"), store.put("a", "1", 1), store.add("a", 1)):
+    for call in (store.get("a"), store.take("a"), store.put("a", "1", 1), store.swap("a", "1", "2", 1)):
         with pytest.raises(StoreUnavailable) as caught:
             await call
         assert "the-password" not in caught.value.message
@@ -153,6 +179,34 @@ async def test_two_instances_share_codes_and_revocations(table: ModelTable, upst
             assert (await there.refresh(tokens["refresh_token"])).json()["error"] == "invalid_grant"
             for raw in (here, there):
                 assert (await raw.call(refreshed["access_token"])).status_code == 401
+
+
+async def test_of_many_that_refresh_at_two_instances_one_gets_a_token(
+    table: ModelTable, upstream: str, redis: str
+) -> None:
+    """With one token, the second time it is used; what comes of it is no longer good, and Redis has one entry more."""
+    with (
+        hosted(table, upstream, store=RedisStore(redis)) as first,
+        hosted(table, upstream, public_url=first.address, store=RedisStore(redis)) as second,
+    ):
+        async with httpx.AsyncClient(timeout=30) as web:
+            here = Raw(first.address, web)
+            tokens = (await here.refresh((await here.tokens())["refresh_token"])).json()
+            there = Raw(second.address, web)
+            there.id = here.id
+            answers: list[httpx.Response] = []
+
+            async def bring(raw: Raw) -> None:
+                answers.append(await raw.refresh(tokens["refresh_token"]))
+
+            async with anyio.create_task_group() as group:
+                for _ in range(4):
+                    group.start_soon(bring, here)
+                    group.start_soon(bring, there)
+            [good] = [response.json() for response in answers if response.status_code == 200]
+            assert {(await raw.call(good["access_token"])).status_code for raw in (here, there)} == {401}
+            assert (await there.refresh(good["refresh_token"])).json()["error"] == "invalid_grant"
+            assert await everything_in(redis) == "ended"
 
 
 async def everything_in(redis: str) -> str:
