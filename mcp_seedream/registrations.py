@@ -38,7 +38,7 @@ class Client(OAuthClientInformationFull):
     def validate_redirect_uri(self, redirect_uri: AnyUrl | None) -> AnyUrl:
         """A registered one; on loopback any port, which a client may not know before (RFC 8252, 7.3)."""
         if redirect_uri is None:
-            return super().validate_redirect_uri(None)
+            redirect_uri = super().validate_redirect_uri(None)
         asked = _comparable(str(redirect_uri))
         if _complaint(str(redirect_uri)) or asked not in [_comparable(str(uri)) for uri in self.redirect_uris or []]:
             raise InvalidRedirectUriError("This redirect_uri is not registered for the client")

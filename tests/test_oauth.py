@@ -203,6 +203,14 @@ async def test_apps_come_back_by_their_own_scheme(raw: Raw) -> None:
     assert "form-action 'self' cursor:;" in page.headers["content-security-policy"]
 
 
+async def test_a_registration_from_before_is_looked_at_again(raw: Raw) -> None:
+    """What was once taken for a redirect URI, and is not any more, is not gone to."""
+    for uri, status in (("https://a.example;script-src/", 400), (CLAUDE, 302)):
+        raw.id = Sealer([SECRET], f"{raw.address}/mcp").seal("client", {"u": [uri], "t": 1})
+        for asked in (uri, None):
+            assert (await raw.web.get(raw.url(redirect_uri=asked))).status_code == status
+
+
 @pytest.mark.parametrize(
     ("uri", "policy"),
     [
