@@ -19,10 +19,10 @@ from mcp_seedream.signin import CLIENT_ID
 from mcp_seedream.store import MemoryStore, Store
 from mcp_seedream.vendor import CREDENTIAL, Vendor
 from tests.browser import browsing
-from tests.conftest import answer, serving
+from tests.conftest import BUSY, answer, serving
 from tests.dance import CLAUDE, KEY, Hosted, Kept, Person, Raw, answer_in, form_of, hosted, official, vendor_link
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BUSY]
 
 
 def with_vendor(

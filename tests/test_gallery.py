@@ -14,11 +14,11 @@ import pytest
 from mcp_seedream import gallery
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.sandbox import Sandbox
-from tests.conftest import Session, submits
+from tests.conftest import BUSY, Session, submits
 from tests.gallery_host import Host, bundle, hosting
 from tests.test_tools import picture
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BUSY]
 EVIL = "<img src=x onerror=alert(1)>"
 TROUBLE = {
     "content": [],

@@ -22,9 +22,9 @@ from playwright.async_api import BrowserContext, ConsoleMessage, Dialog, FrameLo
 
 from mcp_seedream.sandbox import Sandbox
 from tests.browser import PATIENCE, browsing, chromium_path, node, npm_install, with_node
-from tests.conftest import TOKEN, submits
+from tests.conftest import BUSY, TOKEN, submits
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BUSY]
 
 INSPECTOR = "@modelcontextprotocol/inspector@2.12.0"
 PROGRAM = Path("node_modules", "@modelcontextprotocol", "inspector", "clients", "launcher", "build", "index.js")

@@ -23,11 +23,11 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult
 
 from mcp_seedream.sandbox import Sandbox
-from tests.conftest import answer, submits
+from tests.conftest import BUSY, answer, submits
 from tests.manifests import DEPLOY
 from tests.services import free_port, listens, program, replica_running, started
 
-pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")]
+pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's"), BUSY]
 NAME = "seedream.example.com"
 PATIENCE = 60
 MAIN = """

@@ -19,11 +19,11 @@ from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.settings import read_settings
 from mcp_seedream.signin import CLIENT_ID
 from mcp_seedream.store import MemoryStore, RedisStore, Store
-from tests.conftest import answer
+from tests.conftest import BUSY, answer
 from tests.dance import KEY, SECRET, Kept, Person, Raw, hosted, official
 from tests.services import free_port, nginx_running, redis_running, replica_running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BUSY]
 PUBLIC = "http://localhost:1"
 
 

@@ -16,12 +16,12 @@ import httpx
 import pytest
 
 from mcp_seedream.sandbox import Sandbox
-from tests.conftest import answer, submits
+from tests.conftest import BUSY, answer, submits
 from tests.services import free_port
 from tests.test_stdio import COMMAND
 from tests.test_stopping import SLOW, connected, environment
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+pytestmark = [pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's"), BUSY]
 HTTP = [*COMMAND, "--transport", "http"]
 PATIENCE = 60
 
