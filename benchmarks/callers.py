@@ -13,11 +13,11 @@ import os
 import random
 import subprocess
 import sys
-import time
 from collections import Counter
 from typing import Any
 
 import httpx
+from cost import wait_for
 
 from mcp_seedream.callers import NO_TASK
 from mcp_seedream.capabilities import read_table
@@ -121,12 +121,7 @@ def through_a_server(upstream: str, options: argparse.Namespace) -> Counter[str]
     command = [sys.executable, "-m", "mcp_seedream", "--transport", "http", "--port", str(PORT)]
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) as process:
         try:
-            for _ in range(100):
-                try:
-                    httpx.get(f"http://127.0.0.1:{PORT}/health", timeout=1)
-                    break
-                except httpx.TransportError:
-                    time.sleep(0.1)
+            wait_for(PORT)
             return asyncio.run(run(options.calls, options.at_once))
         finally:
             process.terminate()

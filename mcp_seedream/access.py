@@ -16,11 +16,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcp_seedream.callers import Caller
 from mcp_seedream.errors import TOKEN_PAGE, TooMuch
 from mcp_seedream.limits import Limits
 from mcp_seedream.logs import REQUEST_ID
 from mcp_seedream.middleware import bearer, route_path
+from mcp_seedream.observing import caller_id
 
 logger = logging.getLogger(__name__)
 
@@ -144,14 +144,11 @@ class RequireCaller:
                 headers = {"Retry-After": str(error.retry_after)}
                 await _answer(429, error.code, error.message, headers)(scope, receive, send)
                 return
-            await self._let_in(Caller(key), scope, receive, send)
-
-    async def _let_in(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
-        key = caller.key
-        scope["state"] = {**scope.get("state", {}), "caller_key": key, "caller_id": caller.id}
-        # Sessions of older transports are bound to whoever began them.
-        scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=caller.id, scopes=[]))
-        await self._app(scope, receive, send)
+            caller = caller_id(key)
+            scope["state"] = {**scope.get("state", {}), "caller_key": key, "caller_id": caller}
+            # Sessions of older transports are bound to whoever began them.
+            scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=caller, scopes=[]))
+            await self._app(scope, receive, send)
 
     def _unauthorised(self, *, given: bool) -> JSONResponse:
         if given:

@@ -32,17 +32,6 @@ LookUp = Callable[[list[str], str], Awaitable[object]]
 """Looks tasks up with a key; raises `UpstreamError`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """One caller: the key that goes upstream, and what stands for it in logs."""
-
-    key: str
-
-    @property
-    def id(self) -> str:
-        return caller_id(self.key)
-
-
 def pasted(look_up: LookUp) -> Callable[[str], Awaitable[bool]]:
     """Whether the upstream takes a key that somebody brings; raises `UpstreamError` where it can't be asked."""
 

@@ -100,47 +100,42 @@ def build_app(
     if settings.sse:
         paths = {"sse_path": SSE, "message_path": MESSAGES}
         app.routes.extend(server.sse_app(**paths, max_request_body_size=most, transport_security=unchecked).routes)
-    app.user_middleware[:0] = _doors(settings, stopping, _key_check(callers, upstream), limits, sign_in)
+    signing_in = sign_in.routes() if sign_in else []
+    # Sign-in is done from anywhere; what comes from a browser is told apart by its pages themselves.
+    open_paths = {*PROBES, CARD, *(route.path for route in signing_in)}
+    caller = Middleware(
+        RequireCaller,
+        paths=(ENDPOINT, SSE, MESSAGES),
+        check=_key_check(callers, upstream),
+        limits=limits,
+        challenge=sign_in.challenge if sign_in else "",
+        opened=sign_in.opened if sign_in else None,
+    )
+    app.user_middleware[:0] = _doors(settings, stopping, open_paths, caller)
     server.middleware.append(partial(_entered, limits, stopping))
     app.router.redirect_slashes = False
     app.routes.extend(_pages(server, settings, stopping, upstream, metrics))
-    app.routes.extend(sign_in.routes() if sign_in else [])
+    app.routes.extend(signing_in)
     app.router.lifespan_context = _lifespan(app, stopping, upstream, sign_in)
     app.state.stopping = stopping
     return app
 
 
-def _doors(
-    settings: Settings,
-    stopping: Stopping,
-    check: KeyCheck | None,
-    limits: Limits | None,
-    sign_in: SignIn | None,
-) -> list[Middleware]:
+def _doors(settings: Settings, stopping: Stopping, open_paths: Collection[str], caller: Middleware) -> list[Middleware]:
     """What a request passes on its way in, in this order."""
     own = [settings.public_url] if settings.public_url else []
     web = settings.cors_origins
     origins = ["*"] if "*" in web else [*settings.allowed_origins, *own, *web]
     names = [*settings.allowed_hosts, *(url.partition("://")[2] for url in own)]
-    # Sign-in is done from anywhere; what comes from a browser is told apart by its pages themselves.
-    open_paths = {*PROBES, CARD, *(route.path for route in (sign_in.routes() if sign_in else []))}
     doors = [Middleware(DropUnfinished), Middleware(Identified)]
     if web:
         doors.append(Middleware(_Cors, elsewhere=open_paths, web=web))
     most = settings.max_header_kib * 1024
-    challenge, opened = (sign_in.challenge, sign_in.opened) if sign_in else ("", None)
     return [
         *doors,
         Middleware(KnownNames, hosts=names, origins=origins, open_paths=open_paths, most_header_bytes=most),
         Middleware(StopInOrder, stopping=stopping),
-        Middleware(
-            RequireCaller,
-            paths=(ENDPOINT, SSE, MESSAGES),
-            check=check,
-            limits=limits,
-            challenge=challenge,
-            opened=opened,
-        ),
+        caller,
         Middleware(EnterInTurn),
     ]
 
