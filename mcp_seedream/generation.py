@@ -29,6 +29,7 @@ from mcp_seedream.errors import (
 )
 from mcp_seedream.files import LocalFiles
 from mcp_seedream.inputs import take_pictures
+from mcp_seedream.jobs import Job, Jobs
 from mcp_seedream.journal import Entry, Journal
 from mcp_seedream.limits import Limits
 from mcp_seedream.observing import Observer
@@ -50,7 +51,8 @@ class Services:
 
     `decoding` limits how many large pictures are decoded at a time; `local` is this machine's disk where it is the
     caller's own, and `journal` what is written down there; `remark` goes with every picture; `limits` are those of a
-    server that has many callers; `observer` is told of calls.
+    server that has many callers; `observer` is told of calls. `job` is the call itself, where it goes on after its
+    client was given the task's id.
     """
 
     table: ModelTable
@@ -59,11 +61,13 @@ class Services:
     downloads: Downloads
     stopping: Stopping
     orphans: Orphans
+    jobs: Jobs
     journal: Journal | None = None
     local: LocalFiles | None = None
     remark: str | None = None
     limits: Limits | None = None
     observer: Observer = field(default_factory=Observer)
+    job: Job | None = None
     decoding: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(_DECODING))
 
 
@@ -92,6 +96,7 @@ async def make_images(services: Services, call: ImageCall, token: str, report: R
     call, notes = await _with_pictures(services, call, token)
     key = await anyio.to_thread.run_sync(identity, call, token, given) if given else identity(call, token, given)
     task = await _adopted(services, key, token, watch) or await _sent(services, call, token, report, watch)
+    _told(services, task)
     left = call.wait_seconds - (anyio.current_time() - started)
     if not task.ended and left > 0:
         await report(0, message=f"Task {task.id} is accepted")
@@ -121,6 +126,8 @@ async def get_tasks(services: Services, call: TaskCall, token: str, report: Repo
             f"The upstream knows no task {call.task_ids[0]} for this token. Check the id; a task made with another "
             "token is only found with that one."
         )
+    for task in found.values():
+        _told(services, task)
     running = {id_ for id_, task in found.items() if not task.ended}
     if running and call.wait_seconds > 0:
         found |= await services.waiter.wait(running, token, call.wait_seconds, report)
@@ -172,6 +179,12 @@ async def _with_pictures(services: Services, call: ImageCall, token: str) -> tup
     return replace(call, wish=replace(call.wish, images=inputs.images)), inputs.notes
 
 
+def _told(services: Services, task: Task) -> None:
+    """Whoever does not wait for the call can be given its task from now on."""
+    if services.job:
+        services.job.accept(task)
+
+
 def _remarked(services: Services, task: Task) -> Task:
     """A finished task with what is true of all pictures: until when its links live, and the server's remark."""
     links = [image.url for image in task.images if image.url]
@@ -217,6 +230,7 @@ async def _accepted(services: Services, call: ImageCall, model: Model, watch: Wa
         await services.journal.accepted(
             Entry(task.id, time(), tool, model.id, call.wish.prompt), watch.key, watch.doubt
         )
+    _told(services, task)
 
 
 async def _sent(services: Services, call: ImageCall, token: str, report: Report, watch: Watch) -> Task:

@@ -56,15 +56,18 @@ class Watch:
     """One call, from before it is sent until its answer is on its way.
 
     `unanswered` is set where the caller may not have got its answer although the call came to an end, `uncertain`
-    where nobody knows whether a task was accepted, `doubt` is where the journal has that.
+    where nobody knows whether a task was accepted, `doubt` is where the journal has that. `fetched` is a call whose
+    answer is fetched later: whoever keeps it says whether it was. `left` is set once there is an orphan.
     """
 
     orphans: Orphans
+    fetched: bool = False
     key: str = ""
     task: Task | None = None
     unanswered: bool = False
     uncertain: bool = False
     doubt: int | None = None
+    left: bool = False
     settled: anyio.Event = field(default_factory=anyio.Event)
 
     @property
@@ -128,9 +131,13 @@ class Orphans:
         self._alive: Counter[str] = Counter()
 
     @asynccontextmanager
-    async def watching(self) -> AsyncIterator[Watch]:
-        """Watch over a call: if it does not come to its end, or nobody is there to hear it, the task is an orphan."""
-        watch = Watch(self)
+    async def watching(self, *, fetched: bool = False) -> AsyncIterator[Watch]:
+        """Watch over a call: if it does not come to its end, or nobody is there to hear it, the task is an orphan.
+
+        Args:
+            fetched: Its answer is fetched later: `answered` says that it was, and `left` that it may never be.
+        """
+        watch = Watch(self, fetched)
         try:
             try:
                 yield watch
@@ -163,8 +170,23 @@ class Orphans:
             return
         if self._journal:
             await self._journal.settled(watch.doubt)
-            if watch.task and watch.task.id:
-                await self._journal.answered(watch.task.id)
+        if not watch.fetched:
+            await self.answered(watch)
+
+    async def answered(self, watch: Watch) -> None:
+        """Its caller has what the call came to: the same call is another one from now on."""
+        if watch.left and watch.task:
+            there = [orphan for orphan in self._left.pop(watch.key, []) if orphan.id != watch.task.id]
+            if there:
+                self._left[watch.key] = there
+        if self._journal and watch.task and watch.task.id:
+            await self._journal.answered(watch.task.id)
+
+    async def left(self, watch: Watch) -> None:
+        """Its caller may never fetch the answer: whoever makes the same call gets the task."""
+        watch.unanswered = True
+        if orphan := watch.orphan:
+            await self._leave(watch, orphan)
 
     async def doubt(self, key: str) -> int | None:
         """Where it is written down that a call is sent."""
@@ -215,6 +237,9 @@ class Orphans:
         return await self._journal.adopt(key, since) if self._journal else None
 
     async def _leave(self, watch: Watch, orphan: Orphan) -> None:
+        if watch.left:
+            return
+        watch.left = True
         logger.info("%s was left by its caller", f"task {orphan.id}" if orphan.id else "a call of uncertain fate")
         if self._journal and await self._journal.leave(watch.key, orphan, watch.doubt):
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -21,12 +22,14 @@ from mcp_seedream.errors import InvalidArguments
 from mcp_seedream.gallery import gallery
 from mcp_seedream.generation import Services
 from mcp_seedream.guide import add_guide, add_tasks
+from mcp_seedream.jobs import open_jobs
 from mcp_seedream.journal import Journal
 from mcp_seedream.limits import Limits
 from mcp_seedream.observing import Observer
 from mcp_seedream.orphans import Orphans
 from mcp_seedream.prompts import Prompts
 from mcp_seedream.stopping import Stopping
+from mcp_seedream.tasks import Tasks
 from mcp_seedream.tools import Habits, TokenOf, make_tools
 from mcp_seedream.waiting import TaskWaiter, open_waiter
 
@@ -94,26 +97,24 @@ def build_server(
     """
     habits = habits or Habits()
     stopping = stopping or Stopping()
-
+    observer = observer or Observer()
+    services = partial(
+        Services, table, journal=journal, local=habits.local, remark=remark, limits=limits, observer=observer
+    )
+    tools = make_tools(table, token_of, habits, listing=journal is not None)
+    *paid, look = tools
     server = _Server(
         "seedream",
         title="Seedream",
         instructions=INSTRUCTIONS + (LISTING if journal else ""),
         icons=[icons.SERVER],
         version=__version__,
-        tools=make_tools(table, token_of, habits, listing=journal is not None),
-        lifespan=lambda _: _living(
-            table,
-            connect,
-            habits=habits,
-            journal=journal,
-            stopping=stopping,
-            look_interval=look_interval,
-            remark=remark,
-            limits=limits,
-            observer=observer or Observer(),
-        ),
-        extensions=[gallery(table, image_hosts)],
+        tools=tools,
+        lifespan=lambda _: _living(connect, services, look_interval, stopping, Orphans(journal, stopping=stopping)),
+        extensions=[
+            gallery(table, image_hosts),
+            Tasks([tool.name for tool in paid], look, token_of, table.limits.link_hours),
+        ],
     )
     server.prompts = Prompts(table, local=habits.local is not None)
     add_completions(server, table, server.prompts)
@@ -125,39 +126,22 @@ def build_server(
 
 @asynccontextmanager
 async def _living(
-    table: ModelTable,
     connect: Callable[[], SeedreamClient],
-    *,
-    habits: Habits,
-    journal: Journal | None,
-    stopping: Stopping,
+    services: Callable[..., Services],
     look_interval: float,
-    remark: str | None,
-    limits: Limits | None,
-    observer: Observer,
+    stopping: Stopping,
+    orphans: Orphans,
 ) -> AsyncIterator[Services]:
-    """What lives as long as the server: connections, the waiter, what callers left."""
+    """What lives as long as the server: connections, the waiter, what callers left and what they will ask for."""
     async with (
         connect() as client,
         open_waiter(client, interval=look_interval, stopping=stopping) as waiter,
         Downloads(sandbox=client.base_url if client.is_local else None) as downloads,
         anyio.create_task_group() as group,
+        open_jobs(orphans) as jobs,
     ):
-        orphans = Orphans(journal, stopping=stopping)
         group.start_soon(_end_in_order, stopping, waiter, client)
-        yield Services(
-            table,
-            client,
-            waiter,
-            downloads,
-            stopping,
-            orphans,
-            journal=journal,
-            local=habits.local,
-            remark=remark,
-            limits=limits,
-            observer=observer,
-        )
+        yield services(client, waiter, downloads, stopping, orphans, jobs)
         group.cancel_scope.cancel()
 
 

@@ -22,13 +22,16 @@ from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetad
 from mcp_types import CallToolResult, ToolAnnotations
 
 from mcp_seedream import arguments, icons, observing, results
+from mcp_seedream.arguments import TaskCall
 from mcp_seedream.capabilities import ModelTable, Operation
 from mcp_seedream.delivery import PREVIEW_ROOM, Delivered, Wanted, deliver, within_budget
 from mcp_seedream.errors import MissingToken, SeedreamError
 from mcp_seedream.files import LocalFiles, save_target
 from mcp_seedream.gallery import TOOL_META
 from mcp_seedream.generation import Services, get_tasks, make_images, newest_tasks
+from mcp_seedream.jobs import SECONDS
 from mcp_seedream.schemas import image_schema, task_schema
+from mcp_seedream.waiting import Report
 from mcp_seedream.wire import Task
 
 logger = logging.getLogger(__name__)
@@ -90,8 +93,11 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
         call = await anyio.to_thread.run_sync(check) if operation == "edit" else check()
         _check_save_to(habits, call.save_to)  # before anything is paid
         services = ctx.request_context.lifespan_context
-        async with services.orphans.watching() as watch:
-            task = await make_images(services, call, _token(token_of, ctx), ctx.report_progress, watch)
+        async with services.orphans.watching(fetched=services.job is not None) as watch:
+            if services.job:
+                services.job.watch = watch
+                call = replace(call, wait_seconds=SECONDS)
+            task = await make_images(services, call, _token(token_of, ctx), _report(ctx), watch)
             task = replace(task, prompt=call.wish.prompt or task.prompt)
             done = await _delivered(habits, task, call.save_to, ctx)
         return results.one(done.task, done.shown, done.caption)
@@ -108,14 +114,11 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
         _check_save_to(habits, call.save_to)
         if not call.task_ids:
             return results.listing(await newest_tasks(services, token_of(ctx)))
-        found = await get_tasks(services, call, _token(token_of, ctx), ctx.report_progress)
+        found = await get_tasks(services, call, _token(token_of, ctx), _report(ctx))
         if len(call.task_ids) == 1:
             done = await _delivered(habits, found[call.task_ids[0]], call.save_to, ctx)
             return results.one(done.task, done.shown, done.caption, known=_known(services.table))
-        there = await _all_delivered(habits, [found[id_] for id_ in call.task_ids if id_ in found], call.save_to, ctx)
-        missing = [id_ for id_ in call.task_ids if id_ not in found]
-        shown = within_budget(data for each in there for data in each.shown)
-        return results.several(_told(there, len(shown)), missing, shown)
+        return await _several(habits, call, found, ctx)
 
     async def get_task(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
         return await _answered("get_task", ctx, tasks(arguments, ctx))
@@ -204,6 +207,13 @@ def _observed(tool: str, ctx: Call, found: dict[str, Any], seconds: float) -> ob
     )
 
 
+async def _several(habits: Habits, call: TaskCall, found: dict[str, Task], ctx: Call) -> CallToolResult:
+    there = await _all_delivered(habits, [found[id_] for id_ in call.task_ids if id_ in found], call.save_to, ctx)
+    missing = [id_ for id_ in call.task_ids if id_ not in found]
+    shown = within_budget(data for each in there for data in each.shown)
+    return results.several(_told(there, len(shown)), missing, shown)
+
+
 async def _all_delivered(habits: Habits, tasks: list[Task], save_to: str | None, ctx: Call) -> list[Delivered]:
     """Several tasks at once, without previews: they would not fit into one result."""
     done: dict[int, Delivered] = {}
@@ -242,6 +252,12 @@ async def _delivered(habits: Habits, task: Task, save_to: str | None, ctx: Call,
     if services.journal:
         await services.journal.ended(done.task)
     return done
+
+
+def _report(ctx: Call) -> Report:
+    """To whoever waits for this call, or asks for it now and then."""
+    job = ctx.request_context.lifespan_context.job
+    return job.report if job else ctx.report_progress
 
 
 def _check_save_to(habits: Habits, save_to: str | None) -> None:

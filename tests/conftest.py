@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mcp_seedream.capabilities import ModelTable, read_table
 from mcp_seedream.client import SeedreamClient, Timeouts
 from mcp_seedream.journal import Journal
+from mcp_seedream.limits import Limits
 from mcp_seedream.retries import Retries
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.server import build_server
@@ -106,6 +107,7 @@ class Session:
         journal: Journal | None = None,
         stopping: Stopping | None = None,
         image_hosts: Sequence[str] = (),
+        limits: Limits | None = None,
     ) -> None:
         timeouts = Timeouts(connect=2, read=2, look_up=2, stream=2)
         self.server = build_server(
@@ -117,6 +119,7 @@ class Session:
             stopping=stopping,
             look_interval=INTERVAL,
             image_hosts=image_hosts,
+            limits=limits,
         )
 
     @asynccontextmanager

@@ -1,0 +1,192 @@
+"""Calls that go on after their clients were given a task's id instead of a result, which they fetch later. No MCP here.
+
+A job is a call like any other, but for somebody who asks now and then instead of waiting. A client that has not asked
+for a while may be gone: from then on the same call, made again, gets the task, as after any call that was broken off.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from time import time
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from mcp_seedream.orphans import Orphans, Watch
+from mcp_seedream.wire import Task
+
+logger = logging.getLogger(__name__)
+
+Work = Callable[["Job"], Awaitable[Any]]
+"""A call; it tells its job what is accepted for it."""
+SECONDS = 600
+"""How long a job waits for its picture."""
+_UNASKED = 30
+"""Seconds without a question after which a client may be gone: clients ask every few seconds."""
+_KEPT = 1800
+"""Seconds for which a result is kept, in case it is asked for once more."""
+_MOST_BYTES = 64 * 2**20
+"""Of all results that are kept."""
+_TIDYING = 5
+
+
+class Job:
+    """One call that goes on: whose it is, what was accepted for it, how far it is, and what it came to.
+
+    `caller` is the caller's token; `task` is None before anything is accepted; `message` is what was reported last;
+    once it is `over` it has a `result`, or an `error`, or was `cancelled`. `begun` and `changed` are Unix seconds,
+    `size` the bytes of its result, for whoever has to keep it.
+    """
+
+    def __init__(self, caller: str, register: Callable[[Job, Task], None] = lambda *_: None) -> None:
+        self.caller = caller
+        self.task: Task | None = None
+        self.watch: Watch | None = None
+        self.message = ""
+        self.result: Any = None
+        self.error: Exception | None = None
+        self.size = 0
+        self.cancelled = False
+        self.begun = self.changed = self.asked = time()
+        self.over = anyio.Event()
+        self._register = register
+        self._scope = anyio.CancelScope()
+
+    def accept(self, task: Task) -> None:
+        """The upstream has a task for it, which its client can be told; it stays the first one it was told."""
+        if self.task is None and task.id:
+            self.task = task
+            self._register(self, task)
+
+    async def report(self, _: float, /, *, message: str) -> None:
+        """How far it is, for whoever asks."""
+        self.message, self.changed = message, time()
+
+    def cancel(self) -> None:
+        """Nobody wants it any more: it ends here, and its task is left. What is over stays as it is."""
+        if not self.over.is_set():
+            self.cancelled, self.changed = True, time()
+            self._scope.cancel()
+
+    async def run(self, work: Work) -> None:
+        """Do the work, to its end or until it is cancelled.
+
+        Raises:
+            Exception: The work failed before anything was accepted; later, `error` has it.
+        """
+        try:
+            with self._scope:
+                self.result = await work(self)
+        except Exception as error:
+            if self.task is None:
+                raise
+            logger.exception("task %s failed", self.task.id)
+            self.error = error  # the top of a task of its own: whoever asks is told
+        finally:
+            self.changed = time()
+            self.over.set()
+
+
+class Jobs:
+    """The jobs of a process, by caller and task; `open_jobs` makes one.
+
+    Args:
+        group: In which they run.
+        orphans: Where the task of a client that is gone is left.
+        unasked: Seconds after which a client that does not ask may be gone.
+        most_bytes: Of all results that are kept.
+    """
+
+    def __init__(self, group: TaskGroup, orphans: Orphans, *, unasked: float, most_bytes: int) -> None:
+        self._group = group
+        self._orphans = orphans
+        self._unasked = unasked
+        self._most_bytes = most_bytes
+        self._jobs: dict[tuple[str, str], Job] = {}
+
+    async def begin(self, caller: str, work: Work) -> Job:
+        """Begin a call, and come back once a task is accepted for it, or once it is over without one.
+
+        Args:
+            caller: The caller's token.
+            work: The call. It is cancelled if this is, before anything is accepted.
+
+        Raises:
+            Exception: What the work raised before anything was accepted.
+        """
+        job: Job = await self._group.start(self._run, caller, work)
+        try:
+            await checkpoint_if_cancelled()
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self._leave(job)  # its client left before it heard of the task
+            raise
+        return job
+
+    def find(self, caller: str, task_id: str) -> Job | None:
+        """The job for a caller's task, if this process has one. Whoever looks for it is asking for it."""
+        if job := self._jobs.get((caller, task_id)):
+            job.asked = time()
+        return job
+
+    async def collected(self, job: Job) -> None:
+        """Its client gets what it came to: the same call is another one from now on."""
+        if job.watch:
+            await self._orphans.answered(job.watch)
+
+    def drop(self, job: Job) -> None:
+        """Forget it: whoever asks for its task next begins anew."""
+        if job.task and self._jobs.get((job.caller, job.task.id)) is job:
+            del self._jobs[job.caller, job.task.id]
+
+    async def tidy(self) -> None:
+        """Let go, again and again, of tasks whose clients may be gone, and of results nobody asks for any more."""
+        while True:
+            await anyio.sleep(min(_TIDYING, self._unasked / 3))
+            now = time()
+            for job in list(self._jobs.values()):
+                if now - job.asked >= self._unasked:
+                    await self._leave(job)
+                if job.over.is_set() and now - max(job.asked, job.changed) >= _KEPT:
+                    self.drop(job)
+
+    async def _run(self, caller: str, work: Work, *, task_status: TaskStatus[Job]) -> None:
+        def register(job: Job, task: Task) -> None:
+            self._jobs[caller, task.id] = job
+            task_status.started(job)
+
+        job = Job(caller, register)
+        await job.run(work)
+        if job.task is None:
+            task_status.started(job)
+        self._make_room()
+
+    async def _leave(self, job: Job) -> None:
+        if job.watch:
+            await self._orphans.left(job.watch)
+
+    def _make_room(self) -> None:
+        """The oldest results go first."""
+        over = [job for job in self._jobs.values() if job.over.is_set()]
+        room = self._most_bytes - sum(job.size for job in over)
+        for job in sorted(over, key=lambda job: job.changed):
+            if room >= 0:
+                return
+            room += job.size
+            self.drop(job)
+
+
+@asynccontextmanager
+async def open_jobs(
+    orphans: Orphans, *, unasked: float = _UNASKED, most_bytes: int = _MOST_BYTES
+) -> AsyncIterator[Jobs]:
+    """A process's jobs; those that still run when the context ends are left."""
+    async with anyio.create_task_group() as group:
+        jobs = Jobs(group, orphans, unasked=unasked, most_bytes=most_bytes)
+        group.start_soon(jobs.tidy)
+        yield jobs
+        group.cancel_scope.cancel()

@@ -1,0 +1,228 @@
+"""The Tasks extension: a client that declares it is given a task at once, and fetches the result when it is there.
+
+The task is the upstream's: its id is the one that `get_task` takes, too, and any replica can answer for it. What a
+task comes to is what waiting would have brought, since the call itself goes on as a job.
+
+Facts: SEP-2663 (`io.modelcontextprotocol/tasks`), for protocol revision 2026-07-28.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+import anyio
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.extension import Extension, MethodBinding
+from mcp.server.mcpserver import Context, require_client_extension
+from mcp.server.mcpserver.tools import Tool
+from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
+from mcp_types import (
+    HEADER_MISMATCH,
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    CallToolResult,
+    RequestParams,
+)
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import Field
+from starlette.requests import Request
+
+from mcp_seedream import results
+from mcp_seedream.errors import TaskNotFound, TooMuch
+from mcp_seedream.generation import Services
+from mcp_seedream.jobs import SECONDS, Job
+from mcp_seedream.tools import TokenOf
+
+EXTENSION = "io.modelcontextprotocol/tasks"
+_ASK_AGAIN = 2000  # milliseconds: as often as the upstream is asked
+_LEFT = (
+    "Nobody waits for it here any more. The picture may still be made, and is billed then: get_task with this id "
+    "finds it, and the same call, made again within 10 minutes, gets it."
+)
+_DELIVERING = 5  # seconds at most that a question waits for pictures to be fetched and saved
+Asking: TypeAlias = ServerRequestContext[Services, Any]
+
+
+class TaskParams(RequestParams):
+    """Which task is meant."""
+
+    task_id: str = Field(alias="taskId", min_length=1, max_length=200)
+
+
+class UpdateParams(TaskParams):
+    """Answers to what a task asked for."""
+
+    input_responses: dict[str, Any] = Field(alias="inputResponses")
+
+
+class Tasks(Extension):
+    """Calls of some tools as tasks.
+
+    Args:
+        tools: The names of those tools.
+        look: `get_task`, which finds a task that is not one of this process.
+        token_of: Finds the token of whoever asks: a task is its caller's alone.
+        hours: For which a task's links live.
+    """
+
+    identifier = EXTENSION
+
+    def __init__(self, tools: Collection[str], look: Tool, token_of: TokenOf, hours: float) -> None:
+        self._tools = frozenset(tools)
+        self._look = look
+        self._token_of = token_of
+        self._ttl = int(hours * 3_600_000)
+
+    def methods(self) -> Sequence[MethodBinding]:
+        """What a client may ask about a task."""
+        versions = frozenset(MODERN_PROTOCOL_VERSIONS)
+        return [
+            MethodBinding("tasks/get", TaskParams, self.get, versions),
+            MethodBinding("tasks/update", UpdateParams, self.update, versions),
+            MethodBinding("tasks/cancel", TaskParams, self.cancel, versions),
+        ]
+
+    async def intercept_tool_call(
+        self, params: CallToolRequestParams, ctx: Asking, call_next: CallNext
+    ) -> HandlerResult:
+        """A task, as soon as the upstream has one; what is refused before that is answered as it always is."""
+        if params.name not in self._tools or not _declared(ctx):
+            return await call_next(ctx)
+        try:
+            job = await self._begin(ctx, call_next)
+        except TooMuch as error:
+            return results.failure(error)
+        return job.result if job.task is None else {"resultType": "task", **self._described(job)}
+
+    async def get(self, ctx: Asking, params: TaskParams) -> HandlerResult:
+        """A task as it stands, with what it came to.
+
+        Raises:
+            MCPError: The client did not declare the extension, the header names another task, or nobody knows it.
+        """
+        job = await self._job(ctx, params)
+        outcome = _outcome(job)
+        if outcome:
+            await ctx.lifespan_context.jobs.collected(job)
+        return {**self._described(job), **outcome}
+
+    async def cancel(self, ctx: Asking, params: TaskParams) -> HandlerResult:
+        """Wait for it no longer: the upstream can't be stopped. One that has ended stays as it is."""
+        (await self._job(ctx, params)).cancel()
+        return {}
+
+    async def update(self, ctx: Asking, params: UpdateParams) -> HandlerResult:
+        """Take answers to what a task asked; none ever asks, so there is nothing to do with them."""
+        await self._job(ctx, params)
+        return {}
+
+    async def _job(self, ctx: Asking, params: TaskParams) -> Job:
+        """The job for a task; where this process has none, one that begins with looking the task up."""
+        require_client_extension(ctx, EXTENSION)
+        _check_name(ctx, params.task_id)
+        services = ctx.lifespan_context
+        job = services.jobs.find(self._caller(ctx), params.task_id)
+        if job is None or (_is_pending(job) and not services.stopping.begun.is_set()):
+            return await self._followed(ctx, params.task_id)
+        return job
+
+    async def _followed(self, ctx: Asking, task_id: str) -> Job:
+        arguments = {"task_id": task_id, "wait_seconds": SECONDS}
+        try:
+            job = await self._begin(ctx, lambda asking: self._look.fn(arguments, Context(request_context=asking)))
+        except TooMuch as error:
+            raise MCPError(INTERNAL_ERROR, error.message) from error
+        if job.task is None:
+            raise _as_error(job.result)
+        if job.task.ended:
+            with anyio.move_on_after(_DELIVERING):
+                await job.over.wait()
+        return job
+
+    async def _begin(self, ctx: Asking, call: Callable[[Asking], Awaitable[HandlerResult]]) -> Job:
+        """Begin a call as a job, which it is told of."""
+        services, caller = ctx.lifespan_context, self._caller(ctx)
+
+        async def work(job: Job) -> HandlerResult:
+            # One of its caller's calls for as long as it goes on, although nobody waits for it.
+            with services.limits.call(caller) if services.limits else nullcontext():
+                result = await call(replace(ctx, lifespan_context=replace(services, job=job)))
+            job.size = len(result.model_dump_json()) if isinstance(result, CallToolResult) else 0
+            return result
+
+        return await services.jobs.begin(caller, work)
+
+    def _caller(self, ctx: Asking) -> str:
+        return self._token_of(Context(request_context=ctx)) or ""
+
+    def _described(self, job: Job) -> dict[str, Any]:
+        """A task, flat, as all answers have it."""
+        status = _status(job)
+        message = _LEFT if status == "cancelled" else job.message if status == "working" else ""
+        task = job.task
+        return {
+            "taskId": task.id if task else "",
+            "status": status,
+            **({"statusMessage": message} if message else {}),
+            "createdAt": _time(task.created_at if task and task.created_at else job.begun),
+            "lastUpdatedAt": _time(job.changed),
+            "ttlMs": self._ttl,
+            "pollIntervalMs": _ASK_AGAIN,
+        }
+
+
+def _declared(ctx: Asking) -> bool:
+    """Older revisions have no such results, whatever a client declares there."""
+    if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+        return False
+    capabilities = ctx.session.client_capabilities
+    return EXTENSION in ((capabilities.extensions if capabilities else None) or {})
+
+
+def _check_name(ctx: Asking, task_id: str) -> None:
+    """The header that proxies route by must name the same task; not every client sends it."""
+    header = ctx.request.headers.get(MCP_NAME_HEADER) if isinstance(ctx.request, Request) else None
+    if header is not None and decode_header_value(header) != task_id:
+        raise MCPError(HEADER_MISMATCH, f"The header {MCP_NAME_HEADER} names another task than taskId does.")
+
+
+def _is_pending(job: Job) -> bool:
+    """It waited for as long as a job does, or was made to end before its task had."""
+    found = job.result.structured_content if isinstance(job.result, CallToolResult) else None
+    return isinstance(found, dict) and found.get("status") == "pending"
+
+
+def _status(job: Job) -> str:
+    if job.error is not None:
+        return "failed"
+    if job.result is not None and not _is_pending(job):
+        return "completed"
+    return "cancelled" if job.cancelled else "working"
+
+
+def _outcome(job: Job) -> dict[str, Any]:
+    """What a task came to: a tool's error is a result like any other."""
+    status = _status(job)
+    if status == "completed" and isinstance(job.result, CallToolResult):
+        return {"result": job.result.model_dump(by_alias=True, mode="json", exclude_none=True)}
+    if status == "failed":
+        error = job.error if isinstance(job.error, MCPError) else MCPError(INTERNAL_ERROR, "The call failed.")
+        return {"error": error.error.model_dump(by_alias=True, mode="json", exclude_none=True)}
+    return {}
+
+
+def _as_error(result: object) -> MCPError:
+    """Why a task can't be told of."""
+    found = result.structured_content if isinstance(result, CallToolResult) else {}
+    error = found.get("error") or {"code": "", "message": "The task could not be looked up."}
+    return MCPError(INVALID_PARAMS if error["code"] == TaskNotFound.code else INTERNAL_ERROR, error["message"])
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
