@@ -21,12 +21,12 @@ import pytest
 from playwright.async_api import BrowserContext, ConsoleMessage, Dialog, FrameLocator, Locator, Page, Route, expect
 
 from mcp_seedream.sandbox import Sandbox
-from tests.browser import PATIENCE, browsing, chromium_path, node, npm_install, with_node
+from tests.browser import PATIENCE, browsing, chromium_path
 from tests.conftest import BUSY, TOKEN, submits
+from tests.node import INSPECTOR, node, npm_install, with_node
 
 pytestmark = [pytest.mark.anyio, BUSY]
 
-INSPECTOR = "@modelcontextprotocol/inspector@2.12.0"
 PROGRAM = Path("node_modules", "@modelcontextprotocol", "inspector", "clients", "launcher", "build", "index.js")
 PROMPT = "a red fox <img src=x onerror=alert(1)>"
 LONG = 3600
