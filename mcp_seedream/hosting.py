@@ -28,7 +28,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_seedream import __version__
-from mcp_seedream.access import Identified, KeyCheck, KnownNames, RequireCaller
+from mcp_seedream.access import Identified, KeyCheck, KnownNames, PlainHeaders, RequireCaller
 from mcp_seedream.callers import Callers
 from mcp_seedream.client import SeedreamClient
 from mcp_seedream.errors import TooMuch
@@ -127,7 +127,7 @@ def _doors(settings: Settings, stopping: Stopping, open_paths: Collection[str], 
     web = settings.cors_origins
     origins = ["*"] if "*" in web else [*settings.allowed_origins, *own, *web]
     names = [*settings.allowed_hosts, *(url.partition("://")[2] for url in own)]
-    doors = [Middleware(DropUnfinished), Middleware(Identified)]
+    doors = [Middleware(PlainHeaders), Middleware(DropUnfinished), Middleware(Identified)]
     if web:
         doors.append(Middleware(_Cors, elsewhere=open_paths, web=web))
     most = settings.max_header_kib * 1024

@@ -114,6 +114,7 @@ def build_server(
             observer=observer or Observer(),
         ),
         extensions=[gallery(table, image_hosts)],
+        subscriptions=False,  # no list ever changes: who listened would wait in vain, and hold up the server's end
     )
     server.prompts = Prompts(table, local=habits.local is not None)
     add_completions(server, table, server.prompts)
