@@ -117,7 +117,7 @@ def build_app(
     app.routes.extend(_pages(server, settings, stopping, upstream, metrics))
     app.routes.extend(signing_in)
     app.router.lifespan_context = _lifespan(app, stopping, upstream, sign_in)
-    app.state.stopping = stopping
+    app.state.server, app.state.stopping = server, stopping
     return app
 
 
