@@ -87,6 +87,9 @@ def build_app(
         limits: How much callers may ask for.
         metrics: For `/metrics`.
         sign_in: For clients that have no token to send; closed by the app.
+
+    Returns:
+        The app, which has the server and what stops it in its `state`.
     """
     stopping = stopping or Stopping()
     most = settings.max_body_mib * 2**20

@@ -60,26 +60,28 @@ def with_node(**more: str) -> dict[str, str]:
 
 def npm_install(packages: Sequence[str]) -> Path:
     """The folder whose `node_modules` has these packages, each `name@version`, installed if it is the first time."""
-    return _installed(tuple(sorted(packages)))
+    folder, problem = _installed(tuple(sorted(packages)))
+    if problem:
+        _missing(f"no npm packages: {problem}")
+    return folder
 
 
 @cache
-def _installed(packages: tuple[str, ...]) -> Path:
+def _installed(packages: tuple[str, ...]) -> tuple[Path, str]:
+    """The folder, and why it is not there: what can't be had now is not asked for by every test."""
     _, npm = node()
     kept = user_cache_path("mcp-seedream-tests", appauthor=False)
     folder = kept / hashlib.sha256("\n".join(packages).encode()).hexdigest()[:16]
     try:
         kept.mkdir(parents=True, exist_ok=True)
         with _alone(folder.with_suffix(".lock")):
-            if not folder.is_dir():
-                _install(npm, packages, folder)
+            return folder, "" if folder.is_dir() else _install(npm, packages, folder)
     except OSError as problem:
-        _missing(f"no npm packages: {problem}")
-    return folder
+        return folder, str(problem)
 
 
-def _install(npm: list[str], packages: tuple[str, ...], folder: Path) -> None:
-    """Beside the folder first, so that one that is there is whole, however an earlier run ended."""
+def _install(npm: list[str], packages: tuple[str, ...], folder: Path) -> str:
+    """Beside the folder first, so that one that is there is whole, however an earlier run ended; tells what failed."""
     with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as work:
         made = Path(work) / "made"
         made.mkdir()
@@ -93,9 +95,9 @@ def _install(npm: list[str], packages: tuple[str, ...], folder: Path) -> None:
             check=False,
         )
         if done.returncode:
-            why = next((line for line in done.stderr.splitlines() if "error" in line), "npm failed")
-            _missing(f"no npm packages: {why.strip()}")
+            return next((line.strip() for line in done.stderr.splitlines() if "error" in line), "npm failed")
         made.rename(folder)
+    return ""
 
 
 def _missing(what: str) -> NoReturn:
