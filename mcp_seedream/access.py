@@ -30,6 +30,18 @@ _ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _SHOWN = 100
 
 
+class PlainHeaders:
+    """Takes blanks off the end of header values: they mean nothing (RFC 9110, 5.5), and httptools leaves them on."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "headers": [(name, value.strip(b" \t")) for name, value in scope["headers"]]}
+        await self._app(scope, receive, send)
+
+
 class Identified:
     """Gives each request an id, its client's own where that is a plain one; log lines and the answer have it."""
 

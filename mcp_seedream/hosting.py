@@ -28,7 +28,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_seedream import __version__
-from mcp_seedream.access import Identified, KeyCheck, KnownNames, RequireCaller
+from mcp_seedream.access import Identified, KeyCheck, KnownNames, PlainHeaders, RequireCaller
 from mcp_seedream.callers import Callers
 from mcp_seedream.client import SeedreamClient
 from mcp_seedream.errors import TooMuch
@@ -87,6 +87,9 @@ def build_app(
         limits: How much callers may ask for.
         metrics: For `/metrics`.
         sign_in: For clients that have no token to send; closed by the app.
+
+    Returns:
+        The app, which has the server and what stops it in its `state`.
     """
     stopping = stopping or Stopping()
     most = settings.max_body_mib * 2**20
@@ -117,7 +120,7 @@ def build_app(
     app.routes.extend(_pages(server, settings, stopping, upstream, metrics))
     app.routes.extend(signing_in)
     app.router.lifespan_context = _lifespan(app, stopping, upstream, sign_in)
-    app.state.stopping = stopping
+    app.state.server, app.state.stopping = server, stopping
     return app
 
 
@@ -127,7 +130,7 @@ def _doors(settings: Settings, stopping: Stopping, open_paths: Collection[str], 
     web = settings.cors_origins
     origins = ["*"] if "*" in web else [*settings.allowed_origins, *own, *web]
     names = [*settings.allowed_hosts, *(url.partition("://")[2] for url in own)]
-    doors = [Middleware(DropUnfinished), Middleware(Identified)]
+    doors = [Middleware(PlainHeaders), Middleware(DropUnfinished), Middleware(Identified)]
     if web:
         doors.append(Middleware(_Cors, elsewhere=open_paths, web=web))
     most = settings.max_header_kib * 1024

@@ -115,6 +115,7 @@ def build_server(
             gallery(table, image_hosts),
             Tasks([tool.name for tool in paid], look, token_of, table.limits.link_hours),
         ],
+        subscriptions=False,  # no list ever changes: who listened would wait in vain, and hold up the server's end
     )
     server.prompts = Prompts(table, local=habits.local is not None)
     add_completions(server, table, server.prompts)

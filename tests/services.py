@@ -90,15 +90,16 @@ def nginx_running(folder: Path, port: int, replicas: Sequence[int]) -> Iterator[
 def replica_running(port: int, *arguments: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
     """This server over HTTP, as a process of its own."""
     command = [sys.executable, "-m", "mcp_seedream", "--transport", "http", "--port", str(port), *arguments]
-
-    def ready() -> bool:
-        try:
-            return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    with started(command, ready, **settings) as process:
+    with started(command, lambda: healthy(port), **settings) as process:
         yield process
+
+
+def healthy(port: int) -> bool:
+    """Whether one of these servers answers there."""
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def listens(port: int) -> bool:

@@ -163,6 +163,14 @@ async def test_a_name_that_is_not_allowed(
         assert (await asked(address, "/health", **headers)).status_code == 200
 
 
+async def test_blanks_around_a_header_mean_nothing(table: ModelTable, upstream: str) -> None:
+    """Some HTTP servers leave those at its end on."""
+    app = create_app(read_settings(base_url=upstream), table=table)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as web:
+        response = await web.post("/mcp", json=LIST, headers={"host": "127.0.0.1 \t", "x-request-id": "mine "})
+    assert (response.status_code, response.headers["x-request-id"]) == (401, "mine")
+
+
 async def test_names_that_are_allowed(table: ModelTable, upstream: str) -> None:
     """Local ones by default, with any port; the public name; the origins that pages may call from."""
     given = {"public_url": "https://mcp.example.com", "cors_origins": ["https://app.example.com"]}

@@ -21,14 +21,13 @@ from mcp_seedream.metrics import Metrics
 from mcp_seedream.serving import create_app
 from mcp_seedream.settings import Settings, read_settings
 from mcp_seedream.workers import LINGER
-from tests.browser import npm_install
 from tests.manifests import DEPLOY, KUBERNETES, ROOT, Resource, containers, one, read, read_env, rendered, seconds
+from tests.node import COMPOSE_SCHEMA, npm_install
 
 SETTINGS = {str(field.validation_alias.choices[0]) for field in Settings.model_fields.values()}  # type: ignore[union-attr]
 [WAIT] = [rule.le for rule in Settings.model_fields["wait_seconds"].metadata if hasattr(rule, "le")]
 LEAVING = 5
 """Seconds for a process to be gone once its last call is answered, beside LINGER; a second is usual."""
-COMPOSE_SCHEMA = "dclint@3.1.0"
 NGINX = (DEPLOY / "nginx.conf").read_text("utf-8")
 MANIFESTS = rendered()
 names = pytest.mark.parametrize(

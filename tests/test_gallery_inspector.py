@@ -21,13 +21,12 @@ import pytest
 from playwright.async_api import BrowserContext, ConsoleMessage, Dialog, FrameLocator, Locator, Page, Route, expect
 
 from mcp_seedream.sandbox import Sandbox
-from tests.browser import PATIENCE, browsing, chromium_path, node, npm_install, with_node
+from tests.browser import PATIENCE, browsing, chromium_path
 from tests.conftest import BUSY, TOKEN, submits
+from tests.inspector import inspector_command, inspector_environment
 
 pytestmark = [pytest.mark.anyio, BUSY]
 
-INSPECTOR = "@modelcontextprotocol/inspector@2.12.0"
-PROGRAM = Path("node_modules", "@modelcontextprotocol", "inspector", "clients", "launcher", "build", "index.js")
 PROMPT = "a red fox <img src=x onerror=alert(1)>"
 LONG = 3600
 """Seconds that a picture takes until a test lets it be finished."""
@@ -81,32 +80,24 @@ def address(request: pytest.FixtureRequest, tmp_path: Path, upstream: str) -> It
 @contextmanager
 def inspecting(folder: Path) -> Iterator[str]:
     """Run the Inspector until it is done with; what it keeps, it keeps in the folder."""
-    program = npm_install([INSPECTOR]) / PROGRAM
+    command = [*inspector_command(), "--web", "--config", str(folder / "servers.json")]
     port = _free_port()
-    own = {
-        "HOME": str(folder),
-        "USERPROFILE": str(folder),
+    ports = {
         "HOST": "127.0.0.1",
         "CLIENT_PORT": str(port),
         "MCP_SANDBOX_PORT": "0",
         "MCP_APP_ORIGIN_PORT": "0",
         "MCP_AUTO_OPEN_ENABLED": "false",
-        "MCP_INSPECTOR_SECRET_STORE": "memory",
-    }
-    inherited = {
-        name: value
-        for name, value in with_node().items()
-        if not re.match("MCP_|INSPECTOR_|ALLOWED_|DANGEROUSLY_", name)
     }
     process = subprocess.Popen(
-        [node()[0], program, "--web", "--config", folder / "servers.json"],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         encoding="utf-8",
         cwd=folder,
-        env={**inherited, **own},
+        env=inspector_environment(folder) | ports,
     )
     with process:
         try:

@@ -14,6 +14,7 @@ import httpx2
 import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+from mcp_types import METHOD_NOT_FOUND
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -104,6 +105,19 @@ async def test_raw_json_rpc_of_every_revision(endpoint: str, revision: str) -> N
         *progress, result = read(await web.post(endpoint, json=body, headers=headers))
         assert result["result"]["structuredContent"]["status"] == "succeeded"
         assert progress[0]["params"]["message"].endswith("is accepted")
+
+
+async def test_nobody_need_listen(endpoint: str) -> None:
+    """What is offered never changes: nothing else is claimed, and no stream is held open for it."""
+    async with httpx.AsyncClient(timeout=5) as web:
+        body, headers = message("server/discover", LATEST)
+        [found] = read(await web.post(endpoint, json=body, headers=headers))
+        body, headers = message("subscriptions/listen", LATEST, {"notifications": {"toolsListChanged": True}})
+        response = await web.post(endpoint, json=body, headers=headers)
+    claimed = found["result"]["capabilities"]
+    assert [claimed[kind].get("listChanged") for kind in ("tools", "prompts", "resources")] == [False] * 3
+    assert claimed["resources"].get("subscribe") is False
+    assert (response.status_code, read(response)[0]["error"]["code"]) == (404, METHOD_NOT_FOUND)
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
