@@ -77,6 +77,8 @@ def install(options: argparse.Namespace, settings: Settings) -> int:
         _say(f"There is no token in it: {client.title} has you sign in at {url}.")
     if target.missing:
         _say(f"{client.title} was not found here (no {target.missing}): it will find this once it is installed.")
+    if not url and {".cache", "cache", "caches"} & {part.lower() for part in Path(sys.executable).parts}:
+        _say(f"{sys.executable} is in a cache, which may be emptied: install the package for good, and run this again.")
     _say(client.then)
     return 0
 

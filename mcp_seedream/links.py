@@ -67,7 +67,8 @@ def markdown() -> str:
         title: make(NAME, entry_without_secret(client, None, HOSTED, token=True))[0]
         for title, client, make in (("Cursor", "cursor", cursor_links), ("VS Code", "vscode", vscode_links))
     }
-    return " · ".join(f"[Add to {title}]({link})" for title, link in links.items()) + "\n"
+    shown = " · ".join(f"[Add to {title}]({link})" for title, link in links.items())
+    return f"{shown}: the server that AceDataCloud runs. Cursor has you sign in; VS Code asks for your token.\n"
 
 
 def _compact(value: Any) -> str:
