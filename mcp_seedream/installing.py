@@ -27,7 +27,7 @@ from mcp_seedream.settings import ClaudeCode, Settings, read_settings
 _SECRET = re.compile(
     r'("[^"\n]*(?:token|key|secret|password|authorization)[^"\n]*"\s*:\s*)"[^"\\\n]*(?:\\.[^"\\\n]*)*"', re.IGNORECASE
 )
-
+"""A member that is likely to be a secret: a difference also shows lines that are not ours."""
 _ADDRESS = re.compile(
     r"(https://([\w.-]+|\[[\da-f:]+\])|http://(localhost|127\.0\.0\.1|\[::1\]))(:\d{1,5})?(/[!-~]*)?", re.ASCII
 )
@@ -72,7 +72,7 @@ def install(options: argparse.Namespace, settings: Settings) -> int:
         return 0
     backup = config.replaced(data)
     done = "Added" if target.entry is None else "Updated"
-    _say(f'{done} "{options.name}" for {client.title} in {config.path}.{_kept(backup)}')
+    _say(f'{done} "{options.name}" for {client.title} in {config.path}.{_kept(backup, target.entry)}')
     if url and "headers" not in entry:
         _say(f"There is no token in it: {client.title} has you sign in at {url}.")
     if target.missing:
@@ -106,8 +106,7 @@ def uninstall(options: argparse.Namespace) -> int:
     # What can be had anew needs no backup, which would keep the token; a text that was cut gets one.
     backup = config.replaced(before, keep=earlier is None)
     how = " It held nothing else, and is gone." if before is None else " It is as it was before." if earlier else ""
-    token = ", token and all" if has_token(target.entry) else ""
-    _say(f'Removed "{options.name}" for {title} from {config.path}.{how}{_kept(backup, token)}')
+    _say(f'Removed "{options.name}" for {title} from {config.path}.{how}{_kept(backup, target.entry)}')
     _say(f"If {title} is running, it goes on with the server until it is restarted.")
     return 0
 
@@ -250,7 +249,8 @@ def _lines(text: str) -> list[str]:
     return text.splitlines()
 
 
-def _kept(backup: Path | None, token: str = "") -> str:
+def _kept(backup: Path | None, entry: Any) -> str:
+    token = ", token and all" if has_token(entry) else ""
     return f" As it was before{token}: {backup}" if backup else ""
 
 
