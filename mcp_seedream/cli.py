@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SANDBOXED = "Drawn by the sandbox: a placeholder, not a generated picture."
 SANDBOX_TOKEN = "sandbox"  # noqa: S105  (the sandbox takes any word)
+MCP_CLIENTS = ("claude-desktop", "claude-code", "cursor", "vscode", "windsurf", "devin", "zed")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,6 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             from mcp_seedream.trial import try_out  # noqa: PLC0415  (a client: the server has no use for it)
 
             return try_out(options, read_settings())
+        if options.command in ("install", "uninstall"):
+            from mcp_seedream import installing  # noqa: PLC0415  (the server has no use for it)
+
+            if options.command == "install":
+                return installing.install(options, read_settings())
+            return installing.uninstall(options)
         return _serve(options)
     except ConfigurationError as error:
         print(f"mcp-seedream: {error}", file=sys.stderr)  # noqa: T201
@@ -57,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sandbox", action="store_true", help="work against an emulation with drawn pictures")
     parser.add_argument("--sandbox-seconds", type=float, metavar="S", help="how long a sandbox picture takes")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
-    commands = parser.add_subparsers(dest="command", metavar="try")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands, instead of serving")
     trial = commands.add_parser(
         "try",
         help="make one picture, as an MCP client would",
@@ -82,7 +89,30 @@ def _parser() -> argparse.ArgumentParser:
     trial.add_argument("--output", type=Path, default=Path(), metavar="PATH", help="folder or file (default: here)")
     trial.add_argument("--sandbox", action="store_true", default=argparse.SUPPRESS, help="even if there is a token")
     trial.add_argument("--sandbox-seconds", type=float, default=argparse.SUPPRESS, metavar="S", help=argparse.SUPPRESS)
+    _add_install(commands)
     return parser
+
+
+def _add_install(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    install = commands.add_parser(
+        "install",
+        help="put this server into the settings of an MCP client",
+        description=(
+            "Put this server into the settings of an MCP client. The file is backed up, and all else in it stays as "
+            "it is. The token comes from ACEDATACLOUD_API_TOKEN, or is asked for."
+        ),
+    )
+    install.add_argument("client", choices=MCP_CLIENTS, help="which one")
+    install.add_argument("--hosted", action="store_true", help="the server that AceDataCloud runs, instead of this one")
+    install.add_argument("--url", metavar="URL", help="another hosted server")
+    install.add_argument("--sandbox", action="store_true", default=argparse.SUPPRESS, help="no token: drawn pictures")
+    install.add_argument("--link", action="store_true", help="print links that do it when clicked (cursor, vscode)")
+    uninstall = commands.add_parser("uninstall", help="take it out again", description="Take the entry out again.")
+    uninstall.add_argument("client", choices=MCP_CLIENTS, help="which one")
+    for parser in (install, uninstall):
+        parser.add_argument("--name", default="seedream", help="what the client calls the server (default: seedream)")
+        parser.add_argument("--config", type=Path, metavar="PATH", help="another settings file than the usual one")
+        parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -253,6 +253,14 @@ class Settings(BaseSettings):
         return value.rstrip("/")
 
 
+class ClaudeCode(BaseSettings):
+    """What another program's variable says: `install` has to look where Claude Code does."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True)
+
+    config_dir: Path | None = _env("CLAUDE_CONFIG_DIR", default=None)
+
+
 def read_settings(**given: Any) -> Settings:
     """The settings; `given` (from the command line) stand above the environment, and that above `.env`.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mcp_seedream.capabilities import ModelTable, read_table
 from mcp_seedream.guide import models_markdown, parameters_markdown
+from mcp_seedream.links import markdown
 from mcp_seedream.mishaps import WORDS
 from mcp_seedream.settings import Settings, read_settings
 
@@ -20,6 +21,7 @@ def rewritten(text: str, table: ModelTable) -> str:
         "parameters": parameters_markdown(table),
         "settings": _settings(),
         "sandbox": _sandbox(),
+        "links": markdown(),
     }
     for name, block in blocks.items():
         start, end = f"<!-- generated: {name} -->\n", "<!-- end -->"

@@ -121,7 +121,8 @@ def test_a_wrong_setting_stops_the_start(tmp_path: Path, env: dict[str, str], sa
 def test_version_and_help(tmp_path: Path) -> None:
     """The first things people ask."""
     assert run("--version", cwd=tmp_path).stdout == f"mcp-seedream {__version__}\n"
-    assert "try" in run("--help", cwd=tmp_path).stdout
+    shown = run("--help", cwd=tmp_path).stdout
+    assert all(f"    {command} " in shown for command in ("try", "install", "uninstall"))
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:

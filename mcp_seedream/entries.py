@@ -1,0 +1,214 @@
+"""The MCP clients that `install` knows: where each keeps its settings, and what an entry for a server looks like there.
+
+Places and shapes are from the clients' own documents and, where those are behind, from reports of their users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+TOKEN = "ACEDATACLOUD_API_TOKEN"  # noqa: S105  (the variable's name)
+HOSTED = "https://seedream.mcp.acedata.cloud/mcp"
+"""This server, as AceDataCloud serves it."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where programs keep a person's settings.
+
+    Args:
+        system: As `sys.platform` has it.
+        home: The person's own folder.
+        config: Linux: `$XDG_CONFIG_HOME` or `~/.config`; macOS: `~/Library/Application Support`; Windows: `%APPDATA%`.
+        local: Windows: `%LOCALAPPDATA%`; elsewhere it does not matter.
+        claude_code: `$CLAUDE_CONFIG_DIR`, where it is set.
+    """
+
+    system: str
+    home: Path
+    config: Path
+    local: Path
+    claude_code: Path | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """A settings file, and a folder or file that is there where its client is."""
+
+    file: Path
+    sign: Path
+
+
+@dataclass(frozen=True)
+class McpClient:
+    """A client, and how it wants to be told of servers.
+
+    Args:
+        title: Its name for people.
+        place: Where its settings are.
+        servers: The member of its settings that holds the servers.
+        then: What is left to do once they are written.
+        comments: Whether it reads comments and trailing commas; settings with some are no use to one that does not.
+        url: What it calls the address of a remote server; None if its file has only local ones.
+        local: What else an entry for a local server has.
+        remote: The same for a remote one.
+    """
+
+    title: str
+    place: Callable[[Folders], Place]
+    servers: str
+    then: str
+    comments: bool = True
+    url: str | None = "url"
+    local: Mapping[str, str] = field(default_factory=dict)
+    remote: Mapping[str, str] = field(default_factory=dict)
+
+    def local_entry(self, command: Sequence[str], token: str | None) -> dict[str, Any]:
+        """The entry that has the client start this command; without a token there is no `env`."""
+        entry = {**self.local, "command": command[0], "args": list(command[1:])}
+        return {**entry, "env": {TOKEN: token}} if token else entry
+
+    def remote_entry(self, url: str, token: str | None) -> dict[str, Any]:
+        """The entry that has it call this address; without a token it signs in there (OAuth)."""
+        entry: dict[str, Any] = {**self.remote, self.url or "url": url}
+        return {**entry, "headers": {"Authorization": f"Bearer {token}"}} if token else entry
+
+
+_ABOUT_START = {"command", "args", "env"}
+_ABOUT_ADDRESS = {"url", "serverUrl", "headers", "transport"}
+_SECRETS = {"env": TOKEN, "headers": "Authorization"}
+
+
+def merged(old: Any, new: Mapping[str, Any], *, keep_token: bool) -> dict[str, Any]:
+    """An entry that is there already, made anew: what people added to it stays, other variables and headers, too.
+
+    Args:
+        old: What stands there, of whatever shape.
+        new: The entry as it would be in an empty place.
+        keep_token: Whether the token that `old` has stays where `new` has none.
+    """
+    if not isinstance(old, Mapping):
+        return dict(new)
+    gone = _ABOUT_ADDRESS if "command" in new else _ABOUT_START
+    entry = {key: value for key, value in old.items() if key not in gone} | dict(new)
+    for place, secret in _SECRETS.items():
+        before = old.get(place)
+        if place in gone or not isinstance(before, Mapping):
+            continue
+        drop = "" if keep_token and place not in new else secret.lower()
+        entry[place] = {key: value for key, value in before.items() if key.lower() != drop} | new.get(place, {})
+        if before and not entry[place]:
+            del entry[place]
+    return entry
+
+
+def token_in(entry: Any) -> str | None:
+    """The token that an entry for a local server has."""
+    env = entry.get("env") if isinstance(entry, Mapping) else None
+    token = env.get(TOKEN) if isinstance(env, Mapping) else None
+    return token if isinstance(token, str) and token else None
+
+
+def has_token(entry: Any) -> bool:
+    """Whether an entry of either kind holds a secret."""
+    return token_in(entry) is not None or (isinstance(entry, Mapping) and "headers" in entry)
+
+
+def _claude_desktop(folders: Folders) -> Place:
+    """On Windows its packaged form reads neither `%APPDATA%` nor the file that its own Edit Config opens."""
+    folder = folders.config / "Claude"
+    if folders.system == "win32":
+        packaged = [
+            *sorted(folders.local.glob("Claude-Data/[Cc]laude_*")),
+            *sorted(path / "LocalCache/Roaming/Claude" for path in folders.local.glob("Packages/Claude_*")),
+        ]
+        folder = next(iter(packaged), folder)
+    return Place(folder / "claude_desktop_config.json", folder)
+
+
+def _claude_code(folders: Folders) -> Place:
+    folder = folders.claude_code
+    return Place((folder or folders.home) / ".claude.json", folder or folders.home / ".claude")
+
+
+def _cursor(folders: Folders) -> Place:
+    folder = folders.home / ".cursor"
+    return Place(folder / "mcp.json", folder)
+
+
+def _vscode(folders: Folders) -> Place:
+    folder = folders.config / "Code"
+    return Place(folder / "User" / "mcp.json", folder)
+
+
+def _windsurf(folders: Folders) -> Place:
+    folder = folders.home / ".codeium" / "windsurf"
+    return Place(folder / "mcp_config.json", folder)
+
+
+def _devin(folders: Folders) -> Place:
+    folder = _dot_config(folders) / "devin"
+    return Place(folder / "mcp_config.json", folder)
+
+
+def _zed(folders: Folders) -> Place:
+    folder = _dot_config(folders) / ("Zed" if folders.system == "win32" else "zed")
+    return Place(folder / "settings.json", folder)
+
+
+def _dot_config(folders: Folders) -> Path:
+    """Some programs keep to `~/.config` on macOS, too."""
+    return folders.home / ".config" if folders.system == "darwin" else folders.config
+
+
+CLIENTS: Mapping[str, McpClient] = {
+    "claude-desktop": McpClient(
+        "Claude Desktop",
+        _claude_desktop,
+        "mcpServers",
+        "Quit Claude Desktop altogether (closing its window is not enough) and start it. If it was running just now "
+        "and the entry is gone again, it wrote its settings back: quit it first, then run this once more.",
+        comments=False,
+        url=None,
+    ),
+    "claude-code": McpClient(
+        "Claude Code",
+        _claude_code,
+        "mcpServers",
+        "Start a new session of Claude Code; /mcp shows the server.",
+        comments=False,
+        local={"type": "stdio"},
+        remote={"type": "http"},
+    ),
+    "cursor": McpClient(
+        "Cursor", _cursor, "mcpServers", "Restart Cursor; its settings, under MCP, show the server and its switch."
+    ),
+    "vscode": McpClient(
+        "VS Code",
+        _vscode,
+        "servers",
+        "In VS Code run the command “MCP: List Servers”, choose the server and start it.",
+        local={"type": "stdio"},
+        remote={"type": "http"},
+    ),
+    "windsurf": McpClient(
+        "Windsurf", _windsurf, "mcpServers", "Press Refresh in Windsurf's MCP panel, or restart it.", url="serverUrl"
+    ),
+    "devin": McpClient(
+        "Devin Desktop (once Windsurf)",
+        _devin,
+        "mcpServers",
+        "Restart Devin Desktop; the MCP section of its agent panel shows the server.",
+        remote={"transport": "http"},
+    ),
+    "zed": McpClient("Zed", _zed, "context_servers", "Zed starts it by itself; the agent panel's settings show it."),
+}
+"""By the name that the command line has for it."""
+
+
+def found_as(name: str, folders: Folders) -> str:
+    """The client that is meant: where Windsurf has become Devin Desktop, that is the one which is there."""
+    return "devin" if name == "windsurf" and _devin(folders).sign.is_dir() else name

@@ -1,0 +1,259 @@
+"""The commands `install` and `uninstall`: this server's entry in the settings of an MCP client."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import getpass
+import json
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_config_path
+
+from mcp_seedream.configfile import ConfigFile, read
+from mcp_seedream.entries import CLIENTS, HOSTED, TOKEN, Folders, McpClient, found_as, has_token, merged, token_in
+from mcp_seedream.errors import TOKEN_PAGE, ConfigurationError
+from mcp_seedream.jsonc import changed, value_at, with_member, without_member
+from mcp_seedream.links import cursor_links, entry_without_secret, vscode_links
+from mcp_seedream.settings import ClaudeCode, Settings, read_settings
+
+_SECRET = re.compile(
+    r'("[^"\n]*(?:token|key|secret|password|authorization)[^"\n]*"\s*:\s*)"[^"\\\n]*(?:\\.[^"\\\n]*)*"', re.IGNORECASE
+)
+"""A member that is likely to be a secret: a difference also shows lines that are not ours."""
+_ADDRESS = re.compile(
+    r"(https://([\w.-]+|\[[\da-f:]+\])|http://(localhost|127\.0\.0\.1|\[::1\]))(:\d{1,5})?(/[!-~]*)?", re.ASCII
+)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """An entry in a settings file, as it is now."""
+
+    client: McpClient
+    config: ConfigFile
+    path: tuple[str, str]
+    entry: Any
+    missing: Path | None
+    """What shows that the client is there, and is not."""
+
+
+def install(options: argparse.Namespace, settings: Settings) -> int:
+    """Write the entry, or show what would be written, or print a link; 0 if it is there.
+
+    Args:
+        options: `client`, `hosted`, `url`, `sandbox`, `name`, `config`, `link`, `dry_run`.
+        settings: Where the token comes from.
+
+    Raises:
+        ConfigurationError: It can't be: says why; the file is as it was.
+    """
+    url = options.url or (HOSTED if options.hosted else None)
+    _check(options, url)
+    if options.link:
+        return _print_links(options, url)
+    target = _target(options)
+    client, config = target.client, target.config
+    entry = _remote(client, url, target.entry, settings) if url else _local(options, target, settings)
+    text = changed(config.text, target.path, target.entry, entry)
+    data = config.encoded(text)
+    if data == config.data:
+        _say(f'{client.title} has "{options.name}" already, in {config.path}. Nothing was changed.')
+        return 0
+    if options.dry_run:
+        _show(config, text)
+        return 0
+    backup = config.replaced(data)
+    done = "Added" if target.entry is None else "Updated"
+    _say(f'{done} "{options.name}" for {client.title} in {config.path}.{_kept(backup, target.entry)}')
+    if url and "headers" not in entry:
+        _say(f"There is no token in it: {client.title} has you sign in at {url}.")
+    if target.missing:
+        _say(f"{client.title} was not found here (no {target.missing}): it will find this once it is installed.")
+    if not url and {".cache", "cache", "caches"} & {part.lower() for part in Path(sys.executable).parts}:
+        _say(f"{sys.executable} is in a cache, which may be emptied: install the package for good, and run this again.")
+    _say(client.then)
+    return 0
+
+
+def uninstall(options: argparse.Namespace) -> int:
+    """Take the entry out, or show what would be; 0 if it is gone, and if there was none.
+
+    Args:
+        options: `client`, `name`, `config`, `dry_run`.
+
+    Raises:
+        ConfigurationError: As for `install`.
+    """
+    target = _target(options)
+    config, title = target.config, target.client.title
+    cut = without_member(config.text, target.path)
+    if cut == config.text:
+        _say(f'{title} has no "{options.name}" in {config.path}. Nothing was changed.')
+        return 0
+    earlier = _earlier(config, target.path, cut)
+    before = earlier.data if earlier else config.encoded(cut)
+    if options.dry_run:
+        _show(config, ConfigFile(config.path, before).text)
+        return 0
+    # What can be had anew needs no backup, which would keep the token; a text that was cut gets one.
+    backup = config.replaced(before, keep=earlier is None)
+    how = " It held nothing else, and is gone." if before is None else " It is as it was before." if earlier else ""
+    _say(f'Removed "{options.name}" for {title} from {config.path}.{how}{_kept(backup, target.entry)}')
+    _say(f"If {title} is running, it goes on with the server until it is restarted.")
+    return 0
+
+
+def _remote(client: McpClient, url: str, entry: Any, settings: Settings) -> dict[str, Any]:
+    if client.url is None:
+        raise ConfigurationError(
+            f"{client.title} has no remote servers in its file. Add {url} there under Settings, Connectors, Add "
+            "custom connector, and sign in; or install without --hosted. Nothing was changed."
+        )
+    same = isinstance(entry, dict) and entry.get(client.url) == url  # no token goes where it was not meant for
+    token = settings.token.get_secret_value() if settings.token else None
+    return merged(entry, client.remote_entry(url, token), keep_token=same)
+
+
+def _local(options: argparse.Namespace, target: _Target, settings: Settings) -> dict[str, Any]:
+    command = _this_command(sandbox=options.sandbox)
+    token = None if options.sandbox else _token(options, settings, target.entry)
+    return merged(target.entry, target.client.local_entry(command, token), keep_token=False)
+
+
+def _check(options: argparse.Namespace, url: str | None) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", options.name):
+        raise ConfigurationError("--name takes up to 40 letters, digits, - and _: some clients refuse others.")
+    if url and options.sandbox:
+        raise ConfigurationError("--sandbox is for a local server: leave it out, or --hosted and --url.")
+    if url and not _ADDRESS.fullmatch(url):
+        raise ConfigurationError(
+            "--url takes an address like https://seedream.example.com/mcp (http:// for localhost)."
+        )
+
+
+def _print_links(options: argparse.Namespace, url: str | None) -> int:
+    make = {"cursor": cursor_links, "vscode": vscode_links}.get(options.client)
+    if make is None:
+        raise ConfigurationError(f"{CLIENTS[options.client].title} has no such links: cursor and vscode have.")
+    command = None if url else _this_command(sandbox=options.sandbox)
+    entry = entry_without_secret(options.client, command, url or HOSTED, token=not options.sandbox)
+    for link in make(options.name, entry):
+        _say(link)
+    return 0
+
+
+def _target(options: argparse.Namespace) -> _Target:
+    folders = _folders()
+    client = CLIENTS[options.client if options.config else found_as(options.client, folders)]
+    place = client.place(folders)
+    config = read(options.config or place.file)
+    path = (client.servers, options.name)
+    try:
+        entry = value_at(config.text, path, comments=client.comments)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{config.path} is not what {client.title} can read: {error}. Nothing was changed."
+        ) from None
+    there = options.config or place.file.exists() or place.sign.exists()
+    return _Target(client, config, path, entry, None if there else place.sign)
+
+
+def _folders() -> Folders:
+    try:
+        home, roaming = Path.home(), user_config_path(roaming=True)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"Where settings are kept is not known ({error}): name the file with --config."
+        ) from None
+    # What the XDG variables say is nothing to programs on macOS, though platformdirs follows them there.
+    config = home / "Library" / "Application Support" if sys.platform == "darwin" else roaming
+    return Folders(sys.platform, home, config, user_config_path(), ClaudeCode().config_dir)
+
+
+def _this_command(*, sandbox: bool) -> list[str]:
+    """What starts this very installation, in whatever folder."""
+    try:
+        distribution("mcp-seedream")
+    except PackageNotFoundError:
+        raise ConfigurationError("This runs from a folder and is not installed: `pip install .` there first.") from None
+    script = shutil.which("mcp-seedream", path=str(Path(sys.executable).parent))
+    start = [script] if script else [sys.executable, "-P", "-m", "mcp_seedream"]
+    return [*start, "--sandbox"] if sandbox else start
+
+
+def _token(options: argparse.Namespace, settings: Settings, entry: Any) -> str:
+    if settings.token:
+        return settings.token.get_secret_value()
+    if there := token_in(entry):
+        return there
+    if options.dry_run:
+        return "your-token"
+    typed = _asked() if sys.stdin and sys.stdin.isatty() else ""
+    token = read_settings(token=typed).token if typed else None
+    if token is None:
+        raise ConfigurationError(
+            f"There is no API token. Put it into {TOKEN} (the environment, or .env here; {TOKEN_PAGE} has one for "
+            "you), or try it out without one: --sandbox. Nothing was changed."
+        )
+    return token.get_secret_value()
+
+
+def _asked() -> str:
+    try:
+        return getpass.getpass(f"AceDataCloud API token (from {TOKEN_PAGE}; it is not shown): ").strip()
+    except EOFError:
+        return ""
+
+
+def _earlier(config: ConfigFile, path: Sequence[str], cut: str) -> ConfigFile | None:
+    """The file from before it had the entry, if nothing else has changed since: to the byte, as a backup has it.
+
+    Args:
+        config: With the entry.
+        path: The entry's.
+        cut: The text without it, which still has whatever was made for it.
+    """
+    for earlier in (*config.backups(), ConfigFile(config.path, None)):
+        try:
+            without_entry = value_at(earlier.text, path) is None
+            if without_entry and without_member(with_member(earlier.text, path, {}), path) == cut:
+                return earlier
+        except (ValueError, ConfigurationError):
+            continue  # a backup of something else
+    return None
+
+
+def _show(config: ConfigFile, text: str) -> None:
+    old, new = _lines(config.text), _lines(text)
+    name = str(config.path)
+    for line in difflib.unified_diff(old, new, name, f"{name} (as it would be)", lineterm=""):
+        _say(_SECRET.sub(r'\1"***"', line))
+    _say("Nothing was written.")
+
+
+def _lines(text: str) -> list[str]:
+    """As they are; a file on one line is shown on several."""
+    if "\n" not in text.strip():
+        try:
+            return json.dumps(json.loads(text), indent=2, ensure_ascii=False).splitlines()
+        except ValueError:
+            pass
+    return text.splitlines()
+
+
+def _kept(backup: Path | None, entry: Any) -> str:
+    token = ", token and all" if has_token(entry) else ""
+    return f" As it was before{token}: {backup}" if backup else ""
+
+
+def _say(text: str) -> None:
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))  # noqa: T201

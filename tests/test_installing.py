@@ -1,0 +1,690 @@
+"""The entry in a client's settings: written, shown, changed and taken out again, in homes of every layout."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mcp import Client, StdioServerParameters
+
+from mcp_seedream.cli import MCP_CLIENTS, main
+from mcp_seedream.configfile import read
+from mcp_seedream.entries import CLIENTS, HOSTED, TOKEN, Folders, found_as, merged
+from mcp_seedream.errors import ConfigurationError
+from mcp_seedream.jsonc import parsed
+from tests.test_jsonc import is_within, jsonc, objects
+
+SCRIPT = str(Path(sys.executable).parent / "mcp-seedream")
+SECRET = "a-secret-token"
+OTHER = {"command": "npx", "args": ["-y", "other"], "env": {"OTHER_API_KEY": "other-secret"}}
+REMOTE = [name for name in MCP_CLIENTS if name != "claude-desktop"]
+
+
+class Person:
+    """Somebody with a home folder on a Linux system, at a command line."""
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.home = home
+        self.env = {"HOME": str(home), "PATH": ""}
+        self.folders = Folders("linux", home, home / ".config", home)
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+
+    def run(self, *arguments: str, token: str | None = SECRET) -> tuple[int, str, str]:
+        """The exit status, and what is on stdout and stderr."""
+        with self._monkeypatch.context() as here:
+            for name in os.environ:
+                here.delenv(name)
+            for name, value in (self.env | ({TOKEN: token} if token else {})).items():
+                here.setenv(name, value)
+            here.chdir(self.home)
+            status = main(arguments)
+        said = self._capsys.readouterr()
+        assert SECRET not in said.out + said.err
+        return status, said.out, said.err
+
+    def done(self, *arguments: str, token: str | None = SECRET) -> str:
+        """What it says, after it went well."""
+        status, out, err = self.run(*arguments, token=token)
+        assert (status, err) == (0, "")
+        return out
+
+    def refused(self, *arguments: str, token: str | None = SECRET) -> str:
+        """Its one line on stderr, after it did not."""
+        status, out, err = self.run(*arguments, token=token)
+        assert (status, out) == (2, "")
+        assert err.startswith("mcp-seedream: ")
+        assert err.count("\n") == 1
+        return err
+
+    def file(self, client: str) -> Path:
+        return CLIENTS[client].place(self.folders).file
+
+    def has(self, client: str, content: bytes | str) -> Path:
+        """Their settings, before."""
+        file = self.file(client)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+        return file
+
+    def entry(self, client: str, name: str = "seedream") -> Any:
+        return parsed(self.file(client).read_text("utf-8-sig"))[CLIENTS[client].servers][name]
+
+
+@pytest.fixture
+def person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Person:
+    home = tmp_path / "home"
+    home.mkdir()
+    return Person(home, monkeypatch, capsys)
+
+
+def backups(file: Path) -> list[Path]:
+    return sorted(file.parent.glob(f"{file.name}.backup-*"))
+
+
+def mode(file: Path) -> int:
+    return stat.S_IMODE(file.stat().st_mode)
+
+
+LINUX = Folders("linux", Path("/home/ann"), Path("/home/ann/.config"), Path("/home/ann/.config"))
+MOVED = Folders("linux", Path("/home/ann"), Path("/xdg"), Path("/xdg"), claude_code=Path("/claude"))
+MAC = Folders("darwin", Path("/Users/ann"), Path("/Users/ann/Library/Application Support"), Path("/nowhere"))
+WINDOWS = Folders("win32", Path("C:/Users/ann"), Path("C:/Users/ann/Roaming"), Path("C:/Users/ann/Local"))
+
+
+@pytest.mark.parametrize(
+    ("folders", "client", "file"),
+    [
+        (LINUX, "claude-desktop", "/home/ann/.config/Claude/claude_desktop_config.json"),
+        (LINUX, "claude-code", "/home/ann/.claude.json"),
+        (LINUX, "cursor", "/home/ann/.cursor/mcp.json"),
+        (LINUX, "vscode", "/home/ann/.config/Code/User/mcp.json"),
+        (LINUX, "windsurf", "/home/ann/.codeium/windsurf/mcp_config.json"),
+        (LINUX, "devin", "/home/ann/.config/devin/mcp_config.json"),
+        (LINUX, "zed", "/home/ann/.config/zed/settings.json"),
+        (MOVED, "claude-desktop", "/xdg/Claude/claude_desktop_config.json"),
+        (MOVED, "claude-code", "/claude/.claude.json"),
+        (MOVED, "cursor", "/home/ann/.cursor/mcp.json"),
+        (MOVED, "vscode", "/xdg/Code/User/mcp.json"),
+        (MOVED, "windsurf", "/home/ann/.codeium/windsurf/mcp_config.json"),
+        (MOVED, "devin", "/xdg/devin/mcp_config.json"),
+        (MOVED, "zed", "/xdg/zed/settings.json"),
+        (MAC, "claude-desktop", "/Users/ann/Library/Application Support/Claude/claude_desktop_config.json"),
+        (MAC, "claude-code", "/Users/ann/.claude.json"),
+        (MAC, "cursor", "/Users/ann/.cursor/mcp.json"),
+        (MAC, "vscode", "/Users/ann/Library/Application Support/Code/User/mcp.json"),
+        (MAC, "windsurf", "/Users/ann/.codeium/windsurf/mcp_config.json"),
+        (MAC, "devin", "/Users/ann/.config/devin/mcp_config.json"),
+        (MAC, "zed", "/Users/ann/.config/zed/settings.json"),
+        (WINDOWS, "claude-desktop", "C:/Users/ann/Roaming/Claude/claude_desktop_config.json"),
+        (WINDOWS, "claude-code", "C:/Users/ann/.claude.json"),
+        (WINDOWS, "cursor", "C:/Users/ann/.cursor/mcp.json"),
+        (WINDOWS, "vscode", "C:/Users/ann/Roaming/Code/User/mcp.json"),
+        (WINDOWS, "windsurf", "C:/Users/ann/.codeium/windsurf/mcp_config.json"),
+        (WINDOWS, "devin", "C:/Users/ann/Roaming/devin/mcp_config.json"),
+        (WINDOWS, "zed", "C:/Users/ann/Roaming/Zed/settings.json"),
+    ],
+)
+def test_where_settings_are(folders: Folders, client: str, file: str) -> None:
+    """On each system, as each client has it."""
+    assert CLIENTS[client].place(folders).file == Path(file)
+
+
+def test_where_claude_desktop_is_when_windows_packages_it(tmp_path: Path) -> None:
+    """In one of two folders that other programs do not share with it; the newer one counts."""
+    folders = Folders("win32", tmp_path, tmp_path / "Roaming", tmp_path / "Local")
+    (folders.config / "Claude").mkdir(parents=True)
+    found = [CLIENTS["claude-desktop"].place(folders).file.parent]
+    for folder in ("Packages/Claude_pzs8sxrjxfjjc", "Claude-Data/claude_pzs8sxrjxfjjc"):
+        (folders.local / folder).mkdir(parents=True)
+        found.append(CLIENTS["claude-desktop"].place(folders).file.parent)
+    packaged = folders.local / "Packages" / "Claude_pzs8sxrjxfjjc" / "LocalCache" / "Roaming" / "Claude"
+    assert found == [folders.config / "Claude", packaged, folders.local / "Claude-Data" / "claude_pzs8sxrjxfjjc"]
+
+
+def test_windsurf_that_became_devin_desktop(person: Person) -> None:
+    """Is found under its new name, where that is there, and said to be."""
+    assert found_as("windsurf", person.folders) == "windsurf"
+    person.file("devin").parent.mkdir(parents=True)
+    assert found_as("windsurf", person.folders) == "devin"
+    assert "for Devin Desktop (once Windsurf) in" in person.done("install", "windsurf")
+    assert person.entry("devin")["command"] == SCRIPT
+    assert not person.file("windsurf").exists()
+
+
+def test_the_command_line_knows_every_client() -> None:
+    """It has their names by itself, since the server's start need not wait for what they are."""
+    assert tuple(CLIENTS) == MCP_CLIENTS
+    code = "import sys, mcp_seedream.cli; sys.exit('mcp_seedream.entries' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("client", MCP_CLIENTS)
+def test_a_local_entry(person: Person, client: str) -> None:
+    """Runs this very installation, with the token, in a file that is its owner's alone."""
+    said = person.done("install", client)
+    file = person.file(client)
+    typed = {"type": "stdio"} if client in ("claude-code", "vscode") else {}
+    assert person.entry(client) == {**typed, "command": SCRIPT, "args": [], "env": {TOKEN: SECRET}}
+    assert f'Added "seedream" for {CLIENTS[client].title} in {file}.' in said
+    assert CLIENTS[client].then in said
+    assert mode(file) == 0o600
+    assert backups(file) == []
+
+
+@pytest.mark.parametrize("client", REMOTE)
+@pytest.mark.parametrize("token", [SECRET, None])
+def test_a_hosted_entry(person: Person, client: str, token: str | None) -> None:
+    """Names the address as the client wants it; without a token people sign in, and are told."""
+    said = person.done("install", client, "--hosted", token=token)
+    more = {"claude-code": {"type": "http"}, "vscode": {"type": "http"}, "devin": {"transport": "http"}}.get(client, {})
+    address = "serverUrl" if client == "windsurf" else "url"
+    headers = {"headers": {"Authorization": f"Bearer {token}"}} if token else {}
+    assert person.entry(client) == {**more, address: HOSTED, **headers}
+    assert ("has you sign in at" in said) is (token is None)
+
+
+def test_claude_desktop_has_no_remote_servers(person: Person) -> None:
+    """It says where they belong; no file is made."""
+    said = person.refused("install", "claude-desktop", "--hosted")
+    assert "Settings, Connectors" in said
+    assert HOSTED in said
+    assert not person.file("claude-desktop").exists()
+
+
+def test_another_hosted_server(person: Person) -> None:
+    """By its address, under a name."""
+    person.done("install", "cursor", "--url", "http://localhost:8000/mcp", "--name", "mine")
+    assert person.entry("cursor", "mine")["url"] == "http://localhost:8000/mcp"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--url", "seedream.example.com"], "--url takes an address"),
+        (["--url", "http://example.com/mcp"], "--url takes an address"),
+        (["--url", "https://a b/mcp"], "--url takes an address"),
+        (["--url", "https://"], "--url takes an address"),
+        (["--url", "https://user:word@example.com/mcp"], "--url takes an address"),
+        (["--hosted", "--sandbox"], "--sandbox is for a local server"),
+        (["--name", ""], "--name takes"),
+        (["--name", "my seedream"], "--name takes"),
+        (["--name", "x" * 41], "--name takes"),
+        (["--config", "~nobodyhere/x.json"], "can't be read"),
+    ],
+)
+def test_options_that_make_no_sense(person: Person, arguments: list[str], says: str) -> None:
+    """Are named, and nothing is written."""
+    assert says in person.refused("install", "cursor", *arguments)
+    assert list(person.home.iterdir()) == []
+
+
+def test_without_a_token(person: Person) -> None:
+    """Both ways out are named; one is the sandbox, and another a file `.env`."""
+    said = person.refused("install", "cursor", token=None)
+    assert TOKEN in said
+    assert "--sandbox" in said
+    assert not person.file("cursor").exists()
+    person.done("install", "cursor", "--sandbox", token=None)
+    assert person.entry("cursor") == {"command": SCRIPT, "args": ["--sandbox"]}
+    (person.home / ".env").write_text(f"{TOKEN}={SECRET}\n")
+    person.done("install", "cursor", token=None)
+    assert person.entry("cursor") == {"command": SCRIPT, "args": [], "env": {TOKEN: SECRET}}
+    person.done("--sandbox", "install", "cursor", token=None)
+    assert person.entry("cursor") == {"command": SCRIPT, "args": ["--sandbox"]}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such terminals there")
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (f" Bearer {SECRET}\n", "Added"),
+        ("\n", "There is no API token"),
+        ("two words\n", "it has blanks"),
+        ("\x04", "no"),
+    ],
+)
+def test_a_token_is_asked_for(person: Person, typed: str, says: str) -> None:
+    """At a terminal, and not shown there."""
+    import pty  # noqa: PLC0415  (no such module on Windows)
+
+    mine, theirs = pty.openpty()
+    with os.fdopen(mine, "r+b", buffering=0) as terminal, os.fdopen(theirs, "r+b", buffering=0) as end:
+        process = subprocess.Popen(
+            [SCRIPT, "install", "cursor"], env=person.env, stdin=end, stdout=end, stderr=end, start_new_session=True
+        )
+        shown = b""
+        while b"not shown): " not in shown:
+            shown += terminal.read(1000)
+        terminal.write(typed.encode())
+        assert process.wait(30) == (0 if says == "Added" else 2)
+        shown += terminal.read(10_000)
+    assert says in shown.decode()
+    assert SECRET not in shown.decode()
+    assert person.file("cursor").exists() is (says == "Added")
+
+
+def test_a_client_that_is_not_there(person: Person) -> None:
+    """Gets its file all the same, with a remark; one that is there gets none."""
+    assert f"Zed was not found here (no {person.home / '.config' / 'zed'})" in person.done("install", "zed")
+    person.file("cursor").parent.mkdir()
+    assert "not found" not in person.done("install", "cursor")
+    assert "not found" not in person.done("install", "vscode", "--config", str(person.home / "mcp.json"))
+
+
+SETTINGS = {
+    "claude-desktop": '{\n  "preferences": {"theme": "dark"},\n  "mcpServers": {\n    "other": OTHER\n  }\n}',
+    "claude-code": '{\n  "numStartups": 12,\n  "mcpServers": {},\n  "projects": {"/a": {"mcpServers": {}}}\n}\n',
+    "cursor": '\ufeff{\r\n\t"mcpServers": {\r\n\t\t"other": OTHER\r\n\t}\r\n}\r\n',
+    "vscode": '{\n  // mine\n  "inputs": [],\n  "servers": {\n    "other": OTHER, // keep\n  },\n}\n',
+    "windsurf": '{"mcpServers":{"other":OTHER}}',
+    "devin": "{}",
+    "zed": '// mine\n{\n  "theme": "One Dark", // dark\n  /* "context_servers": {} */\n  "vim_mode": true,\n}\n',
+}
+
+
+@pytest.mark.parametrize(
+    ("client", "remote"), [*((client, False) for client in MCP_CLIENTS), *((client, True) for client in REMOTE)]
+)
+def test_everything_else_stays(person: Person, client: str, remote: bool) -> None:
+    """Comments, order, blanks, a byte order mark; a second time changes nothing; in the end every byte is back."""
+    before = SETTINGS[client].replace("OTHER", json.dumps(OTHER)).encode()
+    file = person.has(client, before)
+    file.chmod(0o640)
+    hosted = ["--hosted"] if remote else []
+    said = person.done("install", client, *hosted)
+    after = file.read_bytes()
+    assert is_within(before.decode("utf-8-sig"), after.decode("utf-8-sig"))
+    assert after.startswith(b"\xef\xbb\xbf") is before.startswith(b"\xef\xbb\xbf")
+    assert (b"\r\n" in after) is (b"\r\n" in before)
+    assert person.entry(client)["url" if remote and client != "windsurf" else "serverUrl" if remote else "command"]
+    kept = backups(file)
+    assert [backup.read_bytes() for backup in kept] == [before]
+    assert str(kept[0]) in said
+    assert mode(kept[0]) == mode(file) == 0o640
+
+    moment = file.stat().st_mtime_ns
+    assert "already" in person.done("install", client, *hosted)
+    assert file.stat().st_mtime_ns == moment
+    assert backups(file) == kept
+
+    assert "It is as it was before." in person.done("uninstall", client)
+    assert file.read_bytes() == before
+    assert mode(file) == 0o640
+    assert backups(file) == kept
+    assert "has no" in person.done("uninstall", client)
+
+
+def test_another_token(person: Person) -> None:
+    """Replaces the old one and nothing else, without being seen; what people added to the entry stays."""
+    person.done("install", "zed", token="an-old-token")
+    file = person.file("zed")
+    text = file.read_text().replace('"env": {', '"enabled": true, // mine\n      "env": {\n        "MINE": "1",')
+    file.write_text(text)
+    said = person.done("install", "zed", token=SECRET)
+    assert 'Updated "seedream"' in said
+    assert "token and all: " in said
+    assert file.read_text() == text.replace("an-old-token", SECRET)
+    assert [backup.read_text() for backup in backups(file)] == [text]
+
+
+def test_a_token_that_is_there_stays(person: Person) -> None:
+    """When there is no other: whoever installs once more need not have it at hand."""
+    person.done("install", "cursor")
+    file = person.has("cursor", person.file("cursor").read_text().replace(SCRIPT, "/old/mcp-seedream"))
+    person.done("install", "cursor", token=None)
+    assert person.entry("cursor") == {"command": SCRIPT, "args": [], "env": {TOKEN: SECRET}}
+    assert len(backups(file)) == 1
+
+
+def test_a_token_goes_nowhere_else(person: Person) -> None:
+    """One for a hosted server stays as long as that is its address."""
+    person.done("install", "cursor", "--hosted")
+    assert "already" in person.done("install", "cursor", "--hosted", token=None)
+    person.done("install", "cursor", "--url", "https://other.example.com/mcp", token=None)
+    assert person.entry("cursor") == {"url": "https://other.example.com/mcp"}
+
+
+@pytest.mark.parametrize("client", REMOTE)
+def test_from_local_to_hosted_and_back(person: Person, client: str) -> None:
+    """No half of the other kind stays."""
+    person.done("install", client)
+    local = person.entry(client)
+    person.done("install", client, "--hosted")
+    hosted = person.entry(client)
+    assert not {"command", "args", "env"} & hosted.keys()
+    person.done("install", client)
+    assert person.entry(client) == local
+    person.done("uninstall", client)
+    assert not person.file(client).exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "made"),
+    [
+        (None, {"command": "c"}, {"command": "c"}),
+        ("nonsense", {"command": "c"}, {"command": "c"}),
+        ({"command": {"path": "p"}, "source": "custom"}, {"command": "c"}, {"command": "c", "source": "custom"}),
+        ({"env": {TOKEN: "t", "A": "1"}}, {"command": "c"}, {"command": "c", "env": {"A": "1"}}),
+        ({"env": {TOKEN: "t"}}, {"command": "c"}, {"command": "c"}),
+        ({"env": {}}, {"command": "c"}, {"command": "c", "env": {}}),
+        ({"env": [1]}, {"command": "c", "env": {TOKEN: "t"}}, {"command": "c", "env": {TOKEN: "t"}}),
+        (
+            {"url": "u", "headers": {"authorization": "old", "X": "1"}},
+            {"url": "u", "headers": {"Authorization": "new"}},
+            {"url": "u", "headers": {"Authorization": "new", "X": "1"}},
+        ),
+        ({"url": "u", "headers": {"X": "1"}, "timeout": 9}, {"command": "c"}, {"command": "c", "timeout": 9}),
+    ],
+)
+def test_an_entry_of_another_shape(old: Any, new: dict[str, Any], made: dict[str, Any]) -> None:
+    """Whatever stands there, what is ours is as it should be, and what is not stays."""
+    assert merged(old, new, keep_token=False) == made
+
+
+def test_a_dry_run(person: Person) -> None:
+    """Shows the difference, no secret in it, and writes nothing; it needs no token."""
+    before = '{\n  "mcpServers": {\n    "other": {"env": {"OTHER_API_KEY": "other-secret"}}\n  }\n}\n'
+    file = person.has("cursor", before)
+    shown = person.done("install", "cursor", "--dry-run", token=None)
+    assert shown.startswith(f"--- {file}\n+++ {file}")
+    assert f'+      "command": "{SCRIPT}"' in shown
+    assert f'+        "{TOKEN}": "***"' in shown
+    assert '"OTHER_API_KEY": "***"' in shown
+    assert "other-secret" not in person.done("install", "cursor", "--dry-run", "--hosted") + shown
+    assert file.read_text() == before
+    assert list(file.parent.iterdir()) == [file]
+    person.done("install", "zed", "--dry-run")
+    assert not person.file("zed").parent.exists()
+    person.done("install", "cursor")
+    after = file.read_text()
+    assert f'-        "{TOKEN}": "***"' in person.done("uninstall", "cursor", "--dry-run")
+    assert file.read_text() == after
+
+
+def test_a_dry_run_of_a_file_on_one_line(person: Person) -> None:
+    """Shows a difference that can be read."""
+    person.has("cursor", json.dumps({"long": ["x"] * 1000, "mcpServers": {"other": OTHER}}))
+    shown = person.done("install", "cursor", "--dry-run")
+    assert f'+      "command": "{SCRIPT}",' in shown
+    assert "other-secret" not in shown
+    assert len(shown.splitlines()) < 40
+
+
+def test_what_was_changed_since_stays_changed(person: Person) -> None:
+    """The entry is cut out then, and the backup, which has the token, is named."""
+    file = person.has("zed", '{\n  "theme": "One Dark"\n}\n')
+    person.done("install", "zed")
+    file.write_text(file.read_text().replace("One Dark", "Ayu"))
+    assert "token and all" in person.done("uninstall", "zed")
+    assert file.read_text() == '{\n  "theme": "Ayu",\n  "context_servers": {}\n}\n'
+    assert len(backups(file)) == 2
+
+
+def test_a_file_that_was_not_there_is_gone_again(person: Person) -> None:
+    """With every copy of the token."""
+    person.done("install", "cursor")
+    assert "It held nothing else, and is gone." in person.done("uninstall", "cursor")
+    assert list(person.file("cursor").parent.iterdir()) == []
+
+
+def test_several_entries(person: Person) -> None:
+    """Side by side, each by its name."""
+    person.done("install", "cursor")
+    person.done("install", "cursor", "--sandbox", "--name", "try-out")
+    person.done("uninstall", "cursor")
+    assert parsed(person.file("cursor").read_text())["mcpServers"].keys() == {"try-out"}
+
+
+ODD = [
+    ("{", "is not what Zed can read: line 1, column 2"),
+    ('{"context_servers": []}', "`context_servers` is a list where an object has to be"),
+    ("[]", "it is a list where an object has to be"),
+    ("null", "it is null where an object has to be"),
+    (b"\xff\xfe{\x00}\x00", "is not UTF-8"),
+    (b'{"a": "\xe9"}', "is not UTF-8"),
+    ("<settings/>", "line 1, column 1"),
+]
+
+
+@pytest.mark.parametrize(("content", "says"), ODD)
+@pytest.mark.parametrize("command", ["install", "uninstall"])
+def test_a_file_that_is_no_settings(person: Person, command: str, content: bytes | str, says: str) -> None:
+    """Is left as it is, by either command, with a line that says what is wrong."""
+    file = person.has("zed", content)
+    before = file.read_bytes()
+    said = person.refused(command, "zed")
+    assert says in said
+    assert str(file) in said
+    assert "Nothing was changed." in said
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("client", ["claude-desktop", "claude-code"])
+def test_comments_where_the_client_reads_none(person: Person, client: str) -> None:
+    """It would ignore the whole file: that is said, rather than that all is well."""
+    person.has(client, '{\n  "a": 1, // one\n}')
+    assert f"is not what {CLIENTS[client].title} can read: line 2, column 11" in person.refused("install", client)
+
+
+@pytest.mark.parametrize("content", ["", " \n", "{}", "{}\n", "{ }", '{"mcpServers": {}}', '{"mcpServers": {\n}\n}'])
+def test_a_file_with_nothing_in_it(person: Person, content: str) -> None:
+    """Is fine, and comes back to the byte."""
+    file = person.has("claude-desktop", content)
+    person.done("install", "claude-desktop")
+    assert person.entry("claude-desktop")["command"] == SCRIPT
+    person.done("uninstall", "claude-desktop")
+    assert file.read_text() == content
+
+
+def test_places_that_are_no_files(person: Person) -> None:
+    """A folder, a device, a pipe, a circle of links, a file where a folder should be, too long a name."""
+    (person.home / "folder").mkdir()
+    os.mkfifo(person.home / "pipe")
+    (person.home / "circle").symlink_to(person.home / "circle")
+    (person.home / "file").write_text("")
+    for place in ("folder", "/dev/null", "pipe", "circle", "file/settings.json", "x" * 300):
+        assert (
+            "can't be read" in (said := person.refused("install", "zed", "--config", place)) or "is not a file" in said
+        )
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Root may write everywhere; within this, it is nobody."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are another matter there")
+def test_without_permission() -> None:
+    """To read the file, to write beside it, to make its folder: a line, and the file as it was."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file = folder / "settings.json"
+        file.write_text("{}")
+        folder.chmod(0o555)
+        config = read(file)
+        for data in (b"{ }", None):
+            with unprivileged(), pytest.raises(ConfigurationError, match=r"can't be written: Permission denied"):
+                config.replaced(data)
+        with unprivileged(), pytest.raises(ConfigurationError, match=r"can't be written: Permission denied"):
+            read(folder / "Code" / "User" / "mcp.json").replaced(b"{}")
+        file.chmod(0o200)
+        with unprivileged(), pytest.raises(ConfigurationError, match=r"can't be read: Permission denied"):
+            read(file)
+        file.chmod(0o600)
+        folder.chmod(0o755)
+        assert file.read_text() == "{}"
+        assert list(folder.iterdir()) == [file]
+
+
+def test_a_link_stays_one(person: Person) -> None:
+    """What it points to is changed, where that lies, and the backup is beside it; one that points nowhere, too."""
+    real = person.home / "dotfiles" / "zed.json"
+    real.parent.mkdir()
+    real.write_text("{}")
+    file = person.file("zed")
+    file.parent.mkdir(parents=True)
+    file.symlink_to(os.path.relpath(real, file.parent))
+    person.done("install", "zed")
+    assert file.is_symlink()
+    assert SECRET in real.read_text()
+    assert len(backups(real)) == 1
+    real.unlink()
+    person.done("install", "zed")
+    assert SECRET in real.read_text()
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root may give files away")
+def test_the_owner_stays(person: Person) -> None:
+    """Whoever runs the command."""
+    file = person.has("zed", "{}")
+    os.chown(file, 65534, 65534)
+    person.done("install", "zed")
+    assert [(path.stat().st_uid, path.stat().st_gid) for path in (file, *backups(file))] == [(65534, 65534)] * 2
+
+
+LIMITED = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, {how})
+resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
+from mcp_seedream.cli import main
+sys.exit(main(["install", "zed"]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limits there")
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_crash_between_backup_and_writing(person: Person, killed: bool) -> None:
+    """A process that is killed, or a disk that is full, when the new text is a bit longer: the old file is there."""
+    before = json.dumps({"theme": "x" * 5000})
+    file = person.has("zed", before)
+    code = LIMITED.format(how="signal.SIG_DFL" if killed else "signal.SIG_IGN", size=len(before))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=person.env | {TOKEN: SECRET}, capture_output=True, text=True, check=False
+    )
+    assert file.read_text() == before
+    if killed:
+        assert done.returncode == -signal.SIGXFSZ
+        assert [backup.read_text() for backup in backups(file)] == [before]
+    else:
+        assert (done.returncode, "can't be written: File too large" in done.stderr) == (2, True)
+        assert list(file.parent.iterdir()) == [file]
+    person.done("install", "zed")
+    person.done("uninstall", "zed")
+    assert file.read_text() == before
+
+
+def test_a_client_that_writes_at_the_same_time(person: Person) -> None:
+    """Is not overwritten: whoever reads before another program writes has to read again."""
+    file = person.has("claude-code", "{}")
+    config = read(file)
+    file.write_text('{"numStartups": 1}')
+    for data in (b'{"mcpServers": {}}', None):
+        with pytest.raises(ConfigurationError, match="was changed by another program just now"):
+            config.replaced(data)
+    assert file.read_text() == '{"numStartups": 1}'
+    assert list(file.parent.iterdir()) == [file]
+
+
+@given(value=objects, data=st.data(), client=st.sampled_from(MCP_CLIENTS))
+@settings(max_examples=40, deadline=None)
+def test_any_settings_survive(value: dict[str, Any], data: st.DataObject, client: str) -> None:
+    """Whatever else they hold, however it is written: installed, changed, taken out again, they are the same bytes."""
+    value.pop(CLIENTS[client].servers, None)
+    text = (
+        data.draw(jsonc(value))
+        if CLIENTS[client].comments
+        else json.dumps(value, indent=data.draw(st.sampled_from([None, 2])))
+    )
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "settings.json"
+        before = data.draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + text.encode()
+        file.write_bytes(before)
+        for sandbox in (["--sandbox"], ["--sandbox", "--name", "second"]):
+            assert main(["install", client, "--config", str(file), *sandbox]) == 0
+        after = parsed(file.read_text("utf-8-sig"))
+        assert after.pop(CLIENTS[client].servers).keys() == {"seedream", "second"}
+        assert after == parsed(json.dumps(value))
+        assert main(["uninstall", client, "--config", str(file), "--name", "second"]) == 0
+        assert main(["uninstall", client, "--config", str(file)]) == 0
+        assert file.read_bytes() == before
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("client", MCP_CLIENTS)
+async def test_what_was_written_runs(person: Person, client: str, anyio_backend: str) -> None:
+    """From the file, as the client would start it, in a folder of its own and with no environment to speak of."""
+    person.done("install", client, "--sandbox", token=None)
+    entry = person.entry(client)
+    server = StdioServerParameters(
+        command=entry["command"], args=entry["args"], env=entry.get("env"), cwd=person.file(client).parent
+    )
+    async with Client(server) as connected:
+        tools = await connected.list_tools()
+    assert {tool.name for tool in tools.tools} == {"generate_image", "edit_image", "get_task"}
+
+
+def install_with(person: Person, python: Path) -> subprocess.CompletedProcess[str]:
+    """As if the package were installed for this interpreter, which has no script beside it."""
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    code = (
+        "import sys; sys.executable = sys.argv.pop(1); from mcp_seedream.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, str(python), "install", "cursor", "--sandbox"]
+    return subprocess.run(command, env=person.env, capture_output=True, text=True, encoding="utf-8", check=False)
+
+
+def test_without_its_script(person: Person, tmp_path: Path) -> None:
+    """The interpreter itself is named, and the package, wherever the client's folder is."""
+    python = tmp_path / "bin" / "python"
+    done = install_with(person, python)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert person.entry("cursor") == {"command": str(python), "args": ["-P", "-m", "mcp_seedream", "--sandbox"]}
+    assert "a cache" not in done.stdout
+
+
+def test_from_a_cache(person: Person, tmp_path: Path) -> None:
+    """Where `uvx` and `pipx run` put packages, that is said: one day it is emptied."""
+    done = install_with(person, tmp_path / ".cache" / "uv" / "archive-v0" / "bin" / "python")
+    assert "is in a cache" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode there")
+def test_names_that_are_no_text(person: Person) -> None:
+    """A settings file may have one; a command may not, since JSON can't hold it."""
+    person.done("install", "cursor", "--config", "\udcff.json")
+    assert (person.home / "\udcff.json").is_file()
+    done = install_with(person, person.home / "\udcff" / "python")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "has bytes that" in done.stderr
+    assert not person.file("cursor").exists()
+
+
+@pytest.mark.parametrize("client", ["cursor", "vscode"])
+def test_links_are_printed(person: Person, client: str) -> None:
+    """Without the token, whatever is set; nothing is written."""
+    links = [person.done("install", client, "--link", *more).split() for more in ([], ["--hosted"], ["--sandbox"])]
+    assert len({link for pair in links for link in pair}) == 6
+    assert list(person.home.iterdir()) == []
+    assert "has no such links" in person.refused("install", "zed", "--link")
