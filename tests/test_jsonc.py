@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_seedream.jsonc import changed, parsed, value_at, with_member, without_member
-from tests.browser import node, npm_install
+from tests.node import node, npm_install
 
 PATH = ("mcpServers", "seedream")
 ENTRY = {"command": "/opt/mcp-seedream", "args": ["--sandbox"], "env": {"NAME": 'Anne "Äpfel" \\ 雪'}}
