@@ -9,7 +9,7 @@ import json
 import re
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import anyio
 from mcp import Client
 from mcp_types import CallToolResult
 
-from mcp_seedream.capabilities import ModelTable, Operation, Rule, number
+from mcp_seedream.capabilities import ModelTable, Operation, Rule, either, number
 from mcp_seedream.client import SeedreamClient
 from mcp_seedream.errors import SeedreamError
 from mcp_seedream.files import LocalFiles
@@ -114,8 +114,7 @@ def _tool(table: ModelTable, tool: Schema, hosted: Schema) -> str:
         where = "" if name in hosted["properties"] else "Over stdio only. "
         row = {
             "argument": f"`{name}`{' (required)' if name in required else ''}",
-            "type": _type(schema),
-            "values": _values(schema, table, rules),
+            "type": _typed(table, name, schema, rules),
             "default": _default(name, table, rules),
             "models": _models(table, operation, rules, name),
             "what the tool says of it": f"{where}{schema.get('description', '')}".strip(),
@@ -125,6 +124,18 @@ def _tool(table: ModelTable, tool: Schema, hosted: Schema) -> str:
     lines = [columns, ["---"] * len(columns), *([row[column] or "-" for column in columns] for row in rows)]
     listed = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"**{tool['title']}.** {tool['description']}\n\nAnnotations: {hints}.\n\n{listed}\n"
+
+
+def _typed(table: ModelTable, name: str, schema: Schema, rules: dict[str, Rule]) -> str:
+    """The type, and the words or bounds that there are; ids of models would make a table hard to read."""
+    if name == "model":
+        return f"an id of [the table](models.md#what-each-can-do): {_labels(table, schema['enum'])}"
+    values = _values(schema, table, rules)
+    return f"{_type(schema)}, {values}" if values else _type(schema)
+
+
+def _labels(table: ModelTable, ids: Iterable[str]) -> str:
+    return ", ".join(table.by_id[id_].label for id_ in ids)
 
 
 def _type(schema: Schema) -> str:
@@ -151,7 +162,7 @@ def _values(schema: Schema, table: ModelTable, rules: dict[str, Rule]) -> str:
     """Words, or bounds; where models differ, each with those that have it."""
     inner = _inner(schema)
     if "enum" in inner:
-        return "<br>".join(f"`{value}`{_having(value, table, rules)}" for value in inner["enum"])
+        return either(f"`{value}`{_having(value, table, rules)}" for value in inner["enum"])
     if "minItems" in inner or "maxItems" in inner:
         return f"{inner.get('minItems', 0)} to {inner['maxItems']} entries"
     if "minimum" in inner or "maximum" in inner:
@@ -160,8 +171,8 @@ def _values(schema: Schema, table: ModelTable, rules: dict[str, Rule]) -> str:
 
 
 def _having(value: str, table: ModelTable, rules: dict[str, Rule]) -> str:
-    having = [table.by_id[id_].label for id_, rule in rules.items() if value in (rule.values or ())]
-    return f" ({', '.join(having)})" if 0 < len(having) < len(rules) else ""
+    having = [id_ for id_, rule in rules.items() if value in (rule.values or ())]
+    return f" ({_labels(table, having)})" if 0 < len(having) < len(rules) else ""
 
 
 def _default(name: str, table: ModelTable, rules: dict[str, Rule]) -> str:
@@ -180,7 +191,7 @@ def _models(table: ModelTable, operation: Operation, rules: dict[str, Rule], nam
     if name in ("prompt", "image", "model", "size"):
         return "all"
     able = table.models_for(operation)
-    return "all" if len(rules) == len(able) else ", ".join(model.label for model in able if model.id in rules)
+    return "all" if len(rules) == len(able) else _labels(table, rules)
 
 
 def errors() -> str:

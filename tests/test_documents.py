@@ -221,7 +221,7 @@ def test_what_ci_runs() -> None:
     readme = documents.README.read_text("utf-8").splitlines()
     run = {line.strip() for line in script.splitlines()}
     for name, pattern in re.findall(r"(\w+)=\$\(grep -m1 '([^']+)' README\.md\)", script):
-        assert re.search(rf"^(\w+=\$\(.*)?bash .*-c .*\$\{{?{name}\b", script, re.MULTILINE)
+        assert re.search(rf'^(\w+=\$\(.*)?bash .*-c ".*(\${name}|\$\{{{name}##.*\}})"', script, re.MULTILINE)
         run.add(next(line for line in readme if re.search(pattern, line)))
     marked = [block for block in BLOCKS if block.mark == "run by .ci/run"]
     assert len(marked) > 2

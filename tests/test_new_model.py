@@ -91,6 +91,6 @@ async def test_it_is_in_the_documents(session: Session, table: ModelTable) -> No
     made = documents.of_the_table(table)
     assert f"`{MURAL}`" in made["models"]
     assert "Mural: 0 to 99" in made["parameters"]
-    assert f"`{MURAL}`" in made["tool_generate_image"]
+    assert "3.0, Mural" in made["tool_generate_image"]
     page = documents.rewritten(documents.MODELS.read_text("utf-8"), {"sandbox": "", **made})
     assert f"`{MURAL}`" in page
