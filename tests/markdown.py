@@ -13,6 +13,7 @@ _GENERATED = re.compile(r"<!-- generated: (\w+) -->")
 _END = "<!-- end -->"
 _HEADING = re.compile(r"#{1,6} +(.+?) *#*")
 _LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\]\([^)]*\))*\]\(<?([^)\s>]+)>?(?: \"[^\"]*\")?\)")
+_PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 _SOURCE = re.compile(r"""<(?:img|source|a)\b[^>]*?\b(?:src|srcset|href)=["']([^"'\s]+)["']""")
 _ANCHOR = re.compile(r"""<a\b[^>]*?\b(?:id|name)=["']([^"']+)["']""")
 _CODE = re.compile(r"(`+)(?!`)(.*?)(?<!`)\1(?!`)")
@@ -77,10 +78,10 @@ def read(path: Path) -> Page:
         prose.append(line)
     if open_fence is not None:
         raise ValueError(f"{path.name}:{start}: the fence has no end")
-    words_only = [_CODE.sub("", line) for line in prose]
-    links = [target for line in words_only for pattern in (_LINK, _SOURCE) for target in pattern.findall(line)]
-    pictures = [target for line in words_only for target in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", line)]
-    return Page(path, blocks, list(dict.fromkeys([*links, *pictures])), _anchors(prose), "\n".join(prose))
+    # A link or a piece of code may go on in the next line, but not beyond its paragraph.
+    paragraphs = [_CODE.sub("", part.replace("\n", " ")) for part in re.split(r"\n\s*\n", "\n".join(prose))]
+    links = [target for part in paragraphs for way in (_LINK, _PICTURE, _SOURCE) for target in way.findall(part)]
+    return Page(path, blocks, list(dict.fromkeys(links)), _anchors(prose), "\n".join(prose))
 
 
 def _anchors(lines: list[str]) -> set[str]:

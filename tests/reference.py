@@ -29,7 +29,7 @@ from mcp_seedream.server import build_server
 from mcp_seedream.tools import Habits, make_tools
 
 Schema = dict[str, Any]
-_SECONDS = 1.0
+_SECONDS = 0.6
 _HOME = "/home/you/Pictures"
 _PORT = "http://127.0.0.1:8080"
 _NOW, _UNTIL = "2026-11-23T09:00Z", "2026-11-24T09:00Z"

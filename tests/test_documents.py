@@ -470,7 +470,8 @@ def test_a_page_is_read_as_it_is_shown(tmp_path: Path) -> None:
         "# A `name`: [more](x.md), *again*\n## Same\n## Same\n"
         "1. one\n   <!-- not run: for a reason -->\n   ```sh\n   echo 1\n   ```\n"
         "````json\n```\n[]\n````\n`[no](link)` [a](b.md#c) ![p](d.png) <img src='e.png'>\n"
-        "[![inner](f.png)](g.md)\n<!-- generated: part -->\n```text\nx\n```\n<!-- end -->\n```text\ny\n```\n",
+        "[![inner](f.png)](g.md)\n\n[a link\ngoes on](h.md) `and\n[code](i.md)`\n\n"
+        "<!-- generated: part -->\n```text\nx\n```\n<!-- end -->\n```text\ny\n```\n",
         "utf-8",
     )
     page = markdown.read(path)
@@ -482,7 +483,7 @@ def test_a_page_is_read_as_it_is_shown(tmp_path: Path) -> None:
         ("text", "y", "", ""),
     ]
     assert {"a-name-more-again", "same", "same-1"} == page.anchors
-    assert set(page.links) == {"x.md", "b.md#c", "d.png", "e.png", "f.png", "g.md"}
+    assert set(page.links) == {"x.md", "b.md#c", "d.png", "e.png", "f.png", "g.md", "h.md"}
     path.write_text("```sh\nnever closed\n", "utf-8")
     with pytest.raises(ValueError, match="no end"):
         markdown.read(path)
