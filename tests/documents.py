@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mcp_seedream.capabilities import ModelTable, Operation, Value, read_table
+from mcp_seedream.capabilities import ANY, ModelTable, Operation, Value, either, read_table
 from mcp_seedream.choosing import Wish, choose
 from mcp_seedream.errors import InvalidArguments
 from mcp_seedream.guide import models_markdown, parameters_markdown
 from mcp_seedream.mishaps import WORDS
+from mcp_seedream.schemas import spelled
 from mcp_seedream.settings import Settings, read_settings
 from tests import reference
 
@@ -69,6 +70,7 @@ def of_the_table(table: ModelTable) -> dict[str, str]:
     return {
         "models": models_markdown(table),
         "parameters": parameters_markdown(table),
+        "combinations": _combinations(table),
         "choices": _choices(table),
         **reference.tools(table),
     }
@@ -106,6 +108,23 @@ def _bounds(metadata: list[Any]) -> Iterator[str]:
         for name, words in (("gt", "above {}"), ("ge", "{} or more"), ("le", "{} or less")):
             if (bound := getattr(rule, name, None)) is not None:
                 yield f", {words.format(bound)}"
+
+
+def _combinations(table: ModelTable) -> str:
+    """What parameters need and exclude."""
+    lines = []
+    for rule in table.combinations:
+        kinds = [kind.upper() for kind in rule.input_kinds]
+        parts = [f"needs {' and '.join(_spelled(rule.needs))}"] if rule.needs else []
+        parts += [f"can't be combined with {either(_spelled(rule.excludes))}"] if rule.excludes else []
+        parts += [f"takes pictures in {either(kinds)}"] if kinds else []
+        parts += ["needs them to have an alpha channel"] if rule.input_alpha else []
+        lines.append(f"- {' and '.join(_spelled(rule.when))} {', and '.join(parts)}.")
+    return "\n".join(lines) + "\n"
+
+
+def _spelled(values: Mapping[str, Value]) -> list[str]:
+    return [f"`{name}`" if value == ANY else f"`{name}: {spelled(value)}`" for name, value in values.items()]
 
 
 def _sandbox() -> str:
