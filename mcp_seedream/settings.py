@@ -19,7 +19,7 @@ def _env(name: str, **rules: Any) -> Any:
 
 
 class Settings(BaseSettings):
-    """The settings; README's table is made from these fields. Times are in seconds, sizes as named."""
+    """The settings; the documents' table is made from these fields. Times are in seconds, sizes as named."""
 
     model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", populate_by_name=True)
 

@@ -1,51 +1,174 @@
-"""Writes the generated parts of README.md anew: `python -m tests.documents`. A test compares them."""
+"""The documents, and their generated parts: `python -m tests.documents` writes those anew. A test compares them.
+
+A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`, in whichever document.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from mcp_seedream.capabilities import ModelTable, read_table
+from mcp_seedream.capabilities import ANY, ModelTable, Operation, Value, either, read_table
+from mcp_seedream.choosing import Wish, choose
+from mcp_seedream.errors import InvalidArguments
 from mcp_seedream.guide import models_markdown, parameters_markdown
 from mcp_seedream.links import markdown
 from mcp_seedream.mishaps import WORDS
+from mcp_seedream.schemas import spelled
 from mcp_seedream.settings import Settings, read_settings
+from tests import reference
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+TOOLS, MODELS = ROOT / "docs" / "tools.md", ROOT / "docs" / "models.md"
+_ONE, _TWO = ("https://example.com/a.png",), ("https://example.com/a.png", "https://example.com/b.png")
+_CHOICES: list[tuple[str, Operation, tuple[str, ...], str | None, dict[str, Value]]] = [
+    ("a picture, and nothing else", "generate", (), None, {}),
+    ('`size: "4K"`', "generate", (), "4K", {}),
+    ('`size: "1.5K"`', "generate", (), "1.5K", {}),
+    ('`size: "1024x1024"`', "generate", (), "1024x1024", {}),
+    ("`seed: 7`", "generate", (), None, {"seed": 7}),
+    ('a set: `sequential_image_generation: "auto"`', "generate", (), None, {"sequential_image_generation": "auto"}),
+    ('`optimize_prompt_options: {"mode": "fast"}`', "generate", (), None, {"optimize_prompt_options": "fast"}),
+    ("one picture changed", "edit", _ONE, None, {}),
+    ('one picture changed, with `size: "3K"`', "edit", _ONE, "3K", {}),
+    ("two pictures put together", "edit", _TWO, None, {}),
+    ("`layer_decomposition: true`", "edit", _ONE, None, {"layer_decomposition": True}),
+    (
+        "`seed: 7` in a set",
+        "generate",
+        (),
+        None,
+        {"seed": 7, "sequential_image_generation": "auto"},
+    ),
+]
+"""Calls that name no model, for the table of which one they get: in words, and what they ask for."""
 
 
-def rewritten(text: str, table: ModelTable) -> str:
-    """The document with every block between `<!-- generated: NAME -->` and `<!-- end -->` made anew."""
-    blocks = {
+def pages() -> list[Path]:
+    """Every document that is held to what it says."""
+    more = [path for folder in ("deploy", "examples") if (path := ROOT / folder / "README.md").is_file()]
+    return [README, *sorted((ROOT / "docs").glob("*.md")), *more]
+
+
+def blocks(table: ModelTable) -> dict[str, str]:
+    """The generated parts by name. The sandbox is asked for some of them, which takes seconds."""
+    return {
+        **of_the_table(table),
+        "sandbox": _sandbox(),
+        "settings": _settings(),
+        "links": markdown(),
+        "modules": _modules(),
+        "errors": reference.errors(),
+        **reference.answers(table),
+    }
+
+
+def of_the_table(table: ModelTable) -> dict[str, str]:
+    """Those that a new model changes."""
+    return {
         "models": models_markdown(table),
         "parameters": parameters_markdown(table),
-        "settings": _settings(),
-        "sandbox": _sandbox(),
-        "links": markdown(),
+        "combinations": _combinations(table),
+        "choices": _choices(table),
+        **reference.tools(table),
     }
-    for name, block in blocks.items():
-        start, end = f"<!-- generated: {name} -->\n", "<!-- end -->"
-        pattern = re.escape(start) + r".*?" + re.escape(end)
-        text, found = re.subn(pattern, lambda _, new=start + block + end: new, text, count=1, flags=re.DOTALL)  # type: ignore[misc]
-        assert found, f"README.md has no block {name}"
-    return text
+
+
+def rewritten(text: str, made: Mapping[str, str]) -> str:
+    """The document with every generated part made anew.
+
+    Raises:
+        KeyError: It asks for one that nobody makes.
+    """
+    pattern = r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)"
+    return re.sub(pattern, lambda found: found[1] + made[found[2]] + found[3], text, flags=re.DOTALL)
+
+
+def _table(*rows: tuple[str, ...]) -> str:
+    """A Markdown table; the first row is its head."""
+    head, *rest = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, f"| {' | '.join('---' for _ in rows[0])} |", *rest]) + "\n"
 
 
 def _settings() -> str:
-    rows = ["| setting | default | what it is |", "| --- | --- | --- |"]
+    rows = [("setting", "default", "what it is")]
     for field in Settings.model_fields.values():
-        alias = field.validation_alias
-        name = alias.choices[0] if not isinstance(alias, str) and alias is not None else alias  # type: ignore[union-attr]
+        [name] = field.validation_alias.choices  # type: ignore[union-attr]
         default = ", ".join(field.default) if isinstance(field.default, list) else field.default
-        rows.append(f"| `{name}` | {'-' if default is None else f'`{default}`'} | {field.description} |")
-    return "\n".join(rows) + "\n"
+        shown = "-" if default in (None, "") else f"`{str(default).lower() if default is False else default}`"
+        bounds = "".join(_bounds(field.metadata))
+        rows.append((f"`{name}`", f"{shown}{bounds}", str(field.description)))
+    return _table(*rows)
+
+
+def _bounds(metadata: list[Any]) -> Iterator[str]:
+    for rule in metadata:
+        for name, words in (("gt", "above {}"), ("ge", "{} or more"), ("le", "{} or less")):
+            if (bound := getattr(rule, name, None)) is not None:
+                yield f", {words.format(bound)}"
+
+
+def _combinations(table: ModelTable) -> str:
+    """What parameters need and exclude."""
+    lines = []
+    for rule in table.combinations:
+        kinds = [kind.upper() for kind in rule.input_kinds]
+        parts = [f"needs {' and '.join(_spelled(rule.needs))}"] if rule.needs else []
+        parts += [f"can't be combined with {either(_spelled(rule.excludes))}"] if rule.excludes else []
+        parts += [f"takes pictures in {either(kinds)}"] if kinds else []
+        parts += ["needs them to have an alpha channel"] if rule.input_alpha else []
+        lines.append(f"- {' and '.join(_spelled(rule.when))} {', and '.join(parts)}.")
+    return "\n".join(lines) + "\n"
+
+
+def _spelled(values: Mapping[str, Value]) -> list[str]:
+    return [f"`{name}`" if value == ANY else f"`{name}: {spelled(value)}`" for name, value in values.items()]
 
 
 def _sandbox() -> str:
-    rows = ["| in the prompt | what happens |", "| --- | --- |"]
-    rows += [f"| `[sandbox:{word}]` | {effect} |" for word, effect in WORDS.items()]
-    return "\n".join(rows) + "\n"
+    return _table(
+        ("in the prompt", "what happens"), *((f"`[sandbox:{word}]`", effect) for word, effect in WORDS.items())
+    )
+
+
+def _choices(table: ModelTable) -> str:
+    rows = [("a call that names no model, and asks for", "gets")]
+    for words, operation, images, size, options in _CHOICES:
+        try:
+            model = choose(table, Wish(operation, "a fox", images, size, options))
+            rows.append((words, f"{model.name}"))
+        except InvalidArguments as error:
+            rows.append((words, f"an error: {error.message}"))
+    return _table(*rows)
+
+
+def _modules() -> str:
+    from tests.test_project import ORDER  # noqa: PLC0415  (which compares what is made here)
+
+    rows = ((f"`{name}`", _first_line(ROOT / "mcp_seedream" / f"{name}.py")) for name in ORDER)
+    return _table(("module", "what it is"), *rows)
+
+
+def _first_line(path: Path) -> str:
+    found = re.match(r'"""(.+?)(?:"""|\n)', path.read_text("utf-8"))
+    assert found, f"{path.name} has no docstring"
+    return found[1].replace("|", r"\|")
+
+
+def main() -> None:
+    """Write them."""
+    logging.basicConfig(level=logging.WARNING)
+    made = blocks(read_table(read_settings().models_file))
+    for path in pages():
+        text = path.read_text("utf-8")
+        if (new := rewritten(text, made)) != text:
+            path.write_text(new, "utf-8")
+            print(path.relative_to(ROOT))  # noqa: T201
 
 
 if __name__ == "__main__":
-    README.write_text(rewritten(README.read_text("utf-8"), read_table(read_settings().models_file)), "utf-8")
+    main()

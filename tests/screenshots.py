@@ -1,4 +1,4 @@
-"""The gallery's screenshots in README: `.venv/bin/python -m tests.screenshots` takes them anew, in the sandbox."""
+"""The gallery's screenshots in docs: `.venv/bin/python -m tests.screenshots` takes them anew, in the sandbox."""
 
 from __future__ import annotations
 

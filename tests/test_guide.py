@@ -30,7 +30,7 @@ async def read(session: Session, mode: str, uri: str) -> TextResourceContents:
 
 
 async def test_what_is_listed(table: ModelTable, upstream: str, mode: str) -> None:
-    """Each with title and description, and in README."""
+    """Each with title and description, and in the documents."""
     async with Session(table, upstream, journal=Journal(IN_MEMORY)).open(mode) as client:
         resources = (await client.list_resources()).resources
         templates = (await client.list_resource_templates()).resource_templates
@@ -45,8 +45,8 @@ async def test_what_is_listed(table: ModelTable, upstream: str, mode: str) -> No
     assert [(each.uri_template, each.mime_type) for each in templates] == [("seedream://models/{id}", "text/markdown")]
     assert all(resource.title and resource.description for resource in resources)
     assert all(template.title and template.description for template in templates)
-    readme = documents.README.read_text("utf-8")
-    assert all(f"`{uri}`" in readme for uri in (*found, templates[0].uri_template))
+    page = documents.TOOLS.read_text("utf-8")
+    assert all(f"`{uri}`" in page for uri in (*found, templates[0].uri_template))
 
 
 async def test_the_models(session: Session, table: ModelTable, mode: str) -> None:

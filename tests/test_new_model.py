@@ -79,7 +79,7 @@ async def test_it_is_checked_chosen_and_drawn(session: Session, sandbox: Sandbox
 
 
 async def test_it_is_in_the_documents(session: Session, table: ModelTable) -> None:
-    """The resources, completions, and README's tables as the command writes them."""
+    """The resources, completions, and the documents' tables as the command writes them."""
     async with session.open() as client:
         page = getattr((await client.read_resource("seedream://models")).contents[0], "text", "")
         one = getattr((await client.read_resource("seedream://models/mural")).contents[0], "text", "")
@@ -88,6 +88,9 @@ async def test_it_is_in_the_documents(session: Session, table: ModelTable) -> No
     assert one.startswith("# Seedream 9.0 Mural\n")
     assert "2.5K, panorama, fresco (with `background`)" in one
     assert offered.completion.values == ["Seedream 9.0 Mural", MURAL]
-    readme = documents.rewritten(documents.README.read_text("utf-8"), table)
-    assert f"`{MURAL}`" in readme
-    assert "Mural: 0 to 99" in readme.partition("<!-- generated: parameters -->")[2]
+    made = documents.of_the_table(table)
+    assert f"`{MURAL}`" in made["models"]
+    assert "Mural: 0 to 99" in made["parameters"]
+    assert "3.0, Mural" in made["tool_generate_image"]
+    page = documents.rewritten(documents.MODELS.read_text("utf-8"), {"sandbox": "", **made})
+    assert f"`{MURAL}`" in page

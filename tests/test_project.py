@@ -124,10 +124,12 @@ def test_nothing_about_a_model_is_written_outside_the_table(table: ModelTable) -
         assert not [name for name in special if re.search(rf"\b{name}\b", source)], path
 
 
-def test_readme_is_generated_from_the_table(table: ModelTable) -> None:
-    """`python -m tests.documents` writes it anew."""
-    text = documents.README.read_text("utf-8")
-    assert text == documents.rewritten(text, table)
+def test_documents_are_generated(table: ModelTable) -> None:
+    """`python -m tests.documents` writes their parts anew; each part is in one of them."""
+    made = documents.blocks(table)
+    texts = {path: path.read_text("utf-8") for path in documents.pages()}
+    assert {path: documents.rewritten(text, made) for path, text in texts.items()} == texts
+    assert all(any(f"<!-- generated: {name} -->" in text for text in texts.values()) for name in made)
 
 
 def test_one_version_everywhere() -> None:

@@ -49,7 +49,7 @@ async def test_what_is_listed(session: Session, mode: str) -> None:
         assert prompt.title
         assert prompt.description
         assert all(argument.title and argument.description for argument in prompt.arguments or ())
-        assert f"`{prompt.name}`" in documents.README.read_text("utf-8")
+        assert f"`{prompt.name}`" in documents.TOOLS.read_text("utf-8")
 
 
 @pytest.mark.parametrize(
