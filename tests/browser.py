@@ -6,22 +6,21 @@ often too old. Packages are kept in the user's cache from one run to the next.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from functools import cache
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from platformdirs import user_cache_path
 from playwright.async_api import BrowserContext, async_playwright, expect
+
+from tests.kept import kept
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SWITCHES = (
@@ -76,47 +75,26 @@ def npm_install(packages: Sequence[str]) -> Path:
 @cache
 def _installed(packages: tuple[str, ...]) -> Path:
     _, npm = node()
-    kept = user_cache_path("mcp-seedream-tests", appauthor=False)
-    folder = kept / hashlib.sha256("\n".join(packages).encode()).hexdigest()[:16]
     try:
-        kept.mkdir(parents=True, exist_ok=True)
-        with _alone(folder.with_suffix(".lock")):
-            if not folder.is_dir():
-                _install(npm, packages, folder)
+        return kept("\n".join(packages), partial(_install, npm, packages))
     except OSError as problem:
         pytest.skip(f"no npm packages: {problem}")
-    return folder
 
 
 def _install(npm: list[str], packages: tuple[str, ...], folder: Path) -> None:
-    """Beside the folder first, so that one that is there is whole, however an earlier run ended."""
-    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as work:
-        made = Path(work) / "made"
-        made.mkdir()
-        (made / "package.json").write_text(json.dumps({"private": True}), "utf-8")
-        done = subprocess.run(
-            [*npm, *INSTALL, *IMPATIENT, *packages],
-            cwd=made,
-            env=with_node(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            why = next((line for line in done.stderr.splitlines() if "error" in line), "npm failed")
-            pytest.skip(f"no npm packages: {why.strip()}")
-        made.rename(folder)
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time: the others find everything there. Where there is no such lock, they do it again."""
-    with lock.open("w") as file:
-        if sys.platform != "win32":
-            import fcntl  # noqa: PLC0415  (no such module on Windows)
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    folder.mkdir()
+    (folder / "package.json").write_text(json.dumps({"private": True}), "utf-8")
+    done = subprocess.run(
+        [*npm, *INSTALL, *IMPATIENT, *packages],
+        cwd=folder,
+        env=with_node(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        why = next((line for line in done.stderr.splitlines() if "error" in line), "npm failed")
+        pytest.skip(f"no npm packages: {why.strip()}")
 
 
 @asynccontextmanager
