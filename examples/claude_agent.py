@@ -26,8 +26,8 @@ async def main(prompt: str) -> None:
     )
     async for message in query(prompt=prompt, options=options):
         if isinstance(message, SystemMessage) and message.subtype == "init":
-            (seedream,) = message.data["mcp_servers"]
-            if seedream["status"] in ("failed", "needs-auth"):  # it would go on without tools
+            states = {server["name"]: server["status"] for server in message.data["mcp_servers"]}
+            if states["seedream"] in ("failed", "needs-auth"):  # it would go on without tools
                 raise ConnectionError(f"Seedream's server can't be reached: {SERVER}")
         if isinstance(message, ResultMessage):
             print(message.result)

@@ -1,6 +1,6 @@
 """A model that costs nothing, for trying the examples: it calls the tools as a real one would, and knows nothing.
 
-    python fake_model.py python openai_agents_sdk.py "a red fox in the snow"
+    python fake_model.py python openai_agents.py "a red fox in the snow"
 
 runs that command with a small server on this machine in the place of OpenAI, Anthropic and Google, and without your
 AceDataCloud token, so that the pictures are the sandbox's. The model asks for a picture with the words it is given,

@@ -71,7 +71,7 @@ def test_the_model_runs_a_command_and_nothing_else(tmp_path: Path) -> None:
     assert run(sys.executable, "-c", "raise SystemExit(7)", cwd=tmp_path).returncode == 7
     none = run(cwd=tmp_path)
     assert none.returncode == 1
-    assert "fake_model.py python" in none.stderr
+    assert "fake_model.py python openai_agents.py" in none.stderr
 
 
 @pytest.mark.anyio
