@@ -216,11 +216,7 @@ def _image(image: Image) -> dict[str, Any]:
 def _text(task: Task) -> str:
     if task.state == "pending":
         ran = f" after {task.elapsed:.0f} s" if task.elapsed is not None else ""
-        head = (
-            f"Task {task.id} is still running{ran}; its picture is not lost. "
-            f'get_task with task_id "{task.id}" waits for it; generating again would be billed again.'
-        )
-        return "\n".join([head, *_notes(task)])
+        return "\n".join([f"Task {task.id} is still running{ran}.", *_notes(task)])
     if task.state == "failed":
         head = f"{task.error.code if task.error else 'failed'}: {_reason(task)}"
         return "\n".join([head, *_notes(task), _identifiers(task)])
@@ -268,7 +264,11 @@ def _reason(task: Task) -> str:
 
 
 def _notes(task: Task) -> list[str]:
+    wait = (
+        f'Its picture is not lost: get_task with task_id "{task.id}" waits for it; '
+        "generating again would be billed again."
+    )
     reasons = dict.fromkeys(f"{failure.message.rstrip('.')} ({failure.code})" for failure in task.failures)
     told = "; ".join(list(reasons)[:_REASONS])
     count = f"{len(task.failures)} of {len(task.images) + len(task.failures)} images failed: {told}."
-    return [*task.notes, *([count] if reasons else [])]
+    return [*([wait] if task.state == "pending" else []), *task.notes, *([count] if reasons else [])]

@@ -191,6 +191,7 @@ def serving(app: ASGIApp, *, lifespan: str = "on", listener: socket.socket | Non
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--snapshots", action="store_true", help="write the tools' snapshots anew")
+    parser.addoption("--frameworks", action="store_true", help="run the examples, each with its framework (minutes)")
     parser.addoption("--image", action="store_true", help="build the image without Docker, and try it (root; minutes)")
 
 

@@ -6,21 +6,19 @@ next. What is not to be had here skips the test; on CI, which has it, the test f
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from platformdirs import user_cache_path
+
+from tests.kept import kept
 
 CONFORMANCE = "@modelcontextprotocol/conformance@0.2.0-alpha.12"
 INSPECTOR = "@modelcontextprotocol/inspector@2.12.0"
@@ -34,6 +32,8 @@ GALLERY_HOST = (
     "zod@4.6.7",
 )
 COMPOSE_SCHEMA = "dclint@3.1.0"
+JSONC_PARSER = "jsonc-parser@3.3.1"
+"""What VS Code reads its settings with."""
 INSTALL = ("install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock", "--save-exact")
 IMPATIENT = ("--no-update-notifier", "--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--loglevel=error")
 """Without a network there is nothing to wait for."""
@@ -70,48 +70,28 @@ def npm_install(packages: Sequence[str]) -> Path:
 def _installed(packages: tuple[str, ...]) -> tuple[Path, str]:
     """The folder, and why it is not there: what can't be had now is not asked for by every test."""
     _, npm = node()
-    kept = user_cache_path("mcp-seedream-tests", appauthor=False)
-    folder = kept / hashlib.sha256("\n".join(packages).encode()).hexdigest()[:16]
     try:
-        kept.mkdir(parents=True, exist_ok=True)
-        with _alone(folder.with_suffix(".lock")):
-            return folder, "" if folder.is_dir() else _install(npm, packages, folder)
+        return kept("\n".join(packages), partial(_install, npm, packages)), ""
     except OSError as problem:
-        return folder, str(problem)
+        return Path(), str(problem)
 
 
-def _install(npm: list[str], packages: tuple[str, ...], folder: Path) -> str:
-    """Beside the folder first, so that one that is there is whole, however an earlier run ended; tells what failed."""
-    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as work:
-        made = Path(work) / "made"
-        made.mkdir()
-        (made / "package.json").write_text(json.dumps({"private": True}), "utf-8")
-        done = subprocess.run(
-            [*npm, *INSTALL, *IMPATIENT, *packages],
-            cwd=made,
-            env=with_node(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            return next((line.strip() for line in done.stderr.splitlines() if "error" in line), "npm failed")
-        made.rename(folder)
-    return ""
+def _install(npm: list[str], packages: tuple[str, ...], folder: Path) -> None:
+    folder.mkdir()
+    (folder / "package.json").write_text(json.dumps({"private": True}), "utf-8")
+    done = subprocess.run(
+        [*npm, *INSTALL, *IMPATIENT, *packages],
+        cwd=folder,
+        env=with_node(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise OSError(next((line.strip() for line in done.stderr.splitlines() if "error" in line), "npm failed"))
 
 
 def _missing(what: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(what)
     pytest.skip(what)
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time: the others find everything there. Where there is no such lock, they do it again."""
-    with lock.open("w") as file:
-        if sys.platform != "win32":
-            import fcntl  # noqa: PLC0415  (no such module on Windows)
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

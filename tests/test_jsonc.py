@@ -13,12 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_seedream.jsonc import changed, parsed, value_at, with_member, without_member
-from tests.node import node, npm_install
+from tests.node import JSONC_PARSER, node, npm_install
 
 PATH = ("mcpServers", "seedream")
 ENTRY = {"command": "/opt/mcp-seedream", "args": ["--sandbox"], "env": {"NAME": 'Anne "Äpfel" \\ 雪'}}
-PARSER = "jsonc-parser@3.3.1"
-"""What VS Code reads its settings with."""
 READ = """
 const { parse } = require("jsonc-parser");
 const texts = JSON.parse(require("fs").readFileSync(0, "utf-8"));
@@ -249,7 +247,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 def read_by_vscode(texts: list[str]) -> list[dict[str, Any]]:
     program, _ = node()
-    folder: Path = npm_install([PARSER])
+    folder: Path = npm_install([JSONC_PARSER])
     asked = json.dumps(texts)
     done = subprocess.run(
         [program, "-e", READ], input=asked, cwd=folder, capture_output=True, text=True, encoding="utf-8", check=True

@@ -122,7 +122,9 @@ async def test_what_takes_too_long_comes_back_as_pending(session: Session, sandb
     found = answer(result)
     assert not result.is_error
     assert found["status"] == "pending"
-    assert f'get_task with task_id "{found["task_id"]}"' in text(result)
+    next_step = f'get_task with task_id "{found["task_id"]}"'
+    assert next_step in text(result)
+    assert next_step in found["notes"][0]
     assert_complete_twice(result)
     result = await session.call("get_task", task_id=found["task_id"])
     assert answer(result)["status"] == "succeeded"
