@@ -178,7 +178,7 @@ async def _check(path: Path) -> None:
 
 
 def _proxied(host: str) -> bool:
-    return "https" in getproxies() and not proxy_bypass(host)
+    return any(getproxies().get(kind) for kind in ("https", "all")) and not proxy_bypass(host)
 
 
 def _is_inside(host: str) -> bool:
