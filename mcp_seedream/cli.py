@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             from mcp_seedream.trial import try_out  # noqa: PLC0415  (a client: the server has no use for it)
 
             return try_out(options, read_settings())
+        if options.command == "doctor":
+            return _examine(options)
         return _serve(options)
     except ConfigurationError as error:
         print(f"mcp-seedream: {error}", file=sys.stderr)  # noqa: T201
@@ -57,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sandbox", action="store_true", help="work against an emulation with drawn pictures")
     parser.add_argument("--sandbox-seconds", type=float, metavar="S", help="how long a sandbox picture takes")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
-    commands = parser.add_subparsers(dest="command", metavar="try")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     trial = commands.add_parser(
         "try",
         help="make one picture, as an MCP client would",
@@ -82,7 +84,32 @@ def _parser() -> argparse.ArgumentParser:
     trial.add_argument("--output", type=Path, default=Path(), metavar="PATH", help="folder or file (default: here)")
     trial.add_argument("--sandbox", action="store_true", default=argparse.SUPPRESS, help="even if there is a token")
     trial.add_argument("--sandbox-seconds", type=float, default=argparse.SUPPRESS, metavar="S", help=argparse.SUPPRESS)
+    _add_doctor(commands)
     return parser
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    examination = commands.add_parser(
+        "doctor",
+        help="look for what is wrong, if no pictures come",
+        description="Look at this machine, the network and the token, or at a hosted endpoint. It costs nothing.",
+    )
+    examination.add_argument("url", nargs="?", metavar="URL", help="of a hosted endpoint, to look at from outside")
+    examination.add_argument("--json", action="store_true", help="for machines")
+    examination.add_argument(
+        "--sandbox", action="store_true", default=argparse.SUPPRESS, help="with the sandbox as the upstream"
+    )
+
+
+def _examine(options: argparse.Namespace) -> int:
+    from mcp_seedream.doctor import doctor  # noqa: PLC0415  (the server has no use for it)
+    from mcp_seedream.survey import survey  # noqa: PLC0415
+
+    found = survey()
+    if not options.sandbox or options.url:
+        return doctor(options, found)
+    with _upstream(options, found.settings, read_table()) as settings:
+        return doctor(options, found.with_sandbox(settings))
 
 
 def _serve(options: argparse.Namespace) -> int:

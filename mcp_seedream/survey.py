@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import ValidationError
 from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
@@ -29,6 +29,12 @@ class Survey:
     unknown: tuple[str, ...]
     written: Mapping[str, str]
     filed: Mapping[str, str]
+
+    def with_sandbox(self, settings: Settings) -> Survey:
+        """The same where a sandbox is the upstream: whatever is said of the real one does not count."""
+        its_own = {name_of(field) for field in ("token", "base_url", "image_hosts")}
+        kept = [{k: v for k, v in each.items() if k not in its_own} for each in (self.wrong, self.written, self.filed)]
+        return Survey(settings, kept[0], self.unknown, kept[1], kept[2])
 
 
 def survey() -> Survey:
@@ -64,3 +70,9 @@ def _usable(file: str | None) -> tuple[Settings, dict[str, str]]:
 
 def _upper(variables: Mapping[str, str | None]) -> dict[str, str]:
     return {name.upper(): value or "" for name, value in variables.items()}
+
+
+def coloured(stream: TextIO) -> bool:
+    """Whether what is written there may be in colours: on a terminal, unless NO_COLOR or TERM says otherwise."""
+    environment = EnvSettingsSource(Settings).env_vars
+    return stream.isatty() and not environment.get("no_color") and environment.get("term") not in (None, "dumb")

@@ -26,7 +26,8 @@ ORDER = [
     "generation", "delivery", "results", "gallery", "writing", "guide", "prompts", "completions", "icons", "tools",
     "server", "stdio", "metrics", "callers", "readiness", "middleware", "access", "sealing", "store",
     "registrations", "vendor", "consent", "grants", "oauth", "pages", "hosting", "serving", "workers", "signin",
-    "drawing", "studio", "mishaps", "sandbox", "trial", "cli", "__main__",
+    "drawing", "studio", "mishaps", "sandbox", "trial", "findings", "reaching", "endpoint",
+    "machine", "doctor", "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
@@ -79,10 +80,11 @@ def test_imports_go_one_way(module: str) -> None:
                 "registrations",
                 "grants",
                 "oauth",
+                "doctor",
             },
         ),
         ("mcp_types", {"results", "tools", "prompts", "completions", "hosting", "icons", "server", "trial"}),
-        ("httpx", {"answers", "client", "downloads", "pools", "vendor"}),
+        ("httpx", {"answers", "client", "downloads", "pools", "vendor", "reaching"}),
         ("cryptography", {"sealing"}),
         ("redis", {"store"}),
         ("PIL", {"pictures", "drawing", "studio"}),
