@@ -6,6 +6,7 @@ import json
 import re
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.findings import Check, Finding
@@ -34,11 +35,12 @@ class Endpoint:
     """
 
     def __init__(self, url: str, token: str | None, *, connect: float, read: float) -> None:
-        if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s#]*)?", url):
+        if not _is_address(url):
             raise ConfigurationError(f"{url} is not an address like https://seedream.example.com/mcp.")
         self._way = Way(url, connect=connect, read=read)
         self._token = token
         self._health: Answer | None = None
+        self._asks_for_token = False
 
     def checks(self) -> list[Check]:
         """In the order in which they are told."""
@@ -112,15 +114,16 @@ class Endpoint:
         said = str(_object(answer).get("error_description", ""))
         match answer.status:
             case 401:
+                self._asks_for_token = True
                 return await self._sign_in(answer)
             case 421:
-                return Finding("problem", f"The server does not answer to this name. {said}".strip(), "")
-            case 200:
-                return Finding("warning", "Anybody may call it: it asks for no token.", _ELSEWHERE)
+                return Finding("problem", f"The server does not answer to this name. {said}".strip())
             case 404 | 405:
                 return Finding("problem", f"There is no endpoint at this address (HTTP {answer.status}).", _ELSEWHERE)
+            case 200 if "serverInfo" in _result(answer):
+                return Finding("warning", "Anybody may call it: it asks for no token.", "Is it the one you mean?")
         wrong = unexpected(answer)
-        return wrong or Finding("problem", f"A call is answered with HTTP {answer.status}. {said}".strip())
+        return wrong or Finding("problem", f"A call is answered with HTTP {answer.status}. {said}".strip(), _ELSEWHERE)
 
     async def _sign_in(self, answer: Answer) -> Finding:
         """Where a client without a token is sent, and whether it leads back here."""
@@ -142,6 +145,8 @@ class Endpoint:
     async def _with_token(self) -> Finding:
         if self._token is None:
             return Finding("not checked", "no ACEDATACLOUD_API_TOKEN is set to call with")
+        if not self._asks_for_token:
+            return Finding("not checked", "it is not sent to who does not ask for it")
         if self._way.url.scheme == "http" and not self._way.is_local:
             return Finding("not checked", "it is not sent without https")
         answer = await self._call("initialize", _hello(), self._token)
@@ -175,6 +180,16 @@ class Endpoint:
     def _beside(self, name: str) -> str:
         """The address of a probe, which lies where the endpoint lies."""
         return str(self._way.url.copy_with(query=None).join(name))
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", url)
+        )
+    except ValueError:
+        return False
 
 
 def _hello() -> dict[str, Any]:

@@ -103,6 +103,8 @@ async def in_background(work: Callable[[], T]) -> T:
     future: Future[T] = Future()
 
     def run() -> None:
+        if not future.set_running_or_notify_cancel():  # from here on, it is not cancelled: there is no way back
+            return
         try:
             future.set_result(work())
         except Exception as error:  # noqa: BLE001  (it is raised where the result is waited for)
