@@ -72,9 +72,7 @@ async def examine(checks: Sequence[Check], tell: Callable[[Result], None]) -> li
         levels = {name: results[name].finding.level for name in check.needs}
         missing = [name for name, level in levels.items() if level in ("problem", "not checked")]
         began = time.perf_counter()
-        finding = (
-            Finding("not checked", f"{' and '.join(missing)} must be well first") if missing else await _found(check)
-        )
+        finding = Finding("not checked", f"waits for {' and '.join(missing)}") if missing else await _found(check)
         results[check.name] = Result(check.name, finding, time.perf_counter() - began)
         done[check.name].set()
 

@@ -124,7 +124,7 @@ class Machine:
 
 def unusable(found: Survey, field: str) -> Finding | None:
     """That something can't be looked at, for a setting is wrong."""
-    return Finding("not checked", f"{name_of(field)} must be right first") if name_of(field) in found.wrong else None
+    return Finding("not checked", f"waits for {name_of(field)} to be right") if name_of(field) in found.wrong else None
 
 
 async def python() -> Finding:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from html import unescape
 from typing import Any
 from urllib.request import getproxies, getproxies_environment
@@ -91,13 +92,17 @@ class Way:
     def is_local(self) -> bool:
         return self.url.host in ("127.0.0.1", "localhost", "::1")
 
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return httpx.create_ssl_context()
+
     def proxy(self) -> Proxy | None:
         """The proxy that requests go through.
 
         Raises:
             ConfigurationError: There is one that can't be used.
         """
-        client = http_client("", _tls())
+        client = http_client("", self._tls)
         if client._transport_for_url(self.url) is client._transport:  # noqa: SLF001  (what httpx would do, it knows)
             return None
         known = getproxies()
@@ -137,6 +142,7 @@ class Way:
             proxied = self.proxy()
             with at_most(limit):
                 if proxied is None:
+                    stages.begin()
                     await addresses(self.url.host, self.url.port or 443)
                     stages.ended("name")
                 return await self._sent(method, self.url.join(url), stages, request)
@@ -146,7 +152,8 @@ class Way:
             return self._unreached(error, stages, proxied)
 
     async def _sent(self, method: str, url: httpx.URL, stages: _Stages, request: dict[str, Any]) -> Answer:
-        async with http_client("", _tls(), timeout=self._timeout) as http:
+        async with http_client("", self._tls, timeout=self._timeout) as http:
+            stages.begin()
             built = http.build_request(method, url, extensions={"trace": stages.trace}, **request)
             response = await http.send(built, stream=True)
             at = time.time()
@@ -216,6 +223,9 @@ class _Stages:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._since = 0.0
+
+    def begin(self) -> None:
         self._since = time.perf_counter()
 
     def ended(self, name: str) -> None:
@@ -272,10 +282,6 @@ def timing(answer: Answer) -> str:
     """How long an answer took, and its stages."""
     parts = ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in answer.stages.items())
     return f"{sum(answer.stages.values()):.2f} s ({parts})"
-
-
-def _tls() -> ssl.SSLContext:
-    return httpx.create_ssl_context()
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

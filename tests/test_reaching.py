@@ -314,7 +314,7 @@ async def test_an_address_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None
     assert {name: finding.level for name, finding in found.items() if name != "token"} == dict.fromkeys(
         ("proxy", "network", "clock", "pictures", "account"), "not checked"
     )
-    assert found["proxy"].found == "ACEDATACLOUD_API_BASE_URL must be right first"
+    assert found["proxy"].found == "waits for ACEDATACLOUD_API_BASE_URL to be right"
 
 
 async def test_without_https(monkeypatch: pytest.MonkeyPatch) -> None:
