@@ -261,9 +261,9 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _left_empty(cls, value: Any, info: ValidationInfo) -> Any:
-        """Clients with a form hand on what was left empty as "", or as the place where it would stand."""
+        """Clients with a form hand on what was left empty as "", as "null", or as the place where it would stand."""
         field = cls.model_fields[str(info.field_name)]
-        empty = isinstance(value, str) and re.fullmatch(r"\s*(\$\{user_config\.\w+\})?\s*", value)
+        empty = isinstance(value, str) and re.fullmatch(r"\s*(\$\{user_config\.\w+\}|null|undefined)?\s*", value)
         # An empty list is a list.
         if empty and (value.strip() or not isinstance(field.default, list)):
             return field.get_default()

@@ -281,7 +281,7 @@ def test_a_file_of_settings_in_another_encoding() -> None:
     assert done.stderr == "mcp-seedream: The setting .env is wrong: it is not written in UTF-8\n"
 
 
-@pytest.mark.parametrize("left_empty", ["", " ", "${user_config.setting}"])
+@pytest.mark.parametrize("left_empty", ["", " ", "${user_config.setting}", "null", "undefined"])
 def test_settings_that_were_left_empty(monkeypatch: pytest.MonkeyPatch, left_empty: str) -> None:
     """As clients with a form hand them on: they are not set."""
     usual = read_settings()
