@@ -94,7 +94,9 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="look for what is wrong, if no pictures come",
         description="Look at this machine, the network and the token, or at a hosted endpoint. It costs nothing.",
     )
-    examination.add_argument("url", nargs="?", metavar="URL", help="of a hosted endpoint, to look at from outside")
+    examination.add_argument(
+        "url", nargs="?", metavar="URL", help="of a hosted endpoint, to look at from outside, with your token"
+    )
     examination.add_argument("--json", action="store_true", help="for machines")
     examination.add_argument(
         "--sandbox", action="store_true", default=argparse.SUPPRESS, help="with the sandbox as the upstream"

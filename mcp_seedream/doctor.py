@@ -9,6 +9,7 @@ import argparse
 import io
 import json
 import logging
+import os
 import re
 import shutil
 import sys
@@ -40,9 +41,9 @@ from mcp_seedream.trial import as_subprocess
 
 _TOKEN, _BASE_URL = name_of("token"), name_of("base_url")
 _PLACEHOLDER = re.compile(
-    r"<.*>|[$]?\{.*\}|x{3,}|[.]{3}|((your|my|the)[-_ ]?)?((api|acedatacloud)[-_ ]?)*(token|key)([-_ ]here)?",
-    re.IGNORECASE,
+    r"x{3,}|[.]{3}|((your|my|the)[-_ ]?)?((api|acedatacloud)[-_ ]?)*(token|key)([-_ ]here)?", re.IGNORECASE
 )
+_BRACKETS = re.compile(r"<.*>|[$]?\{.*\}|\[.*\]")
 _WHERE_TO = f"Get one at {TOKEN_PAGE}, and put it under `env` in the client's configuration, as {_TOKEN}."
 _MOST_WAIT = 10  # seconds for an answer that is no work
 _SLOW_START = 15  # seconds, after which impatient clients may give up
@@ -95,7 +96,10 @@ def _silent(_: Result) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201
+    try:
+        print(text, flush=True)  # noqa: T201
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _counted(number: int, what: str) -> str:
@@ -196,6 +200,8 @@ class Upstream:
         token = self._settings.token.get_secret_value()
         if _PLACEHOLDER.fullmatch(token):
             return Finding("problem", f"`{token}` stands where it should be.", _WHERE_TO)
+        if _BRACKETS.fullmatch(token):
+            return Finding("problem", "It stands in brackets, as in an example.", _WHERE_TO)
         source = f"from {'.env' if written is None and filed is not None else 'the environment'}"
         if written and written != token:
             extra = "the word Bearer before it" if "bearer" in written.lower() else "quotes or blanks around it"

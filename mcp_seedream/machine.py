@@ -52,9 +52,8 @@ class Machine:
     async def _settings_found(self) -> Finding:
         token = name_of("token")  # has a check of its own
         wrong = [f"{name}: {why}" for name, why in self._found.wrong.items() if name != token]
-        file = Path.cwd() / FILE
         if wrong:
-            advice = f"Correct it where it is set: under `env` in the client's configuration, or in {file}."
+            advice = f"Correct it where it is set: under `env` in the client's configuration, or in {FILE}."
             return Finding("problem", "; ".join(wrong), advice)
         if self._found.unknown:
             names = [name_of(field) for field in Settings.model_fields]
@@ -63,7 +62,7 @@ class Machine:
             return Finding("warning", f"There is no such setting: {meant}.", "It has no effect. README lists them all.")
         parts = [f"{len(self._found.written)} from the environment"] if self._found.written else []
         if self._found.filed:
-            parts.append(f"{len(self._found.filed)} from {file}")
+            parts.append(f"{len(self._found.filed)} from {Path.cwd() / FILE}")
             advice = f"{FILE} counts only where the server is started in this folder; clients start it elsewhere."
             return Finding("ok", ", ".join(parts), advice)
         return Finding("ok", ", ".join(parts) or "all as they are by default")
@@ -82,7 +81,7 @@ class Machine:
             return wrong
         folder, name = self._settings.output_dir, name_of("output_dir")
         for allowed in self._settings.allowed_dirs:
-            if not await in_background(allowed.expanduser().is_dir):
+            if not await in_background(allowed.is_dir):
                 found = f"{allowed} is no folder, so no picture can be read from it."
                 return Finding("warning", found, f"Make it, or correct {name_of('allowed_dirs')}.")
         if folder is None:

@@ -108,7 +108,7 @@ class Pools:
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        return httpx.create_ssl_context()
+        return tls_context()
 
     def _client(self) -> httpx.AsyncClient:
         return http_client(
@@ -117,6 +117,19 @@ class Pools:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=self._connections),
             event_hooks={"request": [_traced], "response": [_answered]},
         )
+
+
+def tls_context() -> ssl.SSLContext:
+    """What certificates are checked with.
+
+    Raises:
+        ConfigurationError: The file of SSL_CERT_FILE can't be used.
+    """
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        reason = "it has no certificates" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ConfigurationError(f"The file of SSL_CERT_FILE can't be used: {reason}.") from error
 
 
 def http_client(base_url: str, tls: ssl.SSLContext, **options: Any) -> httpx.AsyncClient:

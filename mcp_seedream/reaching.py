@@ -25,7 +25,7 @@ import httpx
 from mcp_seedream.answers import at_most, read_whole
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.findings import Finding, in_background
-from mcp_seedream.pools import http_client
+from mcp_seedream.pools import http_client, tls_context
 
 _MOST_SKEW = 60  # seconds that clocks may be apart
 _ONLINE = "Is this machine online? A VPN, a firewall or the DNS server may be in the way."
@@ -94,7 +94,7 @@ class Way:
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        return httpx.create_ssl_context()
+        return tls_context()
 
     def proxy(self) -> Proxy | None:
         """The proxy that requests go through.

@@ -204,11 +204,11 @@ class Settings(BaseSettings):
             raise ValueError("it has blanks or characters that no token has")
         return text or None
 
-    @field_validator("output_dir", "models_file")
+    @field_validator("output_dir", "models_file", "allowed_dirs")
     @classmethod
-    def _at_home(cls, value: Path | None) -> Path | None:
+    def _at_home(cls, value: Any) -> Any:
         try:
-            return value.expanduser() if value else None
+            return [each.expanduser() for each in value] if isinstance(value, list) else value and value.expanduser()
         except RuntimeError as error:
             raise ValueError("there is no such home folder") from error
 
