@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             from mcp_seedream.trial import try_out  # noqa: PLC0415  (a client: the server has no use for it)
 
             return try_out(options, read_settings())
+        if options.command == "doctor":
+            return _examine(options)
         if options.command in ("install", "uninstall"):
             from mcp_seedream import installing  # noqa: PLC0415  (the server has no use for it)
 
@@ -90,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     trial.add_argument("--sandbox", action="store_true", default=argparse.SUPPRESS, help="even if there is a token")
     trial.add_argument("--sandbox-seconds", type=float, default=argparse.SUPPRESS, metavar="S", help=argparse.SUPPRESS)
     _add_install(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -113,6 +116,32 @@ def _add_install(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         parser.add_argument("--name", default="seedream", help="what the client calls the server (default: seedream)")
         parser.add_argument("--config", type=Path, metavar="PATH", help="another settings file than the usual one")
         parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    examination = commands.add_parser(
+        "doctor",
+        help="look for what is wrong, if no pictures come",
+        description="Look at this machine, the network and the token, or at a hosted endpoint. It costs nothing.",
+    )
+    examination.add_argument(
+        "url", nargs="?", metavar="URL", help="of a hosted endpoint, to look at from outside, with your token"
+    )
+    examination.add_argument("--json", action="store_true", help="for machines")
+    examination.add_argument(
+        "--sandbox", action="store_true", default=argparse.SUPPRESS, help="with the sandbox as the upstream"
+    )
+
+
+def _examine(options: argparse.Namespace) -> int:
+    from mcp_seedream.doctor import doctor  # noqa: PLC0415  (the server has no use for it)
+    from mcp_seedream.survey import survey  # noqa: PLC0415
+
+    found = survey()
+    if not options.sandbox or options.url:
+        return doctor(options, found)
+    with _upstream(options, found.settings, read_table()) as settings:
+        return doctor(options, found.with_sandbox(settings))
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -178,14 +178,14 @@ async def _check(path: Path) -> None:
 
 
 def _proxied(host: str) -> bool:
-    return "https" in getproxies() and not proxy_bypass(host)
+    return any(getproxies().get(kind) for kind in ("https", "all")) and not proxy_bypass(host)
 
 
 def _is_inside(host: str) -> bool:
     """A name or address that can only be on a private network."""
     host = host.strip("[]").rstrip(".")  # a name that ends in a dot is the same name
     try:
-        return not _is_public(host)
+        return not is_public(host)
     except ValueError:
         # No public name ends in a number: one that does is an address, spelled so that only a resolver knows it.
         last = host.rpartition(".")[2]
@@ -205,15 +205,16 @@ async def _public_address(host: str, port: int) -> str:
     except OSError as error:
         raise UpstreamUnavailable("The host of the picture's link is unknown.") from error
     addresses = [str(entry[4][0]).partition("%")[0] for entry in found]
-    if not addresses or not all(_is_public(address) for address in addresses):
+    if not addresses or not all(is_public(address) for address in addresses):
         raise UnreadableReply(_PRIVATE)
     return addresses[0]
 
 
-def _is_public(address: str) -> bool:
+def is_public(address: str) -> bool:
+    """An address of the open internet."""
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address) and (ip.ipv4_mapped or ip.sixtofour):
-        return _is_public(str(ip.ipv4_mapped or ip.sixtofour))
+        return is_public(str(ip.ipv4_mapped or ip.sixtofour))
     return (
         ip.is_global and not ip.is_multicast and not any(ip in net for net in _NOT_PUBLIC if net.version == ip.version)
     )

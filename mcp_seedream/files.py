@@ -139,7 +139,7 @@ def local_path(text: str, local: LocalFiles) -> Path:
         reason = getattr(error, "strerror", None) or "not a path"
         looked = "" if path.is_absolute() else f" (looked in {Path.cwd()}; give an absolute path, a link or base64)"
         raise InvalidArguments(f"The file {shortened(text)} can't be read: {reason}{looked}.") from error
-    folders = [folder.expanduser().resolve() for folder in local.allowed]
+    folders = [folder.resolve() for folder in local.allowed]
     if folders and not any(real.is_relative_to(folder) for folder in folders):
         named = ", ".join(map(str, folders))
         raise InvalidArguments(f"The file {shortened(text)} lies outside SEEDREAM_ALLOWED_DIRS ({named}).")

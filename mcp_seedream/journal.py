@@ -150,6 +150,10 @@ class Journal:
 
         return await self._do(read, [])
 
+    async def count(self) -> int | None:
+        """How many tasks are in it; None: it can't be used, at least for a while."""
+        return await self._do(lambda db: int(db.execute("SELECT count(*) FROM tasks").fetchone()[0]), None)
+
     async def leave(self, call: str, orphan: Orphan, doubt: int | None = None) -> bool:
         """Let go of a task whose caller went away, or of the doubt whether there is one; whether that worked."""
 
@@ -200,11 +204,12 @@ class Journal:
                 logger.warning("the journal %s is busy; nothing is written for %d s", self.path, _PAUSE)
                 return otherwise
             self.trouble = str(error)
-            self._close()
+            self.close()
             logger.warning("the journal %s is set aside, since it can't be used: %s", self.path, error)
         return otherwise
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
         if self._connection:
             self._connection.close()
             self._connection = None

@@ -40,6 +40,9 @@ WORDS = {
 }
 """Every word that does something, as `[sandbox:word]`, and what it brings about."""
 
+TOKENS = {"invalid": "invalid_token", "used_up": "used_up"}
+"""Tokens that the sandbox refuses, and how."""
+
 _WORD = re.compile(r"\[sandbox:([a-z_0-9]+)(?:=([0-9]+(?:[.][0-9]+)?))?\]")
 
 
@@ -52,8 +55,8 @@ def unauthorised(token: str, revoked: Container[str] = ()) -> Response | None:
     """The answer to a request without a token, or with one that is refused."""
     if not token:
         return error(400, "no_token", "No token specified for the request.")
-    if token == "invalid" or token in revoked:  # noqa: S105  (the one token that the sandbox always refuses)
-        return error(401, "invalid_token", "The specified token is invalid or wrong.")
+    if refusal := REFUSALS.get("invalid_token" if token in revoked else TOKENS.get(token, "")):
+        return error(*refusal)
     return None
 
 

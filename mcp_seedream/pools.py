@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import cached_property
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
 
 import anyio
 import httpx
@@ -107,29 +108,55 @@ class Pools:
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        return httpx.create_ssl_context()
+        return tls_context()
 
     def _client(self) -> httpx.AsyncClient:
-        try:
-            return httpx.AsyncClient(
-                base_url=self._base_url,
-                verify=self._tls,
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=self._connections),
-                headers={
-                    "User-Agent": f"mcp-seedream/{__version__}",
-                    "Content-Type": "application/json",
-                    "Accept-Encoding": ENCODING,
-                },
-                event_hooks={"request": [_traced], "response": [_answered]},
-                # One caller's cookies must not reach the upstream with another's call.
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-                mounts=dict.fromkeys(_LOOPBACK),
-            )
-        except (ImportError, ValueError, httpx.InvalidURL) as error:
-            raise ConfigurationError(
-                f"The proxy of HTTPS_PROXY, HTTP_PROXY or ALL_PROXY can't be used: {error} "
-                "For a SOCKS proxy install mcp-seedream[socks]."
-            ) from error
+        return http_client(
+            self._base_url,
+            self._tls,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=self._connections),
+            event_hooks={"request": [_traced], "response": [_answered]},
+        )
+
+
+def tls_context() -> ssl.SSLContext:
+    """What certificates are checked with.
+
+    Raises:
+        ConfigurationError: The file of SSL_CERT_FILE can't be used.
+    """
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        reason = "it has no certificates" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ConfigurationError(f"The file of SSL_CERT_FILE can't be used: {reason}.") from error
+
+
+def http_client(base_url: str, tls: ssl.SSLContext, **options: Any) -> httpx.AsyncClient:
+    """A client for one upstream, through the proxy of the environment where there is one.
+
+    Raises:
+        ConfigurationError: The proxy can't be used.
+    """
+    try:
+        return httpx.AsyncClient(
+            base_url=base_url,
+            verify=tls,
+            headers={
+                "User-Agent": f"mcp-seedream/{__version__}",
+                "Content-Type": "application/json",
+                "Accept-Encoding": ENCODING,
+            },
+            # One caller's cookies must not reach the upstream with another's call.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            mounts=dict.fromkeys(_LOOPBACK),
+            **options,
+        )
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        raise ConfigurationError(
+            f"The proxy of HTTPS_PROXY, HTTP_PROXY or ALL_PROXY can't be used: {error} "
+            "For a SOCKS proxy install mcp-seedream[socks]."
+        ) from error
 
 
 async def _traced(request: httpx.Request) -> None:

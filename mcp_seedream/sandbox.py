@@ -284,7 +284,7 @@ def main() -> None:
     parser.add_argument("--models-file", type=Path, help="another capability table")
     options = parser.parse_args()
     sandbox = Sandbox(read_table(options.models_file), seconds=options.seconds)
-    print(f"Sandbox at http://127.0.0.1:{options.port} (any token but `invalid`)")  # noqa: T201
+    print(f"Sandbox at http://127.0.0.1:{options.port} (any token but `invalid` and `used_up`)")  # noqa: T201
     uvicorn.run(sandbox.app, host="127.0.0.1", port=options.port, log_level="warning", lifespan="off")
 
 

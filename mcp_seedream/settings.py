@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mcp_seedream.errors import ConfigurationError
@@ -204,11 +204,11 @@ class Settings(BaseSettings):
             raise ValueError("it has blanks or characters that no token has")
         return text or None
 
-    @field_validator("output_dir", "models_file")
+    @field_validator("output_dir", "models_file", "allowed_dirs")
     @classmethod
-    def _at_home(cls, value: Path | None) -> Path | None:
+    def _at_home(cls, value: Any) -> Any:
         try:
-            return value.expanduser() if value else None
+            return [each.expanduser() for each in value] if isinstance(value, list) else value and value.expanduser()
         except RuntimeError as error:
             raise ValueError("there is no such home folder") from error
 
@@ -252,6 +252,23 @@ class Settings(BaseSettings):
             raise ValueError("it must start with https:// or http://")
         return value.rstrip("/")
 
+    @field_validator("preview", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        """A switch in a client's form comes as true or false."""
+        return {"true": "on", "false": "off"}.get(str(value).lower(), value)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _left_empty(cls, value: Any, info: ValidationInfo) -> Any:
+        """Clients with a form hand on what was left empty as "", as "null", or as the place where it would stand."""
+        field = cls.model_fields[str(info.field_name)]
+        empty = isinstance(value, str) and re.fullmatch(r"\s*(\$\{user_config\.\w+\}|null|undefined)?\s*", value)
+        # An empty list is a list.
+        if empty and (value.strip() or not isinstance(field.default, list)):
+            return field.get_default()
+        return value
+
 
 class ClaudeCode(BaseSettings):
     """What another program's variable says: `install` has to look where Claude Code does."""
@@ -265,14 +282,33 @@ def read_settings(**given: Any) -> Settings:
     """The settings; `given` (from the command line) stand above the environment, and that above `.env`.
 
     Raises:
-        ConfigurationError: One is unusable; names it.
+        ConfigurationError: One is unusable; names each that is.
     """
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        name = first["loc"][0] if first["loc"] else "settings"
-        field = Settings.model_fields.get(str(name))  # one from the command line comes by its own name
-        alias = field.validation_alias if field else None
-        shown = alias.choices[0] if isinstance(alias, AliasChoices) else name
-        raise ConfigurationError(f"The setting {shown} is wrong: {first['msg']}") from None
+        wrong = complaints(error)
+    except (OSError, UnicodeError) as error:
+        wrong = {".env": unreadable(error)}
+    raise ConfigurationError("\n".join(f"The setting {name} is wrong: {why}" for name, why in wrong.items()))
+
+
+def name_of(field: str) -> str:
+    """The name of a setting in the environment, by its field's."""
+    alias = Settings.model_fields[field].validation_alias
+    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else field
+
+
+def complaints(error: ValidationError) -> dict[str, str]:
+    """What is wrong with each setting, by its name in the environment; one of the command line has the same."""
+    found: dict[str, str] = {}
+    for each in error.errors(include_input=False, include_url=False):
+        field = str(each["loc"][0]) if each["loc"] else "settings"
+        name = name_of(field) if field in Settings.model_fields else field
+        found.setdefault(name, each["msg"].removeprefix("Value error, "))
+    return found
+
+
+def unreadable(error: OSError | UnicodeError) -> str:
+    """Why `.env` can't be read."""
+    return "it is not written in UTF-8" if isinstance(error, UnicodeError) else f"it can't be read ({error.strerror})"

@@ -24,19 +24,19 @@ def try_out(options: argparse.Namespace, settings: Settings) -> int:
         options: `prompt`, `edit`, `settings` (name=value pairs), `output`, `sandbox`, `sandbox_seconds`.
         settings: Whether there is a token: without one it is the sandbox.
     """
-    command = ["-P", "-m", "mcp_seedream", "--log-level", "warning"]
+    switches = []
     if options.sandbox or settings.token is None:
         why = "" if options.sandbox else "No ACEDATACLOUD_API_TOKEN is set. "
         _say(f"{why}Using the sandbox: a drawn picture instead of a generated one, at no cost.")
-        command.append("--sandbox")
+        switches.append("--sandbox")
         if options.sandbox_seconds is not None:
-            command += ["--sandbox-seconds", str(options.sandbox_seconds)]
+            switches += ["--sandbox-seconds", str(options.sandbox_seconds)]
     try:
         tool, arguments = _call(options)
         read_table(settings.models_file)  # here its error is one line; in the server it would be a closed connection
         folder = options.output.parent if options.output.suffix else options.output
         folder.mkdir(parents=True, exist_ok=True)  # before a picture is paid for that could not be saved
-        return anyio.run(_make, command, tool, {"save_to": str(options.output.resolve()), **arguments})
+        return anyio.run(_make, switches, tool, {"save_to": str(options.output.resolve()), **arguments})
     except* (InvalidArguments, OSError, MCPError) as errors:
         for error in _leaves(errors):
             _say(f"mcp-seedream: {error}")
@@ -63,10 +63,14 @@ def _call(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     return "edit_image", {**arguments, "image": options.edit}
 
 
-async def _make(command: list[str], tool: str, arguments: dict[str, Any]) -> int:
-    # The environment goes on whole: proxies and settings are for the server.
-    server = StdioServerParameters(command=sys.executable, args=command, env=dict(os.environ))
-    async with Client(server) as client:
+def as_subprocess(switches: list[str]) -> StdioServerParameters:
+    """This server as a subprocess of its client. The environment goes on whole: proxies and settings are for it."""
+    arguments = ["-P", "-m", "mcp_seedream", "--log-level", "warning", *switches]
+    return StdioServerParameters(command=sys.executable, args=arguments, env=dict(os.environ))
+
+
+async def _make(switches: list[str], tool: str, arguments: dict[str, Any]) -> int:
+    async with Client(as_subprocess(switches)) as client:
         result = await client.call_tool(tool, arguments, progress_callback=_progress)
         while not result.is_error and _answer(result).get("status") == "pending":
             _say(_text(result))

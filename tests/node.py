@@ -31,6 +31,7 @@ GALLERY_HOST = (
     "esbuild@0.28.2",
     "zod@4.6.7",
 )
+MCPB = "@anthropic-ai/mcpb@2.1.2"
 COMPOSE_SCHEMA = "dclint@3.1.0"
 JSONC_PARSER = "jsonc-parser@3.3.1"
 """What VS Code reads its settings with."""

@@ -216,8 +216,8 @@ class Proxy:
         await writer.wait_closed()
 
 
-@pytest.fixture
-async def proxy(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Proxy]:
+@pytest.fixture(params=["HTTPS_PROXY", "ALL_PROXY"])
+async def proxy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Proxy]:
     """In the environment, for everything but one host and this machine; names resolve to a private address here."""
     proxy = Proxy()
 
@@ -225,9 +225,10 @@ async def proxy(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Proxy]:
         return [(socket.AF_INET, 1, 6, "", ("10.0.0.1", 443))]
 
     async with await asyncio.start_server(proxy.serve, "127.0.0.1") as server:
-        for name in ("HTTP_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy", "no_proxy"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        for kind in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+            monkeypatch.delenv(kind, raising=False)
+            monkeypatch.delenv(kind.upper(), raising=False)
+        monkeypatch.setenv(str(request.param), f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         monkeypatch.setenv("NO_PROXY", "direct.example.com,127.0.0.1")
         monkeypatch.setattr(anyio, "getaddrinfo", resolve)
         yield proxy

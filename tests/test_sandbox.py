@@ -136,7 +136,7 @@ async def test_tokens(web: httpx.AsyncClient, upstream: str) -> None:
     accepted = await post(web, "images", **{"model": V5, "prompt": "a fox", "async": True})
     async with httpx.AsyncClient(base_url=upstream) as anyone:
         assert (await anyone.post("/seedream/images", json={})).json()["error"]["code"] == "no_token"
-        for token, code in (("invalid", "invalid_token"), ("other", "not_found")):
+        for token, code in (("invalid", "invalid_token"), ("used_up", "used_up"), ("other", "not_found")):
             headers = {"Authorization": f"Bearer {token}"}
             response = await anyone.post("/seedream/tasks", json={"id": accepted["task_id"]}, headers=headers)
             assert response.json()["error"]["code"] == code

@@ -1,0 +1,285 @@
+"""The command `mcp-seedream doctor`: looks for what keeps pictures from coming, and says what to do about it.
+
+It costs nothing, changes nothing, and shows no more of a token than its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO
+
+import anyio
+from mcp import Client, MCPError
+from mcp.client.stdio import stdio_client
+
+from mcp_seedream import __version__
+from mcp_seedream.callers import NO_TASK
+from mcp_seedream.downloads import is_public
+from mcp_seedream.endpoint import Endpoint
+from mcp_seedream.errors import TOKEN_PAGE, BalanceUsedUp, TokenRefused, UpstreamError
+from mcp_seedream.findings import Check, Finding, Result, as_json, as_text, count, examine
+from mcp_seedream.logs import log_to_stderr
+from mcp_seedream.machine import Machine, unusable
+from mcp_seedream.reaching import Answer, Way, addresses, clock, timing, unexpected
+from mcp_seedream.replies import read_failure
+from mcp_seedream.serving import connecting
+from mcp_seedream.settings import Settings, name_of
+from mcp_seedream.survey import Survey, coloured
+from mcp_seedream.trial import as_subprocess
+
+_TOKEN, _BASE_URL = name_of("token"), name_of("base_url")
+_PLACEHOLDER = re.compile(
+    r"x{3,}|[.]{3}|((your|my|the)[-_ ]?)?((api|acedatacloud)[-_ ]?)*(token|key)([-_ ]here)?", re.IGNORECASE
+)
+_BRACKETS = re.compile(r"<.*>|[$]?\{.*\}|\[.*\]")
+_WHERE_TO = f"Get one at {TOKEN_PAGE}, and put it under `env` in the client's configuration, as {_TOKEN}."
+_MOST_WAIT = 10  # seconds for an answer that is no work
+_SLOW_START = 15  # seconds, after which impatient clients may give up
+_WIDEST = 110
+
+
+def doctor(options: argparse.Namespace, found: Survey) -> int:
+    """Look at this machine and the upstream, or at a hosted endpoint; 1 if there is a problem.
+
+    Args:
+        options: `url` of a hosted endpoint, if any; `json` for machines; `sandbox`; `log_level`.
+        found: The settings.
+
+    Raises:
+        ConfigurationError: The URL is none.
+    """
+    if options.log_level:
+        log_to_stderr(options.log_level)
+    else:
+        logging.getLogger().addHandler(logging.NullHandler())  # what goes wrong is told by the checks
+    if options.url:
+        checks = _endpoint(options.url, found.settings).checks()
+    else:
+        checks = [*Machine(found).checks(), *Upstream(found).checks(), _server(found, sandbox=options.sandbox)]
+    results = anyio.run(examine, checks, _silent if options.json else _printer(checks, sys.stdout))
+    problems, warnings = count(results, "problem"), count(results, "warning")
+    if options.json:
+        _say(as_json(results, version=__version__))
+    else:
+        _say(
+            f"\n{_counted(problems, 'problem')}, {_counted(warnings, 'warning')}."
+            if problems or warnings
+            else "\nAll is well."
+        )
+    return 1 if problems else 0
+
+
+def _printer(checks: Sequence[Check], stream: TextIO) -> Callable[[Result], None]:
+    """Prints results for people, as wide as the terminal is."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")  # what servers and folders are called may be in any script
+    names = max(len(check.name) for check in checks)
+    width = min(shutil.get_terminal_size((_WIDEST, 0)).columns, _WIDEST)
+    in_colours = coloured(stream)
+    return lambda result: _say(as_text(result, width, names=names, coloured=in_colours))
+
+
+def _silent(_: Result) -> None:
+    """Machines get all at the end."""
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, flush=True)  # noqa: T201
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
+
+
+def _endpoint(url: str, settings: Settings) -> Endpoint:
+    token = settings.token.get_secret_value() if settings.token else None
+    return Endpoint(url, token, connect=settings.connect_timeout, read=min(settings.read_timeout, _MOST_WAIT))
+
+
+class Upstream:
+    """The checks of the upstream: the way there, the token, and where its pictures are.
+
+    Args:
+        found: The settings.
+    """
+
+    def __init__(self, found: Survey) -> None:
+        self._found = found
+        self._settings = found.settings
+        self._way = self._to(found.settings.base_url)
+        self._answer: Answer | None = None
+
+    def checks(self) -> list[Check]:
+        """In the order in which they are told."""
+        return [
+            Check("proxy", self._proxy),
+            Check("network", self._network, needs=("proxy",)),
+            Check("clock", self._clock, needs=("network",)),
+            Check("pictures", self._pictures, needs=("network",)),
+            Check("token", self._token),
+            Check("account", self._account, needs=("network", "token")),
+        ]
+
+    def _to(self, url: str) -> Way:
+        settings = self._settings
+        return Way(url, connect=settings.connect_timeout, read=min(settings.read_timeout, _MOST_WAIT))
+
+    async def _proxy(self) -> Finding:
+        return unusable(self._found, "base_url") or await self._way.find_proxy()
+
+    async def _network(self) -> Finding:
+        question = {"action": "retrieve", "id": NO_TASK}  # without a token: it goes nowhere before this is well
+        answer = await self._way.exchange("POST", f"{self._settings.base_url}/seedream/tasks", json=question)
+        if isinstance(answer, Finding):
+            return answer
+        host = self._way.url.host
+        if wrong := unexpected(answer) or _not_the_api(answer):
+            return replace(wrong, found=f"{host}: {wrong.found}")
+        self._answer = answer
+        told = f"{host} answers in {timing(answer)}"
+        if self._way.url.scheme == "http" and not self._way.is_local:
+            return Finding("warning", told, f"Without https, the token can be read on the way: see {_BASE_URL}.")
+        return Finding("ok", told)
+
+    async def _clock(self) -> Finding:
+        assert self._answer
+        return clock(self._answer, self._way.url.host)
+
+    async def _pictures(self) -> Finding:
+        if wrong := unusable(self._found, "image_hosts"):
+            return wrong
+        found: dict[str, Finding] = {}
+
+        async def look(origin: str) -> None:
+            found[origin] = await self._picture_host(origin)
+
+        async with anyio.create_task_group() as group:
+            for origin in self._settings.image_hosts:
+                group.start_soon(look, origin)
+        bad = [each for each in found.values() if each.level != "ok"]
+        told = "; ".join(found[origin].found for origin in self._settings.image_hosts)
+        return bad[0] if bad else Finding("ok", told or f"{name_of('image_hosts')} names no host")
+
+    async def _picture_host(self, origin: str) -> Finding:
+        if "*" in origin:
+            return Finding("ok", f"{origin} stands for many hosts")
+        way = self._to(origin)
+        answer = await way.exchange("HEAD", "/")
+        host = way.url.host
+        if isinstance(answer, Finding):
+            advice = f"{answer.advice} Links come all the same; previews and saved pictures don't."
+            return Finding("warning", answer.found, advice)
+        if way.proxy() is None and not way.is_local:
+            inside = [each for each in await addresses(host, way.url.port or 443) if not is_public(each)]
+            if inside:
+                found = f"{host} is a private address here ({inside[0]}), which no picture is fetched from."
+                return Finding("warning", found, "The network's DNS sends it elsewhere: ask whoever runs it.")
+        return Finding("ok", f"{host} answers in {timing(answer)}")
+
+    async def _token(self) -> Finding:
+        written, filed = self._found.written.get(_TOKEN), self._found.filed.get(_TOKEN)
+        if why := self._found.wrong.get(_TOKEN):
+            return Finding("problem", f"It can't be one: {why}.", f"Copy it anew from {TOKEN_PAGE}, in one piece.")
+        if self._settings.token is None:
+            return Finding("problem", "None is set.", _WHERE_TO)
+        token = self._settings.token.get_secret_value()
+        if _PLACEHOLDER.fullmatch(token):
+            return Finding("problem", f"`{token}` stands where it should be.", _WHERE_TO)
+        if _BRACKETS.fullmatch(token):
+            return Finding("problem", "It stands in brackets, as in an example.", _WHERE_TO)
+        source = f"from {'.env' if written is None and filed is not None else 'the environment'}"
+        if written and written != token:
+            extra = "the word Bearer before it" if "bearer" in written.lower() else "quotes or blanks around it"
+            advice = "They are left out here; other programs may send them along."
+            return Finding("warning", f"{_end(token)}, {source}, written with {extra}.", advice)
+        return Finding("ok", f"{_end(token)}, {source if written or filed else 'of the sandbox'}")
+
+    async def _account(self) -> Finding:
+        assert self._settings.token
+        token = self._settings.token.get_secret_value()
+        async with connecting(self._settings)() as client:
+            try:
+                await client.look_up([NO_TASK], token, kind="check")
+            except TokenRefused as error:
+                return Finding("problem", f"{_end(token)} is refused ({error.code}). {error.message}")
+            except BalanceUsedUp as error:
+                return Finding("problem", f"There is no balance left. {error.message}")
+            except UpstreamError as error:
+                return Finding("warning", f"It could not be asked: {error.message}", "Try again in a minute.")
+        return Finding("ok", f"{_end(token)} is accepted; what balance there is, shows when a picture is made")
+
+
+def _end(token: str) -> str:
+    """What of a token may be seen: enough to tell one's own from another."""
+    return f"...{token[-4:]}" if len(token) >= 12 else "a short token"
+
+
+def _not_the_api(answer: Answer) -> Finding | None:
+    """What is wrong with the answer to a question without a token, which the upstream refuses in its own words."""
+    try:
+        failure = read_failure(json.loads(answer.body))
+    except (ValueError, RecursionError):
+        failure = None
+    if answer.status >= 500:
+        return Finding(
+            "problem", f"The upstream is in trouble (HTTP {answer.status}).", "Nothing to do here: try later."
+        )
+    if failure is None:
+        return Finding("problem", f"What answers is not the API (HTTP {answer.status}).", f"See {_BASE_URL}.")
+    if failure.code == "no_api":
+        return Finding("problem", f"There is no Seedream at this address: {failure.message}", f"See {_BASE_URL}.")
+    return None
+
+
+def _server(found: Survey, *, sandbox: bool) -> Check:
+    """The server, started the way clients start it; from the sandbox it brings a picture."""
+
+    async def start() -> Finding:
+        if wrong := unusable(found, "token"):
+            return wrong
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            log = Path(folder) / "log"
+            try:
+                with log.open("w") as file:
+                    return await _asked(file, Path(folder), sandbox=sandbox)
+            except* (OSError, MCPError) as errors:
+                lines = log.read_text("utf-8", "replace").splitlines()
+                why = lines[-1] if lines else str(errors.exceptions[0])
+            return Finding("problem", f"It does not start: {why}", f"Run {sys.executable} -m mcp_seedream to see more.")
+
+    return Check("server", start, needs=("packages", "settings", "models"), seconds=60)
+
+
+async def _asked(log: TextIO, folder: Path, *, sandbox: bool) -> Finding:
+    began = time.perf_counter()
+    switches = ["--sandbox", "--sandbox-seconds", "0.2"] if sandbox else []
+    async with Client(stdio_client(as_subprocess(switches), errlog=log), mode="legacy") as client:
+        tools = [tool.name for tool in (await client.list_tools()).tools]
+        seconds = time.perf_counter() - began
+        told = f"starts in {seconds:.1f} s, with {', '.join(tools)}"
+        if sandbox:
+            arguments = {"prompt": "a red fox in the snow", "save_to": str(folder / "fox.jpg")}
+            began = time.perf_counter()
+            result = await client.call_tool("generate_image", arguments)
+            if not (folder / "fox.jpg").is_file():
+                said = (result.structured_content or {}).get("error") or result.content
+                return Finding("problem", f"It made no picture in the sandbox: {said}")
+            told += f"; a picture of the sandbox took {time.perf_counter() - began:.1f} s"
+    if seconds > _SLOW_START:
+        return Finding("warning", told, "Some clients wait no longer than 15 s: a slow disk or a virus scanner?")
+    return Finding("ok", told)

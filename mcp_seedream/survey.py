@@ -1,0 +1,78 @@
+"""Which settings there are, and where each comes from, for whoever looks for what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from pydantic import ValidationError
+from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
+
+from mcp_seedream.settings import Settings, complaints, name_of, unreadable
+
+FILE = ".env"
+_OURS = ("SEEDREAM_", "ACEDATACLOUD_")
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """All that the environment and `.env` say.
+
+    `settings` are those that can be used: why another can't stands in `wrong`, by its name, and it has its default.
+    `unknown` are names that look like settings and are none. `written` is what the environment says, `filed` what
+    `.env` says and the environment does not, both as they are written.
+    """
+
+    settings: Settings
+    wrong: Mapping[str, str]
+    unknown: tuple[str, ...]
+    written: Mapping[str, str]
+    filed: Mapping[str, str]
+
+    def with_sandbox(self, settings: Settings) -> Survey:
+        """The same where a sandbox is the upstream: whatever is said of the real one does not count."""
+        its_own = {name_of(field) for field in ("token", "base_url", "image_hosts")}
+        kept = [{k: v for k, v in each.items() if k not in its_own} for each in (self.wrong, self.written, self.filed)]
+        return Survey(settings, kept[0], self.unknown, kept[1], kept[2])
+
+
+def survey() -> Survey:
+    """Look at the environment and `.env`, however wrong they are."""
+    environment = _upper(EnvSettingsSource(Settings).env_vars)
+    filed, wrong = dict[str, str](), dict[str, str]()
+    try:
+        filed = _upper(DotEnvSettingsSource(Settings).env_vars)
+    except (OSError, UnicodeError) as error:
+        wrong[FILE] = unreadable(error)
+    settings, faults = _usable(None if wrong else FILE)
+    names = {name_of(field) for field in Settings.model_fields}
+    ours = {name for name in {**environment, **filed} if name.startswith(_OURS)}
+    return Survey(
+        settings,
+        wrong | faults,
+        tuple(sorted(ours - names)),
+        {name: environment[name] for name in sorted(names & environment.keys())},
+        {name: filed[name] for name in sorted(names & (filed.keys() - environment.keys()))},
+    )
+
+
+def _usable(file: str | None) -> tuple[Settings, dict[str, str]]:
+    given: dict[str, Any] = {"_env_file": file}
+    try:
+        return Settings(**given), {}
+    except ValidationError as error:
+        wrong = complaints(error)
+    fields = Settings.model_fields.items()
+    defaults = {field: info.get_default() for field, info in fields if name_of(field) in wrong}
+    return Settings(**given, **defaults), wrong
+
+
+def _upper(variables: Mapping[str, str | None]) -> dict[str, str]:
+    return {name.upper(): value or "" for name, value in variables.items()}
+
+
+def coloured(stream: TextIO) -> bool:
+    """Whether what is written there may be in colours: on a terminal, unless NO_COLOR or TERM says otherwise."""
+    environment = EnvSettingsSource(Settings).env_vars
+    return stream.isatty() and not environment.get("no_color") and environment.get("term") not in (None, "dumb")
