@@ -135,8 +135,9 @@ class Jobs:
 
     async def collected(self, job: Job) -> None:
         """Its client gets what it came to: the same call is another one from now on."""
-        if job.watch:
-            await self._orphans.answered(job.watch)
+        watch, job.watch = job.watch, None  # however long it is silent from here on, nothing is left
+        if watch:
+            await self._orphans.answered(watch)
 
     def drop(self, job: Job) -> None:
         """Forget it: whoever asks for its task next begins anew."""

@@ -382,6 +382,17 @@ async def test_a_result_that_is_fetched_late_is_nobody_elses_any_more(journal: J
         assert await adopted(orphans) is None
 
 
+async def test_who_has_its_result_may_be_silent(journal: Journal | None) -> None:
+    """Nothing is left then: whoever makes the same call wants another picture."""
+    orphans = Orphans(journal)
+    async with open_jobs(orphans, unasked=0.3) as jobs:
+        job = await jobs.begin("caller", picture(orphans, journal))
+        await job.over.wait()
+        await jobs.collected(job)
+        await anyio.sleep(1)
+        assert await adopted(orphans) is None
+
+
 async def test_a_server_that_stops_leaves_its_tasks_to_the_next(
     table: ModelTable, upstream: str, sandbox: Sandbox
 ) -> None:
