@@ -136,7 +136,7 @@ class Jobs:
     async def collected(self, job: Job) -> None:
         """Its client gets what it came to: the same call is another one from now on."""
         watch, job.watch = job.watch, None  # however long it is silent from here on, nothing is left
-        if watch:
+        if watch and watch.fetched:
             await self._orphans.answered(watch)
 
     def drop(self, job: Job) -> None:

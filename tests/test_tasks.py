@@ -33,7 +33,7 @@ from mcp_seedream.stopping import Stopping
 from mcp_seedream.tasks import EXTENSION
 from mcp_seedream.tools import Habits
 from mcp_seedream.wire import Task
-from tests.conftest import Session, answer, look_ups, serving, submits, text
+from tests.conftest import TOKEN, Session, answer, look_ups, serving, submits, text
 
 pytestmark = pytest.mark.anyio
 MODERN = "2026-07-28"
@@ -314,6 +314,33 @@ async def test_a_call_that_is_repeated_is_another_one_once_its_result_was_fetche
         await follower.end(second)
         third = await follower.begin("generate_image", prompt="a fox")
     assert len({first, second, third}) == len(submits(sandbox)) == 3
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_a_call_that_fails_after_it_was_accepted_is_not_paid_twice(
+    session: Session, sandbox: Sandbox, declared: bool
+) -> None:
+    """Who was told of the error and makes the call again gets the task of the first, with the extension or without."""
+    sandbox.seconds = 1
+
+    async def made(follower: Follower) -> CallToolResult:
+        found = await follower.call("generate_image", prompt="a fox")
+        return found if isinstance(found, CallToolResult) else await follower.result(found.task_id)
+
+    async def revoke() -> None:
+        while not sandbox.jobs:  # noqa: ASYNC110
+            await anyio.sleep(0.02)
+        sandbox.revoked.add(TOKEN)
+
+    async with Client(session.server, extensions=[Declared()] if declared else []) as client:
+        async with anyio.create_task_group() as group:
+            group.start_soon(revoke)
+            refused = await made(Follower(client))
+        sandbox.revoked.clear()
+        result = await made(Follower(client))
+    assert answer(refused)["error"]["code"] == "invalid_token"
+    assert answer(result)["task_id"] == answer(refused)["task_id"]
+    assert len(submits(sandbox)) == 1
 
 
 async def test_a_client_that_leaves_before_it_hears_of_its_task_can_call_again(
