@@ -13,8 +13,7 @@ from time import time
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup, TaskStatus
-from anyio.lowlevel import checkpoint_if_cancelled
+from anyio.abc import TaskGroup
 
 from mcp_seedream.orphans import Orphans, Watch
 from mcp_seedream.wire import Task
@@ -37,12 +36,13 @@ _TIDYING = 5
 class Job:
     """One call that goes on: whose it is, what was accepted for it, how far it is, and what it came to.
 
-    `caller` is the caller's token; `task` is None before anything is accepted; `message` is what was reported last;
-    once it is `over` it has a `result`, or an `error`, or was `cancelled`. `begun` and `changed` are Unix seconds,
-    `size` the bytes of its result, for whoever has to keep it.
+    `caller` is the caller's token; `task` is None before anything is accepted; it is `known` once something was, or it
+    is over; `message` is what was reported last; once it is `over` it has a `result`, or an `error`, or was
+    `cancelled`, or ended because nobody asks for what it came to. `begun` and `changed` are Unix seconds, `size` the
+    bytes of its result, for whoever has to keep it.
     """
 
-    def __init__(self, caller: str, register: Callable[[Job, Task], None] = lambda *_: None) -> None:
+    def __init__(self, caller: str, register: Callable[[Job, Task], None]) -> None:
         self.caller = caller
         self.task: Task | None = None
         self.watch: Watch | None = None
@@ -52,6 +52,7 @@ class Job:
         self.size = 0
         self.cancelled = False
         self.begun = self.changed = self.asked = time()
+        self.known = anyio.Event()
         self.over = anyio.Event()
         self._register = register
         self._scope = anyio.CancelScope()
@@ -61,6 +62,7 @@ class Job:
         if self.task is None and task.id:
             self.task = task
             self._register(self, task)
+            self.known.set()
 
     async def report(self, _: float, /, *, message: str) -> None:
         """How far it is, for whoever asks."""
@@ -70,25 +72,25 @@ class Job:
         """Nobody wants it any more: it ends here, and its task is left. What is over stays as it is."""
         if not self.over.is_set():
             self.cancelled, self.changed = True, time()
-            self._scope.cancel()
+            self.end()
+
+    def end(self) -> None:
+        """It ends here, as a call does whose client leaves."""
+        self._scope.cancel()
 
     async def run(self, work: Work) -> None:
-        """Do the work, to its end or until it is cancelled.
-
-        Raises:
-            Exception: The work failed before anything was accepted; later, `error` has it.
-        """
+        """Do the work, to its end or until it is told to end."""
         try:
             with self._scope:
                 self.result = await work(self)
-        except Exception as error:
-            if self.task is None:
-                raise
-            logger.exception("task %s failed", self.task.id)
-            self.error = error  # the top of a task of its own: whoever asks is told
+        except Exception as error:  # the top of a task of its own: whoever began it or asks for it is told
+            self.error = error
+            if self.task:
+                logger.exception("task %s failed", self.task.id)
         finally:
             self.changed = time()
             self.over.set()
+            self.known.set()
 
 
 class Jobs:
@@ -113,18 +115,23 @@ class Jobs:
 
         Args:
             caller: The caller's token.
-            work: The call. It is cancelled if this is, before anything is accepted.
+            work: The call. It ends if this is cancelled: its client left before it heard of the task.
 
         Raises:
             Exception: What the work raised before anything was accepted.
         """
-        job: Job = await self._group.start(self._run, caller, work)
+        job = Job(caller, self._register)
+        self._group.start_soon(self._run, job, work)
         try:
-            await checkpoint_if_cancelled()
+            await job.known.wait()
         except anyio.get_cancelled_exc_class():
+            job.end()
             with anyio.CancelScope(shield=True):
-                await self._leave(job)  # its client left before it heard of the task
+                await job.over.wait()
+                await self._leave(job)
             raise
+        if job.task is None and job.error:
+            raise job.error
         return job
 
     def find(self, caller: str, task_id: str) -> Job | None:
@@ -155,15 +162,16 @@ class Jobs:
                 if job.over.is_set() and now - max(job.asked, job.changed) >= _KEPT:
                     self.drop(job)
 
-    async def _run(self, caller: str, work: Work, *, task_status: TaskStatus[Job]) -> None:
-        def register(job: Job, task: Task) -> None:
-            self._jobs[caller, task.id] = job
-            task_status.started(job)
+    def _register(self, job: Job, task: Task) -> None:
+        before = self._jobs.get((job.caller, task.id))
+        self._jobs[job.caller, task.id] = job
+        if before:
+            before.end()  # its call was made again, and has its task: two would save its pictures twice
 
-        job = Job(caller, register)
+    async def _run(self, job: Job, work: Work) -> None:
         await job.run(work)
-        if job.task is None:
-            task_status.started(job)
+        if job.result is None and job.error is None and not job.cancelled:
+            self.drop(job)  # whoever asks for its task must not be told for ever that it goes on
         self._make_room()
 
     async def _leave(self, job: Job) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from time import time
 from typing import Any, Literal
@@ -354,6 +355,33 @@ async def test_a_client_that_leaves_before_it_hears_of_its_task_can_call_again(
         result = await follower.result(await follower.begin("generate_image", prompt=prompt))
     assert "broken off" in text(result)
     assert len(submits(sandbox)) == 1
+
+
+async def test_a_client_that_left_too_soon_can_ask_for_the_task_all_the_same(
+    session: Session, sandbox: Sandbox
+) -> None:
+    """It has the id from somewhere else, and is not told for ever that it goes on."""
+    sandbox.seconds = 0.1
+    async with following(session) as follower:
+        with anyio.move_on_after(0.2):
+            await follower.begin("generate_image", prompt="a fox [sandbox:hang=0.4]")
+        await anyio.sleep(0.4)
+        await follower.result(next(iter(sandbox.jobs)))
+
+
+async def test_a_call_that_is_made_again_saves_its_pictures_once(
+    table: ModelTable, upstream: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call whose client was silent ends as soon as another has its task."""
+    monkeypatch.setattr("mcp_seedream.server.open_jobs", partial(open_jobs, unasked=0.3))
+    sandbox.seconds = 1.5
+    async with following(Session(table, upstream, habits=Habits(20, local=LocalFiles((), tmp_path)))) as follower:
+        first = await follower.begin("generate_image", prompt="a fox")
+        await anyio.sleep(0.6)
+        assert await follower.begin("generate_image", prompt="a fox") == first
+        assert "path" in answer(await follower.result(first))["images"][0]
+        await anyio.sleep(0.3)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.fixture(params=[True, False], ids=["journal", "memory"])
