@@ -36,14 +36,15 @@ _TIDYING = 5
 class Job:
     """One call that goes on: whose it is, what was accepted for it, how far it is, and what it came to.
 
-    `caller` is the caller's token; `task` is None before anything is accepted; it is `known` once something was, or it
-    is over; `message` is what was reported last; once it is `over` it has a `result`, or an `error`, or was
-    `cancelled`, or ended because nobody asks for what it came to. `begun` and `changed` are Unix seconds, `size` the
-    bytes of its result, for whoever has to keep it.
+    `caller` is the caller's token; `task_id` is empty, and `task` None, before anything is accepted; it is `known` once
+    something was, or it is over; `message` is what was reported last; once it is `over` it has a `result`, or an
+    `error`, or was `cancelled`, or ended because nobody asks for what it came to. `begun` and `changed` are Unix
+    seconds, `size` the bytes of its result, for whoever has to keep it.
     """
 
-    def __init__(self, caller: str, register: Callable[[Job, Task], None]) -> None:
+    def __init__(self, caller: str, register: Callable[[Job], None], task_id: str = "") -> None:
         self.caller = caller
+        self.task_id = task_id
         self.task: Task | None = None
         self.watch: Watch | None = None
         self.message = ""
@@ -60,8 +61,8 @@ class Job:
     def accept(self, task: Task) -> None:
         """The upstream has a task for it, which its client can be told; it stays the first one it was told."""
         if self.task is None and task.id:
-            self.task = task
-            self._register(self, task)
+            self.task, self.task_id = task, task.id
+            self._register(self)
             self.known.set()
 
     async def report(self, _: float, /, *, message: str) -> None:
@@ -134,6 +135,26 @@ class Jobs:
             raise job.error
         return job
 
+    async def follow(self, caller: str, task_id: str, work: Work) -> Job:
+        """Begin to look for a task that was begun elsewhere, unless somebody has; come back once it is found or not.
+
+        Args:
+            caller: The caller's token.
+            task_id: The task's.
+            work: It goes on for all who ask, whoever of them leaves.
+
+        Raises:
+            Exception: What the work raised before the task was found.
+        """
+        job = self._jobs.get((caller, task_id))
+        if job is None or job.over.is_set():
+            job = self._jobs[caller, task_id] = Job(caller, self._register, task_id)
+            self._group.start_soon(self._run, job, work)
+        await job.known.wait()
+        if job.task is None and job.error:
+            raise job.error
+        return job
+
     def find(self, caller: str, task_id: str) -> Job | None:
         """The job for a caller's task, if this process has one. Whoever looks for it is asking for it."""
         if job := self._jobs.get((caller, task_id)):
@@ -148,8 +169,8 @@ class Jobs:
 
     def drop(self, job: Job) -> None:
         """Forget it: whoever asks for its task next begins anew."""
-        if job.task and self._jobs.get((job.caller, job.task.id)) is job:
-            del self._jobs[job.caller, job.task.id]
+        if self._jobs.get((job.caller, job.task_id)) is job:
+            del self._jobs[job.caller, job.task_id]
 
     async def tidy(self) -> None:
         """Let go, again and again, of tasks whose clients may be gone, and of results nobody asks for any more."""
@@ -162,15 +183,15 @@ class Jobs:
                 if job.over.is_set() and now - max(job.asked, job.changed) >= _KEPT:
                     self.drop(job)
 
-    def _register(self, job: Job, task: Task) -> None:
-        before = self._jobs.get((job.caller, task.id))
-        self._jobs[job.caller, task.id] = job
-        if before:
+    def _register(self, job: Job) -> None:
+        before = self._jobs.get((job.caller, job.task_id))
+        self._jobs[job.caller, job.task_id] = job
+        if before and before is not job:
             before.end()  # its call was made again, and has its task: two would save its pictures twice
 
     async def _run(self, job: Job, work: Work) -> None:
         await job.run(work)
-        if job.result is None and job.error is None and not job.cancelled:
+        if job.task is None or (job.result is None and job.error is None and not job.cancelled):
             self.drop(job)  # whoever asks for its task must not be told for ever that it goes on
         self._make_room()
 

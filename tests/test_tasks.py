@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from time import time
@@ -291,6 +291,21 @@ async def test_methods_of_the_older_tasks_are_gone(session: Session, method: str
     assert caught.value.code == -32601
 
 
+async def test_however_many_ask_elsewhere_pictures_are_saved_once(
+    table: ModelTable, upstream: str, tmp_path: Path
+) -> None:
+    """Questions that come together are one look-up."""
+    async with following(Session(table, upstream)) as follower:
+        id_ = await follower.begin("generate_image", prompt="a fox")
+        await follower.end(id_)
+    async with following(Session(table, upstream, habits=Habits(20, local=LocalFiles((), tmp_path)))) as follower:
+        async with anyio.create_task_group() as group:
+            for _ in range(4):
+                group.start_soon(follower.status, id_)
+        await follower.end(id_)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 async def test_another_process_answers_for_a_task(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
     """Tasks live upstream: any replica, or the server after a restart."""
     sandbox.seconds = 0.5
@@ -551,18 +566,41 @@ def test_the_header_must_name_the_same_task(endpoint: str) -> None:
     assert post(endpoint, "tasks/get", about)["taskId"] == created["taskId"]
 
 
-def test_a_task_is_one_of_its_callers_calls(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
-    """As long as it goes on: whoever may make two calls at once can't leave hundreds behind."""
-    sandbox.seconds = 30
-    limits = Limits(calls=2, all_calls=10, generations=0, observer=Observer())
+@contextmanager
+def limited(table: ModelTable, upstream: str, calls: int) -> Iterator[str]:
+    """A hosted server's endpoint for callers who may ask for so much at once."""
+    limits = Limits(calls=calls, all_calls=10, generations=0, observer=Observer())
     session = Session(table, upstream, token_of=bearer_token, limits=limits)
     with serving(build_app(session.server, read_settings(), limits=limits)) as address:
-        call = {"name": "generate_image", "arguments": {"prompt": "a fox"}}
-        assert post(f"{address}/mcp", "tools/call", call)["resultType"] == "task"
-        refused = post(f"{address}/mcp", "tools/call", call)
+        yield f"{address}/mcp"
+
+
+CALL: dict[str, Any] = {"name": "generate_image", "arguments": {"prompt": "a fox"}}
+
+
+def test_so_many_tasks_of_a_caller_go_on(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
+    """Whoever may make two calls at once can't leave hundreds behind; how far they are can be asked all the same."""
+    sandbox.seconds = 30
+    with limited(table, upstream, 2) as endpoint:
+        begun = [post(endpoint, "tools/call", CALL) for _ in range(2)]
+        assert [task["resultType"] for task in begun] == ["task", "task"]
+        refused = post(endpoint, "tools/call", CALL)
         assert refused["structuredContent"]["error"]["code"] == "too_many_requests"
-        assert post(f"{address}/mcp", "tools/call", call, "another")["resultType"] == "task"
-    assert len(submits(sandbox)) == 2
+        assert post(endpoint, "tools/call", CALL, "another")["resultType"] == "task"
+        for task in begun:
+            assert post(endpoint, "tasks/get", {"taskId": task["taskId"]})["status"] == "working"
+        assert post(endpoint, "tasks/cancel", {"taskId": begun[0]["taskId"]})["resultType"] == "complete"
+        assert post(endpoint, "tools/call", CALL)["taskId"] == begun[0]["taskId"]
+    assert len(submits(sandbox)) == 3
+
+
+def test_a_task_takes_no_room_from_requests(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
+    """Whoever may make one call at a time can begin a task, and ask for it, here and at another replica."""
+    sandbox.seconds = 30
+    with limited(table, upstream, 1) as here, limited(table, upstream, 1) as elsewhere:
+        ids = [post(endpoint, "tools/call", CALL)["taskId"] for endpoint in (here, elsewhere)]
+        for endpoint in (here, elsewhere):
+            assert [post(endpoint, "tasks/get", {"taskId": id_})["status"] for id_ in ids] == ["working"] * 2
 
 
 @pytest.mark.parametrize("id_", ["", "x" * 1000, 7, None, ["a"]])
