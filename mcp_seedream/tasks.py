@@ -34,7 +34,7 @@ from pydantic import Field
 from starlette.requests import Request
 
 from mcp_seedream import results
-from mcp_seedream.errors import TaskNotFound, TooMuch
+from mcp_seedream.errors import InvalidArguments, TaskNotFound, TooMuch
 from mcp_seedream.generation import Services
 from mcp_seedream.jobs import SECONDS, Job, Work
 from mcp_seedream.tools import TokenOf
@@ -219,7 +219,8 @@ def _as_error(result: object) -> MCPError:
     """Why a task can't be told of."""
     found = result.structured_content if isinstance(result, CallToolResult) else {}
     error = found.get("error") or {"code": "", "message": "The task could not be looked up."}
-    return MCPError(INVALID_PARAMS if error["code"] == TaskNotFound.code else INTERNAL_ERROR, error["message"])
+    asked_wrong = error["code"] in (TaskNotFound.code, InvalidArguments.code)
+    return MCPError(INVALID_PARAMS if asked_wrong else INTERNAL_ERROR, error["message"])
 
 
 def _time(seconds: float) -> str:

@@ -603,7 +603,7 @@ def test_a_task_takes_no_room_from_requests(table: ModelTable, upstream: str, sa
             assert [post(endpoint, "tasks/get", {"taskId": id_})["status"] for id_ in ids] == ["working"] * 2
 
 
-@pytest.mark.parametrize("id_", ["", "x" * 1000, 7, None, ["a"]])
+@pytest.mark.parametrize("id_", ["", " ", "a\x00b", "a\nb", "../..", "x" * 1000, 7, None, ["a"]])
 def test_what_is_no_id_is_refused(endpoint: str, id_: object) -> None:
     """With the code for wrong parameters."""
     assert post(endpoint, "tasks/get", {"taskId": id_})["code"] == -32602
