@@ -168,7 +168,9 @@ def _work(ctx: Asking, call: Callable[[Asking], Awaitable[HandlerResult]]) -> Wo
     """A call as the work of a job, which it is told of."""
 
     async def work(job: Job) -> HandlerResult:
-        result = await call(replace(ctx, lifespan_context=replace(ctx.lifespan_context, job=job)))
+        services = replace(ctx.lifespan_context, job=job)
+        with services.stopping.answering():  # the process ends once its pictures are saved, as for any call
+            result = await call(replace(ctx, lifespan_context=services))
         job.size = len(result.model_dump_json()) if isinstance(result, CallToolResult) else 0
         return result
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,6 +22,7 @@ from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, Request, RequestParams, Result
 from pydantic import ConfigDict, Field
+from starlette.types import Receive, Scope, Send
 
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.files import LocalFiles
@@ -34,10 +38,17 @@ from mcp_seedream.stopping import Stopping
 from mcp_seedream.tasks import EXTENSION
 from mcp_seedream.tools import Habits
 from mcp_seedream.wire import Task
-from tests.conftest import TOKEN, Session, answer, look_ups, serving, submits, text
+from tests.conftest import TOKEN, Session, Switch, answer, look_ups, serving, submits, text
+from tests.test_stdio import Process
+from tests.test_stopping import ENDS, environment
 
 pytestmark = pytest.mark.anyio
 MODERN = "2026-07-28"
+META: dict[str, Any] = {
+    "io.modelcontextprotocol/protocolVersion": MODERN,
+    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {"extensions": {EXTENSION: {}}},
+}
 
 
 class Created(Result):
@@ -479,6 +490,32 @@ async def test_a_server_that_stops_leaves_its_tasks_to_the_next(
     assert len(submits(sandbox)) == 1
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+@pytest.mark.parametrize(("end", "status"), ENDS, ids=["closed stdin", "SIGTERM", "SIGINT"])
+def test_a_process_that_ends_saves_what_is_there(
+    switch: Switch, sandbox: Sandbox, tmp_path: Path, end: Callable[[subprocess.Popen[str]], None], status: int
+) -> None:
+    """The picture is made, and on its way to the disk of a client that does not wait for it."""
+    fetched = threading.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith("/pictures"):
+            fetched.set()
+            await anyio.sleep(1)
+        await sandbox.app(scope, receive, send)
+
+    switch.app = slow
+    server = Process(cwd=tmp_path, env=environment(switch.address, tmp_path))
+    arguments = {"prompt": "a fox", "save_to": str(tmp_path / "fox.jpg")}
+    params = {"name": "generate_image", "arguments": arguments, "_meta": META}
+    assert server.ask("tools/call", params)[-1]["result"]["resultType"] == "task"
+    assert fetched.wait(15)
+    end(server.process)
+    assert "Traceback" not in server.process.communicate(timeout=20)[1]
+    assert server.process.returncode == status
+    assert (tmp_path / "fox.jpg").stat().st_size > 0
+
+
 async def test_a_call_that_breaks_after_it_was_accepted_is_a_failed_task() -> None:
     """Whoever asks is told; the server goes on."""
 
@@ -526,12 +563,6 @@ def endpoint(table: ModelTable, upstream: str) -> Iterator[str]:
 
 def post(endpoint: str, method: str, params: dict[str, Any], token: str = "a", **headers: str) -> dict[str, Any]:
     """A request as any client would send it, and its answer."""
-    capabilities: dict[str, Any] = {"extensions": {EXTENSION: {}}}
-    meta = {
-        "io.modelcontextprotocol/protocolVersion": MODERN,
-        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
-        "io.modelcontextprotocol/clientCapabilities": capabilities,
-    }
     sent = {
         "accept": "application/json, text/event-stream",
         "mcp-protocol-version": MODERN,
@@ -540,7 +571,7 @@ def post(endpoint: str, method: str, params: dict[str, Any], token: str = "a", *
         **({"mcp-name": params["name"]} if "name" in params else {}),
         **headers,
     }
-    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": meta}}
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": META}}
     reply = httpx.post(endpoint, json=body, headers=sent, timeout=30)
     data = reply.text if reply.text.startswith("{") else reply.text.rpartition("data: ")[2]
     message: dict[str, dict[str, Any]] = json.loads(data)
