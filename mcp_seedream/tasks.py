@@ -119,8 +119,13 @@ class Tasks(Extension):
         return {**self._described(job), **outcome}
 
     async def cancel(self, ctx: Asking, params: TaskParams) -> HandlerResult:
-        """Wait for it no longer: the upstream can't be stopped. One that has ended stays as it is."""
-        (await self._job(ctx, params)).cancel()
+        """Wait for it no longer: the upstream can't be stopped. One that has ended stays as it is.
+
+        So does one that another process began: this one can't end it there, nor leave it to whoever makes its call.
+        """
+        job = await self._job(ctx, params)
+        if job.watch:
+            job.cancel()
         return {}
 
     async def update(self, ctx: Asking, params: UpdateParams) -> HandlerResult:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from time import time
+from time import sleep, time
 from typing import Any, Literal
 
 import anyio
@@ -578,25 +578,6 @@ def post(endpoint: str, method: str, params: dict[str, Any], token: str = "a", *
     return message.get("result") or message["error"]
 
 
-def test_over_http_a_task_is_its_callers_alone(endpoint: str) -> None:
-    """Whoever else asks is told that there is none, and can't cancel it."""
-    created = post(endpoint, "tools/call", {"name": "generate_image", "arguments": {"prompt": "a fox"}})
-    assert created["resultType"] == "task"
-    about = {"taskId": created["taskId"]}
-    assert post(endpoint, "tasks/get", about, "somebody-else")["code"] == -32602
-    assert post(endpoint, "tasks/cancel", about, "somebody-else")["code"] == -32602
-    assert post(endpoint, "tasks/get", about)["status"] in ("working", "completed")
-
-
-def test_the_header_must_name_the_same_task(endpoint: str) -> None:
-    """Proxies route by it; who leaves it out is served all the same."""
-    created = post(endpoint, "tools/call", {"name": "generate_image", "arguments": {"prompt": "a fox"}})
-    about = {"taskId": created["taskId"]}
-    assert post(endpoint, "tasks/get", about, **{"mcp-name": "another"})["code"] == -32020
-    assert post(endpoint, "tasks/get", about, **{"mcp-name": created["taskId"]})["taskId"] == created["taskId"]
-    assert post(endpoint, "tasks/get", about)["taskId"] == created["taskId"]
-
-
 @contextmanager
 def limited(table: ModelTable, upstream: str, calls: int) -> Iterator[str]:
     """A hosted server's endpoint for callers who may ask for so much at once."""
@@ -607,6 +588,36 @@ def limited(table: ModelTable, upstream: str, calls: int) -> Iterator[str]:
 
 
 CALL: dict[str, Any] = {"name": "generate_image", "arguments": {"prompt": "a fox"}}
+
+
+def test_over_http_a_task_is_its_callers_alone(endpoint: str) -> None:
+    """Whoever else asks is told that there is none, and can't cancel it."""
+    created = post(endpoint, "tools/call", {"name": "generate_image", "arguments": {"prompt": "a fox"}})
+    assert created["resultType"] == "task"
+    about = {"taskId": created["taskId"]}
+    assert post(endpoint, "tasks/get", about, "somebody-else")["code"] == -32602
+    assert post(endpoint, "tasks/cancel", about, "somebody-else")["code"] == -32602
+    assert post(endpoint, "tasks/get", about)["status"] in ("working", "completed")
+
+
+def test_what_is_cancelled_at_another_replica_goes_on(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
+    """Nobody there could keep what `cancelled` promises; wherever it is asked for, it is the same."""
+    sandbox.seconds = 1
+    with limited(table, upstream, 9) as here, limited(table, upstream, 9) as elsewhere:
+        about = {"taskId": post(here, "tools/call", CALL)["taskId"]}
+        assert post(elsewhere, "tasks/cancel", about)["resultType"] == "complete"
+        assert {post(endpoint, "tasks/get", about)["status"] for endpoint in (here, elsewhere)} == {"working"}
+        sleep(1.5)
+        assert {post(endpoint, "tasks/get", about)["status"] for endpoint in (here, elsewhere)} == {"completed"}
+
+
+def test_the_header_must_name_the_same_task(endpoint: str) -> None:
+    """Proxies route by it; who leaves it out is served all the same."""
+    created = post(endpoint, "tools/call", {"name": "generate_image", "arguments": {"prompt": "a fox"}})
+    about = {"taskId": created["taskId"]}
+    assert post(endpoint, "tasks/get", about, **{"mcp-name": "another"})["code"] == -32020
+    assert post(endpoint, "tasks/get", about, **{"mcp-name": created["taskId"]})["taskId"] == created["taskId"]
+    assert post(endpoint, "tasks/get", about)["taskId"] == created["taskId"]
 
 
 def test_so_many_tasks_of_a_caller_go_on(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
