@@ -26,6 +26,8 @@ SECONDS = 600
 """How long a job waits for its picture."""
 _UNASKED = 30
 """Seconds without a question after which a client may be gone: clients ask every few seconds."""
+_SILENT = 5
+"""Seconds after which one that did ask is gone, if its call comes again: it was told to ask every two."""
 _KEPT = 1800
 """Seconds for which a result is kept, in case it is asked for once more."""
 _MOST_BYTES = 64 * 2**20
@@ -38,8 +40,9 @@ class Job:
 
     `caller` is the caller's token; `task_id` is empty, and `task` None, before anything is accepted; it is `known` once
     something was, or it is over; `message` is what was reported last; once it is `over` it has a `result`, or an
-    `error`, or was `cancelled`, or ended because nobody asks for what it came to. `begun` and `changed` are Unix
-    seconds, `size` the bytes of its result, for whoever has to keep it.
+    `error`, or was `cancelled`, or ended because nobody asks for what it came to. `begun`, `asked`
+    and `changed` are Unix seconds, `heard` is whenever it is asked for, `size` the bytes of its result, for whoever has
+    to keep it.
     """
 
     def __init__(self, caller: str, register: Callable[[Job], None], task_id: str = "") -> None:
@@ -53,6 +56,7 @@ class Job:
         self.size = 0
         self.cancelled = False
         self.begun = self.changed = self.asked = time()
+        self.heard = anyio.Event()
         self.known = anyio.Event()
         self.over = anyio.Event()
         self._register = register
@@ -159,7 +163,24 @@ class Jobs:
         """The job for a caller's task, if this process has one. Whoever looks for it is asking for it."""
         if job := self._jobs.get((caller, task_id)):
             job.asked = time()
+            job.heard.set()
+            job.heard = anyio.Event()
         return job
+
+    async def leave_silent(self, key: str) -> None:
+        """The same call comes again: leave the tasks whose clients asked for them and ask no more.
+
+        A client that gives up a task tells nobody, and makes its call anew. One that has never asked may yet do so: it
+        can begin several of the same call before it fetches the first.
+
+        Args:
+            key: The call's identity.
+        """
+        jobs = [job for job in self._jobs.values() if job.watch and job.watch.key == key and job.asked > job.begun]
+        if jobs:
+            async with anyio.create_task_group() as group:
+                for job in jobs:
+                    group.start_soon(self._leave_if_silent, job)
 
     async def collected(self, job: Job) -> None:
         """Its client gets what it came to: the same call is another one from now on."""
@@ -194,6 +215,12 @@ class Jobs:
         if job.task is None or (job.result is None and job.error is None and not job.cancelled):
             self.drop(job)  # whoever asks for its task must not be told for ever that it goes on
         self._make_room()
+
+    async def _leave_if_silent(self, job: Job) -> None:
+        with anyio.move_on_after(job.asked + _SILENT - time()) as patience:
+            await job.heard.wait()
+        if patience.cancelled_caught:
+            await self._leave(job)
 
     async def _leave(self, job: Job) -> None:
         if job.watch:

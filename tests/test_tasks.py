@@ -383,6 +383,36 @@ async def test_a_client_that_leaves_before_it_hears_of_its_task_can_call_again(
     assert len(submits(sandbox)) == 1
 
 
+@pytest.mark.parametrize("seconds", [0.2, 5], ids=["finished", "running"])
+async def test_a_client_that_gives_a_task_up_and_calls_again_pays_once(
+    session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """It says so to nobody, as clients do whose time is up: it asks no more, and the call is here soon after."""
+    monkeypatch.setattr("mcp_seedream.jobs._SILENT", 0.5)
+    sandbox.seconds = seconds
+    async with following(session) as follower:
+        id_ = await follower.begin("generate_image", prompt="a fox")
+        await follower.status(id_)
+        await anyio.sleep(0.3)
+        assert await follower.begin("generate_image", prompt="a fox") == id_
+    assert len(submits(sandbox)) == 1
+
+
+async def test_while_a_client_asks_the_same_call_is_another_one(
+    session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is clear soon that nobody has given up."""
+    monkeypatch.setattr("mcp_seedream.jobs._SILENT", 1)
+    sandbox.seconds = 1
+    async with following(session) as follower, anyio.create_task_group() as group:
+        first = await follower.begin("generate_image", prompt="a fox")
+        await follower.status(first)
+        group.start_soon(follower.end, first)
+        with anyio.fail_after(0.8):
+            assert await follower.begin("generate_image", prompt="a fox") != first
+    assert len(submits(sandbox)) == 2
+
+
 async def test_a_client_that_left_too_soon_can_ask_for_the_task_all_the_same(
     session: Session, sandbox: Sandbox
 ) -> None:
