@@ -95,6 +95,7 @@ async def make_images(services: Services, call: ImageCall, token: str, report: R
     given = call.wish.images
     call, notes = await _with_pictures(services, call, token)
     key = await anyio.to_thread.run_sync(identity, call, token, given) if given else identity(call, token, given)
+    await services.jobs.leave_silent(key)
     task = await _adopted(services, key, token, watch) or await _sent(services, call, token, report, watch)
     _told(services, task)
     left = call.wait_seconds - (anyio.current_time() - started)

@@ -13,8 +13,7 @@ from time import time
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup, TaskStatus
-from anyio.lowlevel import checkpoint_if_cancelled
+from anyio.abc import TaskGroup
 
 from mcp_seedream.orphans import Orphans, Watch
 from mcp_seedream.wire import Task
@@ -27,6 +26,8 @@ SECONDS = 600
 """How long a job waits for its picture."""
 _UNASKED = 30
 """Seconds without a question after which a client may be gone: clients ask every few seconds."""
+_SILENT = 5
+"""Seconds after which one that did ask is gone, if its call comes again: it was told to ask every two."""
 _KEPT = 1800
 """Seconds for which a result is kept, in case it is asked for once more."""
 _MOST_BYTES = 64 * 2**20
@@ -37,13 +38,16 @@ _TIDYING = 5
 class Job:
     """One call that goes on: whose it is, what was accepted for it, how far it is, and what it came to.
 
-    `caller` is the caller's token; `task` is None before anything is accepted; `message` is what was reported last;
-    once it is `over` it has a `result`, or an `error`, or was `cancelled`. `begun` and `changed` are Unix seconds,
-    `size` the bytes of its result, for whoever has to keep it.
+    `caller` is the caller's token; `task_id` is empty, and `task` None, before anything is accepted; it is `known` once
+    something was, or it is over; `message` is what was reported last; once it is `over` it has a `result`, or an
+    `error`, or was `cancelled`, or ended because nobody asks for what it came to. `begun`, `asked`
+    and `changed` are Unix seconds, `heard` is whenever it is asked for, `size` the bytes of its result, for whoever has
+    to keep it.
     """
 
-    def __init__(self, caller: str, register: Callable[[Job, Task], None] = lambda *_: None) -> None:
+    def __init__(self, caller: str, register: Callable[[Job], None], task_id: str = "") -> None:
         self.caller = caller
+        self.task_id = task_id
         self.task: Task | None = None
         self.watch: Watch | None = None
         self.message = ""
@@ -52,6 +56,8 @@ class Job:
         self.size = 0
         self.cancelled = False
         self.begun = self.changed = self.asked = time()
+        self.heard = anyio.Event()
+        self.known = anyio.Event()
         self.over = anyio.Event()
         self._register = register
         self._scope = anyio.CancelScope()
@@ -59,8 +65,9 @@ class Job:
     def accept(self, task: Task) -> None:
         """The upstream has a task for it, which its client can be told; it stays the first one it was told."""
         if self.task is None and task.id:
-            self.task = task
-            self._register(self, task)
+            self.task, self.task_id = task, task.id
+            self._register(self)
+            self.known.set()
 
     async def report(self, _: float, /, *, message: str) -> None:
         """How far it is, for whoever asks."""
@@ -70,25 +77,25 @@ class Job:
         """Nobody wants it any more: it ends here, and its task is left. What is over stays as it is."""
         if not self.over.is_set():
             self.cancelled, self.changed = True, time()
-            self._scope.cancel()
+            self.end()
+
+    def end(self) -> None:
+        """It ends here, as a call does whose client leaves."""
+        self._scope.cancel()
 
     async def run(self, work: Work) -> None:
-        """Do the work, to its end or until it is cancelled.
-
-        Raises:
-            Exception: The work failed before anything was accepted; later, `error` has it.
-        """
+        """Do the work, to its end or until it is told to end."""
         try:
             with self._scope:
                 self.result = await work(self)
-        except Exception as error:
-            if self.task is None:
-                raise
-            logger.exception("task %s failed", self.task.id)
-            self.error = error  # the top of a task of its own: whoever asks is told
+        except Exception as error:  # the top of a task of its own: whoever began it or asks for it is told
+            self.error = error
+            if self.task:
+                logger.exception("task %s failed", self.task.id)
         finally:
             self.changed = time()
             self.over.set()
+            self.known.set()
 
 
 class Jobs:
@@ -113,35 +120,78 @@ class Jobs:
 
         Args:
             caller: The caller's token.
-            work: The call. It is cancelled if this is, before anything is accepted.
+            work: The call. It ends if this is cancelled: its client left before it heard of the task.
 
         Raises:
             Exception: What the work raised before anything was accepted.
         """
-        job: Job = await self._group.start(self._run, caller, work)
+        job = Job(caller, self._register)
+        self._group.start_soon(self._run, job, work)
         try:
-            await checkpoint_if_cancelled()
+            await job.known.wait()
         except anyio.get_cancelled_exc_class():
+            job.end()
             with anyio.CancelScope(shield=True):
-                await self._leave(job)  # its client left before it heard of the task
+                await job.over.wait()
+                await self._leave(job)
             raise
+        if job.task is None and job.error:
+            raise job.error
+        return job
+
+    async def follow(self, caller: str, task_id: str, work: Work) -> Job:
+        """Begin to look for a task that was begun elsewhere, unless somebody has; come back once it is found or not.
+
+        Args:
+            caller: The caller's token.
+            task_id: The task's.
+            work: It goes on for all who ask, whoever of them leaves.
+
+        Raises:
+            Exception: What the work raised before the task was found.
+        """
+        job = self._jobs.get((caller, task_id))
+        if job is None or job.over.is_set():
+            job = self._jobs[caller, task_id] = Job(caller, self._register, task_id)
+            self._group.start_soon(self._run, job, work)
+        await job.known.wait()
+        if job.task is None and job.error:
+            raise job.error
         return job
 
     def find(self, caller: str, task_id: str) -> Job | None:
         """The job for a caller's task, if this process has one. Whoever looks for it is asking for it."""
         if job := self._jobs.get((caller, task_id)):
             job.asked = time()
+            job.heard.set()
+            job.heard = anyio.Event()
         return job
+
+    async def leave_silent(self, key: str) -> None:
+        """The same call comes again: leave the tasks whose clients asked for them and ask no more.
+
+        A client that gives up a task tells nobody, and makes its call anew. One that has never asked may yet do so: it
+        can begin several of the same call before it fetches the first.
+
+        Args:
+            key: The call's identity.
+        """
+        jobs = [job for job in self._jobs.values() if job.watch and job.watch.key == key and job.asked > job.begun]
+        if jobs:
+            async with anyio.create_task_group() as group:
+                for job in jobs:
+                    group.start_soon(self._leave_if_silent, job)
 
     async def collected(self, job: Job) -> None:
         """Its client gets what it came to: the same call is another one from now on."""
-        if job.watch:
-            await self._orphans.answered(job.watch)
+        watch, job.watch = job.watch, None  # however long it is silent from here on, nothing is left
+        if watch and watch.fetched:
+            await self._orphans.answered(watch)
 
     def drop(self, job: Job) -> None:
         """Forget it: whoever asks for its task next begins anew."""
-        if job.task and self._jobs.get((job.caller, job.task.id)) is job:
-            del self._jobs[job.caller, job.task.id]
+        if self._jobs.get((job.caller, job.task_id)) is job:
+            del self._jobs[job.caller, job.task_id]
 
     async def tidy(self) -> None:
         """Let go, again and again, of tasks whose clients may be gone, and of results nobody asks for any more."""
@@ -154,16 +204,23 @@ class Jobs:
                 if job.over.is_set() and now - max(job.asked, job.changed) >= _KEPT:
                     self.drop(job)
 
-    async def _run(self, caller: str, work: Work, *, task_status: TaskStatus[Job]) -> None:
-        def register(job: Job, task: Task) -> None:
-            self._jobs[caller, task.id] = job
-            task_status.started(job)
+    def _register(self, job: Job) -> None:
+        before = self._jobs.get((job.caller, job.task_id))
+        self._jobs[job.caller, job.task_id] = job
+        if before and before is not job:
+            before.end()  # its call was made again, and has its task: two would save its pictures twice
 
-        job = Job(caller, register)
+    async def _run(self, job: Job, work: Work) -> None:
         await job.run(work)
-        if job.task is None:
-            task_status.started(job)
+        if job.task is None or (job.result is None and job.error is None and not job.cancelled):
+            self.drop(job)  # whoever asks for its task must not be told for ever that it goes on
         self._make_room()
+
+    async def _leave_if_silent(self, job: Job) -> None:
+        with anyio.move_on_after(job.asked + _SILENT - time()) as patience:
+            await job.heard.wait()
+        if patience.cancelled_caught:
+            await self._leave(job)
 
     async def _leave(self, job: Job) -> None:
         if job.watch:

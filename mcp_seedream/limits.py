@@ -6,6 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from mcp_seedream.errors import TooMuch
 from mcp_seedream.observing import Observer
@@ -14,12 +15,20 @@ _MINUTE = 60
 _CALLERS = 1000  # that are remembered before anybody looks who is gone
 
 
+@dataclass(slots=True)
+class _Room:
+    """What is taken of it now, by each caller and by all."""
+
+    taken: Counter[str] = field(default_factory=Counter)
+    all: int = 0
+
+
 class Limits:
     """The limits of one process, and what is asked for now.
 
     Args:
-        calls: Requests of one caller that are answered at once.
-        all_calls: Requests of all callers that are answered at once.
+        calls: Requests of one caller that are answered at once; tasks of one caller that go on, likewise.
+        all_calls: Requests of all callers that are answered at once; tasks of all, likewise.
         generations: Of one caller, in any minute; 0: as many as the upstream takes.
         observer: Told of every limit that is hit.
     """
@@ -29,8 +38,7 @@ class Limits:
         self._all_calls = all_calls
         self._generations = generations
         self._observer = observer
-        self._now: Counter[str] = Counter()
-        self._all_now = 0
+        self._answered, self._going_on = _Room(), _Room()
         self._made: dict[str, deque[float]] = {}
 
     @contextmanager
@@ -40,19 +48,36 @@ class Limits:
         Raises:
             TooMuch: Too many are, of this caller or of all.
         """
-        if self._now[caller] >= self._calls:
-            raise self._too_much("calls", f"{self._calls} of your calls are being answered at this moment", 5)
-        if self._all_now >= self._all_calls:
-            raise self._too_much("all_calls", "this server has as many calls as it takes", 5)
-        self._now[caller] += 1
-        self._all_now += 1
+        with self._counted(self._answered, caller, "calls", "being answered"):
+            yield
+
+    @contextmanager
+    def task(self, caller: str) -> Iterator[None]:
+        """A task of a caller goes on while the context lasts, although no request waits for it.
+
+        It takes no room from requests: those that ask how far it is must always be answered.
+
+        Raises:
+            TooMuch: Too many do, of this caller or of all.
+        """
+        with self._counted(self._going_on, caller, "tasks", "going on"):
+            yield
+
+    @contextmanager
+    def _counted(self, now: _Room, caller: str, what: str, how: str) -> Iterator[None]:
+        if now.taken[caller] >= self._calls:
+            raise self._too_much(what, f"{self._calls} of your {what} are {how} at this moment", 5)
+        if now.all >= self._all_calls:
+            raise self._too_much(f"all_{what}", f"this server has as many {what} as it takes", 5)
+        now.taken[caller] += 1
+        now.all += 1
         try:
             yield
         finally:
-            self._all_now -= 1
-            self._now[caller] -= 1
-            if not self._now[caller]:
-                del self._now[caller]
+            now.all -= 1
+            now.taken[caller] -= 1
+            if not now.taken[caller]:
+                del now.taken[caller]
 
     def generate(self, caller: str) -> None:
         """A caller is about to pay for a generation.

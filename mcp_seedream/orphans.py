@@ -57,7 +57,8 @@ class Watch:
 
     `unanswered` is set where the caller may not have got its answer although the call came to an end, `uncertain`
     where nobody knows whether a task was accepted, `doubt` is where the journal has that. `fetched` is a call whose
-    answer is fetched later: whoever keeps it says whether it was. `left` is set once there is an orphan.
+    answer, if it comes to one, is fetched later: whoever keeps it says whether it was. `left` is set once there is an
+    orphan.
     """
 
     orphans: Orphans
@@ -151,6 +152,7 @@ class Orphans:
             raise  # the caller hears it, and decides
         except BaseException as error:
             watch.unanswered = True
+            watch.fetched = False  # an error is told, not fetched: its task is left, whoever hears it
             watch.uncertain &= not isinstance(error, SeedreamError)  # a refusal leaves no doubt
             raise
         finally:

@@ -34,9 +34,9 @@ from pydantic import Field
 from starlette.requests import Request
 
 from mcp_seedream import results
-from mcp_seedream.errors import TaskNotFound, TooMuch
+from mcp_seedream.errors import InvalidArguments, TaskNotFound, TooMuch
 from mcp_seedream.generation import Services
-from mcp_seedream.jobs import SECONDS, Job
+from mcp_seedream.jobs import SECONDS, Job, Work
 from mcp_seedream.tools import TokenOf
 
 EXTENSION = "io.modelcontextprotocol/tasks"
@@ -94,8 +94,14 @@ class Tasks(Extension):
         """A task, as soon as the upstream has one; what is refused before that is answered as it always is."""
         if params.name not in self._tools or not _declared(ctx):
             return await call_next(ctx)
+        services, caller = ctx.lifespan_context, self._caller(ctx)
+
+        async def call(asking: Asking) -> HandlerResult:
+            with services.limits.task(caller) if services.limits else nullcontext():
+                return await call_next(asking)
+
         try:
-            job = await self._begin(ctx, call_next)
+            job = await services.jobs.begin(caller, _work(ctx, call))
         except TooMuch as error:
             return results.failure(error)
         return job.result if job.task is None else {"resultType": "task", **self._described(job)}
@@ -113,8 +119,13 @@ class Tasks(Extension):
         return {**self._described(job), **outcome}
 
     async def cancel(self, ctx: Asking, params: TaskParams) -> HandlerResult:
-        """Wait for it no longer: the upstream can't be stopped. One that has ended stays as it is."""
-        (await self._job(ctx, params)).cancel()
+        """Wait for it no longer: the upstream can't be stopped. One that has ended stays as it is.
+
+        So does one that another process began: this one can't end it there, nor leave it to whoever makes its call.
+        """
+        job = await self._job(ctx, params)
+        if job.watch:
+            job.cancel()
         return {}
 
     async def update(self, ctx: Asking, params: UpdateParams) -> HandlerResult:
@@ -126,37 +137,18 @@ class Tasks(Extension):
         """The job for a task; where this process has none, one that begins with looking the task up."""
         require_client_extension(ctx, EXTENSION)
         _check_name(ctx, params.task_id)
-        services = ctx.lifespan_context
-        job = services.jobs.find(self._caller(ctx), params.task_id)
-        if job is None or (_is_pending(job) and not services.stopping.begun.is_set()):
-            return await self._followed(ctx, params.task_id)
-        return job
-
-    async def _followed(self, ctx: Asking, task_id: str) -> Job:
-        arguments = {"task_id": task_id, "wait_seconds": SECONDS}
-        try:
-            job = await self._begin(ctx, lambda asking: self._look.fn(arguments, Context(request_context=asking)))
-        except TooMuch as error:
-            raise MCPError(INTERNAL_ERROR, error.message) from error
+        services, caller = ctx.lifespan_context, self._caller(ctx)
+        job = services.jobs.find(caller, params.task_id)
+        if job is None or job.task is None or (_is_pending(job) and not services.stopping.begun.is_set()):
+            arguments = {"task_id": params.task_id, "wait_seconds": SECONDS}
+            work = _work(ctx, lambda asking: self._look.fn(arguments, Context(request_context=asking)))
+            job = await services.jobs.follow(caller, params.task_id, work)
         if job.task is None:
             raise _as_error(job.result)
         if job.task.ended:
             with anyio.move_on_after(_DELIVERING):
                 await job.over.wait()
         return job
-
-    async def _begin(self, ctx: Asking, call: Callable[[Asking], Awaitable[HandlerResult]]) -> Job:
-        """Begin a call as a job, which it is told of."""
-        services, caller = ctx.lifespan_context, self._caller(ctx)
-
-        async def work(job: Job) -> HandlerResult:
-            # One of its caller's calls for as long as it goes on, although nobody waits for it.
-            with services.limits.call(caller) if services.limits else nullcontext():
-                result = await call(replace(ctx, lifespan_context=replace(services, job=job)))
-            job.size = len(result.model_dump_json()) if isinstance(result, CallToolResult) else 0
-            return result
-
-        return await services.jobs.begin(caller, work)
 
     def _caller(self, ctx: Asking) -> str:
         return self._token_of(Context(request_context=ctx)) or ""
@@ -167,7 +159,7 @@ class Tasks(Extension):
         message = _LEFT if status == "cancelled" else job.message if status == "working" else ""
         task = job.task
         return {
-            "taskId": task.id if task else "",
+            "taskId": job.task_id,
             "status": status,
             **({"statusMessage": message} if message else {}),
             "createdAt": _time(task.created_at if task and task.created_at else job.begun),
@@ -175,6 +167,19 @@ class Tasks(Extension):
             "ttlMs": self._ttl,
             "pollIntervalMs": _ASK_AGAIN,
         }
+
+
+def _work(ctx: Asking, call: Callable[[Asking], Awaitable[HandlerResult]]) -> Work:
+    """A call as the work of a job, which it is told of."""
+
+    async def work(job: Job) -> HandlerResult:
+        services = replace(ctx.lifespan_context, job=job)
+        with services.stopping.answering():  # the process ends once its pictures are saved, as for any call
+            result = await call(replace(ctx, lifespan_context=services))
+        job.size = len(result.model_dump_json()) if isinstance(result, CallToolResult) else 0
+        return result
+
+    return work
 
 
 def _declared(ctx: Asking) -> bool:
@@ -221,7 +226,8 @@ def _as_error(result: object) -> MCPError:
     """Why a task can't be told of."""
     found = result.structured_content if isinstance(result, CallToolResult) else {}
     error = found.get("error") or {"code": "", "message": "The task could not be looked up."}
-    return MCPError(INVALID_PARAMS if error["code"] == TaskNotFound.code else INTERNAL_ERROR, error["message"])
+    asked_wrong = error["code"] in (TaskNotFound.code, InvalidArguments.code)
+    return MCPError(INVALID_PARAMS if asked_wrong else INTERNAL_ERROR, error["message"])
 
 
 def _time(seconds: float) -> str:

@@ -26,7 +26,7 @@ from mcp_seedream import middleware
 from mcp_seedream.callers import NO_TASK, Callers
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.errors import ConfigurationError, TokenRefused, TooMuch, UpstreamUnavailable
-from mcp_seedream.limits import Limits
+from mcp_seedream.limits import Limits, _Room
 from mcp_seedream.logs import log_to_stderr
 from mcp_seedream.observing import Observer, caller_id
 from mcp_seedream.sandbox import Sandbox
@@ -322,9 +322,11 @@ async def test_a_minute_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(limits._made) == ["a", "c"]
     with limits.call("a"), pytest.raises(TooMuch, match="of your calls"), limits.call("a"):
         pass
+    with limits.call("a"), limits.task("a"), pytest.raises(TooMuch, match="of your tasks"), limits.task("a"):
+        pass
     with limits.call("a"), limits.call("b"), pytest.raises(TooMuch, match="this server"), limits.call("c"):
         pass
-    assert (limits._now, limits._all_now) == ({}, 0)
+    assert limits._answered == limits._going_on == _Room()
 
 
 async def test_what_the_operator_sees(table: ModelTable, upstream: str, caplog: pytest.LogCaptureFixture) -> None:

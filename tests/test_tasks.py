@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
-from time import time
+from time import sleep, time
 from typing import Any, Literal
 
 import anyio
@@ -18,6 +22,7 @@ from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, Request, RequestParams, Result
 from pydantic import ConfigDict, Field
+from starlette.types import Receive, Scope, Send
 
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.files import LocalFiles
@@ -33,10 +38,17 @@ from mcp_seedream.stopping import Stopping
 from mcp_seedream.tasks import EXTENSION
 from mcp_seedream.tools import Habits
 from mcp_seedream.wire import Task
-from tests.conftest import Session, answer, look_ups, serving, submits, text
+from tests.conftest import TOKEN, Session, Switch, answer, look_ups, serving, submits, text
+from tests.test_stdio import Process
+from tests.test_stopping import ENDS, environment
 
 pytestmark = pytest.mark.anyio
 MODERN = "2026-07-28"
+META: dict[str, Any] = {
+    "io.modelcontextprotocol/protocolVersion": MODERN,
+    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {"extensions": {EXTENSION: {}}},
+}
 
 
 class Created(Result):
@@ -290,6 +302,21 @@ async def test_methods_of_the_older_tasks_are_gone(session: Session, method: str
     assert caught.value.code == -32601
 
 
+async def test_however_many_ask_elsewhere_pictures_are_saved_once(
+    table: ModelTable, upstream: str, tmp_path: Path
+) -> None:
+    """Questions that come together are one look-up."""
+    async with following(Session(table, upstream)) as follower:
+        id_ = await follower.begin("generate_image", prompt="a fox")
+        await follower.end(id_)
+    async with following(Session(table, upstream, habits=Habits(20, local=LocalFiles((), tmp_path)))) as follower:
+        async with anyio.create_task_group() as group:
+            for _ in range(4):
+                group.start_soon(follower.status, id_)
+        await follower.end(id_)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 async def test_another_process_answers_for_a_task(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
     """Tasks live upstream: any replica, or the server after a restart."""
     sandbox.seconds = 0.5
@@ -316,6 +343,33 @@ async def test_a_call_that_is_repeated_is_another_one_once_its_result_was_fetche
     assert len({first, second, third}) == len(submits(sandbox)) == 3
 
 
+@pytest.mark.parametrize("declared", [True, False])
+async def test_a_call_that_fails_after_it_was_accepted_is_not_paid_twice(
+    session: Session, sandbox: Sandbox, declared: bool
+) -> None:
+    """Who was told of the error and makes the call again gets the task of the first, with the extension or without."""
+    sandbox.seconds = 1
+
+    async def made(follower: Follower) -> CallToolResult:
+        found = await follower.call("generate_image", prompt="a fox")
+        return found if isinstance(found, CallToolResult) else await follower.result(found.task_id)
+
+    async def revoke() -> None:
+        while not sandbox.jobs:  # noqa: ASYNC110
+            await anyio.sleep(0.02)
+        sandbox.revoked.add(TOKEN)
+
+    async with Client(session.server, extensions=[Declared()] if declared else []) as client:
+        async with anyio.create_task_group() as group:
+            group.start_soon(revoke)
+            refused = await made(Follower(client))
+        sandbox.revoked.clear()
+        result = await made(Follower(client))
+    assert answer(refused)["error"]["code"] == "invalid_token"
+    assert answer(result)["task_id"] == answer(refused)["task_id"]
+    assert len(submits(sandbox)) == 1
+
+
 async def test_a_client_that_leaves_before_it_hears_of_its_task_can_call_again(
     session: Session, sandbox: Sandbox
 ) -> None:
@@ -327,6 +381,63 @@ async def test_a_client_that_leaves_before_it_hears_of_its_task_can_call_again(
         result = await follower.result(await follower.begin("generate_image", prompt=prompt))
     assert "broken off" in text(result)
     assert len(submits(sandbox)) == 1
+
+
+@pytest.mark.parametrize("seconds", [0.2, 5], ids=["finished", "running"])
+async def test_a_client_that_gives_a_task_up_and_calls_again_pays_once(
+    session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """It says so to nobody, as clients do whose time is up: it asks no more, and the call is here soon after."""
+    monkeypatch.setattr("mcp_seedream.jobs._SILENT", 0.5)
+    sandbox.seconds = seconds
+    async with following(session) as follower:
+        id_ = await follower.begin("generate_image", prompt="a fox")
+        await follower.status(id_)
+        await anyio.sleep(0.3)
+        assert await follower.begin("generate_image", prompt="a fox") == id_
+    assert len(submits(sandbox)) == 1
+
+
+async def test_while_a_client_asks_the_same_call_is_another_one(
+    session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is clear soon that nobody has given up."""
+    monkeypatch.setattr("mcp_seedream.jobs._SILENT", 1)
+    sandbox.seconds = 1
+    async with following(session) as follower, anyio.create_task_group() as group:
+        first = await follower.begin("generate_image", prompt="a fox")
+        await follower.status(first)
+        group.start_soon(follower.end, first)
+        with anyio.fail_after(0.8):
+            assert await follower.begin("generate_image", prompt="a fox") != first
+    assert len(submits(sandbox)) == 2
+
+
+async def test_a_client_that_left_too_soon_can_ask_for_the_task_all_the_same(
+    session: Session, sandbox: Sandbox
+) -> None:
+    """It has the id from somewhere else, and is not told for ever that it goes on."""
+    sandbox.seconds = 0.1
+    async with following(session) as follower:
+        with anyio.move_on_after(0.2):
+            await follower.begin("generate_image", prompt="a fox [sandbox:hang=0.4]")
+        await anyio.sleep(0.4)
+        await follower.result(next(iter(sandbox.jobs)))
+
+
+async def test_a_call_that_is_made_again_saves_its_pictures_once(
+    table: ModelTable, upstream: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call whose client was silent ends as soon as another has its task."""
+    monkeypatch.setattr("mcp_seedream.server.open_jobs", partial(open_jobs, unasked=0.3))
+    sandbox.seconds = 1.5
+    async with following(Session(table, upstream, habits=Habits(20, local=LocalFiles((), tmp_path)))) as follower:
+        first = await follower.begin("generate_image", prompt="a fox")
+        await anyio.sleep(0.6)
+        assert await follower.begin("generate_image", prompt="a fox") == first
+        assert "path" in answer(await follower.result(first))["images"][0]
+        await anyio.sleep(0.3)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.fixture(params=[True, False], ids=["journal", "memory"])
@@ -382,6 +493,17 @@ async def test_a_result_that_is_fetched_late_is_nobody_elses_any_more(journal: J
         assert await adopted(orphans) is None
 
 
+async def test_who_has_its_result_may_be_silent(journal: Journal | None) -> None:
+    """Nothing is left then: whoever makes the same call wants another picture."""
+    orphans = Orphans(journal)
+    async with open_jobs(orphans, unasked=0.3) as jobs:
+        job = await jobs.begin("caller", picture(orphans, journal))
+        await job.over.wait()
+        await jobs.collected(job)
+        await anyio.sleep(1)
+        assert await adopted(orphans) is None
+
+
 async def test_a_server_that_stops_leaves_its_tasks_to_the_next(
     table: ModelTable, upstream: str, sandbox: Sandbox
 ) -> None:
@@ -396,6 +518,32 @@ async def test_a_server_that_stops_leaves_its_tasks_to_the_next(
     again = await Session(table, upstream, journal=journal).call("generate_image", prompt="a fox")
     assert answer(again)["task_id"] == id_
     assert len(submits(sandbox)) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+@pytest.mark.parametrize(("end", "status"), ENDS, ids=["closed stdin", "SIGTERM", "SIGINT"])
+def test_a_process_that_ends_saves_what_is_there(
+    switch: Switch, sandbox: Sandbox, tmp_path: Path, end: Callable[[subprocess.Popen[str]], None], status: int
+) -> None:
+    """The picture is made, and on its way to the disk of a client that does not wait for it."""
+    fetched = threading.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith("/pictures"):
+            fetched.set()
+            await anyio.sleep(1)
+        await sandbox.app(scope, receive, send)
+
+    switch.app = slow
+    server = Process(cwd=tmp_path, env=environment(switch.address, tmp_path))
+    arguments = {"prompt": "a fox", "save_to": str(tmp_path / "fox.jpg")}
+    params = {"name": "generate_image", "arguments": arguments, "_meta": META}
+    assert server.ask("tools/call", params)[-1]["result"]["resultType"] == "task"
+    assert fetched.wait(15)
+    end(server.process)
+    assert "Traceback" not in server.process.communicate(timeout=20)[1]
+    assert server.process.returncode == status
+    assert (tmp_path / "fox.jpg").stat().st_size > 0
 
 
 async def test_a_call_that_breaks_after_it_was_accepted_is_a_failed_task() -> None:
@@ -445,12 +593,6 @@ def endpoint(table: ModelTable, upstream: str) -> Iterator[str]:
 
 def post(endpoint: str, method: str, params: dict[str, Any], token: str = "a", **headers: str) -> dict[str, Any]:
     """A request as any client would send it, and its answer."""
-    capabilities: dict[str, Any] = {"extensions": {EXTENSION: {}}}
-    meta = {
-        "io.modelcontextprotocol/protocolVersion": MODERN,
-        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
-        "io.modelcontextprotocol/clientCapabilities": capabilities,
-    }
     sent = {
         "accept": "application/json, text/event-stream",
         "mcp-protocol-version": MODERN,
@@ -459,11 +601,23 @@ def post(endpoint: str, method: str, params: dict[str, Any], token: str = "a", *
         **({"mcp-name": params["name"]} if "name" in params else {}),
         **headers,
     }
-    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": meta}}
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": META}}
     reply = httpx.post(endpoint, json=body, headers=sent, timeout=30)
     data = reply.text if reply.text.startswith("{") else reply.text.rpartition("data: ")[2]
     message: dict[str, dict[str, Any]] = json.loads(data)
     return message.get("result") or message["error"]
+
+
+@contextmanager
+def limited(table: ModelTable, upstream: str, calls: int) -> Iterator[str]:
+    """A hosted server's endpoint for callers who may ask for so much at once."""
+    limits = Limits(calls=calls, all_calls=10, generations=0, observer=Observer())
+    session = Session(table, upstream, token_of=bearer_token, limits=limits)
+    with serving(build_app(session.server, read_settings(), limits=limits)) as address:
+        yield f"{address}/mcp"
+
+
+CALL: dict[str, Any] = {"name": "generate_image", "arguments": {"prompt": "a fox"}}
 
 
 def test_over_http_a_task_is_its_callers_alone(endpoint: str) -> None:
@@ -476,6 +630,17 @@ def test_over_http_a_task_is_its_callers_alone(endpoint: str) -> None:
     assert post(endpoint, "tasks/get", about)["status"] in ("working", "completed")
 
 
+def test_what_is_cancelled_at_another_replica_goes_on(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
+    """Nobody there could keep what `cancelled` promises; wherever it is asked for, it is the same."""
+    sandbox.seconds = 1
+    with limited(table, upstream, 9) as here, limited(table, upstream, 9) as elsewhere:
+        about = {"taskId": post(here, "tools/call", CALL)["taskId"]}
+        assert post(elsewhere, "tasks/cancel", about)["resultType"] == "complete"
+        assert {post(endpoint, "tasks/get", about)["status"] for endpoint in (here, elsewhere)} == {"working"}
+        sleep(1.5)
+        assert {post(endpoint, "tasks/get", about)["status"] for endpoint in (here, elsewhere)} == {"completed"}
+
+
 def test_the_header_must_name_the_same_task(endpoint: str) -> None:
     """Proxies route by it; who leaves it out is served all the same."""
     created = post(endpoint, "tools/call", {"name": "generate_image", "arguments": {"prompt": "a fox"}})
@@ -485,21 +650,32 @@ def test_the_header_must_name_the_same_task(endpoint: str) -> None:
     assert post(endpoint, "tasks/get", about)["taskId"] == created["taskId"]
 
 
-def test_a_task_is_one_of_its_callers_calls(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
-    """As long as it goes on: whoever may make two calls at once can't leave hundreds behind."""
+def test_so_many_tasks_of_a_caller_go_on(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
+    """Whoever may make two calls at once can't leave hundreds behind; how far they are can be asked all the same."""
     sandbox.seconds = 30
-    limits = Limits(calls=2, all_calls=10, generations=0, observer=Observer())
-    session = Session(table, upstream, token_of=bearer_token, limits=limits)
-    with serving(build_app(session.server, read_settings(), limits=limits)) as address:
-        call = {"name": "generate_image", "arguments": {"prompt": "a fox"}}
-        assert post(f"{address}/mcp", "tools/call", call)["resultType"] == "task"
-        refused = post(f"{address}/mcp", "tools/call", call)
+    with limited(table, upstream, 2) as endpoint:
+        begun = [post(endpoint, "tools/call", CALL) for _ in range(2)]
+        assert [task["resultType"] for task in begun] == ["task", "task"]
+        refused = post(endpoint, "tools/call", CALL)
         assert refused["structuredContent"]["error"]["code"] == "too_many_requests"
-        assert post(f"{address}/mcp", "tools/call", call, "another")["resultType"] == "task"
-    assert len(submits(sandbox)) == 2
+        assert post(endpoint, "tools/call", CALL, "another")["resultType"] == "task"
+        for task in begun:
+            assert post(endpoint, "tasks/get", {"taskId": task["taskId"]})["status"] == "working"
+        assert post(endpoint, "tasks/cancel", {"taskId": begun[0]["taskId"]})["resultType"] == "complete"
+        assert post(endpoint, "tools/call", CALL)["taskId"] == begun[0]["taskId"]
+    assert len(submits(sandbox)) == 3
 
 
-@pytest.mark.parametrize("id_", ["", "x" * 1000, 7, None, ["a"]])
+def test_a_task_takes_no_room_from_requests(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
+    """Whoever may make one call at a time can begin a task, and ask for it, here and at another replica."""
+    sandbox.seconds = 30
+    with limited(table, upstream, 1) as here, limited(table, upstream, 1) as elsewhere:
+        ids = [post(endpoint, "tools/call", CALL)["taskId"] for endpoint in (here, elsewhere)]
+        for endpoint in (here, elsewhere):
+            assert [post(endpoint, "tasks/get", {"taskId": id_})["status"] for id_ in ids] == ["working"] * 2
+
+
+@pytest.mark.parametrize("id_", ["", " ", "a\x00b", "a\nb", "../..", "x" * 1000, 7, None, ["a"]])
 def test_what_is_no_id_is_refused(endpoint: str, id_: object) -> None:
     """With the code for wrong parameters."""
     assert post(endpoint, "tasks/get", {"taskId": id_})["code"] == -32602
