@@ -1,4 +1,4 @@
-"""Minutes of calls against an upstream that fails a fifth of its answers: run `python benchmarks/soak.py` (Linux).
+"""Minutes of calls against an upstream that fails a fifth of its answers: run `python -m benchmarks.soak` (Linux).
 
 One hosted process and one over stdio with a journal, both under constant load. In the end every task that the
 upstream accepted must be accounted for (its caller got it, or its id, or was told that its fate is uncertain), and

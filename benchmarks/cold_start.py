@@ -1,0 +1,96 @@
+"""Cold start: from starting the process over stdio to the answer of `tools/list`, in turn, so that noise hits all."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.calls import request
+from benchmarks.charts import Chart
+from benchmarks.report import Figure, Target, table
+from benchmarks.servers import Contender, cpu, environment
+
+_HELLO = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "benchmark", "version": "1"}}
+_MOST = 1.1
+Start = tuple[float, float]
+"""Seconds on the clock, and of CPU."""
+
+
+def measure(contenders: Sequence[Contender], folder: Path, *, quick: bool) -> Figure:
+    """Each is started once to fill the caches, and then in turn; the order changes with every round."""
+    rounds = 7 if quick else 25
+    starts: dict[str, list[Start]] = {each.name: [] for each in contenders}
+    for number in range(rounds + 1):
+        turn = number % len(contenders)
+        for each in (*contenders[turn:], *contenders[:turn]):
+            found = start(each, folder)
+            if number:
+                starts[each.name].append(found)
+    return _figure(starts)
+
+
+def start(contender: Contender, folder: Path) -> Start:
+    """One cold start."""
+    began = time.perf_counter()
+    with subprocess.Popen(
+        contender.stdio,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+        cwd=folder,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        messages = [
+            request("initialize", _HELLO),
+            {"jsonrpc": "2.0", "method": "notifications/initialized"},
+            request("tools/list", {}, 2),
+        ]
+        process.stdin.write(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
+        process.stdin.flush()
+        for line in process.stdout:
+            if json.loads(line).get("id") == 2:
+                break
+        else:
+            raise SystemExit(f"{contender.name} ended before it listed its tools")
+        took = time.perf_counter() - began
+        used = cpu(process.pid)
+        process.stdin.close()
+    return took, used
+
+
+def _figure(starts: dict[str, list[Start]]) -> Figure:
+    medians = {name: [statistics.median(each) for each in zip(*found, strict=True)] for name, found in starts.items()}
+    bare = medians["bare"]
+    rows = [
+        [name, f"{wall * 1000:.0f}", f"{_ratio(starts, name):.2f}", f"{used * 1000:.0f}", f"{used / bare[1]:.2f}"]
+        for name, (wall, used) in medians.items()
+    ]
+    header = ["", "ms to the answer", "/ bare", "ms of CPU", "/ bare"]
+    text = (
+        f"From starting the process over stdio to the answer of `tools/list`: medians of {len(starts['bare'])} starts "
+        "of each, in turn. The ratio on the clock is the median of the rounds' own ratios.\n\n" + table(header, rows)
+    )
+    chart = Chart(
+        "cold-start",
+        "Cold start over stdio: medians, and the range of all starts",
+        "milliseconds to the answer of tools/list",
+        ["on the clock", "of CPU"],
+        {name: [seconds * 1000 for seconds in found] for name, found in medians.items()},
+        ranges={
+            name: [(min(each) * 1000, max(each) * 1000) for each in zip(*found, strict=True)]
+            for name, found in starts.items()
+        },
+    )
+    ours = _ratio(starts, "ours") * bare[0] * 1000
+    return Figure("Cold start", text, [chart], [Target("Cold start", "bare", ours, bare[0] * 1000, _MOST, "ms")])
+
+
+def _ratio(starts: dict[str, list[Start]], name: str) -> float:
+    pairs = zip(starts[name], starts["bare"], strict=True)
+    return statistics.median(mine[0] / others[0] for mine, others in pairs)
