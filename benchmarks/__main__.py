@@ -24,6 +24,8 @@ _SOCKETS = 8192
 
 def main() -> int:
     options = _options()
+    if not sys.platform.startswith("linux"):
+        raise SystemExit("CPU and memory of a process are read from Linux's /proc")
     _allow_many_connections()
     with tempfile.TemporaryDirectory() as folder:
         contenders = _contenders(options, Path(folder))
@@ -56,8 +58,8 @@ def _options() -> argparse.Namespace:
 def _contenders(options: argparse.Namespace, folder: Path) -> list[servers.Contender]:
     contenders = [servers.ours(), servers.bare()]
     if not options.no_vendor:
-        environment = options.vendor or folder / "vendor"
-        if not options.vendor:
+        environment = options.vendor.absolute() if options.vendor else folder / "vendor"
+        if options.vendor is None:
             _say("installing the vendor's server")
             servers.install_vendor(environment)
         contenders.append(servers.vendor(environment))

@@ -1,12 +1,16 @@
-"""MCP calls over HTTP that cost next to nothing: what is measured is the server, not its clients."""
+"""MCP calls that cost next to nothing: what is measured is the server, not its clients."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from benchmarks.servers import TOKEN
+from benchmarks.servers import TOKEN, Contender, environment
 
 _PATIENCE = 300  # seconds for an answer
 
@@ -84,3 +88,23 @@ def request(method: str, params: dict[str, Any], number: int = 1) -> dict[str, A
 def text(result: dict[str, Any]) -> str:
     """What a model is shown of a result: its text."""
     return "\n".join(block["text"] for block in result["content"] if block["type"] == "text")
+
+
+@contextmanager
+def over_stdio(contender: Contender, messages: Sequence[dict[str, Any]], folder: Path) -> Iterator[tuple[int, bytes]]:
+    """Start a server and send it messages; its process's id and the answer to the last one, as soon as it is there."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        contender.stdio, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment(), cwd=folder
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
+        process.stdin.flush()
+        for line in process.stdout:
+            if json.loads(line).get("id") == messages[-1]["id"]:
+                yield process.pid, line.rstrip(b"\n")
+                break
+        else:
+            raise SystemExit(f"{contender.name} ended before it answered {messages[-1]['method']}")
+        process.stdin.close()

@@ -23,7 +23,6 @@ class Chart:
     unit: str
     groups: Sequence[str]
     series: Mapping[str, Sequence[float | None]]
-    logarithmic: bool = False
     ranges: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     """Of a series: the lowest and the highest that was seen, for each group."""
 
@@ -69,9 +68,6 @@ class Chart:
         axes.tick_params(axis="both", length=0, labelsize=9)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.grid(axis="y", color="#e2e8f0", linewidth=0.8, zorder=0)
-        if self.logarithmic:
-            axes.set_yscale("log")
-            axes.minorticks_off()
         axes.margins(y=0.14)
         if len(self.series) > 1:
             axes.legend(frameon=False, fontsize=9, ncols=len(self.series), loc="lower left", bbox_to_anchor=(0, -0.28))

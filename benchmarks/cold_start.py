@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.calls import request
+from benchmarks.calls import over_stdio, request
 from benchmarks.charts import Chart
 from benchmarks.report import Figure, Target, table
-from benchmarks.servers import Contender, cpu, environment
+from benchmarks.servers import Contender, cpu
 
 _HELLO = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "benchmark", "version": "1"}}
 _MOST = 1.1
@@ -22,7 +20,7 @@ Start = tuple[float, float]
 
 def measure(contenders: Sequence[Contender], folder: Path, *, quick: bool) -> Figure:
     """Each is started once to fill the caches, and then in turn; the order changes with every round."""
-    rounds = 7 if quick else 25
+    rounds = 11 if quick else 25
     starts: dict[str, list[Start]] = {each.name: [] for each in contenders}
     for number in range(rounds + 1):
         turn = number % len(contenders)
@@ -35,33 +33,14 @@ def measure(contenders: Sequence[Contender], folder: Path, *, quick: bool) -> Fi
 
 def start(contender: Contender, folder: Path) -> Start:
     """One cold start."""
+    messages = [
+        request("initialize", _HELLO),
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+        request("tools/list", {}, 2),
+    ]
     began = time.perf_counter()
-    with subprocess.Popen(
-        contender.stdio,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment(),
-        cwd=folder,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        messages = [
-            request("initialize", _HELLO),
-            {"jsonrpc": "2.0", "method": "notifications/initialized"},
-            request("tools/list", {}, 2),
-        ]
-        process.stdin.write(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
-        process.stdin.flush()
-        for line in process.stdout:
-            if json.loads(line).get("id") == 2:
-                break
-        else:
-            raise SystemExit(f"{contender.name} ended before it listed its tools")
-        took = time.perf_counter() - began
-        used = cpu(process.pid)
-        process.stdin.close()
-    return took, used
+    with over_stdio(contender, messages, folder) as (pid, _):
+        return time.perf_counter() - began, cpu(pid)
 
 
 def _figure(starts: dict[str, list[Start]]) -> Figure:

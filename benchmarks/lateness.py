@@ -29,7 +29,7 @@ from benchmarks.servers import TOKEN, Contender, serving, upstream
 
 SECONDS = (5, 20, 60, 120)
 _JUDGED = 20
-_SPREAD = 0.25
+_SPREAD = 0.2
 """Pictures take from so much less to so much more: at one exact time, polling is as late as chance has it."""
 AT_ONCE, AFTER_PAUSE = "vendor, first look at once", "vendor, first look after 15 s"
 
@@ -160,7 +160,7 @@ def _figure(found: Found, reading: dict[str, int], times: Sequence[float], agent
     header = ["a picture takes", "", "late, mean", "latest", "tool calls", "bytes of results", "with tools"]
     words = (
         f"From a picture being done upstream to the agent having its link: means of {agents} pictures each, which take "
-        f"up to a quarter less or more than the first column says. The agent's own turns take no time. Bytes are those "
+        f"up to a fifth less or more than the first column says. The agent's own turns take no time. Bytes are those "
         "of the results' text, and with the tools' definitions.\n\n" + table(header, rows)
     )
     return Figure("From the picture to the agent", words, _charts(means, list(reading), times), _targets(means))

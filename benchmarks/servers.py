@@ -57,6 +57,8 @@ def bare() -> Contender:
 
 def vendor(environment: Path) -> Contender:
     """The vendor's server, from the virtual environment it is installed in."""
+    if not (environment / "bin" / VENDORS).exists():
+        raise SystemExit(f"{VENDORS} is not installed in {environment}")
     command = (str(environment / "bin" / VENDORS),)
     call = {"prompt": "a red fox in the snow"}
     versions = _versions(environment / "bin/python", VENDORS)

@@ -22,7 +22,7 @@ Cost = tuple[float, float]
 
 def measure(contenders: Sequence[Contender], folder: Path, *, quick: bool) -> Figure:
     """All servers are up at once, and each is asked in turn."""
-    rounds, calls = (1, 160) if quick else (5, 320)
+    rounds, calls = (3, 64) if quick else (5, 200)
     costs: dict[tuple[str, int], list[Cost]] = {(each.name, n): [] for each in contenders for n in CLIENTS}
     with ExitStack() as stack:
         address = stack.enter_context(upstream(folder))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.calls import request
+from benchmarks.calls import over_stdio, request
 from benchmarks.charts import Chart
 from benchmarks.report import Figure, Target, table
-from benchmarks.servers import Contender, environment
+from benchmarks.servers import Contender
 
 OLD, NEW = "2025-11-25", "2026-07-28"
 _SHOWN = ("name", "description", "inputSchema")
@@ -34,22 +33,8 @@ def answer(contender: Contender, revision: str, folder: Path) -> bytes | None:
         hello = {"protocolVersion": OLD, "capabilities": {}, "clientInfo": {"name": "benchmark", "version": "1"}}
         said = {"jsonrpc": "2.0", "method": "notifications/initialized"}
         messages = [request("initialize", hello), said, request("tools/list", {}, 2)]
-    lines = b"".join(json.dumps(message).encode() + b"\n" for message in messages)
-    with subprocess.Popen(
-        contender.stdio,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment(),
-        cwd=folder,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(lines)
-        process.stdin.flush()
-        line = next(line for line in process.stdout if json.loads(line).get("id") == 2)
-        process.stdin.close()
-    return line.rstrip(b"\n") if "result" in json.loads(line) else None
+    with over_stdio(contender, messages, folder) as (_, line):
+        return line if "result" in json.loads(line) else None
 
 
 def tools(answered: bytes) -> list[dict[str, Any]]:

@@ -72,5 +72,5 @@ def _figure(counts: Sequence[int], found: dict[str, list[float]]) -> Figure:
         "once.\n\n" + table(["", *(f"{count:,} calls" for count in counts)], rows)
     )
     groups = [f"{count:,} calls" for count in counts]
-    chart = Chart("waiting", "Memory for a waiting call", "kilobytes", groups, found, logarithmic=True)
+    chart = Chart("waiting", "Memory for a waiting call", "kilobytes", groups, found)
     return Figure("Waiting calls", words, [chart])
