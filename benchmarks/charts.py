@@ -24,7 +24,7 @@ class Chart:
     groups: Sequence[str]
     series: Mapping[str, Sequence[float | None]]
     ranges: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
-    """Of a series: the lowest and the highest that was seen, for each group."""
+    """Of a series: from where to where most of what was seen lies, for each group."""
 
     def draw(self, folder: Path) -> None:
         """Write the chart into a folder.
@@ -65,6 +65,7 @@ class Chart:
         axes.set_title(self.title, loc="left", fontsize=11, fontweight="bold")
         axes.set_ylabel(self.unit, fontsize=9)
         axes.set_xticks(range(len(self.groups)), self.groups, fontsize=9)
+        axes.yaxis.set_major_formatter("{x:,g}")
         axes.tick_params(axis="both", length=0, labelsize=9)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.grid(axis="y", color="#e2e8f0", linewidth=0.8, zorder=0)
@@ -80,4 +81,4 @@ def _colour(name: str, names: list[str]) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"

@@ -74,8 +74,11 @@ def install_vendor(environment: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     more = [name for name in ("uvloop", "httptools") if _version(name)]
     pip = [str(environment / "bin/pip"), "install", "-q", "--disable-pip-version-check"]
-    if subprocess.run([*pip, VENDORS, *more], check=False, env=_without_constraints()).returncode:
-        raise SystemExit(f"{VENDORS} could not be installed; --no-vendor does without it")
+    done = subprocess.run(
+        [*pip, VENDORS, *more], check=False, env=_without_constraints(), capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{done.stderr}{VENDORS} could not be installed; --no-vendor does without it")
 
 
 def _without_constraints() -> dict[str, str]:
