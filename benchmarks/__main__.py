@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -27,6 +28,7 @@ def main() -> int:
     if not sys.platform.startswith("linux"):
         raise SystemExit("CPU and memory of a process are read from Linux's /proc")
     _allow_many_connections()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers that were started are ended, as by Ctrl-C
     with tempfile.TemporaryDirectory() as folder:
         contenders = _contenders(options, Path(folder))
         figures = list(_measured(options, contenders, Path(folder)))
@@ -107,4 +109,7 @@ def _say(words: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
