@@ -1,4 +1,4 @@
-"""Three callers with different keys at once: run `python benchmarks/callers.py` (Linux).
+"""Three callers with different keys at once: run `python -m benchmarks.callers` (Linux).
 
 Ten thousand calls (generations, look-ups of own tasks and of others') go through one hosted process. Every request that
 reaches the upstream is held against whose call it was: a key may only ever come with what its owner asked for.
@@ -17,8 +17,8 @@ from collections import Counter
 from typing import Any
 
 import httpx
-from cost import wait_for
 
+from benchmarks.servers import wait_for
 from mcp_seedream.callers import NO_TASK
 from mcp_seedream.capabilities import read_table
 from mcp_seedream.sandbox import Sandbox, running

@@ -1,4 +1,4 @@
-"""How long after a tool's result its first picture is painted, in a real browser: `python benchmarks/gallery.py`.
+"""How long after a tool's result its first picture is painted, in a real browser: `python -m benchmarks.gallery`.
 
 Milliseconds from the moment at which our page hears of the result to the frame after the picture is decoded, and beside
 them those of the barest page that does the same in the same run: an `img` whose address is set.
@@ -9,13 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
 import anyio
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mcp_seedream.capabilities import ModelTable, read_table
 from mcp_seedream.sandbox import Sandbox, running

@@ -1,4 +1,4 @@
-"""The hosted server with real parts around it: run `python benchmarks/hosted.py` (Linux; redis-server and nginx).
+"""The hosted server with real parts around it: run `python -m benchmarks.hosted` (Linux; redis-server and nginx).
 
 Two workers behind nginx, Redis for sign-in. A thousand calls wait, held by callers with keys of their own, while
 `tools/list` is asked all the time by others; memory and open files are told again and again, for as long as
@@ -23,7 +23,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
-from load import UPSTREAM, memory
+
+from benchmarks.load import UPSTREAM
+from benchmarks.servers import memory
 
 HEADERS = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-06-18"}
 NGINX = """
@@ -109,7 +111,7 @@ async def run(address: str, pid: int, options: argparse.Namespace) -> None:
     async with httpx.AsyncClient(base_url=address, timeout=400, limits=limits) as web:
         holding = [asyncio.ensure_future(hold(web, n, until, outcomes)) for n in range(options.calls)]
         await asyncio.sleep(options.settle)  # a thousand begin at once, here and nowhere else
-        command = [sys.executable, __file__, "--probe", address, str(until - time.monotonic())]
+        command = [sys.executable, "-m", "benchmarks.hosted", "--probe", address, str(until - time.monotonic())]
         probing = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
         await watch(pid, until, options.every)
         said, _ = await probing.communicate()

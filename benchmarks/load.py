@@ -1,8 +1,7 @@
-"""A thousand generations in flight on one hosted process: run `python benchmarks/load.py` (Linux).
+"""A thousand generations in flight on one hosted process: run `python -m benchmarks.load` (Linux).
 
 All calls are held at once against an upstream that takes a while, in another process. Told are: how many finished;
-memory for each call beside that of a bare server whose tool only sleeps, in the same run; look-ups of the upstream;
-and how long another caller's `get_task` takes meanwhile.
+look-ups of the upstream; and how long another caller's `get_task` takes meanwhile.
 """
 
 from __future__ import annotations
@@ -15,21 +14,12 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import httpx
 
-BARE = """
-import sys, anyio
-from mcp.server.mcpserver import MCPServer
-server = MCPServer("bare")
-@server.tool()
-async def hello(seconds: float) -> str:
-    await anyio.sleep(seconds)
-    return "hello"
-server.run("streamable-http", port=int(sys.argv[1]), stateless_http=True)
-"""
+from benchmarks.servers import started
+
 UPSTREAM = """
 import sys, time, json, uvicorn
 from starlette.applications import Starlette
@@ -60,14 +50,8 @@ routes = [Route("/seedream/images", images, methods=["POST"]), Route("/seedream/
 app = Starlette(routes=[*routes, Route("/count", count)])
 uvicorn.run(app, port=port, log_level="warning", backlog=4096)
 """
-PORTS = {"upstream": 18710, "ours": 18711, "bare": 18712}
+PORTS = {"upstream": 18710, "ours": 18711}
 HEADERS = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-06-18"}
-
-
-def memory(pid: int) -> int:
-    """Bytes of memory a process has now."""
-    fields = Path(f"/proc/{pid}/statm").read_text("utf-8").split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 async def call(web: httpx.AsyncClient, port: int, tool: str, arguments: dict[str, Any], token: str) -> str:
@@ -79,28 +63,19 @@ async def call(web: httpx.AsyncClient, port: int, tool: str, arguments: dict[str
     return response.text
 
 
-async def held(pid: int, port: int, tool: str, calls: list[tuple[dict[str, Any], str]], after: float) -> float:
-    """Hold all calls at once; kilobytes of memory for each, seen so many seconds after the first."""
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(timeout=300, limits=limits) as web:
-        for _ in range(5):  # what the first calls load is not theirs
-            arguments, token = calls[0]
-            await call(web, port, tool, {**arguments, "wait_seconds": 0} if tool != "hello" else {"seconds": 0}, token)
-        before = memory(pid)
-        running = [asyncio.ensure_future(call(web, port, tool, *each)) for each in calls]
-        await asyncio.sleep(after)
-        grown = memory(pid) - before
-        answers = await asyncio.gather(*running)
+async def held(port: int, calls: list[tuple[dict[str, Any], str]]) -> None:
+    """Hold all calls at once."""
+    async with httpx.AsyncClient(timeout=300, limits=httpx.Limits(max_connections=None)) as web:
+        answers = await asyncio.gather(*(call(web, port, "generate_image", *each) for each in calls))
     bad = [answer for answer in answers if '"isError":true' in answer or '"pending"' in answer]
-    print(f"{tool}: {len(answers) - len(bad)} of {len(calls)} finished")
+    print(f"{len(answers) - len(bad)} of {len(calls)} finished")
     if bad:
         print(bad[0][:500])
-    return grown / len(calls) / 1000
 
 
 async def other_caller(port: int, task: str, seconds: float) -> list[float]:
     """Milliseconds of another caller's `get_task`, five times a second, from a process of its own."""
-    command = [sys.executable, __file__, "--probe", str(port), task, str(seconds)]
+    command = [sys.executable, "-m", "benchmarks.load", "--probe", str(port), task, str(seconds)]
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     said, _ = await process.communicate()
     return [float(line) for line in said.split()]
@@ -116,19 +91,13 @@ async def probe(port: int, task: str, seconds: float) -> None:
             await asyncio.sleep(0.2)
 
 
-async def load(pids: dict[str, int], count: int, callers: int, seconds: float) -> None:
-    ports = PORTS
-    bare = await held(pids["bare"], ports["bare"], "hello", [({"seconds": seconds}, "x")] * count, seconds * 0.7)
+async def load(count: int, callers: int, seconds: float) -> None:
     calls = [({"prompt": f"a fox {n}", "wait_seconds": 300}, f"caller-{n % callers}") for n in range(count)]
     begun = time.time()
-    ours, took = await asyncio.gather(
-        held(pids["ours"], ports["ours"], "generate_image", calls, seconds * 0.7),
-        other_caller(ports["ours"], "task-0", seconds + 8),
-    )
+    _, took = await asyncio.gather(held(PORTS["ours"], calls), other_caller(PORTS["ours"], "task-0", seconds + 8))
     async with httpx.AsyncClient() as web:
-        counted = (await web.get(f"http://127.0.0.1:{ports['upstream']}/count")).json()
+        counted = (await web.get(f"http://127.0.0.1:{PORTS['upstream']}/count")).json()
     rounds = [ids for at, ids in counted["asked"] if at > begun and ids > 1]
-    print(f"memory for a waiting call: {ours:.1f} kB, bare {bare:.1f} kB: ratio {ours / bare:.2f}")
     print(f"submits {counted['made']}, look-ups of several: {len(rounds)} with {max(rounds, default=0)} ids at most")
     slow = sum(each > 250 for each in took)
     print(f"get_task of another caller: median {statistics.median(took):.0f} ms, longest {max(took):.0f} ms, ", end="")
@@ -153,22 +122,11 @@ def main() -> None:
     commands = {
         "upstream": [sys.executable, "-c", UPSTREAM, str(PORTS["upstream"]), str(options.seconds)],
         "ours": [sys.executable, "-m", "mcp_seedream", "--transport", "http", "--port", str(PORTS["ours"])],
-        "bare": [sys.executable, "-c", BARE, str(PORTS["bare"])],
     }
     with ExitStack() as stack:
-        pids = {}
         for name, command in commands.items():
-            process = stack.enter_context(subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL))
-            stack.callback(process.kill)
-            pids[name] = process.pid
-        for port in PORTS.values():
-            for _ in range(100):
-                try:
-                    httpx.get(f"http://127.0.0.1:{port}/", timeout=1)
-                    break
-                except httpx.TransportError:
-                    time.sleep(0.1)
-        asyncio.run(load(pids, options.calls, options.callers, options.seconds))
+            stack.enter_context(started(command, PORTS[name], env))
+        asyncio.run(load(options.calls, options.callers, options.seconds))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Minutes of calls against an upstream that fails a fifth of its answers: run `python benchmarks/soak.py` (Linux).
+"""Minutes of calls against an upstream that fails a fifth of its answers: run `python -m benchmarks.soak` (Linux).
 
 One hosted process and one over stdio with a journal, both under constant load. In the end every task that the
 upstream accepted must be accounted for (its caller got it, or its id, or was told that its fate is uncertain), and
@@ -64,7 +64,7 @@ class Upstream:
             reply = {"error": {"code": "api_error", "message": "oops"}}
         if fault == "slow":
             await asyncio.sleep(2)
-        fine = answer(500 if fault == "500" else 200, reply)
+        fine = answer(500 if fault == "500" else 404 if reply.get("error") else 200, reply)
         writer.write(b"HTTP/1.1 502 X\r\nContent-Length: 6\r\n\r\n<html>" if fault == "html" else fine)
         return True
 
@@ -77,7 +77,8 @@ class Upstream:
     def _look(self, body: dict[str, Any]) -> dict[str, Any]:
         ids = [id_ for id_ in body.get("ids") or [body["id"]] if id_ in self.accepted]
         items = [self._task(id_) for id_ in ids]
-        return {"items": items} if "ids" in body else items[0]
+        unknown = {"error": {"code": "not_found", "message": "The task does not exist."}}
+        return {"items": items} if "ids" in body else items[0] if items else unknown
 
     def _task(self, id_: str) -> dict[str, Any]:
         if time.time() < self.finished_at[id_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,16 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import SecretStr
-
 from mcp_seedream import __version__
-from mcp_seedream.capabilities import ModelTable, read_table
 from mcp_seedream.errors import ConfigurationError
-from mcp_seedream.files import LocalFiles
-from mcp_seedream.settings import Settings, read_settings
 
 if TYPE_CHECKING:
+    from mcp_seedream.capabilities import ModelTable
     from mcp_seedream.journal import Journal
+    from mcp_seedream.settings import Settings
 
 SANDBOXED = "Drawn by the sandbox: a placeholder, not a generated picture."
 SANDBOX_TOKEN = "sandbox"  # noqa: S105  (the sandbox takes any word)
@@ -31,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         if options.command == "try":
+            from mcp_seedream.settings import read_settings  # noqa: PLC0415  (--help needs none of it)
             from mcp_seedream.trial import try_out  # noqa: PLC0415  (a client: the server has no use for it)
 
             return try_out(options, read_settings())
@@ -38,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _examine(options)
         if options.command in ("install", "uninstall"):
             from mcp_seedream import installing  # noqa: PLC0415  (the server has no use for it)
+            from mcp_seedream.settings import read_settings  # noqa: PLC0415
 
             if options.command == "install":
                 return installing.install(options, read_settings())
@@ -134,6 +134,7 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _examine(options: argparse.Namespace) -> int:
+    from mcp_seedream.capabilities import read_table  # noqa: PLC0415
     from mcp_seedream.doctor import doctor  # noqa: PLC0415  (the server has no use for it)
     from mcp_seedream.survey import survey  # noqa: PLC0415
 
@@ -145,19 +146,34 @@ def _examine(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from mcp_seedream.serving import prepare  # noqa: PLC0415  (`try` and --help need none of it)
+    with _no_garbage():
+        from mcp_seedream.capabilities import read_table  # noqa: PLC0415  (`try` and --help need none of it)
+        from mcp_seedream.serving import prepare  # noqa: PLC0415
+        from mcp_seedream.settings import read_settings  # noqa: PLC0415
 
-    settings = read_settings(log_level=options.log_level, sse=options.sse, workers=options.workers)
-    prepare(settings)
-    table = read_table(settings.models_file)
+        settings = read_settings(log_level=options.log_level, sse=options.sse, workers=options.workers)
+        prepare(settings)
+        table = read_table(settings.models_file)
     with _upstream(options, settings, table) as settings_in_use:
         serve = _serve_http if options.transport == "http" else _serve_stdio
         return serve(options, settings_in_use, table)
 
 
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """While modules are loaded there is hardly any garbage: to look for it is a tenth of the time a start takes."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()  # what is there now stays: nobody need look at it again
+        gc.enable()
+
+
 def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTable) -> int:
     import anyio  # noqa: PLC0415  (`try` and --help need none of it)
 
+    from mcp_seedream.files import LocalFiles  # noqa: PLC0415
     from mcp_seedream.server import build_server  # noqa: PLC0415
     from mcp_seedream.serving import connecting  # noqa: PLC0415
     from mcp_seedream.stdio import serve_stdio  # noqa: PLC0415
@@ -218,6 +234,8 @@ def _upstream(options: argparse.Namespace, settings: Settings, table: ModelTable
     if not options.sandbox:
         yield settings
         return
+    from pydantic import SecretStr  # noqa: PLC0415
+
     from mcp_seedream.sandbox import Sandbox, running  # noqa: PLC0415  (draws: only where it is asked for)
     from mcp_seedream.signin import CLIENT_ID  # noqa: PLC0415
 

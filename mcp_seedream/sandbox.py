@@ -89,10 +89,17 @@ class Sandbox:
         seconds: How long a picture takes; None: from 2 to 4 s, by the prompt.
         retired: Models of the table that are refused all the same.
         record: Keep every request in `requests`.
+        pictures: Draw them; without, links lead nowhere, and image data is refused: for measuring servers.
     """
 
     def __init__(
-        self, table: ModelTable, *, seconds: float | None = None, retired: Collection[str] = (), record: bool = False
+        self,
+        table: ModelTable,
+        *,
+        seconds: float | None = None,
+        retired: Collection[str] = (),
+        record: bool = False,
+        pictures: bool = True,
     ) -> None:
         self.table = table
         self.seconds = seconds
@@ -105,6 +112,7 @@ class Sandbox:
         self.revoked: set[str] = set()
         """Tokens that are refused, beside those that say so themselves."""
         self._record = record
+        self._pictures = pictures
         self._studio = Studio()
         self._callbacks: set[asyncio.Task[None]] = set()
         self.app = Starlette(
@@ -152,6 +160,8 @@ class Sandbox:
             raise InvalidArguments("async can't be combined with stream or callback_url.")
         sent = {name: value for name, value in body.items() if name != "async" and value != ""}
         call = image_call(self.table, "edit" if "image" in body else "generate", sent, wait_seconds=0, place="upstream")
+        if not self._pictures and call.wish.options.get("response_format") == "b64_json":
+            raise InvalidArguments("This sandbox draws no pictures: ask for links.")
         model = choose(self.table, call.wish, body["model"])
         understood = dict(ImageRequest.of(self.table, model, call.wish).body)
         understood.pop("async", None)
@@ -241,7 +251,7 @@ class Sandbox:
     async def _picture(self, request: Request) -> Response:
         job = self.jobs.get(request.path_params["task"])
         number = request.path_params["number"]
-        if job is None or number >= job.count:
+        if job is None or number >= job.count or not self._pictures:
             return Response("No such picture", status_code=404)
         file = await asyncio.to_thread(self._studio.file, job, number, self.jobs)
         kind = "image/png" if self._studio.is_png(job, number) else "image/jpeg"
@@ -282,8 +292,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--seconds", type=float, help="how long a picture takes (default: 2 to 4)")
     parser.add_argument("--models-file", type=Path, help="another capability table")
+    parser.add_argument("--no-pictures", dest="pictures", action="store_false", help="draw none: links lead nowhere")
     options = parser.parse_args()
-    sandbox = Sandbox(read_table(options.models_file), seconds=options.seconds)
+    sandbox = Sandbox(read_table(options.models_file), seconds=options.seconds, pictures=options.pictures)
     print(f"Sandbox at http://127.0.0.1:{options.port} (any token but `invalid` and `used_up`)")  # noqa: T201
     uvicorn.run(sandbox.app, host="127.0.0.1", port=options.port, log_level="warning", lifespan="off")
 

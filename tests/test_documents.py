@@ -31,6 +31,7 @@ from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
 
+from benchmarks import __main__ as benchmarks
 from mcp_seedream.cli import _parser
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.serving import create_app
@@ -449,7 +450,7 @@ def test_settings_and_flags_are_real(name: str) -> None:
     """Whatever is spelled like one."""
     text = PAGES[name].path.read_text("utf-8")
     assert set(re.findall(r"\b(?:SEEDREAM|ACEDATACLOUD)_[A-Z_]+\b", text)) <= SETTINGS
-    parsers = [_parser()]
+    parsers = [_parser(), *([benchmarks.parser()] if name == "docs/benchmarks.md" else [])]
     parsers += [parser for action in parsers[0]._actions for parser in _commands(action)]
     ours = {option for parser in parsers for action in parser._actions for option in action.option_strings}
     spelled = set(re.findall(r"`(?:mcp-seedream )?(--[a-z-]+)", PAGES[name].prose))

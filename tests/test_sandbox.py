@@ -16,8 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.mishaps import REFUSALS
-from mcp_seedream.sandbox import Sandbox
+from mcp_seedream.sandbox import Sandbox, running
 from tests.conftest import TOKEN, serving
 from tests.test_capabilities import PRO, SEEDEDIT, T2I, V4, V5
 
@@ -206,6 +207,17 @@ async def test_a_picture_made_here_can_be_edited_by_its_link(web: httpx.AsyncCli
     [edited] = await images(web, model=SEEDEDIT, image=[made["data"][0]["image_url"]], size="512x512")
     [stand_in] = await images(web, model=SEEDEDIT, image=["https://example.com/a.png"], size="512x512")
     assert ImageChops.difference(edited, stand_in).getbbox()
+
+
+async def test_without_pictures(table: ModelTable) -> None:
+    """Everything else is as ever; nothing is drawn, whichever way it is asked for."""
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with running(Sandbox(table, seconds=0, pictures=False)) as address:
+        async with httpx.AsyncClient(base_url=address, headers=headers) as web:
+            found = await post(web, "images", model=V5, prompt="a fox")
+            assert (await web.get(found["data"][0]["image_url"])).status_code == 404
+            refused = await post(web, "images", model=V5, prompt="a fox", response_format="b64_json")
+    assert refused["error"]["message"] == "This sandbox draws no pictures: ask for links."
 
 
 async def test_no_such_picture(web: httpx.AsyncClient, sandbox: Sandbox) -> None:
