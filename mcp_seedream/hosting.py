@@ -32,6 +32,7 @@ from mcp_seedream.access import Identified, KeyCheck, KnownNames, PlainHeaders, 
 from mcp_seedream.callers import Callers
 from mcp_seedream.client import SeedreamClient
 from mcp_seedream.errors import TooMuch
+from mcp_seedream.generation import Services
 from mcp_seedream.limits import Limits
 from mcp_seedream.metrics import CONTENT_TYPE, Metrics
 from mcp_seedream.middleware import ENDPOINT, DropUnfinished, EnterInTurn, StopInOrder, route_path
@@ -115,7 +116,7 @@ def build_app(
         opened=sign_in.opened if sign_in else None,
     )
     app.user_middleware[:0] = _doors(settings, stopping, open_paths, caller)
-    server.middleware.append(partial(_entered, limits, stopping))
+    server.middleware.extend([partial(_entered, limits, stopping), _given_up])
     app.router.redirect_slashes = False
     app.routes.extend(_pages(server, settings, stopping, upstream, metrics))
     app.routes.extend(signing_in)
@@ -234,6 +235,15 @@ async def _entered(
                 raise MCPError(INTERNAL_ERROR, error.message) from error
             counted.enter_context(stopping.answering())
         return await call_next(ctx)
+
+
+async def _given_up(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
+    """A client of an older revision says that it waits no longer, in a request that knows nothing of the other."""
+    if ctx.method == "notifications/cancelled" and isinstance(ctx.request, Request):
+        request_id = (ctx.params or {}).get("requestId")
+        if isinstance(request_id, int | str):
+            await ctx.lifespan_context.orphans.given_up(ctx.request.state.caller_key, request_id)
+    return await call_next(ctx)
 
 
 class _Cors:

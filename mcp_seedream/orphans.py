@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import time
+from typing import TypeAlias, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -28,6 +29,8 @@ from mcp_seedream.wire import Task
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+RequestId: TypeAlias = int | str | None
 SECONDS = 600
 """How long an orphan waits for its call to come again."""
 _MOST = 10_000
@@ -130,15 +133,21 @@ class Orphans:
         self._left: OrderedDict[str, list[Orphan]] = OrderedDict()
         self._expected: dict[str, list[Watch]] = {}
         self._alive: Counter[str] = Counter()
+        self._asked: dict[tuple[str, RequestId], list[Watch]] = {}
 
     @asynccontextmanager
-    async def watching(self, *, fetched: bool = False) -> AsyncIterator[Watch]:
+    async def watching(
+        self, asked: tuple[str, RequestId] | None = None, *, fetched: bool = False
+    ) -> AsyncIterator[Watch]:
         """Watch over a call: if it does not come to its end, or nobody is there to hear it, the task is an orphan.
 
         Args:
+            asked: The caller's token and the request's id, by which `given_up` finds it.
             fetched: Its answer is fetched later: `answered` says that it was, and `left` that it may never be.
         """
         watch = Watch(self, fetched)
+        if asked:
+            self._asked.setdefault(asked, []).append(watch)
         try:
             try:
                 yield watch
@@ -159,6 +168,8 @@ class Orphans:
             with anyio.CancelScope(shield=True):
                 await self._settle(watch)
             self._no_longer_expected(watch)
+            if asked:
+                _remove(self._asked, asked, watch)
             if watch.key:
                 self._alive[watch.key] -= 1
                 if not self._alive[watch.key]:
@@ -183,6 +194,19 @@ class Orphans:
                 self._left[watch.key] = there
         if self._journal and watch.task and watch.task.id:
             await self._journal.answered(watch.task.id)
+
+    async def given_up(self, caller: str, request_id: RequestId) -> None:
+        """A caller says that it waits no longer: whoever makes the same call gets the task.
+
+        The call itself goes on, since ids are small numbers, and another client of the same caller may mean its own.
+        """
+        for watch in list(self._asked.get((caller, request_id), [])):
+            if watch.task:
+                await self.left(watch)
+                continue
+            watch.unanswered = True
+            if watch.key:
+                self.expect(watch)
 
     async def left(self, watch: Watch) -> None:
         """Its caller may never fetch the answer: whoever makes the same call gets the task."""
@@ -251,8 +275,12 @@ class Orphans:
             self._left.popitem(last=False)
 
     def _no_longer_expected(self, watch: Watch) -> None:
-        there = self._expected.get(watch.key, [])
-        if watch in there:
-            there.remove(watch)
-        if not there:
-            self._expected.pop(watch.key, None)
+        _remove(self._expected, watch.key, watch)
+
+
+def _remove(watches: dict[T, list[Watch]], key: T, watch: Watch) -> None:
+    there = watches.get(key, [])
+    if watch in there:
+        there.remove(watch)
+    if not there:
+        watches.pop(key, None)

@@ -93,11 +93,13 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
         call = await anyio.to_thread.run_sync(check) if operation == "edit" else check()
         _check_save_to(habits, call.save_to)  # before anything is paid
         services = ctx.request_context.lifespan_context
-        async with services.orphans.watching(fetched=services.job is not None) as watch:
+        token = _token(token_of, ctx)
+        asked = token, ctx.request_context.request_id
+        async with services.orphans.watching(asked, fetched=services.job is not None) as watch:
             if services.job:
                 services.job.watch = watch
                 call = replace(call, wait_seconds=SECONDS)
-            task = await make_images(services, call, _token(token_of, ctx), _report(ctx), watch)
+            task = await make_images(services, call, token, _report(ctx), watch)
             task = replace(task, prompt=call.wish.prompt or task.prompt)
             done = await _delivered(habits, task, call.save_to, ctx)
         return results.one(done.task, done.shown, done.caption)

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -127,6 +128,49 @@ async def test_the_official_client(endpoint: str, mode: str) -> None:
         result = await client.call_tool("generate_image", {"prompt": "a fox"})
         found = await client.call_tool("get_task", {"task_id": answer(result)["task_id"]})
     assert answer(found)["images"] == answer(result)["images"]
+
+
+@pytest.mark.parametrize("prompt", ["a fox [sandbox:slow=1.5]", "a fox [sandbox:hang=1]"])
+async def test_clients_of_older_revisions_give_up_in_a_request_of_its_own(
+    endpoint: str, sandbox: Sandbox, prompt: str
+) -> None:
+    """Their connection stays open; the same call, made again, is not billed, whether the first was sent or not yet."""
+    call = {"name": "generate_image", "arguments": {"prompt": prompt}}
+    body, headers = message("tools/call", OLD, call)
+    _, others = message("tools/list", OLD)
+    others["authorization"] = "Bearer somebody-else"
+    cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": body["id"]}}
+    found: list[dict[str, Any]] = []
+
+    async def ask(number: int) -> None:
+        [*_, result] = read(await web.post(endpoint, json=body | {"id": number}, headers=headers))
+        found.append(result["result"]["structuredContent"])
+
+    async with httpx.AsyncClient(timeout=30) as web, anyio.create_task_group() as group:
+        group.start_soon(ask, body["id"])
+        while not submits(sandbox):  # noqa: ASYNC110  (the sandbox is a thread)
+            await anyio.sleep(0.01)
+        await anyio.sleep(0.2)
+        assert (await web.post(endpoint, json=cancelled, headers=others)).status_code == 202
+        assert (await web.post(endpoint, json=cancelled, headers=headers)).status_code == 202
+        await ask(99)
+    assert len(submits(sandbox)) == 1
+    assert found[0]["task_id"] == found[1]["task_id"]
+    assert sum("broken off" in str(each.get("notes")) for each in found) == 1
+
+
+async def test_to_give_up_what_nobody_asked_for_changes_nothing(endpoint: str, sandbox: Sandbox) -> None:
+    """Of somebody else's, of none, and of what is no id."""
+    body, headers = message("tools/call", OLD, {"name": "generate_image", "arguments": {"prompt": "a fox"}})
+    async with httpx.AsyncClient(timeout=30) as web, anyio.create_task_group() as group:
+        group.start_soon(partial(web.post, endpoint, json=body, headers=headers))
+        while not submits(sandbox):  # noqa: ASYNC110  (the sandbox is a thread)
+            await anyio.sleep(0.01)
+        for given, token in ((body["id"], "somebody-else"), (98, "alice"), (["x"], "alice"), (None, "alice")):
+            cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": given}}
+            await web.post(endpoint, json=cancelled, headers=headers | {"authorization": f"Bearer {token}"})
+        await web.post(endpoint, json=body | {"id": 97}, headers=headers)
+    assert len(submits(sandbox)) == 2
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Basic YTpi", "alice", "Bearer a b", "Bearer \u00e4"])
