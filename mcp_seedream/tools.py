@@ -22,7 +22,7 @@ from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetad
 from mcp_types import CallToolResult, ToolAnnotations
 
 from mcp_seedream import arguments, icons, observing, results
-from mcp_seedream.arguments import TaskCall
+from mcp_seedream.arguments import ImageCall, TaskCall
 from mcp_seedream.capabilities import ModelTable, Operation
 from mcp_seedream.delivery import PREVIEW_ROOM, Delivered, Wanted, deliver, within_budget
 from mcp_seedream.errors import MissingToken, SeedreamError
@@ -92,16 +92,7 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
         check = partial(arguments.image_call, table, operation, raw, wait_seconds=seconds, place=place)
         call = await anyio.to_thread.run_sync(check) if operation == "edit" else check()
         _check_save_to(habits, call.save_to)  # before anything is paid
-        services = ctx.request_context.lifespan_context
-        token = _token(token_of, ctx)
-        asked = token, ctx.request_context.request_id
-        async with services.orphans.watching(asked, fetched=services.job is not None) as watch:
-            if services.job:
-                services.job.watch = watch
-                call = replace(call, wait_seconds=SECONDS)
-            task = await make_images(services, call, token, _report(ctx), watch)
-            task = replace(task, prompt=call.wish.prompt or task.prompt)
-            done = await _delivered(habits, task, call.save_to, ctx)
+        done = await _made(habits, call, _token(token_of, ctx), ctx)
         return results.one(done.task, done.shown, done.caption)
 
     async def generate_image(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
@@ -130,6 +121,17 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
         _tool(edit_image, image_schema(table, "edit", seconds, local=local), results.IMAGE_RESULT, _PAID),
         _tool(get_task, task_schema(seconds, local=local), results.TASK_RESULT, _LOOK, LISTING if listing else ""),
     ]
+
+
+async def _made(habits: Habits, call: ImageCall, token: str, ctx: Call) -> Delivered:
+    services = ctx.request_context.lifespan_context
+    asked = (token, ctx.request_context.request_id)
+    async with services.orphans.watching(asked, fetched=services.job is not None) as watch:
+        if services.job:
+            services.job.watch = watch
+            call = replace(call, wait_seconds=SECONDS)
+        task = await make_images(services, call, token, _report(ctx), watch)
+        return await _delivered(habits, replace(task, prompt=call.wish.prompt or task.prompt), call.save_to, ctx)
 
 
 def _known(table: ModelTable) -> tuple[str, ...]:
