@@ -88,9 +88,17 @@ def installed(name: str) -> Example:
     Raises:
         RuntimeError: It can't be installed.
     """
-    requirements = FOLDER / "requirements" / f"{name}.txt"
+    return Example(name, environment(FOLDER / "requirements" / f"{name}.txt"))
+
+
+def environment(requirements: Path) -> Path:
+    """The Python of an environment that has what a file of requirements names.
+
+    Raises:
+        RuntimeError: It can't be installed.
+    """
     folder = kept(f"{sys.version}\n{requirements.read_text('utf-8')}", partial(_install, requirements))
-    return Example(name, folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python"))
+    return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
 def _install(requirements: Path, folder: Path) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
 from PIL import Image
 
 from mcp_seedream.sandbox import Sandbox
-from tests.conftest import BUSY, submits
-from tests.frameworks import NAMES, SERVER, Example, Run, installed
+from tests.conftest import BUSY, TOKEN, submits
+from tests.frameworks import NAMES, PATIENCE, SERVER, Example, Run, environment, installed
 from tests.services import free_port, replica_running
 
 LATE = 13
@@ -108,3 +111,37 @@ def test_no_server(example: Example, server: str, upstream: str) -> None:
     assert run.status == 1
     assert run.calls == []
     assert run.output == ""
+
+
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+@pytest.mark.parametrize("client", ["fastmcp", "pydantic-ai"])
+def test_clients_that_follow_tasks(
+    client: str, transport: str, upstream: str, sandbox: Sandbox, request: pytest.FixtureRequest
+) -> None:
+    """Given a task at once, they ask until the picture is there; it is paid once."""
+    if not request.config.getoption("--frameworks"):
+        pytest.skip("installing clients takes minutes: pytest tests/test_frameworks.py --frameworks")
+    followers = Path(__file__).parent / "followers"
+    python = environment(followers / "requirements.txt")
+    with reachable(transport, upstream) as server:
+        done = subprocess.run(
+            [
+                python,
+                followers / "follow.py",
+                client,
+                "a red fox [sandbox:slow=4]",
+            ],
+            env={
+                **os.environ,
+                "MCP_SEEDREAM": server,
+                "ACEDATACLOUD_API_BASE_URL": upstream,
+                "ACEDATACLOUD_API_TOKEN": TOKEN,
+                "SEEDREAM_JOURNAL": "off",
+            },
+            capture_output=True,
+            encoding="utf-8",
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert is_picture(Run(done.returncode, done.stdout, done.stderr, []))
+    assert len(submits(sandbox)) == 1
