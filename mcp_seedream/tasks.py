@@ -176,7 +176,8 @@ def _work(ctx: Asking, call: Callable[[Asking], Awaitable[HandlerResult]]) -> Wo
         services = replace(ctx.lifespan_context, job=job)
         with services.stopping.answering():  # the process ends once its pictures are saved, as for any call
             result = await call(replace(ctx, lifespan_context=services))
-        job.size = len(result.model_dump_json()) if isinstance(result, CallToolResult) else 0
+        if isinstance(result, CallToolResult):
+            job.size += len(result.model_dump_json())
         return result
 
     return work

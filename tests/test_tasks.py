@@ -27,7 +27,7 @@ from starlette.types import Receive, Scope, Send
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.files import LocalFiles
 from mcp_seedream.hosting import bearer_token, build_app
-from mcp_seedream.jobs import Job, Work, open_jobs
+from mcp_seedream.jobs import _BARE, Job, Work, open_jobs
 from mcp_seedream.journal import IN_MEMORY, Entry, Journal
 from mcp_seedream.limits import Limits
 from mcp_seedream.observing import Observer
@@ -565,16 +565,34 @@ async def before(_: Job) -> str:
     raise ValueError("before anything was accepted")
 
 
-async def test_only_so_many_results_are_kept() -> None:
-    """The oldest go first; they can be had from the upstream."""
+async def test_results_are_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as they are asked for, and some time afterwards."""
+    monkeypatch.setattr("mcp_seedream.jobs._KEPT", 0.6)
+
+    async def work(job: Job) -> str:
+        job.accept(Task("t-1"))
+        return "a result"
+
+    async with open_jobs(Orphans(), unasked=0.1) as jobs:
+        await jobs.begin("caller", work)
+        for _ in range(4):
+            await anyio.sleep(0.3)
+            assert jobs.find("caller", "t-1")
+        await anyio.sleep(1)
+        assert jobs.find("caller", "t-1") is None
+
+
+@pytest.mark.parametrize("size", [0, 40_000], ids=["short", "long"])
+async def test_only_so_many_results_are_kept(size: int) -> None:
+    """The oldest go first; they can be had from the upstream. Short ones take room, too."""
 
     async def work(job: Job) -> str:
         job.accept(Task(f"t-{len(begun)}"))
-        job.size = 40
+        job.size += size
         return "a result"
 
     begun: list[Job] = []
-    async with open_jobs(Orphans(), most_bytes=100) as jobs:
+    async with open_jobs(Orphans(), most_bytes=5 * (_BARE + size) // 2) as jobs:
         for _ in range(3):
             job = await jobs.begin("caller", work)
             await job.over.wait()
