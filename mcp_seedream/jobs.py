@@ -177,10 +177,11 @@ class Jobs:
         Args:
             key: The call's identity.
         """
-        jobs = [job for job in self._jobs.values() if job.watch and job.watch.key == key and job.asked > job.begun]
-        if jobs:
+        same = [job for job in self._jobs.values() if job.watch and job.watch.key == key and not job.watch.left]
+        asked = [job for job in same if job.asked > job.begun]
+        if asked:
             async with anyio.create_task_group() as group:
-                for job in jobs:
+                for job in asked:
                     group.start_soon(self._leave_if_silent, job)
 
     async def collected(self, job: Job) -> None:
