@@ -214,6 +214,9 @@ class Jobs:
 
     async def _run(self, job: Job, work: Work) -> None:
         await job.run(work)
+        if job.cancelled:
+            job.result = None  # it came to its end all the same, and too late: its client has been told
+            await self._leave(job)
         if job.task is None or (job.result is None and job.error is None and not job.cancelled):
             self.drop(job)  # whoever asks for its task must not be told for ever that it goes on
         self._make_room()

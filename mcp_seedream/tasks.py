@@ -205,11 +205,11 @@ def _is_pending(job: Job) -> bool:
 
 
 def _status(job: Job) -> str:
+    if job.cancelled:
+        return "cancelled"
     if job.error is not None:
         return "failed"
-    if job.result is not None and not _is_pending(job):
-        return "completed"
-    return "cancelled" if job.cancelled else "working"
+    return "working" if job.result is None or _is_pending(job) else "completed"
 
 
 def _outcome(job: Job) -> dict[str, Any]:

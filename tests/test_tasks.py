@@ -482,6 +482,26 @@ async def test_a_client_that_asks_no_more_can_call_again(journal: Journal | None
         assert await adopted(orphans) is None
 
 
+async def test_what_is_cancelled_stays_so_although_it_comes_to_its_end(journal: Journal | None) -> None:
+    """What could no longer be broken off is left as well: its client was told that the same call gets it."""
+    orphans = Orphans(journal)
+
+    async def work(job: Job) -> str:
+        result: str = await picture(orphans, journal)(job)
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(0.2)
+        return result
+
+    async with open_jobs(orphans) as jobs:
+        job = await jobs.begin("caller", work)
+        await anyio.sleep(0.1)
+        job.cancel()
+        await job.over.wait()
+        await anyio.sleep(0.1)
+        assert job.result is None
+        assert await adopted(orphans) == "t-1"
+
+
 async def test_a_result_that_is_fetched_late_is_nobody_elses_any_more(journal: Journal | None) -> None:
     """Its client was slow, not gone."""
     orphans = Orphans(journal)
