@@ -32,6 +32,8 @@ _KEPT = 1800
 """Seconds for which a result is kept, in case it is asked for once more."""
 _MOST_BYTES = 64 * 2**20
 """Of all results that are kept."""
+_BARE = 8 * 2**10
+"""Bytes that a job takes beside its result: links are short, and thousands of jobs are kept."""
 _TIDYING = 5
 
 
@@ -40,9 +42,8 @@ class Job:
 
     `caller` is the caller's token; `task_id` is empty, and `task` None, before anything is accepted; it is `known` once
     something was, or it is over; `message` is what was reported last; once it is `over` it has a `result`, or an
-    `error`, or was `cancelled`, or ended because nobody asks for what it came to. `begun`, `asked`
-    and `changed` are Unix seconds, `heard` is whenever it is asked for, `size` the bytes of its result, for whoever has
-    to keep it.
+    `error`, or was `cancelled`, or ended because nobody asks for what it came to. `begun`, `asked` and `changed` are
+    Unix seconds, `heard` is set whenever it is asked for, `size` is how many bytes it takes, about.
     """
 
     def __init__(self, caller: str, register: Callable[[Job], None], task_id: str = "") -> None:
@@ -53,7 +54,7 @@ class Job:
         self.message = ""
         self.result: Any = None
         self.error: Exception | None = None
-        self.size = 0
+        self.size = _BARE
         self.cancelled = False
         self.begun = self.changed = self.asked = time()
         self.heard = anyio.Event()
@@ -65,7 +66,7 @@ class Job:
     def accept(self, task: Task) -> None:
         """The upstream has a task for it, which its client can be told; it stays the first one it was told."""
         if self.task is None and task.id:
-            self.task, self.task_id = task, task.id
+            self.task, self.task_id = task, self.task_id or task.id
             self._register(self)
             self.known.set()
 
@@ -176,10 +177,11 @@ class Jobs:
         Args:
             key: The call's identity.
         """
-        jobs = [job for job in self._jobs.values() if job.watch and job.watch.key == key and job.asked > job.begun]
-        if jobs:
+        same = [job for job in self._jobs.values() if job.watch and job.watch.key == key and not job.watch.left]
+        asked = [job for job in same if job.asked > job.begun]
+        if asked:
             async with anyio.create_task_group() as group:
-                for job in jobs:
+                for job in asked:
                     group.start_soon(self._leave_if_silent, job)
 
     async def collected(self, job: Job) -> None:
@@ -212,6 +214,9 @@ class Jobs:
 
     async def _run(self, job: Job, work: Work) -> None:
         await job.run(work)
+        if job.cancelled:
+            job.result = None  # it came to its end all the same, and too late: its client has been told
+            await self._leave(job)
         if job.task is None or (job.result is None and job.error is None and not job.cancelled):
             self.drop(job)  # whoever asks for its task must not be told for ever that it goes on
         self._make_room()

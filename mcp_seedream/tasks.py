@@ -176,7 +176,8 @@ def _work(ctx: Asking, call: Callable[[Asking], Awaitable[HandlerResult]]) -> Wo
         services = replace(ctx.lifespan_context, job=job)
         with services.stopping.answering():  # the process ends once its pictures are saved, as for any call
             result = await call(replace(ctx, lifespan_context=services))
-        job.size = len(result.model_dump_json()) if isinstance(result, CallToolResult) else 0
+        if isinstance(result, CallToolResult):
+            job.size += len(result.model_dump_json())
         return result
 
     return work
@@ -204,11 +205,11 @@ def _is_pending(job: Job) -> bool:
 
 
 def _status(job: Job) -> str:
+    if job.cancelled:
+        return "cancelled"
     if job.error is not None:
         return "failed"
-    if job.result is not None and not _is_pending(job):
-        return "completed"
-    return "cancelled" if job.cancelled else "working"
+    return "working" if job.result is None or _is_pending(job) else "completed"
 
 
 def _outcome(job: Job) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from starlette.types import Receive, Scope, Send
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.files import LocalFiles
 from mcp_seedream.hosting import bearer_token, build_app
-from mcp_seedream.jobs import Job, Work, open_jobs
+from mcp_seedream.jobs import _BARE, Job, Work, open_jobs
 from mcp_seedream.journal import IN_MEMORY, Entry, Journal
 from mcp_seedream.limits import Limits
 from mcp_seedream.observing import Observer
@@ -253,7 +253,9 @@ async def test_cancelling_ends_our_interest_and_leaves_the_task(session: Session
         await anyio.sleep(0.3)
         assert len(look_ups(sandbox)) == seen
         assert await follower.status(id_) == "cancelled"
-        result = await follower.result(await follower.begin("generate_image", prompt="a fox"))
+        with anyio.fail_after(2):  # whether its client is still there is no question
+            again = await follower.begin("generate_image", prompt="a fox")
+        result = await follower.result(again)
         assert answer(result)["task_id"] == id_
     assert len(submits(sandbox)) == 1
 
@@ -480,6 +482,26 @@ async def test_a_client_that_asks_no_more_can_call_again(journal: Journal | None
         assert await adopted(orphans) is None
 
 
+async def test_what_is_cancelled_stays_so_although_it_comes_to_its_end(journal: Journal | None) -> None:
+    """What could no longer be broken off is left as well: its client was told that the same call gets it."""
+    orphans = Orphans(journal)
+
+    async def work(job: Job) -> str:
+        result: str = await picture(orphans, journal)(job)
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(0.2)
+        return result
+
+    async with open_jobs(orphans) as jobs:
+        job = await jobs.begin("caller", work)
+        await anyio.sleep(0.1)
+        job.cancel()
+        await job.over.wait()
+        await anyio.sleep(0.1)
+        assert job.result is None
+        assert await adopted(orphans) == "t-1"
+
+
 async def test_a_result_that_is_fetched_late_is_nobody_elses_any_more(journal: Journal | None) -> None:
     """Its client was slow, not gone."""
     orphans = Orphans(journal)
@@ -565,16 +587,34 @@ async def before(_: Job) -> str:
     raise ValueError("before anything was accepted")
 
 
-async def test_only_so_many_results_are_kept() -> None:
-    """The oldest go first; they can be had from the upstream."""
+async def test_results_are_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as they are asked for, and some time afterwards."""
+    monkeypatch.setattr("mcp_seedream.jobs._KEPT", 0.6)
+
+    async def work(job: Job) -> str:
+        job.accept(Task("t-1"))
+        return "a result"
+
+    async with open_jobs(Orphans(), unasked=0.1) as jobs:
+        await jobs.begin("caller", work)
+        for _ in range(4):
+            await anyio.sleep(0.3)
+            assert jobs.find("caller", "t-1")
+        await anyio.sleep(1)
+        assert jobs.find("caller", "t-1") is None
+
+
+@pytest.mark.parametrize("size", [0, 40_000], ids=["short", "long"])
+async def test_only_so_many_results_are_kept(size: int) -> None:
+    """The oldest go first; they can be had from the upstream. Short ones take room, too."""
 
     async def work(job: Job) -> str:
         job.accept(Task(f"t-{len(begun)}"))
-        job.size = 40
+        job.size += size
         return "a result"
 
     begun: list[Job] = []
-    async with open_jobs(Orphans(), most_bytes=100) as jobs:
+    async with open_jobs(Orphans(), most_bytes=5 * (_BARE + size) // 2) as jobs:
         for _ in range(3):
             job = await jobs.begin("caller", work)
             await job.over.wait()
