@@ -40,7 +40,7 @@ from mcp_seedream.jobs import SECONDS, Job, Work
 from mcp_seedream.tools import TokenOf
 
 EXTENSION = "io.modelcontextprotocol/tasks"
-_ASK_AGAIN = 2000  # milliseconds: as often as the upstream is asked
+_ASK_AGAIN = 1000  # milliseconds: asking is cheap, and a picture that is there is not left lying
 _LEFT = (
     "Nobody waits for it here any more. The picture may still be made, and is billed then: get_task with this id "
     "finds it, and the same call, made again within 10 minutes, gets it."
@@ -91,8 +91,13 @@ class Tasks(Extension):
     async def intercept_tool_call(
         self, params: CallToolRequestParams, ctx: Asking, call_next: CallNext
     ) -> HandlerResult:
-        """A task, as soon as the upstream has one; what is refused before that is answered as it always is."""
-        if params.name not in self._tools or not _declared(ctx):
+        """A task, as soon as the upstream has one; what is refused before that is answered as it always is.
+
+        So is a call that says itself that it does not wait: it has its task's id at once, and no use for another form
+        of it. Pages in the chat make such calls, through hosts which declare the extension for their own alone.
+        """
+        waits = (params.arguments or {}).get("wait_seconds") not in (0, "0")
+        if params.name not in self._tools or not waits or not _declared(ctx):
             return await call_next(ctx)
         services, caller = ctx.lifespan_context, self._caller(ctx)
 

@@ -207,6 +207,15 @@ async def test_looking_never_becomes_a_task(session: Session) -> None:
         assert isinstance(await follower.call("get_task", task_id=id_), CallToolResult)
 
 
+@pytest.mark.parametrize("seconds", [0, "0"])
+async def test_a_call_that_does_not_wait_is_answered(session: Session, seconds: object) -> None:
+    """It has its task's id at once, in a result that any host can hand on."""
+    async with following(session) as follower:
+        result = await follower.call("generate_image", prompt="a fox", wait_seconds=seconds)
+    assert isinstance(result, CallToolResult)
+    assert answer(result)["status"] == "pending"
+
+
 async def test_what_is_refused_before_there_is_a_task_is_answered_at_once(session: Session, sandbox: Sandbox) -> None:
     """Wrong arguments, and what the upstream refuses."""
     async with following(session) as follower:
