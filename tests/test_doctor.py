@@ -9,6 +9,8 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -108,13 +110,24 @@ def test_an_endpoint() -> None:
     assert "is not an address like https://" in done.stderr
 
 
+@contextmanager
+def heard(number: signal.Signals) -> Iterator[None]:
+    """Processes begun meanwhile hear a signal, though the tests may run in a shell's background."""
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 @BUSY
 @pytest.mark.parametrize("after", [0.0, 1.5])
 def test_it_can_be_broken_off(after: float) -> None:
     """Ctrl-C while an upstream hangs: it ends before the upstream would be given up, and says nothing more."""
     with silent() as port:
         env = {**os.environ, "ACEDATACLOUD_API_BASE_URL": f"http://127.0.0.1:{port}", "ACEDATACLOUD_API_TOKEN": TOKEN}
-        process = subprocess.Popen([*COMMAND, "doctor"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+        with heard(signal.SIGINT):
+            process = subprocess.Popen([*COMMAND, "doctor"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
         assert process.stdout is not None
         assert b"python" in process.stdout.readline()
         time.sleep(after)
