@@ -29,7 +29,7 @@ from mcp_seedream.callers import NO_TASK
 from mcp_seedream.downloads import is_public
 from mcp_seedream.endpoint import Endpoint
 from mcp_seedream.errors import TOKEN_PAGE, BalanceUsedUp, TokenRefused, UpstreamError
-from mcp_seedream.findings import Check, Finding, Result, as_json, as_text, count, examine
+from mcp_seedream.findings import Check, Finding, Result, as_json, as_text, count, end_of, examine
 from mcp_seedream.logs import log_to_stderr
 from mcp_seedream.machine import Machine, unusable
 from mcp_seedream.reaching import Answer, Way, addresses, clock, timing, unexpected
@@ -206,8 +206,8 @@ class Upstream:
         if written and written != token:
             extra = "the word Bearer before it" if "bearer" in written.lower() else "quotes or blanks around it"
             advice = "They are left out here; other programs may send them along."
-            return Finding("warning", f"{_end(token)}, {source}, written with {extra}.", advice)
-        return Finding("ok", f"{_end(token)}, {source if written or filed else 'of the sandbox'}")
+            return Finding("warning", f"{end_of(token)}, {source}, written with {extra}.", advice)
+        return Finding("ok", f"{end_of(token)}, {source if written or filed else 'of the sandbox'}")
 
     async def _account(self) -> Finding:
         assert self._settings.token
@@ -216,17 +216,12 @@ class Upstream:
             try:
                 await client.look_up([NO_TASK], token, kind="check")
             except TokenRefused as error:
-                return Finding("problem", f"{_end(token)} is refused ({error.code}). {error.message}")
+                return Finding("problem", f"{end_of(token)} is refused ({error.code}). {error.message}")
             except BalanceUsedUp as error:
                 return Finding("problem", f"There is no balance left. {error.message}")
             except UpstreamError as error:
                 return Finding("warning", f"It could not be asked: {error.message}", "Try again in a minute.")
-        return Finding("ok", f"{_end(token)} is accepted; what balance there is, shows when a picture is made")
-
-
-def _end(token: str) -> str:
-    """What of a token may be seen: enough to tell one's own from another."""
-    return f"...{token[-4:]}" if len(token) >= 12 else "a short token"
+        return Finding("ok", f"{end_of(token)} is accepted; what balance there is, shows when a picture is made")
 
 
 def _not_the_api(answer: Answer) -> Finding | None:

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mcp_seedream.errors import ConfigurationError
-from mcp_seedream.findings import Check, Finding
+from mcp_seedream.findings import Check, Finding, end_of
 from mcp_seedream.reaching import Answer, Way, clock, timing, unexpected
 
 _REVISION = "2025-11-25"
@@ -153,9 +153,8 @@ class Endpoint:
         if isinstance(answer, Finding):
             return answer
         if answer.status == 401:
-            return Finding(
-                "problem", f"…{self._token[-4:]} is refused.", str(_object(answer).get("error_description", ""))
-            )
+            said = str(_object(answer).get("error_description", ""))
+            return Finding("problem", f"{end_of(self._token)} is refused.", said)
         name = _result(answer).get("serverInfo", {}).get("name")
         if answer.status != 200 or not name:
             return Finding("problem", f"A call with the token is answered with HTTP {answer.status}.", _ELSEWHERE)

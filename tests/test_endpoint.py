@@ -86,10 +86,11 @@ async def test_without_a_token(table: ModelTable, upstream: str) -> None:
 
 
 async def test_a_token_that_is_refused(table: ModelTable, upstream: str) -> None:
-    """In the endpoint's own words."""
+    """In the endpoint's own words; of a short one nothing is shown."""
     with hosted(table, upstream) as url:
         found = await looked(url, "invalid")
     assert found["token"].level == "problem"
+    assert found["token"].found == "a short token is refused."
     assert "does not know this token" in found["token"].advice
 
 
