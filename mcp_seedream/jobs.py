@@ -22,12 +22,10 @@ logger = logging.getLogger(__name__)
 
 Work = Callable[["Job"], Awaitable[Any]]
 """A call; it tells its job what is accepted for it."""
-SECONDS = 600
-"""How long a job waits for its picture."""
 _UNASKED = 30
 """Seconds without a question after which a client may be gone: clients ask every few seconds."""
 _SILENT = 5
-"""Seconds after which one that did ask is gone, if its call comes again: it was told to ask every two."""
+"""Seconds after which one that did ask is gone, if its call comes again: it was told to ask every second."""
 _KEPT = 1800
 """Seconds for which a result is kept, in case it is asked for once more."""
 _MOST_BYTES = 64 * 2**20

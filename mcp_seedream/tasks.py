@@ -36,7 +36,8 @@ from starlette.requests import Request
 from mcp_seedream import results
 from mcp_seedream.errors import InvalidArguments, TaskNotFound, TooMuch
 from mcp_seedream.generation import Services
-from mcp_seedream.jobs import SECONDS, Job, Work
+from mcp_seedream.jobs import Job, Work
+from mcp_seedream.schemas import MAX_WAIT_SECONDS
 from mcp_seedream.tools import TokenOf
 
 EXTENSION = "io.modelcontextprotocol/tasks"
@@ -145,7 +146,7 @@ class Tasks(Extension):
         services, caller = ctx.lifespan_context, self._caller(ctx)
         job = services.jobs.find(caller, params.task_id)
         if job is None or job.task is None or (_is_pending(job) and not services.stopping.begun.is_set()):
-            arguments = {"task_id": params.task_id, "wait_seconds": SECONDS}
+            arguments = {"task_id": params.task_id, "wait_seconds": MAX_WAIT_SECONDS}
             work = _work(ctx, lambda asking: self._look.fn(arguments, Context(request_context=asking)))
             job = await services.jobs.follow(caller, params.task_id, work)
         if job.task is None:

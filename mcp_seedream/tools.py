@@ -29,8 +29,7 @@ from mcp_seedream.errors import MissingToken, SeedreamError
 from mcp_seedream.files import LocalFiles, save_target
 from mcp_seedream.gallery import TOOL_META
 from mcp_seedream.generation import Services, get_tasks, make_images, newest_tasks
-from mcp_seedream.jobs import SECONDS
-from mcp_seedream.schemas import image_schema, task_schema
+from mcp_seedream.schemas import MAX_WAIT_SECONDS, image_schema, task_schema
 from mcp_seedream.waiting import Report
 from mcp_seedream.wire import Task
 
@@ -129,7 +128,7 @@ async def _made(habits: Habits, call: ImageCall, token: str, ctx: Call) -> Deliv
     async with services.orphans.watching(asked, fetched=services.job is not None) as watch:
         if services.job:
             services.job.watch = watch
-            call = replace(call, wait_seconds=SECONDS)
+            call = replace(call, wait_seconds=MAX_WAIT_SECONDS)  # nobody's time is up meanwhile
         task = await make_images(services, call, token, _report(ctx), watch)
         return await _delivered(habits, replace(task, prompt=call.wish.prompt or task.prompt), call.save_to, ctx)
 

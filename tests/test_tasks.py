@@ -671,7 +671,7 @@ CALL: dict[str, Any] = {"name": "generate_image", "arguments": {"prompt": "a fox
 
 def test_over_http_a_task_is_its_callers_alone(endpoint: str) -> None:
     """Whoever else asks is told that there is none, and can't cancel it."""
-    created = post(endpoint, "tools/call", {"name": "generate_image", "arguments": {"prompt": "a fox"}})
+    created = post(endpoint, "tools/call", CALL)
     assert created["resultType"] == "task"
     about = {"taskId": created["taskId"]}
     assert post(endpoint, "tasks/get", about, "somebody-else")["code"] == -32602
@@ -692,7 +692,7 @@ def test_what_is_cancelled_at_another_replica_goes_on(table: ModelTable, upstrea
 
 def test_the_header_must_name_the_same_task(endpoint: str) -> None:
     """Proxies route by it; who leaves it out is served all the same."""
-    created = post(endpoint, "tools/call", {"name": "generate_image", "arguments": {"prompt": "a fox"}})
+    created = post(endpoint, "tools/call", CALL)
     about = {"taskId": created["taskId"]}
     assert post(endpoint, "tasks/get", about, **{"mcp-name": "another"})["code"] == -32020
     assert post(endpoint, "tasks/get", about, **{"mcp-name": created["taskId"]})["taskId"] == created["taskId"]
