@@ -62,7 +62,7 @@ def add_guide(server: MCPServer, table: ModelTable) -> None:
         return prompt_guide(table)
 
 
-def add_tasks(server: MCPServer, journal: Journal) -> None:
+def add_journal(server: MCPServer, journal: Journal) -> None:
     """Register the resource `seedream://tasks`: the newest tasks, as the journal has them."""
 
     @server.resource(

@@ -21,7 +21,7 @@ from mcp_seedream.downloads import Downloads
 from mcp_seedream.errors import InvalidArguments
 from mcp_seedream.gallery import gallery
 from mcp_seedream.generation import Services
-from mcp_seedream.guide import add_guide, add_tasks
+from mcp_seedream.guide import add_guide, add_journal
 from mcp_seedream.jobs import open_jobs
 from mcp_seedream.journal import Journal
 from mcp_seedream.limits import Limits
@@ -99,21 +99,20 @@ def build_server(
     stopping = stopping or Stopping()
     observer = observer or Observer()
     services = partial(
-        Services, table, journal=journal, local=habits.local, remark=remark, limits=limits, observer=observer
+        Services, table=table, journal=journal, local=habits.local, remark=remark, limits=limits, observer=observer
     )
-    tools = make_tools(table, token_of, habits, listing=journal is not None)
-    *paid, look = tools
+    tools = {tool.name: tool for tool in make_tools(table, token_of, habits, listing=journal is not None)}
     server = _Server(
         "seedream",
         title="Seedream",
         instructions=INSTRUCTIONS + (LISTING if journal else ""),
         icons=[icons.SERVER],
         version=__version__,
-        tools=tools,
+        tools=list(tools.values()),
         lifespan=lambda _: _living(connect, services, look_interval, stopping, Orphans(journal, stopping=stopping)),
         extensions=[
             gallery(table, image_hosts),
-            Tasks([tool.name for tool in paid], look, token_of, table.limits.link_hours),
+            Tasks(tools.keys() - {"get_task"}, tools["get_task"], token_of, table.limits.link_hours),
         ],
         subscriptions=False,  # no list ever changes: who listened would wait in vain, and hold up the server's end
     )
@@ -121,7 +120,7 @@ def build_server(
     add_completions(server, table, server.prompts)
     add_guide(server, table)
     if journal:
-        add_tasks(server, journal)
+        add_journal(server, journal)
     return server
 
 
@@ -142,7 +141,7 @@ async def _living(
         open_jobs(orphans) as jobs,
     ):
         group.start_soon(_end_in_order, stopping, waiter, client)
-        yield services(client, waiter, downloads, stopping, orphans, jobs)
+        yield services(client=client, waiter=waiter, downloads=downloads, stopping=stopping, orphans=orphans, jobs=jobs)
         group.cancel_scope.cancel()
 
 
