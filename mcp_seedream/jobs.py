@@ -38,7 +38,7 @@ _TIDYING = 5
 class Job:
     """One call that goes on: whose it is, what was accepted for it, how far it is, and what it came to.
 
-    `caller` is the caller's token; `task_id` is empty, and `task` None, before anything is accepted; it is `known` once
+    `caller` is whose it is; `task_id` is empty, and `task` None, before anything is accepted; it is `known` once
     something was, or it is over; `message` is what was reported last; once it is `over` it has a `result`, or an
     `error`, or was `cancelled`, or ended because nobody asks for what it came to. `begun`, `asked` and `changed` are
     Unix seconds, `heard` is set whenever it is asked for, `size` is how many bytes it takes, about.
@@ -118,7 +118,7 @@ class Jobs:
         """Begin a call, and come back once a task is accepted for it, or once it is over without one.
 
         Args:
-            caller: The caller's token.
+            caller: Whose it is.
             work: The call. It ends if this is cancelled: its client left before it heard of the task.
 
         Raises:
@@ -142,7 +142,7 @@ class Jobs:
         """Begin to look for a task that was begun elsewhere, unless somebody has; come back once it is found or not.
 
         Args:
-            caller: The caller's token.
+            caller: Whose it is.
             task_id: The task's.
             work: It goes on for all who ask, whoever of them leaves.
 

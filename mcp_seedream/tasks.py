@@ -8,6 +8,7 @@ Facts: SEP-2663 (`io.modelcontextprotocol/tasks`), for protocol revision 2026-07
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -157,7 +158,9 @@ class Tasks(Extension):
         return job
 
     def _caller(self, ctx: Asking) -> str:
-        return self._token_of(Context(request_context=ctx)) or ""
+        """Whose a task is, by a hash: what a task came to is kept for longer than a token need be."""
+        token = self._token_of(Context(request_context=ctx)) or ""
+        return hashlib.sha256(token.encode()).hexdigest()
 
     def _described(self, job: Job) -> dict[str, Any]:
         """A task, flat, as all answers have it."""

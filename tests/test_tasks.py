@@ -27,7 +27,7 @@ from starlette.types import Receive, Scope, Send
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.files import LocalFiles
 from mcp_seedream.hosting import bearer_token, build_app
-from mcp_seedream.jobs import _BARE, Job, Work, open_jobs
+from mcp_seedream.jobs import _BARE, Job, Jobs, Work, open_jobs
 from mcp_seedream.journal import IN_MEMORY, Entry, Journal
 from mcp_seedream.limits import Limits
 from mcp_seedream.observing import Observer
@@ -611,6 +611,25 @@ async def test_results_are_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> 
             assert jobs.find("caller", "t-1")
         await anyio.sleep(1)
         assert jobs.find("caller", "t-1") is None
+
+
+async def test_what_is_kept_has_no_token(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results stay for longer than calls do."""
+    kept: list[Jobs] = []
+
+    @asynccontextmanager
+    async def opened(orphans: Orphans) -> AsyncIterator[Jobs]:
+        async with open_jobs(orphans) as jobs:
+            kept.append(jobs)
+            yield jobs
+
+    monkeypatch.setattr("mcp_seedream.server.open_jobs", opened)
+    async with following(session) as follower:
+        id_ = await follower.begin("generate_image", prompt="a fox")
+        await follower.end(id_)
+        [key] = kept[0]._jobs
+        assert key[1] == id_
+        assert TOKEN not in (key[0], kept[0]._jobs[key].caller)
 
 
 @pytest.mark.parametrize("size", [0, 40_000], ids=["short", "long"])
