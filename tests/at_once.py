@@ -47,4 +47,4 @@ def examples(ordinary: int) -> settings:
     most = settings().max_examples if settings.get_current_profile_name() == LONG else ordinary
     # One server serves all examples of a test, on purpose: what one leaves behind must not harm the next.
     shared = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-    return settings(max_examples=most, deadline=None, suppress_health_check=shared)
+    return settings(max_examples=most, suppress_health_check=shared)

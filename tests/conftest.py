@@ -37,6 +37,8 @@ INTERVAL = 0.05
 """Seconds between rounds of look-ups in tests that need not wait for real ones."""
 BUSY = pytest.mark.flaky(reruns=1)
 """For tests with a browser or servers of their own: on a machine that is busy with others, one may take too long."""
+# How long an example takes is the machine's business, which may be busy with others.
+settings.register_profile("default", deadline=None)
 LONG = "long"
 # `.venv/bin/pytest tests/test_fuzz_tools.py tests/test_fuzz_http.py --hypothesis-profile=long` looks for minutes.
 settings.register_profile(LONG, max_examples=5000, deadline=None)

@@ -607,7 +607,7 @@ def test_a_client_that_writes_at_the_same_time(person: Person) -> None:
 
 
 @given(value=objects, data=st.data(), client=st.sampled_from(MCP_CLIENTS))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_settings_survive(value: dict[str, Any], data: st.DataObject, client: str) -> None:
     """Whatever else they hold, however it is written: installed, changed, taken out again, they are the same bytes."""
     value.pop(CLIENTS[client].servers, None)

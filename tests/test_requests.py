@@ -62,14 +62,14 @@ def sent(operation: Operation, raw: dict[str, Any]) -> dict[str, Any] | None:
         return None
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(raw=calls("generate"))
 def test_whatever_generate_image_admits(raw: dict[str, Any]) -> None:
     """Sent right, or not at all."""
     assert (body := sent("generate", raw)) is None or faults(body) == []
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(raw=calls("edit"))
 def test_whatever_edit_image_admits(raw: dict[str, Any]) -> None:
     """Sent right, or not at all."""
