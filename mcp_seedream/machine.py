@@ -59,7 +59,9 @@ class Machine:
             names = [name_of(field) for field in Settings.model_fields]
             near = {name: get_close_matches(name, names, 1, 0.5) for name in self._found.unknown}
             meant = ", ".join(f"{name} (meant: {one[0]}?)" if one else name for name, one in near.items())
-            return Finding("warning", f"There is no such setting: {meant}.", "It has no effect. README lists them all.")
+            return Finding(
+                "warning", f"There is no such setting: {meant}.", "It has no effect. docs/hosting.md lists them all."
+            )
         parts = [f"{len(self._found.written)} from the environment"] if self._found.written else []
         if self._found.filed:
             parts.append(f"{len(self._found.filed)} from {Path.cwd() / FILE}")

@@ -1,4 +1,4 @@
-"""Every setting, from the environment and a `.env` file in the working directory. The only reader of both."""
+"""Every setting, from the environment and a `.env` file in the working directory; only `survey` reads these, too."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def test_version_and_help(tmp_path: Path) -> None:
     """The first things people ask."""
     assert run("--version", cwd=tmp_path).stdout == f"mcp-seedream {__version__}\n"
     shown = run("--help", cwd=tmp_path).stdout
-    assert all(f"    {command} " in shown for command in ("try", "install", "uninstall"))
+    assert all(f"    {command} " in shown for command in ("try", "install", "uninstall", "doctor"))
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
