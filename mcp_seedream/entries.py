@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-TOKEN = "ACEDATACLOUD_API_TOKEN"  # noqa: S105  (the variable's name)
+from mcp_seedream.settings import name_of
+
+TOKEN = name_of("token")
 HOSTED = "https://seedream.mcp.acedata.cloud/mcp"
 """This server, as AceDataCloud serves it."""
 

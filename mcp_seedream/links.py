@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from mcp_seedream.entries import CLIENTS, HOSTED, TOKEN
+from mcp_seedream.entries import CLIENTS, TOKEN
 
-NAME = "seedream"
 _INPUT = "acedatacloud-api-token"
 _ASKED = f"${{input:{_INPUT}}}"
 """What VS Code puts the answer in place of: it keeps that in its secret storage."""
@@ -59,16 +58,6 @@ def entry_without_secret(client: str, command: list[str] | None, url: str, *, to
     asked = _ASKED if client == "vscode" else f"${{env:{TOKEN}}}" if command else None
     here = asked if token else None
     return CLIENTS[client].local_entry(command, here) if command else CLIENTS[client].remote_entry(url, here)
-
-
-def markdown() -> str:
-    """The links to the hosted server for README, where only web addresses can be clicked."""
-    links = {
-        title: make(NAME, entry_without_secret(client, None, HOSTED, token=True))[0]
-        for title, client, make in (("Cursor", "cursor", cursor_links), ("VS Code", "vscode", vscode_links))
-    }
-    shown = " · ".join(f"[Add to {title}]({link})" for title, link in links.items())
-    return f"{shown}: the server that AceDataCloud runs. Cursor has you sign in; VS Code asks for your token.\n"
 
 
 def _compact(value: Any) -> str:

@@ -13,9 +13,10 @@ from typing import Any
 
 from mcp_seedream.capabilities import ANY, ModelTable, Operation, Value, either, read_table
 from mcp_seedream.choosing import Wish, choose
+from mcp_seedream.entries import HOSTED
 from mcp_seedream.errors import InvalidArguments
 from mcp_seedream.guide import models_markdown, parameters_markdown
-from mcp_seedream.links import markdown
+from mcp_seedream.links import cursor_links, entry_without_secret, vscode_links
 from mcp_seedream.mishaps import WORDS
 from mcp_seedream.schemas import spelled
 from mcp_seedream.settings import Settings, read_settings
@@ -60,7 +61,7 @@ def blocks(table: ModelTable) -> dict[str, str]:
         **of_the_table(table),
         "sandbox": _sandbox(),
         "settings": _settings(),
-        "links": markdown(),
+        "links": _links(),
         "modules": _modules(),
         "errors": reference.errors(),
         **reference.answers(table),
@@ -144,6 +145,16 @@ def _choices(table: ModelTable) -> str:
         except InvalidArguments as error:
             rows.append((words, f"an error: {error.message}"))
     return _table(*rows)
+
+
+def _links() -> str:
+    """The hosted server as web addresses, which are all that can be clicked on such a page."""
+    links = {
+        title: make("seedream", entry_without_secret(client, None, HOSTED, token=True))[0]
+        for title, client, make in (("Cursor", "cursor", cursor_links), ("VS Code", "vscode", vscode_links))
+    }
+    shown = " · ".join(f"[Add to {title}]({link})" for title, link in links.items())
+    return f"{shown}: the server that AceDataCloud runs. Cursor has you sign in; VS Code asks for your token.\n"
 
 
 def _modules() -> str:
