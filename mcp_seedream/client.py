@@ -46,7 +46,7 @@ from mcp_seedream.errors import (
     UpstreamUnavailable,
 )
 from mcp_seedream.observing import Observer
-from mcp_seedream.pools import Pools
+from mcp_seedream.pools import LOOPBACK, Pools
 from mcp_seedream.refusals import UNCERTAIN
 from mcp_seedream.replies import read_batch, read_event, read_task
 from mcp_seedream.retries import Retries
@@ -107,7 +107,7 @@ class SeedreamClient:
     @property
     def is_local(self) -> bool:
         """The upstream is a sandbox on this machine."""
-        return httpx.URL(self.base_url).host in ("127.0.0.1", "localhost", "::1")
+        return httpx.URL(self.base_url).host in LOOPBACK
 
     async def __aenter__(self) -> Self:
         return self

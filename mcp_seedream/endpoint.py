@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,7 +38,8 @@ class Endpoint:
     def __init__(self, url: str, token: str | None, *, connect: float, read: float) -> None:
         if not _is_address(url):
             raise ConfigurationError(f"{url} is not an address like https://seedream.example.com/mcp.")
-        self._way = Way(url, connect=connect, read=read)
+        self._to = partial(Way, connect=connect, read=read)
+        self._way = self._to(url)
         self._token = token
         self._health: Answer | None = None
         self._asks_for_token = False
@@ -130,7 +132,7 @@ class Endpoint:
         asked = re.search(r'resource_metadata="([^"]+)"', answer.headers.get("www-authenticate", ""))
         if not asked:
             return Finding("ok", "callers bring a token; there is no sign-in", _NO_SIGN_IN)
-        metadata = await Way(asked[1], connect=10, read=10).exchange("GET")
+        metadata = await self._to(asked[1]).exchange("GET")
         if isinstance(metadata, Finding):
             return Finding("problem", f"Sign-in: {metadata.found}", f"SEEDREAM_PUBLIC_URL leads to {asked[1]}.")
         resource = _object(metadata).get("resource")

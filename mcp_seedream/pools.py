@@ -22,8 +22,8 @@ from mcp_seedream.errors import ConfigurationError, UpstreamUnavailable
 from mcp_seedream.observing import Exchange, Observer
 from mcp_seedream.turns import Turns
 
-# A proxy of the environment is for the world outside: a sandbox on this machine is reached without.
-_LOOPBACK = ("all://127.0.0.1", "all://localhost", "all://[::1]")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""This machine: a sandbox there is reached without the proxy of the environment, which is for the world outside."""
 
 
 _ANSWERS: ContextVar[list[httpx.Response] | None] = ContextVar("answers", default=None)
@@ -149,7 +149,7 @@ def http_client(base_url: str, tls: ssl.SSLContext, **options: Any) -> httpx.Asy
             },
             # One caller's cookies must not reach the upstream with another's call.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            mounts=dict.fromkeys(_LOOPBACK),
+            mounts=dict.fromkeys(f"all://[{host}]" if ":" in host else f"all://{host}" for host in LOOPBACK),
             **options,
         )
     except (ImportError, ValueError, httpx.InvalidURL) as error:

@@ -25,7 +25,7 @@ import httpx
 from mcp_seedream.answers import at_most, read_whole
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.findings import Finding, in_background
-from mcp_seedream.pools import http_client, tls_context
+from mcp_seedream.pools import LOOPBACK, http_client, tls_context
 
 _MOST_SKEW = 60  # seconds that clocks may be apart
 _ONLINE = "Is this machine online? A VPN, a firewall or the DNS server may be in the way."
@@ -90,7 +90,7 @@ class Way:
 
     @property
     def is_local(self) -> bool:
-        return self.url.host in ("127.0.0.1", "localhost", "::1")
+        return self.url.host in LOOPBACK
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
