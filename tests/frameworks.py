@@ -68,10 +68,10 @@ class Example:
             script = Path(home) / f"{self.name}.py"
             script.write_text(text, "utf-8")
             upstream_settings = {"ACEDATACLOUD_API_BASE_URL": upstream, "ACEDATACLOUD_API_TOKEN": TOKEN}
-            environment = {"PATH": os.environ["PATH"], "HOME": home, "SEEDREAM_JOURNAL": "off", "MCP_SEEDREAM": server}
+            alone = {"PATH": os.environ["PATH"], "HOME": home, "SEEDREAM_JOURNAL": "off", "MCP_SEEDREAM": server}
             done = subprocess.run(
                 [self.python, script, prompt],
-                env={**environment, **upstream_settings, **answering, **settings},
+                env={**alone, **upstream_settings, **answering, **settings},
                 cwd=home,
                 capture_output=True,
                 encoding="utf-8",
@@ -97,18 +97,20 @@ def environment(requirements: Path) -> Path:
     Raises:
         RuntimeError: It can't be installed.
     """
-    folder = kept(f"{sys.version}\n{requirements.read_text('utf-8')}", partial(_install, requirements))
+    return _python(kept(f"{sys.version}\n{requirements.read_text('utf-8')}", partial(_install, requirements)))
+
+
+def _python(folder: Path) -> Path:
     return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
 def _install(requirements: Path, folder: Path) -> None:
     # No constraints of the tests' own: some frameworks want another version of the SDK than the server.
-    environment = {name: value for name, value in os.environ.items() if name != "PIP_CONSTRAINT"}
-    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    unconstrained = {name: value for name, value in os.environ.items() if name != "PIP_CONSTRAINT"}
     for command in (
         [sys.executable, "-m", "venv", str(folder)],
-        [str(python), "-m", "pip", "install", "--quiet", "--requirement", str(requirements)],
+        [str(_python(folder)), "-m", "pip", "install", "--quiet", "--requirement", str(requirements)],
     ):
-        done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
+        done = subprocess.run(command, env=unconstrained, capture_output=True, encoding="utf-8", check=False)
         if done.returncode:
             raise RuntimeError(f"{requirements.name} can't be installed:\n{done.stderr[-2000:]}")

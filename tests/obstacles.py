@@ -70,14 +70,8 @@ def saying(says: Says, *, tls: ssl.SSLContext | None = None, host: str = "127.0.
                 tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) if tls else connection
             ), address
 
-    with Server((host, 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
+    with _running(Server((host, 0), Handler)) as port:
+        yield port
 
 
 @contextmanager
@@ -99,8 +93,14 @@ def tunnelling(port: int) -> Iterator[int]:
         def log_message(self, format: str, *_: object) -> None:  # noqa: A002
             """Nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
+    with _running(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as own:
+        yield own
+
+
+@contextmanager
+def _running(server: ThreadingHTTPServer) -> Iterator[int]:
+    """A server in a thread, and its port."""
+    with server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
         try:
