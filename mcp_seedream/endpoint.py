@@ -132,6 +132,8 @@ class Endpoint:
         asked = re.search(r'resource_metadata="([^"]+)"', answer.headers.get("www-authenticate", ""))
         if not asked:
             return Finding("ok", "callers bring a token; there is no sign-in", _NO_SIGN_IN)
+        if not _is_address(asked[1]):
+            return Finding("problem", f"Sign-in is announced at {asked[1]}, which is no address.", _ELSEWHERE)
         metadata = await self._to(asked[1]).exchange("GET")
         if isinstance(metadata, Finding):
             return Finding("problem", f"Sign-in: {metadata.found}", f"SEEDREAM_PUBLIC_URL leads to {asked[1]}.")

@@ -189,6 +189,10 @@ async def test_one_for_everybody() -> None:
         (Says(200, b"<html><title>WiFi</title></html>", "text/html"), 'A web page answers ("WiFi")'),
         (Says(302, b"", headers={"Location": "https://portal.example/"}), "redirect to portal.example"),
         (Says(500, b"{}"), "answered with HTTP 500"),
+        (
+            Says(401, b"{}", headers={"WWW-Authenticate": 'Bearer resource_metadata="http://[x"'}),
+            "announced at http://[x, which is no address",
+        ),
     ],
 )
 async def test_something_in_between(says: Says, words: str) -> None:
