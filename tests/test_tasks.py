@@ -413,13 +413,13 @@ async def test_while_a_client_asks_the_same_call_is_another_one(
     session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is clear soon that nobody has given up."""
-    monkeypatch.setattr("mcp_seedream.jobs._SILENT", 1)
+    monkeypatch.setattr("mcp_seedream.jobs._SILENT", 20)
     sandbox.seconds = 1
     async with following(session) as follower, anyio.create_task_group() as group:
         first = await follower.begin("generate_image", prompt="a fox")
         await follower.status(first)
         group.start_soon(follower.end, first)
-        with anyio.fail_after(0.8):
+        with anyio.fail_after(15):
             assert await follower.begin("generate_image", prompt="a fox") != first
     assert len(submits(sandbox)) == 2
 
@@ -700,13 +700,16 @@ def test_over_http_a_task_is_its_callers_alone(endpoint: str) -> None:
 
 def test_what_is_cancelled_at_another_replica_goes_on(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
     """Nobody there could keep what `cancelled` promises; wherever it is asked for, it is the same."""
-    sandbox.seconds = 1
+    sandbox.seconds = 3
     with limited(table, upstream, 9) as here, limited(table, upstream, 9) as elsewhere:
         about = {"taskId": post(here, "tools/call", CALL)["taskId"]}
         assert post(elsewhere, "tasks/cancel", about)["resultType"] == "complete"
         assert {post(endpoint, "tasks/get", about)["status"] for endpoint in (here, elsewhere)} == {"working"}
-        sleep(1.5)
-        assert {post(endpoint, "tasks/get", about)["status"] for endpoint in (here, elsewhere)} == {"completed"}
+        end = time() + 20
+        for endpoint in (here, elsewhere):
+            while (status := post(endpoint, "tasks/get", about)["status"]) == "working" and time() < end:
+                sleep(0.1)
+            assert status == "completed"
 
 
 def test_the_header_must_name_the_same_task(endpoint: str) -> None:
@@ -718,8 +721,11 @@ def test_the_header_must_name_the_same_task(endpoint: str) -> None:
     assert post(endpoint, "tasks/get", about)["taskId"] == created["taskId"]
 
 
-def test_so_many_tasks_of_a_caller_go_on(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
+def test_so_many_tasks_of_a_caller_go_on(
+    table: ModelTable, upstream: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever may make two calls at once can't leave hundreds behind; how far they are can be asked all the same."""
+    monkeypatch.setattr("mcp_seedream.jobs._SILENT", 0.1)
     sandbox.seconds = 30
     with limited(table, upstream, 2) as endpoint:
         begun = [post(endpoint, "tools/call", CALL) for _ in range(2)]
