@@ -27,6 +27,7 @@ from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.findings import Finding, in_background
 from mcp_seedream.pools import LOOPBACK, http_client, tls_context
 
+_MOST_WAIT = 10  # seconds for an answer that is no work
 _MOST_SKEW = 60  # seconds that clocks may be apart
 _ONLINE = "Is this machine online? A VPN, a firewall or the DNS server may be in the way."
 _BLOCKED = "Is the address right? A firewall may be in the way; where the network has a proxy, HTTPS_PROXY names it."
@@ -81,12 +82,12 @@ class Way:
     Args:
         url: Its address.
         connect: Seconds for a connection.
-        read: Seconds for an answer.
+        read: Seconds for an answer; ten at the most.
     """
 
     def __init__(self, url: str, *, connect: float, read: float) -> None:
         self.url = httpx.URL(url)
-        self._timeout = httpx.Timeout(read, connect=connect)
+        self._timeout = httpx.Timeout(min(read, _MOST_WAIT), connect=connect)
 
     @property
     def is_local(self) -> bool:

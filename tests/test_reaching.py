@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mcp_seedream.doctor import Upstream
 from mcp_seedream.findings import Finding, Result, examine
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.survey import survey
+from mcp_seedream.upstream import Upstream
 from tests.obstacles import Says, certificate, full, nobody, saying, silent, tunnelling
 
 pytestmark = pytest.mark.anyio
