@@ -175,7 +175,7 @@ class Jobs:
         Args:
             key: The call's identity.
         """
-        same = [job for job in self._jobs.values() if job.watch and job.watch.key == key and not job.watch.left]
+        same = [job for job in self._jobs.values() if job.watch and job.watch.key == key and not job.watch.abandoned]
         asked = [job for job in same if job.asked > job.begun]
         if asked:
             async with anyio.create_task_group() as group:
@@ -227,7 +227,7 @@ class Jobs:
 
     async def _leave(self, job: Job) -> None:
         if job.watch:
-            await self._orphans.left(job.watch)
+            await self._orphans.abandon(job.watch)
 
     def _make_room(self) -> None:
         """The oldest results go first."""

@@ -60,8 +60,8 @@ class Watch:
 
     `unanswered` is set where the caller may not have got its answer although the call came to an end, `uncertain`
     where nobody knows whether a task was accepted, `doubt` is where the journal has that. `fetched` is a call whose
-    answer, if it comes to one, is fetched later: whoever keeps it says whether it was. `left` is set once there is an
-    orphan.
+    answer, if it comes to one, is fetched later: whoever keeps it says whether it was. `abandoned` is set once
+    there is an orphan.
     """
 
     orphans: Orphans
@@ -71,7 +71,7 @@ class Watch:
     unanswered: bool = False
     uncertain: bool = False
     doubt: int | None = None
-    left: bool = False
+    abandoned: bool = False
     settled: anyio.Event = field(default_factory=anyio.Event)
 
     @property
@@ -143,7 +143,7 @@ class Orphans:
 
         Args:
             asked: The caller's token and the request's id, by which `given_up` finds it.
-            fetched: Its answer is fetched later: `answered` says that it was, and `left` that it may never be.
+            fetched: Its answer is fetched later: `answered` says that it was, and `abandon` that it may never be.
         """
         watch = Watch(self, fetched)
         if asked:
@@ -188,7 +188,7 @@ class Orphans:
 
     async def answered(self, watch: Watch) -> None:
         """Its caller has what the call came to: the same call is another one from now on."""
-        if watch.left and watch.task:
+        if watch.abandoned and watch.task:
             there = [orphan for orphan in self._left.pop(watch.key, []) if orphan.id != watch.task.id]
             if there:
                 self._left[watch.key] = there
@@ -202,13 +202,13 @@ class Orphans:
         """
         for watch in list(self._asked.get((caller, request_id), [])):
             if watch.task:
-                await self.left(watch)
+                await self.abandon(watch)
                 continue
             watch.unanswered = True
             if watch.key:
                 self.expect(watch)
 
-    async def left(self, watch: Watch) -> None:
+    async def abandon(self, watch: Watch) -> None:
         """Its caller may never fetch the answer: whoever makes the same call gets the task."""
         watch.unanswered = True
         if orphan := watch.orphan:
@@ -263,9 +263,9 @@ class Orphans:
         return await self._journal.adopt(key, since) if self._journal else None
 
     async def _leave(self, watch: Watch, orphan: Orphan) -> None:
-        if watch.left:
+        if watch.abandoned:
             return
-        watch.left = True
+        watch.abandoned = True
         logger.info("%s was left by its caller", f"task {orphan.id}" if orphan.id else "a call of uncertain fate")
         if self._journal and await self._journal.leave(watch.key, orphan, watch.doubt):
             return
