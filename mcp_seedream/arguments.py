@@ -78,10 +78,18 @@ def image_call(
         size=_size(table, given.get("size")),
         options=options,
     )
-    # A callback is how that caller is told: it need not be kept waiting as well.
-    default = 0 if any(table.parameters[name].type == "url" for name in options) else wait_seconds
+    default = 0 if _called_back(table, options) else wait_seconds
     model = _text("model", given.get("model", "")).strip() or None
     return ImageCall(wish, model, _wait(given, default), _save_to(given))
+
+
+def is_waited_for(table: ModelTable, raw: Raw) -> bool:
+    """Whether an image call, however it is spelled, wants its picture to be waited for; what is wrong is told later."""
+    given = {name: value for name, value in raw.items() if value not in (None, "")}
+    try:
+        return _wait(given, 0 if _called_back(table, given) else 1) > 0
+    except InvalidArguments:
+        return True
 
 
 def task_call(raw: Raw, *, wait_seconds: float, place: Place = "hosted", listing: bool = False) -> TaskCall:
@@ -102,6 +110,11 @@ def task_call(raw: Raw, *, wait_seconds: float, place: Place = "hosted", listing
     for one in ids:
         _check_id("task_id" if one == texts[0].strip() else "task_ids", one)
     return TaskCall(ids, _wait(given, wait_seconds), _save_to(given))
+
+
+def _called_back(table: ModelTable, given: Collection[str]) -> bool:
+    """A callback is how that caller is told: it need not be kept waiting as well."""
+    return any(table.parameters[name].type == "url" for name in given if name in table.parameters)
 
 
 def _check_id(name: str, text: str) -> None:

@@ -35,6 +35,7 @@ from pydantic import Field
 from starlette.requests import Request
 
 from mcp_seedream import results
+from mcp_seedream.arguments import is_waited_for
 from mcp_seedream.errors import InvalidArguments, TaskNotFound, TooMuch
 from mcp_seedream.generation import Services
 from mcp_seedream.jobs import Job, Work
@@ -98,10 +99,11 @@ class Tasks(Extension):
         So is a call that says itself that it does not wait: it has its task's id at once, and no use for another form
         of it. Pages in the chat make such calls, through hosts which declare the extension for their own alone.
         """
-        waits = (params.arguments or {}).get("wait_seconds") not in (0, "0")
-        if params.name not in self._tools or not waits or not _declared(ctx):
+        services = ctx.lifespan_context
+        waits = params.name in self._tools and is_waited_for(services.table, params.arguments or {})
+        if not waits or not _declared(ctx):
             return await call_next(ctx)
-        services, caller = ctx.lifespan_context, self._caller(ctx)
+        caller = self._caller(ctx)
 
         async def call(asking: Asking) -> HandlerResult:
             with services.limits.task(caller) if services.limits else nullcontext():

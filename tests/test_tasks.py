@@ -207,11 +207,13 @@ async def test_looking_never_becomes_a_task(session: Session) -> None:
         assert isinstance(await follower.call("get_task", task_id=id_), CallToolResult)
 
 
-@pytest.mark.parametrize("seconds", [0, "0"])
-async def test_a_call_that_does_not_wait_is_answered(session: Session, seconds: object) -> None:
+@pytest.mark.parametrize(
+    "arguments", [{"wait_seconds": 0}, {"wait_seconds": " 0.0"}, {"callback_url": "https://example.com/done"}], ids=str
+)
+async def test_a_call_that_does_not_wait_is_answered(session: Session, arguments: dict[str, Any]) -> None:
     """It has its task's id at once, in a result that any host can hand on."""
     async with following(session) as follower:
-        result = await follower.call("generate_image", prompt="a fox", wait_seconds=seconds)
+        result = await follower.call("generate_image", prompt="a fox", **arguments)
     assert isinstance(result, CallToolResult)
     assert answer(result)["status"] == "pending"
 
