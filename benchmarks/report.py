@@ -104,7 +104,8 @@ def _machine(contenders: Sequence[Contender]) -> str:
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     machine = f"{os.cpu_count()} cores of {model[1] if model else platform.machine()}, {pages / 2**30:.0f} GiB"
     today = datetime.now(UTC).date()
-    first = f"Measured on {today}: {machine}, Linux {platform.release().partition('-')[0]}, Python {platform.python_version()}.\n\n"
+    system = f"Linux {platform.release().partition('-')[0]}, Python {platform.python_version()}"
+    first = f"Measured on {today}: {machine}, {system}.\n\n"
     return first + "".join(
         f"- {each.name}: {', '.join(f'{name} {version}' for name, version in each.versions.items())}\n"
         for each in contenders
