@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
-_COMMENTS = re.compile(rf"{_STRING}|(//[^\r\n]*|/\*.*?\*/)", re.DOTALL)
+# A comment without an end is none, and stays; it is taken in one piece, since what is in it may look like more of them.
+_COMMENTS = re.compile(rf"{_STRING}|(//[^\r\n]*|/\*.*?\*/)|/\*.*", re.DOTALL)
 # A comma that nothing stands before, as in `{,}`, is no trailing one: it is left there, and refused.
 _TRAILING = re.compile(rf"{_STRING}|[\[{{,:][ \t\r\n]*,|(,)(?=[ \t\r\n]*[\]}}])", re.DOTALL)
 _BLANKS = " \t\r\n"

@@ -158,6 +158,7 @@ def test_only_what_differs_is_touched() -> None:
         ('{"a": NaN}', "NaN is not JSON"),
         ('{"a": ' + "[" * 100_000, "nested too deeply"),
         ("\ufeff{}", "line 1, column 1"),
+        pytest.param("{} " + "/* " * 50_000, "line 1, column 4", id="comments without an end"),
     ],
 )
 def test_what_is_no_json_is_refused(text: str, says: str) -> None:
