@@ -38,7 +38,8 @@ _TIDYING = 5
 class Job:
     """One call that goes on: whose it is, what was accepted for it, how far it is, and what it came to.
 
-    `caller` is whose it is; `task_id` is empty, and `task` None, before anything is accepted; it is `known` once
+    `caller` is whose it is; `begun_here` whether this process made the call, or looks for the task of another's;
+    `task_id` is empty, and `task` None, before anything is accepted; it is `known` once
     something was, or it is over; `message` is what was reported last; once it is `over` it has a `result`, or an
     `error`, or was `cancelled`, or ended because nobody asks for what it came to. `begun`, `asked` and `changed` are
     Unix seconds, `heard` is set whenever it is asked for, `size` is how many bytes it takes, about.
@@ -46,6 +47,7 @@ class Job:
 
     def __init__(self, caller: str, register: Callable[[Job], None], task_id: str = "") -> None:
         self.caller = caller
+        self.begun_here = not task_id
         self.task_id = task_id
         self.task: Task | None = None
         self.watch: Watch | None = None
@@ -91,6 +93,7 @@ class Job:
             self.error = error
             if self.task:
                 logger.exception("task %s failed", self.task.id)
+                error.__traceback__ = None  # it is kept, and its frames have the call's token and pictures
         finally:
             self.changed = time()
             self.over.set()
@@ -185,7 +188,7 @@ class Jobs:
     async def collected(self, job: Job) -> None:
         """Its client gets what it came to: the same call is another one from now on."""
         watch, job.watch = job.watch, None  # however long it is silent from here on, nothing is left
-        if watch and watch.fetched:
+        if watch and watch.fetched_later:
             await self._orphans.answered(watch)
 
     def drop(self, job: Job) -> None:

@@ -59,13 +59,13 @@ class Watch:
     """One call, from before it is sent until its answer is on its way.
 
     `unanswered` is set where the caller may not have got its answer although the call came to an end, `uncertain`
-    where nobody knows whether a task was accepted, `doubt` is where the journal has that. `fetched` is a call whose
-    answer, if it comes to one, is fetched later: whoever keeps it says whether it was. `abandoned` is set once
+    where nobody knows whether a task was accepted, `doubt` is where the journal has that. `fetched_later` is a call
+    whose answer, if it comes to one, its client fetches: whoever keeps it says whether it was. `abandoned` is set once
     there is an orphan.
     """
 
     orphans: Orphans
-    fetched: bool = False
+    fetched_later: bool = False
     key: str = ""
     task: Task | None = None
     unanswered: bool = False
@@ -137,15 +137,15 @@ class Orphans:
 
     @asynccontextmanager
     async def watching(
-        self, asked: tuple[str, RequestId] | None = None, *, fetched: bool = False
+        self, asked: tuple[str, RequestId] | None = None, *, fetched_later: bool = False
     ) -> AsyncIterator[Watch]:
         """Watch over a call: if it does not come to its end, or nobody is there to hear it, the task is an orphan.
 
         Args:
             asked: The caller's token and the request's id, by which `given_up` finds it.
-            fetched: Its answer is fetched later: `answered` says that it was, and `abandon` that it may never be.
+            fetched_later: Its answer is fetched later: `answered` says that it was, and `abandon` that it may never be.
         """
-        watch = Watch(self, fetched)
+        watch = Watch(self, fetched_later)
         if asked:
             self._asked.setdefault(asked, []).append(watch)
         try:
@@ -161,7 +161,7 @@ class Orphans:
             raise  # the caller hears it, and decides
         except BaseException as error:
             watch.unanswered = True
-            watch.fetched = False  # an error is told, not fetched: its task is left, whoever hears it
+            watch.fetched_later = False  # an error is told, not fetched: its task is left, whoever hears it
             watch.uncertain &= not isinstance(error, SeedreamError)  # a refusal leaves no doubt
             raise
         finally:
@@ -183,7 +183,7 @@ class Orphans:
             return
         if self._journal:
             await self._journal.settled(watch.doubt)
-        if not watch.fetched:
+        if not watch.fetched_later:
             await self.answered(watch)
 
     async def answered(self, watch: Watch) -> None:

@@ -133,7 +133,7 @@ class Tasks(Extension):
         So does one that another process began: this one can't end it there, nor leave it to whoever makes its call.
         """
         job = await self._job(ctx, params)
-        if job.watch:
+        if job.begun_here:
             job.cancel()
         return {}
 

@@ -125,7 +125,7 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
 async def _made(habits: Habits, call: ImageCall, token: str, ctx: Call) -> Delivered:
     services = ctx.request_context.lifespan_context
     asked = (token, ctx.request_context.request_id)
-    async with services.orphans.watching(asked, fetched=services.job is not None) as watch:
+    async with services.orphans.watching(asked, fetched_later=services.job is not None) as watch:
         if services.job:
             services.job.watch = watch
             call = replace(call, wait_seconds=MAX_WAIT_SECONDS)  # nobody's time is up meanwhile

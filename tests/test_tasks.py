@@ -472,7 +472,7 @@ def picture(orphans: Orphans, journal: Journal | None) -> Work:
     """A call that is accepted, and over soon after."""
 
     async def work(job: Job) -> str:
-        async with orphans.watching(fetched=True) as job.watch:
+        async with orphans.watching(fetched_later=True) as job.watch:
             job.watch.key, job.watch.task = KEY, Task("t-1")
             if journal:
                 await journal.accepted(Entry("t-1", time(), "generate_image", "m", "a fox"), KEY)

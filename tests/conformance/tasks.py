@@ -13,7 +13,6 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, ElicitRequest, ElicitRequestFormParams, InputRequiredResult, TextContent
 
 from mcp_seedream.jobs import Job
-from mcp_seedream.orphans import Watch
 from mcp_seedream.tasks import EXTENSION, TaskParams, Tasks, UpdateParams
 from mcp_seedream.wire import Task
 
@@ -114,10 +113,8 @@ def _form(message: str, **fields: Any) -> ElicitRequest:
 
 def _begun(ctx: Caller) -> str:
     """From here on it is a task, where its caller can follow one; its id."""
-    services = ctx.request_context.lifespan_context
-    job: Job | None = services.job
+    job: Job | None = ctx.request_context.lifespan_context.job
     id_ = uuid.uuid4().hex
     if job:
-        job.watch = Watch(services.orphans, fetched=True)
         job.accept(Task(id_))
     return id_
