@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -82,7 +83,14 @@ async def test_the_model_understands_the_tools(session: Session) -> None:
     task = think(Asked("a fox", TOOLS, pending, shown=False))
     assert task.tool == TOOLS[1]
     done = text(await session.call("get_task", **task.arguments))
-    assert re.fullmatch(r"http://\S+\.jpg\nI was shown it\.", think(Asked("a fox", TOOLS, done, shown=True)).text)
-    refused = text(await session.call("generate_image", prompt="[sandbox:content_refused]"))
-    assert "sensitive" in think(Asked("a fox", TOOLS, refused, shown=False)).text
+    structured = json.dumps(json.dumps({"images": [{"url": re.findall(r"http\S+", done)[0]}]}))
+    for told in (done, json.dumps(done), json.dumps(json.dumps(done)), structured):
+        seen = think(Asked("a fox", TOOLS, told, shown=True)).text
+        assert re.fullmatch(r"http://\S+\.jpg\nI was shown it\.", seen), told
+    for word, says in (("content_refused", "sensitive"), ("used_up", "https://platform.acedata.cloud")):
+        failed = await session.call("generate_image", prompt=f"[sandbox:{word}]")
+        for refused in (text(failed), json.dumps(text(failed)), failed.model_dump_json()):
+            answer = think(Asked("a fox", TOOLS, refused, shown=False))
+            assert answer.text.startswith("There is no picture. ")
+            assert says in answer.text
     assert "no tools" in think(Asked("a fox", [], "", shown=False)).text
