@@ -79,7 +79,7 @@ async def _make(switches: list[str], tool: str, arguments: dict[str, Any]) -> in
                 {"task_id": _answer(result)["task_id"], "save_to": arguments["save_to"]},
                 progress_callback=_progress,
             )
-    _say(_text(result))
+    _say(_lasting(result) if "--sandbox" in switches else _text(result))
     paths = [image["path"] for image in _answer(result).get("images", []) if "path" in image]
     for path in paths:
         print(path)  # noqa: T201  (the paths are what this command is for)
@@ -96,6 +96,15 @@ def _answer(result: CallToolResult) -> dict[str, Any]:
 
 def _text(result: CallToolResult) -> str:
     return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
+
+
+def _lasting(result: CallToolResult) -> str:
+    """What is told of a sandbox's picture, without links: it is about to end, and they with it."""
+    text = _text(result)
+    for image in _answer(result).get("images", []):
+        if "url" in image and "path" in image:
+            text = text.replace(f"{image['url']} ", "")
+    return "\n".join(line for line in text.splitlines() if not line.startswith("Links live"))
 
 
 def _say(text: str) -> None:

@@ -46,6 +46,10 @@ def test_try_makes_a_picture_without_a_token(tmp_path: Path) -> None:
     assert path.parent == tmp_path
     assert path.name.startswith("a-red-fox-")
     assert size(path) == (1024, 1024)
+    assert f"saved as {path} 1024x1024" in result.stderr
+    assert "Drawn by the sandbox" in result.stderr
+    assert "http" not in result.stderr  # a link would be dead by now
+    assert "Links live" not in result.stderr
 
 
 def test_try_edits_a_file(tmp_path: Path) -> None:
