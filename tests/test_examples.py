@@ -39,6 +39,14 @@ def test_an_example_is_short_and_says_what_it_needs(name: str) -> None:
     assert all(pin.split("==")[1] in rows[0] for pin in pins)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_no_token_is_sent_where_there_is_none(name: str) -> None:
+    """A hosted server then says that one is missing, not that `None` is wrong."""
+    source = (FOLDER / f"{name}.py").read_text("utf-8")
+    assert "auth=TOKEN" in source or 'HEADERS = {"Authorization": f"Bearer {TOKEN}"} if TOKEN else {}' in source
+    assert source.count("Bearer") <= 1
+
+
 def run(*command: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     """A command of the README's: as it stands there, but for the name of Python."""
     environment = {
