@@ -15,14 +15,14 @@ from mcp import StdioServerParameters
 
 SERVER = os.environ.get("MCP_SEEDREAM", "mcp-seedream")  # its program, or the address of a hosted one
 TOKEN = os.environ.get("ACEDATACLOUD_API_TOKEN")
+HEADERS = {"Authorization": f"Bearer {TOKEN}"} if TOKEN else {}
 PATIENCE = 120  # seconds for a tool call: it would be given up after 10, and the server waits up to 45 for a picture
 NEWEST = "auto"  # protocol: in the older ones a hosted server does not hear that a call is given up
 
 
 def connection() -> MCPTools:
     if SERVER.startswith("http"):
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        return MCPTools(url=SERVER, headers=headers, protocol_mode=NEWEST, timeout_seconds=PATIENCE)
+        return MCPTools(url=SERVER, headers=HEADERS, protocol_mode=NEWEST, timeout_seconds=PATIENCE)
     local = StdioServerParameters(command=SERVER, args=[] if TOKEN else ["--sandbox"], env=dict(os.environ))
     return MCPTools(server_params=local, protocol_mode=NEWEST, timeout_seconds=PATIENCE)
 

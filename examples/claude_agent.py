@@ -12,8 +12,9 @@ from claude_agent_sdk import ClaudeAgentOptions, ResultMessage, SystemMessage, q
 
 SERVER = os.environ.get("MCP_SEEDREAM", "mcp-seedream")  # its program, or the address of a hosted one
 TOKEN = os.environ.get("ACEDATACLOUD_API_TOKEN")
+HEADERS = {"Authorization": f"Bearer {TOKEN}"} if TOKEN else {}
 LOCAL = {"command": SERVER, "args": [] if TOKEN else ["--sandbox"]}
-HOSTED = {"type": "http", "url": SERVER, "headers": {"Authorization": f"Bearer {TOKEN}"}}
+HOSTED = {"type": "http", "url": SERVER, "headers": HEADERS}
 
 
 async def main(prompt: str) -> None:

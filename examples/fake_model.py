@@ -58,9 +58,10 @@ def think(asked: Asked) -> Answer:
         return Answer("I have no tools to make a picture with.")
     if not asked.result:
         return Answer(tool=offered["generate_image"], arguments={"prompt": asked.words})
-    if link := re.search(r"https?://[^\s\"'\\]+", asked.result):
+    # The link of a picture, in words or as structure; an error may have links, too, such as where to get a token.
+    if link := re.search(r"(?:\d images?\b[^:]*:(?:\n|\\+n)|\burl\W+)(https?://[^\s\"'\\]+)", asked.result):
         saved = re.search(r"(?:saved as |path[\\\": ]+)([^\"\\]+\.\w+)", asked.result)
-        where = f"{link[0]} saved as {saved[1]}" if saved else link[0]
+        where = f"{link[1]} saved as {saved[1]}" if saved else link[1]
         return Answer(f"{where}\nI was {'' if asked.shown else 'not '}shown it.")
     if task := re.search(r"get_task with task_id \W*([\w-]+)", asked.result):
         return Answer(tool=offered["get_task"], arguments={"task_id": task[1]})

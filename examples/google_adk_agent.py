@@ -15,12 +15,13 @@ from mcp import StdioServerParameters
 
 SERVER = os.environ.get("MCP_SEEDREAM", "mcp-seedream")  # its program, or the address of a hosted one
 TOKEN = os.environ.get("ACEDATACLOUD_API_TOKEN")
+HEADERS = {"Authorization": f"Bearer {TOKEN}"} if TOKEN else {}
 PATIENCE = 120  # seconds for a tool call: it would be given up after 5, and the server waits up to 45 for a picture
 
 
 def connection() -> StdioConnectionParams | StreamableHTTPConnectionParams:
     if SERVER.startswith("http"):
-        return StreamableHTTPConnectionParams(url=SERVER, headers={"Authorization": f"Bearer {TOKEN}"})
+        return StreamableHTTPConnectionParams(url=SERVER, headers=HEADERS)
     # ADK hands pictures to the model as text, 40,000 characters of base64: no previews, then.
     settings = {**os.environ, "SEEDREAM_PREVIEW": "off"}
     local = StdioServerParameters(command=SERVER, args=[] if TOKEN else ["--sandbox"], env=settings)

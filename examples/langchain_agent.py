@@ -15,13 +15,14 @@ from langchain_openai import ChatOpenAI
 
 SERVER = os.environ.get("MCP_SEEDREAM", "mcp-seedream")  # its program, or the address of a hosted one
 TOKEN = os.environ.get("ACEDATACLOUD_API_TOKEN")
+HEADERS = {"Authorization": f"Bearer {TOKEN}"} if TOKEN else {}
 LOCAL = {
     "transport": "stdio",
     "command": SERVER,
     "args": [] if TOKEN else ["--sandbox"],
     "env": dict(os.environ),
 }
-HOSTED = {"transport": "streamable_http", "url": SERVER, "headers": {"Authorization": f"Bearer {TOKEN}"}}
+HOSTED = {"transport": "streamable_http", "url": SERVER, "headers": HEADERS}
 
 
 async def main(prompt: str) -> None:

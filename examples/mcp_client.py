@@ -14,12 +14,13 @@ from mcp.client.streamable_http import streamable_http_client
 
 SERVER = os.environ.get("MCP_SEEDREAM", "mcp-seedream")  # its program, or the address of a hosted one
 TOKEN = os.environ.get("ACEDATACLOUD_API_TOKEN")
+HEADERS = {"Authorization": f"Bearer {TOKEN}"} if TOKEN else {}
 
 
 async def main(prompt: str) -> None:
     # The client itself waits for ever, but the HTTP client below would give up after 5 s without news.
     timeout = httpx2.Timeout(30, read=300)
-    async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=timeout) as http:
+    async with httpx2.AsyncClient(headers=HEADERS, timeout=timeout) as http:
         if SERVER.startswith("http"):
             server = streamable_http_client(SERVER, http_client=http)
         else:

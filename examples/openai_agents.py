@@ -13,12 +13,13 @@ from agents.mcp import MCPServerStdio, MCPServerStreamableHttp
 
 SERVER = os.environ.get("MCP_SEEDREAM", "mcp-seedream")  # its program, or the address of a hosted one
 TOKEN = os.environ.get("ACEDATACLOUD_API_TOKEN")
+HEADERS = {"Authorization": f"Bearer {TOKEN}"} if TOKEN else {}
 PATIENCE = 120  # seconds for a tool call: it would be given up after 5, and the server waits up to 45 for a picture
 
 
 def connection() -> MCPServerStdio | MCPServerStreamableHttp:
     if SERVER.startswith("http"):
-        hosted = {"url": SERVER, "headers": {"Authorization": f"Bearer {TOKEN}"}}
+        hosted = {"url": SERVER, "headers": HEADERS}
         return MCPServerStreamableHttp(hosted, client_session_timeout_seconds=PATIENCE)
     local = {"command": SERVER, "args": [] if TOKEN else ["--sandbox"], "env": dict(os.environ)}
     return MCPServerStdio(local, client_session_timeout_seconds=PATIENCE)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from mcp_seedream.settings import Settings
 
 SANDBOXED = "Drawn by the sandbox: a placeholder, not a generated picture."
+_WAITING = (
+    "Waiting for an MCP client, which usually starts this. `mcp-seedream try WORDS` makes a picture; Ctrl-C ends this."
+)
 SANDBOX_TOKEN = "sandbox"  # noqa: S105  (the sandbox takes any word)
 MCP_CLIENTS = ("claude-desktop", "claude-code", "cursor", "vscode", "windsurf", "devin", "zed")
 
@@ -150,9 +153,13 @@ def _serve(options: argparse.Namespace) -> int:
         from mcp_seedream.capabilities import read_table  # noqa: PLC0415  (`try` and --help need none of it)
         from mcp_seedream.serving import prepare  # noqa: PLC0415
         from mcp_seedream.settings import read_settings  # noqa: PLC0415
+        from mcp_seedream.survey import misspelt  # noqa: PLC0415
 
         settings = read_settings(log_level=options.log_level, sse=options.sse, workers=options.workers)
         prepare(settings)
+        for name, meant in misspelt().items():
+            words = "%s is not a setting, and does nothing." + (" Is %s meant?" if meant else "")
+            logging.getLogger(__name__).warning(words, name, *([meant] if meant else []))
         table = read_table(settings.models_file)
     with _upstream(options, settings, table) as settings_in_use:
         serve = _serve_http if options.transport == "http" else _serve_stdio
@@ -195,6 +202,8 @@ def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTa
         remark=_remark(options),
         image_hosts=settings.image_hosts,
     )
+    if sys.stdin and sys.stdin.isatty():
+        print(_WAITING, file=sys.stderr)  # noqa: T201
     anyio.run(serve_stdio, server, stopping)
     return 0
 

@@ -50,6 +50,7 @@ from mcp_seedream.pools import LOOPBACK, Pools
 from mcp_seedream.refusals import UNCERTAIN
 from mcp_seedream.replies import read_batch, read_event, read_task
 from mcp_seedream.retries import Retries
+from mcp_seedream.unreached import NEVER_SENT, lost, unreached
 from mcp_seedream.wire import ImageRequest, StreamEvent, Task
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,6 @@ BATCH = 50  # ids in one look-up request
 Look = Literal["look up", "round", "check", "probe"]
 """Somebody waits for it; one of many rounds; whether a stranger's key is good, and whether we are heard: asked once."""
 
-_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 _SLOWEST = 50_000  # bytes a second of a line that a request is still sent on
 _MOST_EVENTS = 100  # of a stream: a set has 15 pictures
 
@@ -133,7 +133,7 @@ class SeedreamClient:
             self._check_ending()
             # A caller that leaves while the request is under way must not turn a paid task into a lost one.
             with anyio.CancelScope(shield=True) as scope, self._under_way(scope):
-                async with _submitting():
+                async with _submitting(self.base_url):
                     call = http.build_request(
                         "POST", "/seedream/images", content=content, headers=_bearer(token), timeout=self._timeout()
                     )
@@ -202,7 +202,7 @@ class SeedreamClient:
 
         async def attempt(http: httpx.AsyncClient) -> httpx.Response:
             self._check_ending()
-            async with _submitting():
+            async with _submitting(self.base_url):
                 call = http.build_request(
                     "POST", "/seedream/images", json=request.body, headers=headers, timeout=timeout
                 )
@@ -220,7 +220,7 @@ class SeedreamClient:
         async with self._pools.turn("stream", token) as http:
             response = await self._retries(partial(attempt, http), _surely_not_accepted)
             try:
-                async with _submitting():
+                async with _submitting(self.base_url):
                     yield response
             finally:
                 with anyio.CancelScope(shield=True):
@@ -265,7 +265,7 @@ class SeedreamClient:
                 try:
                     reply = await exchange(http, call, self._timeouts.read)
                 except httpx.HTTPError as error:
-                    raise UpstreamUnavailable(f"{self.base_url} could not be reached ({_reason(error)}).") from error
+                    raise UpstreamUnavailable(unreached(error, self.base_url)) from error
             return decoded(reply, submitting=False)
 
         try:
@@ -289,16 +289,14 @@ def _may_pass(error: UpstreamError) -> bool:
 
 
 @asynccontextmanager
-async def _submitting() -> AsyncIterator[None]:
+async def _submitting(url: str) -> AsyncIterator[None]:
     """Tell a submit that was never sent from one whose fate is unknown."""
     try:
         yield
-    except _NEVER_SENT as error:
-        raise UpstreamUnavailable(
-            f"The upstream could not be reached ({_reason(error)}). Nothing was sent: the call can be repeated."
-        ) from error
+    except NEVER_SENT as error:
+        raise UpstreamUnavailable(f"{unreached(error, url)} Nothing was sent: the call can be repeated.") from error
     except httpx.HTTPError as error:
-        raise SubmissionUncertain(f"The upstream's answer was lost ({_reason(error)}). {UNCERTAIN}") from error
+        raise SubmissionUncertain(f"The answer was lost. {lost(error, url)} {UNCERTAIN}") from error
     except UnreadableReply as error:
         raise SubmissionUncertain(f"{error.message} {UNCERTAIN}", status=error.status) from error
 
@@ -309,10 +307,6 @@ def _accepted(task_id: str, trace_id: str | None) -> None:
 
 def _bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def _leaf(errors: BaseExceptionGroup[UpstreamError]) -> UpstreamError:

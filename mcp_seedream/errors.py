@@ -68,8 +68,8 @@ class MissingToken(SeedreamError):
     def __init__(self) -> None:
         super().__init__(
             "No AceDataCloud API token is set, so nothing was sent. Get one at "
-            f"{TOKEN_PAGE}, put ACEDATACLOUD_API_TOKEN=... into the server's environment or a .env file "
-            "in its working directory, and restart it."
+            f"{TOKEN_PAGE}, and put it as ACEDATACLOUD_API_TOKEN under `env` in the client's settings for this server "
+            "(`mcp-seedream install CLIENT` does it), or into the extension's settings. Then start the client again."
         )
 
 

@@ -42,6 +42,7 @@ from mcp_seedream.wire import ImageRequest, Task
 
 _DECODING = 2  # each may take 300 MB
 _LAG = 60  # seconds in which an accepted task may be unknown to the upstream
+_PASSING = "Links live as long as this server."
 _FORGOTTEN = 24 * 3600  # seconds after which one that it does not know will not come back
 
 
@@ -50,9 +51,9 @@ class Services:
     """What a call works with: the table, and what lives as long as the process.
 
     `decoding` limits how many large pictures are decoded at a time; `local` is this machine's disk where it is the
-    caller's own, and `journal` what is written down there; `remark` goes with every picture; `limits` are those of a
-    server that has many callers; `observer` is told of calls. `job` is the call itself, where it goes on after its
-    client was given the task's id.
+    caller's own, and `journal` what is written down there; `remark` goes with every picture of an upstream that ends
+    with this process, and its links with it; `limits` are those of a server that has many callers; `observer` is told
+    of calls. `job` is the call itself, where it goes on after its client was given the task's id.
     """
 
     table: ModelTable
@@ -187,15 +188,16 @@ def _told(services: Services, task: Task) -> None:
 
 
 def _remarked(services: Services, task: Task) -> Task:
-    """A finished task with what is true of all pictures: until when its links live, and the server's remark."""
+    """A finished task with what is true of all pictures: until when their links live, and the server's remark."""
     links = [image.url for image in task.images if image.url]
     if not task.images:
         return task
+    if services.remark:
+        return replace(task, notes=(*task.notes, *([_PASSING] if links else []), services.remark))
     now = time()  # a clock that is ahead of ours promises nothing
     usual = min(task.finished_at or now, now) + services.table.limits.link_hours * 3600
     until = min((link_expiry(link) or usual for link in links), default=None)
-    remarks = (services.remark,) if services.remark else ()
-    return replace(task, links_until=until, notes=(*task.notes, *remarks))
+    return replace(task, links_until=until)
 
 
 def _age(task: Task) -> float | None:

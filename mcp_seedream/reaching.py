@@ -10,9 +10,8 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from html import unescape
@@ -26,19 +25,13 @@ from mcp_seedream.answers import at_most, read_whole
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.findings import Finding, in_background
 from mcp_seedream.pools import LOOPBACK, http_client, tls_context
+from mcp_seedream.unreached import why
 
 _MOST_WAIT = 10  # seconds for an answer that is no work
 _MOST_SKEW = 60  # seconds that clocks may be apart
-_ONLINE = "Is this machine online? A VPN, a firewall or the DNS server may be in the way."
-_BLOCKED = "Is the address right? A firewall may be in the way; where the network has a proxy, HTTPS_PROXY names it."
-_SILENT = "Is the address right? If so, try again later."
 _PORTAL = (
     "Something stands in between: a network that wants a sign-in (open a web page in a browser and see), or a proxy. "
     "Or the address is wrong."
-)
-_UNTRUSTED = (
-    "A proxy or virus scanner that reads along shows certificates of its own: put the file with its authority's "
-    "certificate into SSL_CERT_FILE."
 )
 
 
@@ -186,37 +179,8 @@ class Way:
 
 
 def obstacle(error: Exception, host: str, *, connected: bool = False) -> Finding:
-    """Why there is no answer, by what lies at the bottom of an error.
-
-    Args:
-        error: The whole of it.
-        host: Who was asked.
-        connected: There was a connection.
-    """
-    if isinstance(error, httpx.TimeoutException | TimeoutError):
-        if connected:
-            return Finding("problem", f"{host} takes the connection, but does not answer in time.", _SILENT)
-        return Finding("problem", f"There is no connection to {host} in time.", _BLOCKED)
-    for cause in _causes(error):
-        match cause:
-            case ssl.SSLCertVerificationError():
-                found = f"The certificate of {host} is not trusted: {cause.verify_message.rstrip('.')}."
-                clock = f" The clock of this machine says {datetime.now(UTC):%Y-%m-%d %H:%M} UTC."
-                dated = re.search("expired|not yet valid", cause.verify_message)
-                return Finding("problem", found, _UNTRUSTED + (clock if dated else ""))
-            case ssl.SSLError():
-                found = f"{host} does not speak TLS here ({cause.reason or 'it hangs up'})."
-                return Finding("problem", found, "Is the address right? Should it be http://?")
-            case socket.gaierror():
-                return Finding("problem", f"The name {host} is not known ({cause.strerror}).", _ONLINE)
-            case ConnectionRefusedError():
-                return Finding("problem", f"{host} refuses the connection: nobody listens there.", _BLOCKED)
-            case ConnectionError() | httpx.RemoteProtocolError() if connected:
-                found = f"{host} closes the connection, or answers with something that is not HTTP."
-                return Finding("problem", found, _SILENT)
-            case OSError() if cause.strerror:
-                return Finding("problem", f"There is no way to {host}: {cause.strerror}.", _BLOCKED)
-    return Finding("problem", f"{host} could not be asked ({type(error).__name__}: {error}).", _SILENT)
+    """A finding: why there is no answer; see `why`."""
+    return Finding("problem", *why(error, host, connected=connected))
 
 
 class _Stages:
@@ -283,20 +247,6 @@ def timing(answer: Answer) -> str:
     """How long an answer took, and its stages."""
     parts = ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in answer.stages.items())
     return f"{sum(answer.stages.values()):.2f} s ({parts})"
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what led to it; of several at once, each."""
-    pending, seen = [error], set[int]()
-    while pending:
-        each = pending.pop(0)
-        if id(each) in seen:
-            continue
-        seen.add(id(each))
-        yield each
-        if isinstance(each, BaseExceptionGroup):
-            pending += each.exceptions
-        pending += [cause for cause in (each.__cause__, each.__context__) if cause]
 
 
 def _span(seconds: float) -> str:

@@ -90,7 +90,7 @@ def build_server(
         journal: Where tasks are written down, on the caller's own machine.
         stopping: Ends all waits once it has begun.
         look_interval: Seconds between two rounds of look-ups for one caller.
-        remark: A note to go with every picture.
+        remark: A note to go with every picture, where the upstream ends with this process, and its links with it.
         image_hosts: Origins that pictures come from: the gallery may load them from there.
         limits: For each caller and for all, where there are many.
         observer: Told of every call.

@@ -73,7 +73,7 @@ def create_app(
     Args:
         settings: None: those of the environment, and the log is set up by them.
         table: None: the one that the settings name.
-        remark: A note to go with every picture.
+        remark: A note to go with every picture, where the upstream ends with this process, and its links with it.
     """
     if settings is None:
         return _of_the_environment(table, remark)

@@ -76,3 +76,21 @@ def coloured(stream: TextIO) -> bool:
     """Whether what is written there may be in colours: on a terminal, unless NO_COLOR or TERM says otherwise."""
     environment = EnvSettingsSource(Settings).env_vars
     return stream.isatty() and not environment.get("no_color") and environment.get("term") not in (None, "dumb")
+
+
+def misspelt() -> dict[str, str | None]:
+    """Names in the environment and `.env` that look like settings and are none, each with the setting it resembles.
+
+    Each start looks for them: it takes a fraction of a millisecond, where `survey` reads every setting once more.
+
+    Raises:
+        OSError, UnicodeError: `.env` can't be read.
+    """
+    names = {name_of(field) for field in Settings.model_fields}
+    given = _upper({**EnvSettingsSource(Settings).env_vars, **DotEnvSettingsSource(Settings).env_vars})
+    unknown = sorted({name for name in given if name.startswith(_OURS)} - names)
+    if not unknown:
+        return {}
+    from difflib import get_close_matches  # noqa: PLC0415  (slow to import, and seldom wanted)
+
+    return {name: next(iter(get_close_matches(name, names, 1)), None) for name in unknown}

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -34,13 +35,23 @@ def try_out(options: argparse.Namespace, settings: Settings) -> int:
     try:
         tool, arguments = _call(options)
         read_table(settings.models_file)  # here its error is one line; in the server it would be a closed connection
-        folder = options.output.parent if options.output.suffix else options.output
-        folder.mkdir(parents=True, exist_ok=True)  # before a picture is paid for that could not be saved
+        _make_room(options.output.parent if options.output.suffix else options.output)
         return anyio.run(_make, switches, tool, {"save_to": str(options.output.resolve()), **arguments})
     except* (InvalidArguments, OSError, MCPError) as errors:
         for error in _leaves(errors):
             _say(f"mcp-seedream: {error}")
     return 1
+
+
+def _make_room(folder: Path) -> None:
+    """Have the folder, before a picture is paid for that could not be saved."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "there is a file of that name" if isinstance(error, FileExistsError) else error.strerror
+        raise InvalidArguments(f"--output: the folder {folder} can't be made ({reason}). Name another.") from error
+    if not os.access(folder, os.W_OK):
+        raise InvalidArguments(f"--output: the folder {folder} can't be written to. Name another.")
 
 
 def _leaves(errors: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
@@ -79,15 +90,25 @@ async def _make(switches: list[str], tool: str, arguments: dict[str, Any]) -> in
                 {"task_id": _answer(result)["task_id"], "save_to": arguments["save_to"]},
                 progress_callback=_progress,
             )
-    _say(_text(result))
+    _say(_lasting(result) if "--sandbox" in switches else _text(result))
     paths = [image["path"] for image in _answer(result).get("images", []) if "path" in image]
     for path in paths:
         print(path)  # noqa: T201  (the paths are what this command is for)
+    if paths and (note := _other_kind(Path(arguments["save_to"]), Path(paths[0]))):
+        _say(note)
     return 0 if paths and len(paths) == len(_answer(result)["images"]) else 1
 
 
 async def _progress(progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG001
     _say(f"  {message or progress}")
+
+
+def _other_kind(wanted: Path, saved: Path) -> str | None:
+    """What to say where a file's name had to end otherwise than was asked for."""
+    kinds = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
+    if wanted.suffix.lower() not in kinds or kinds[wanted.suffix.lower()] == kinds.get(saved.suffix):
+        return None
+    return f"The picture is no {kinds[wanted.suffix.lower()].upper()}, so its name ends in {saved.suffix}."
 
 
 def _answer(result: CallToolResult) -> dict[str, Any]:
@@ -96,6 +117,16 @@ def _answer(result: CallToolResult) -> dict[str, Any]:
 
 def _text(result: CallToolResult) -> str:
     return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
+
+
+def _lasting(result: CallToolResult) -> str:
+    """What is told of a sandbox's picture, without links: it is about to end, and they with it."""
+    text = _text(result)
+    for image in _answer(result).get("images", []):
+        if "url" in image:
+            text = text.replace(f"{image['url']} ", "")
+    lines = [line for line in text.splitlines() if not line.startswith("Links live")]
+    return "\n".join(line.removesuffix(" The link still works.") for line in lines)
 
 
 def _say(text: str) -> None:

@@ -51,7 +51,7 @@ _MEANINGS = {
     "error": "Why there is no picture.",
     "error.code": "One of [the codes](#errors), or one of the upstream's own.",
     "error.message": "What happened, and what would work.",
-    "error.retryable": "Whether the same call can succeed later.",
+    "error.retryable": "Whether the same call can succeed later, with nothing done meanwhile.",
     "tasks": "Of `get_task`, for several tasks: one object like this one for each.",
 }
 """What the fields of a result are; the output schema says no more than their types."""
@@ -59,7 +59,7 @@ _CODES = {
     "invalid_arguments": "The call breaks a rule: the message says which, and what would work. Nothing was sent.",
     "no_token": "The server was given no API token, so nothing was sent; or AceDataCloud got none.",
     "invalid_token": "AceDataCloud does not take the token. It may say `token_expired` or `token_mismatched` as well.",
-    "used_up": "The account's balance is used up.",
+    "used_up": "The account's balance is used up. Once it is topped up, the same call works.",
     "too_many_requests": "A limit, of this server or of AceDataCloud: the message says how long to wait.",
     "bad_request": "AceDataCloud found the request wrong, or will not make this picture. It would refuse it again.",
     "not_found": "AceDataCloud knows no such task for this token.",
@@ -198,7 +198,7 @@ def errors() -> str:
     """The codes that a call can end with."""
     kinds = {kind.code: kind.retryable for kind in _kinds(SeedreamError) if kind.code not in _UNSEEN}
     assert kinds.keys() <= _CODES.keys(), f"say what {kinds.keys() - _CODES.keys()} means"
-    rows = ["| code | what happened | can the same call succeed later? |", "| --- | --- | --- |"]
+    rows = ["| code | what happened | can the same call succeed later, with nothing done meanwhile? |", "| --- | --- | --- |"]
     for code, words in _CODES.items():
         again = "as `retryable` says" if code == "api_error" else "yes" if kinds.get(code) else "no"
         rows.append(f"| `{code}` | {words} | {again} |")

@@ -46,6 +46,10 @@ def test_try_makes_a_picture_without_a_token(tmp_path: Path) -> None:
     assert path.parent == tmp_path
     assert path.name.startswith("a-red-fox-")
     assert size(path) == (1024, 1024)
+    assert f"saved as {path} 1024x1024" in result.stderr
+    assert "Drawn by the sandbox" in result.stderr
+    assert "http" not in result.stderr  # a link would be dead by now
+    assert "Links live" not in result.stderr
 
 
 def test_try_edits_a_file(tmp_path: Path) -> None:
@@ -78,9 +82,21 @@ def test_try_waits_on_when_it_is_pending(tmp_path: Path) -> None:
     assert Path(result.stdout.strip()).is_file()
 
 
+def test_try_says_when_a_name_had_to_end_otherwise(tmp_path: Path) -> None:
+    """A file is named as what it is."""
+    result = trial("a fox", "--output", "out/fox.png", cwd=tmp_path)
+    assert result.stdout.strip() == str(tmp_path / "out" / "fox.jpg")
+    assert "is no PNG, so its name ends in .jpg." in result.stderr
+    result = trial("a fox", "--output", "out/fox.png", "--set", "output_format=png", cwd=tmp_path)
+    assert result.stdout.strip() == str(tmp_path / "out" / "fox.png")
+    assert "is no" not in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["x", "--output", "text.png/more"], "text.png/more can't be made (Not a directory)"),
+        (["x", "--output", "file/"], "file can't be made (there is a file of that name)"),
         (["x", "--set", "sed=1"], "Did you mean `seed`?"),
         (["x", "--set", "size"], "--set takes NAME=VALUE"),
         (["x", "--edit", "missing.png"], "The file 'missing.png' can't be read: No such file"),
@@ -91,6 +107,7 @@ def test_try_waits_on_when_it_is_pending(tmp_path: Path) -> None:
 def test_try_says_what_went_wrong(tmp_path: Path, arguments: list[str], says: str) -> None:
     """In a line, with exit status 1 and nothing on stdout."""
     (tmp_path / "text.png").write_text("not a picture", "utf-8")
+    (tmp_path / "file").touch()
     result = trial(*arguments, cwd=tmp_path)
     assert result.returncode == 1
     assert says in result.stderr

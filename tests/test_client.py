@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -232,10 +233,14 @@ async def test_503_with_retry_after_was_surely_not_accepted(client: SeedreamClie
 async def test_no_answer_in_time(client: SeedreamClient, server: Upstream) -> None:
     """Uncertain for a submit, which is not sent again; unavailable for a look-up."""
     server.delay = 1.5
-    with pytest.raises(errors.SubmissionUncertain, match=r"ReadTimeout.*may have been accepted and billed"):
+    with pytest.raises(
+        errors.SubmissionUncertain, match=r"does not answer in time\. The generation may have been accepted and billed"
+    ):
         await client.submit(REQUEST, "k")
     assert len(server.requests) == 1
-    with pytest.raises(errors.UpstreamUnavailable, match="ReadTimeout"):
+    with pytest.raises(
+        errors.UpstreamUnavailable, match=r"127\.0\.0\.1 takes the connection, but does not answer in time"
+    ):
         await client.look_up(["t"], "k")
 
 
@@ -255,6 +260,28 @@ async def test_nobody_there() -> None:
                 await client.submit(REQUEST, "k")
             with pytest.raises(errors.UpstreamUnavailable, match="could not be reached"):
                 await client.look_up(["t"], "k")
+
+
+@pytest.mark.parametrize(
+    ("proxy", "says"),
+    [
+        (None, "could not be reached. The name no-such-host.invalid is not known ("),
+        ("http://127.0.0.1:9", "could not be reached through the proxy. 127.0.0.1 refuses the connection"),
+    ],
+)
+async def test_why_nobody_was_reached(monkeypatch: pytest.MonkeyPatch, proxy: str | None, says: str) -> None:
+    """In words that a person can act on, with the name of who is meant and none of a class."""
+    for name in ("HTTP_PROXY", "ALL_PROXY", "http_proxy", "all_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    if proxy:
+        monkeypatch.setenv("http_proxy", proxy)
+    async with SeedreamClient("http://no-such-host.invalid", retries=QUICK) as client:
+        for ask in (lambda: client.submit(REQUEST, "k"), lambda: client.look_up(["t"], "k")):
+            with pytest.raises(errors.UpstreamUnavailable, match=re.escape(says)) as caught:
+                await ask()
+            assert caught.value.retryable
+            assert "`mcp-seedream doctor` says more." in caught.value.message
+            assert "Error" not in caught.value.message
 
 
 async def test_a_connection_cut_before_the_answer_is_uncertain() -> None:

@@ -453,8 +453,8 @@ def test_settings_and_flags_are_real(name: str) -> None:
     parsers = [_parser(), *([benchmarks.parser()] if name == "docs/benchmarks.md" else [])]
     parsers += [parser for action in parsers[0]._actions for parser in _commands(action)]
     ours = {option for parser in parsers for action in parser._actions for option in action.option_strings}
-    spelled = set(re.findall(r"`(?:mcp-seedream )?(--[a-z-]+)", PAGES[name].prose))
-    assert spelled - ours <= {"--scope"}  # Claude Code's
+    spelled = set(re.findall(r"`(?:\S*mcp-seedream )?(--[a-z-]+)", PAGES[name].prose))
+    assert spelled - ours <= {"--scope", "--clear"}  # Claude Code's, and those of Python's own venv
 
 
 def _commands(action: argparse.Action) -> list[argparse.ArgumentParser]:

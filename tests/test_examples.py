@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -38,6 +39,14 @@ def test_an_example_is_short_and_says_what_it_needs(name: str) -> None:
     assert all(pin.split("==")[1] in rows[0] for pin in pins)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_no_token_is_sent_where_there_is_none(name: str) -> None:
+    """A hosted server then says that one is missing, not that `None` is wrong."""
+    source = (FOLDER / f"{name}.py").read_text("utf-8")
+    assert "auth=TOKEN" in source or 'HEADERS = {"Authorization": f"Bearer {TOKEN}"} if TOKEN else {}' in source
+    assert source.count("Bearer") <= 1
+
+
 def run(*command: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     """A command of the README's: as it stands there, but for the name of Python."""
     environment = {
@@ -62,6 +71,8 @@ def test_the_command_of_the_readme(tmp_path: Path) -> None:
     done = run(sys.executable, str(FOLDER / "mcp_client.py"), "a red fox", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Drawn by the sandbox" in done.stdout
+    assert "Links live as long as this server." in done.stdout
+    assert "Links live until" not in done.stdout
     (picture,) = tmp_path.iterdir()
     assert str(picture) in done.stdout
 
@@ -82,7 +93,14 @@ async def test_the_model_understands_the_tools(session: Session) -> None:
     task = think(Asked("a fox", TOOLS, pending, shown=False))
     assert task.tool == TOOLS[1]
     done = text(await session.call("get_task", **task.arguments))
-    assert re.fullmatch(r"http://\S+\.jpg\nI was shown it\.", think(Asked("a fox", TOOLS, done, shown=True)).text)
-    refused = text(await session.call("generate_image", prompt="[sandbox:content_refused]"))
-    assert "sensitive" in think(Asked("a fox", TOOLS, refused, shown=False)).text
+    structured = json.dumps(json.dumps({"images": [{"url": re.findall(r"http\S+", done)[0]}]}))
+    for told in (done, json.dumps(done), json.dumps(json.dumps(done)), structured):
+        seen = think(Asked("a fox", TOOLS, told, shown=True)).text
+        assert re.fullmatch(r"http://\S+\.jpg\nI was shown it\.", seen), told
+    for word, says in (("content_refused", "sensitive"), ("used_up", "https://platform.acedata.cloud")):
+        failed = await session.call("generate_image", prompt=f"[sandbox:{word}]")
+        for refused in (text(failed), json.dumps(text(failed)), failed.model_dump_json()):
+            answer = think(Asked("a fox", TOOLS, refused, shown=False))
+            assert answer.text.startswith("There is no picture. ")
+            assert says in answer.text
     assert "no tools" in think(Asked("a fox", [], "", shown=False)).text

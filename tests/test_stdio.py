@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -97,6 +98,49 @@ def test_raw_json_rpc_of_the_newest_revision(tmp_path: Path) -> None:
         params = {"name": "generate_image", "arguments": {"prompt": "a fox"}, "_meta": meta}
         result = server.ask("tools/call", params)[-1]["result"]
         assert result["structuredContent"]["status"] == "succeeded"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_in_a_terminal_it_says_what_it_waits_for(tmp_path: Path) -> None:
+    """Somebody who starts it by hand sees that it works, and how to end it; and Ctrl-C does."""
+    import pty  # noqa: PLC0415  (not on Windows)
+
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND], stdin=its, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, start_new_session=True
+    )
+    try:
+        assert process.stderr is not None
+        assert b"Waiting for an MCP client" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        os.close(ours)
+        os.close(its)
+    assert said == b""
+    assert b"Traceback" not in errors
+
+
+def test_a_misspelt_setting_is_told_in_the_log(tmp_path: Path) -> None:
+    """Of the environment and of `.env`; it does nothing, and the server starts."""
+    (tmp_path / ".env").write_text("SEEDREAM_COLOUR=secret\nSEEDREAM_PREVIEW=off\nOTHER=1\n", "utf-8")
+    done = subprocess.run(
+        COMMAND,
+        input="",
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=tmp_path,
+        env={"PATH": "", "SEEDREAM_WAITSECONDS": "5"},
+        timeout=30,
+        check=True,
+    )
+    assert "SEEDREAM_WAITSECONDS is not a setting, and does nothing. Is SEEDREAM_WAIT_SECONDS meant?" in done.stderr
+    assert "SEEDREAM_COLOUR is not a setting, and does nothing." in done.stderr
+    assert done.stderr.count("WARNING") == 2
+    assert "secret" not in done.stderr
+    assert done.stdout == ""
 
 
 def test_without_a_token_it_starts_and_a_call_says_how_to_get_one(tmp_path: Path) -> None:

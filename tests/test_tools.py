@@ -295,7 +295,7 @@ async def test_without_a_token(table: ModelTable, upstream: str, sandbox: Sandbo
         result = await client.call_tool("generate_image", {"prompt": "x"})
     assert result.is_error
     assert answer(result)["error"]["code"] == "no_token"
-    assert "ACEDATACLOUD_API_TOKEN" in text(result)
+    assert "as ACEDATACLOUD_API_TOKEN under `env` in the client's settings" in text(result)
     assert "https://platform.acedata.cloud" in text(result)
     assert sandbox.requests == []
 
