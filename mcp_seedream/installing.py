@@ -15,14 +15,13 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_config_path
-
 from mcp_seedream.configfile import ConfigFile, read
-from mcp_seedream.entries import CLIENTS, HOSTED, TOKEN, Folders, McpClient, found_as, has_token, merged, token_in
+from mcp_seedream.entries import CLIENTS, HOSTED, TOKEN, McpClient, found_as, has_token, merged, token_in
 from mcp_seedream.errors import TOKEN_PAGE, ConfigurationError
+from mcp_seedream.installed import folders_here
 from mcp_seedream.jsonc import changed, value_at, with_member, without_member
 from mcp_seedream.links import cursor_links, entry_without_secret, vscode_links
-from mcp_seedream.settings import ClaudeCode, Settings, read_settings
+from mcp_seedream.settings import Settings, read_settings
 
 _SECRET = re.compile(
     r'("[^"\n]*(?:token|key|secret|password|authorization)[^"\n]*"\s*:\s*)"[^"\\\n]*(?:\\.[^"\\\n]*)*"', re.IGNORECASE
@@ -151,7 +150,7 @@ def _print_links(options: argparse.Namespace, url: str | None) -> int:
 
 
 def _target(options: argparse.Namespace) -> _Target:
-    folders = _folders()
+    folders = folders_here()
     client = CLIENTS[options.client if options.config else found_as(options.client, folders)]
     place = client.place(folders)
     config = read(options.config or place.file)
@@ -164,18 +163,6 @@ def _target(options: argparse.Namespace) -> _Target:
         ) from None
     there = options.config or place.file.exists() or place.sign.exists()
     return _Target(client, config, path, entry, None if there else place.sign)
-
-
-def _folders() -> Folders:
-    try:
-        home, roaming = Path.home(), user_config_path(roaming=True)
-    except RuntimeError as error:
-        raise ConfigurationError(
-            f"Where settings are kept is not known ({error}): name the file with --config."
-        ) from None
-    # What the XDG variables say is nothing to programs on macOS, though platformdirs follows them there.
-    config = home / "Library" / "Application Support" if sys.platform == "darwin" else roaming
-    return Folders(sys.platform, home, config, user_config_path(), ClaudeCode().config_dir)
 
 
 def _this_command(*, sandbox: bool) -> list[str]:

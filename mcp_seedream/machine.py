@@ -1,4 +1,4 @@
-"""What this machine brings along: Python and packages, settings, folders, the journal."""
+"""What this machine brings along: Python and packages, settings, folders, the journal, clients."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from pathlib import Path
 from mcp_seedream import __version__
 from mcp_seedream.capabilities import read_table
 from mcp_seedream.errors import ConfigurationError
-from mcp_seedream.findings import Check, Finding, in_background
+from mcp_seedream.findings import Check, Finding, Level, in_background
+from mcp_seedream.installed import Installation, Installed
 from mcp_seedream.journal import Journal, usual_path
 from mcp_seedream.settings import Settings, name_of
 from mcp_seedream.survey import FILE, Survey
+from mcp_seedream.tokens import end_of, stands_for_one
 
 _NAME = "mcp-seedream"
 _SHOWN = ("mcp", "pydantic", "httpx", "pillow")
@@ -121,6 +123,40 @@ class Machine:
                 "warning", f"{path} is held by another program.", "It is done without for a minute at a time."
             )
         return Finding("ok", f"{path}, {tasks} task{'' if tasks == 1 else 's'}")
+
+
+def in_clients(found: Installed) -> Finding:
+    """Where this server is installed, and whether what stands there can work."""
+    again = "Run `mcp-seedream install {}` once more; if a folder was moved, install the package there first."
+    bad: list[Finding] = []
+    for each in found.entries:
+        name = each.client if each.name == "seedream" else f"{each.client} --name {each.name}"
+        if not each.there:
+            missing = f"{each.title} starts {each.command}, which is not there (see {each.file})."
+            bad.append(Finding("problem", missing, again.format(name)))
+        elif each.own_token and (why := stands_for_one(each.own_token)):
+            bad.append(Finding("problem", f"{each.title} has no token: {why} in {each.file}.", again.format(name)))
+        elif each.command and not each.sandbox and not each.token:
+            bad.append(Finding("warning", f"{each.title} has no token in {each.file}.", again.format(name)))
+    for title, why in found.broken.items():
+        bad.append(
+            Finding("warning", f"The settings of {title}: {why}", f"{title} may ignore such a file: correct it.")
+        )
+    if bad:
+        level: Level = "problem" if any(each.level == "problem" for each in bad) else "warning"
+        return Finding(
+            level, " ".join(each.found for each in bad), " ".join(dict.fromkeys(each.advice for each in bad))
+        )
+    told = ", ".join(f"{each.title} ({_kind(each)})" for each in found.entries)
+    return Finding("ok", told or "in no settings that `install` knows; `mcp-seedream install CLIENT` puts it there")
+
+
+def _kind(entry: Installation) -> str:
+    if not entry.command:
+        return "hosted"
+    if entry.sandbox:
+        return "with the sandbox"
+    return end_of(entry.own_token) if entry.own_token else "its token is not in the file"
 
 
 def unusable(found: Survey, field: str) -> Finding | None:
