@@ -110,6 +110,19 @@ def test_what_is_in_it(unpacked: Path) -> None:
     assert json.loads((unpacked / "manifest.json").read_text("utf-8")) == MANIFEST
 
 
+def test_make_without_the_test_installation(tmp_path: Path) -> None:
+    """As after README's first command alone: it says what is missing, and how to get it."""
+    make = shutil.which("make")
+    if not make:
+        pytest.skip("no make")
+    shutil.copyfile(bundle.ROOT / "Makefile", tmp_path / "Makefile")
+    for name in ("bundle", "frameworks"):
+        done = subprocess.run([make, name], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert '.venv/bin/pip install -e ".[test]"' in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def resolved(extension: Path, **filled_in: Any) -> Any:
     """How a host starts the server, when people have filled this in."""
     folder = npm_install([MCPB])
