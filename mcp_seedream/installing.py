@@ -69,11 +69,15 @@ def install(options: argparse.Namespace, settings: Settings) -> int:
     if options.dry_run:
         _show(config, text)
         return 0
-    backup = config.replaced(data)
+    private = has_token(entry)
+    narrowed = private and config.is_read_by_others
+    backup = config.replaced(data, private=private)
     done = "Added" if target.entry is None else "Updated"
     _say(f'{done} "{options.name}" for {client.title} in {config.path}.{_kept(backup, target.entry)}')
     if url and "headers" not in entry:
         _say(f"There is no token in it: {client.title} has you sign in at {url}.")
+    if narrowed:
+        _say("Others could read that file: now that it holds a token, you alone can.")
     if target.missing:
         _say(f"{client.title} was not found here (no {target.missing}): it will find this once it is installed.")
     if not url and {".cache", "cache", "caches"} & {part.lower() for part in Path(sys.executable).parts}:
@@ -106,6 +110,9 @@ def uninstall(options: argparse.Namespace) -> int:
     backup = config.replaced(before, keep=earlier is None)
     how = " It held nothing else, and is gone." if before is None else " It is as it was before." if earlier else ""
     _say(f'Removed "{options.name}" for {title} from {config.path}.{how}{_kept(backup, target.entry)}')
+    left = [each.path for each in config.backups() if each.path != backup and _holds_token(each, target)]
+    if left:
+        _say(f"These still hold a token; delete them when you need them no more: {', '.join(map(str, left))}")
     _say(f"If {title} is running, it goes on with the server until it is restarted.")
     return 0
 
@@ -216,6 +223,13 @@ def _earlier(config: ConfigFile, path: Sequence[str], cut: str) -> ConfigFile | 
         except (ValueError, ConfigurationError):
             continue  # a backup of something else
     return None
+
+
+def _holds_token(backup: ConfigFile, target: _Target) -> bool:
+    try:
+        return has_token(value_at(backup.text, target.path))
+    except (ValueError, ConfigurationError):
+        return False  # a backup of something else
 
 
 def _show(config: ConfigFile, text: str) -> None:

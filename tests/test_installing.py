@@ -312,7 +312,8 @@ def test_everything_else_stays(person: Person, client: str, remote: bool) -> Non
     kept = backups(file)
     assert [backup.read_bytes() for backup in kept] == [before]
     assert str(kept[0]) in said
-    assert mode(kept[0]) == mode(file) == 0o640
+    assert mode(kept[0]) == mode(file) == 0o600
+    assert ("you alone can" in said) is (sys.platform != "win32")
 
     moment = file.stat().st_mtime_ns
     assert "already" in person.done("install", client, *hosted)
@@ -321,7 +322,7 @@ def test_everything_else_stays(person: Person, client: str, remote: bool) -> Non
 
     assert "It is as it was before." in person.done("uninstall", client)
     assert file.read_bytes() == before
-    assert mode(file) == 0o640
+    assert mode(file) == 0o600
     assert backups(file) == kept
     assert "has no" in person.done("uninstall", client)
 
@@ -430,6 +431,30 @@ def test_what_was_changed_since_stays_changed(person: Person) -> None:
     assert "token and all" in person.done("uninstall", "zed")
     assert file.read_text() == '{\n  "theme": "Ayu",\n  "context_servers": {}\n}\n'
     assert len(backups(file)) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are another matter there")
+def test_who_may_read_a_token(person: Person) -> None:
+    """Its owner alone, in backups as well; a file without one keeps its mode."""
+    file = person.has("zed", "{}")
+    file.chmod(0o644)
+    assert "you alone" not in person.done("install", "zed", "--sandbox")
+    assert mode(file) == 0o644
+    assert "you alone can" in person.done("install", "zed")
+    assert "you alone" not in person.done("install", "zed", token="another-token")
+    assert {mode(each) for each in (file, *backups(file))} == {0o600}
+
+
+def test_backups_that_hold_a_token(person: Person) -> None:
+    """Are named when the entry is taken out, and no others are."""
+    file = person.has("zed", "{}")
+    person.done("install", "zed")
+    assert "still hold a token" not in person.done("uninstall", "zed")
+    person.done("install", "zed")
+    person.done("install", "zed", token="another-token")
+    [with_token] = [backup for backup in backups(file) if SECRET in backup.read_text()]
+    said = person.done("uninstall", "zed")
+    assert f"These still hold a token; delete them when you need them no more: {with_token}\n" in said
 
 
 def test_a_file_that_was_not_there_is_gone_again(person: Person) -> None:
