@@ -5,6 +5,7 @@ Places and shapes are from the clients' own documents and, where those are behin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,9 +115,15 @@ def token_in(entry: Any) -> str | None:
     return token if isinstance(token, str) and token else None
 
 
+def is_filled_in(token: str) -> bool:
+    """Whether a client puts a token in place of this: one that it asks for, or has in its own environment."""
+    return re.fullmatch(r"\$\{(?:input|env):.*\}", token) is not None
+
+
 def has_token(entry: Any) -> bool:
     """Whether an entry of either kind holds a secret."""
-    return token_in(entry) is not None or (isinstance(entry, Mapping) and "headers" in entry)
+    token = token_in(entry)
+    return (token is not None and not is_filled_in(token)) or (isinstance(entry, Mapping) and "headers" in entry)
 
 
 def _claude_desktop(folders: Folders) -> Place:

@@ -13,14 +13,12 @@ from typing import Any
 from platformdirs import user_config_path
 
 from mcp_seedream.configfile import read
-from mcp_seedream.entries import CLIENTS, HOSTED, Folders, token_in
+from mcp_seedream.entries import CLIENTS, HOSTED, Folders, is_filled_in, token_in
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.jsonc import value_at
 from mcp_seedream.settings import ClaudeCode
 
 _OURS = re.compile(r"(?:.*[/\\])?mcp[-_]seedream(?:\.exe)?", re.IGNORECASE | re.DOTALL)
-_ASKED_FOR = re.compile(r"\$\{(?:input|env):.*\}")
-"""What a client puts a token in place of: one that it asks for, or has in its own environment."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Installation:
     @property
     def own_token(self) -> str | None:
         """The token that the server is started with, where the file has it."""
-        return None if self.token is None or _ASKED_FOR.fullmatch(self.token) else self.token
+        return None if self.token is None or is_filled_in(self.token) else self.token
 
     @property
     def sees_to_a_token(self) -> bool:

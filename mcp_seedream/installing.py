@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import getpass
-import json
 import re
 import shutil
 import sys
@@ -16,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from mcp_seedream.configfile import ConfigFile, read
-from mcp_seedream.entries import CLIENTS, HOSTED, TOKEN, McpClient, found_as, has_token, merged, token_in
+from mcp_seedream.differences import WANTED, difference
+from mcp_seedream.entries import CLIENTS, HOSTED, TOKEN, McpClient, found_as, has_token, is_filled_in, merged, token_in
 from mcp_seedream.errors import TOKEN_PAGE, ConfigurationError
 from mcp_seedream.installed import folders_here
 from mcp_seedream.jsonc import changed, value_at, with_member, without_member
 from mcp_seedream.links import cursor_links, entry_without_secret, vscode_links
-from mcp_seedream.settings import Settings, read_settings
+from mcp_seedream.settings import Settings
+from mcp_seedream.tokens import bare, is_short, stands_for_one
 
-_SECRET = re.compile(
-    r'("[^"\n]*(?:token|key|secret|password|authorization)[^"\n]*"\s*:\s*)"[^"\\\n]*(?:\\.[^"\\\n]*)*"', re.IGNORECASE
-)
-"""A member that is likely to be a secret: a difference also shows lines that are not ours."""
+_ATTEMPTS = 3  # at typing a token
 _ADDRESS = re.compile(
     r"(https://([\w.-]+|\[[\da-f:]+\])|http://(localhost|127\.0\.0\.1|\[::1\]))(:\d{1,5})?(/[!-~]*)?", re.ASCII
 )
@@ -76,6 +73,8 @@ def install(options: argparse.Namespace, settings: Settings) -> int:
     _say(f'{done} "{options.name}" for {client.title} in {config.path}.{_kept(backup, target.entry)}')
     if url and "headers" not in entry:
         _say(f"There is no token in it: {client.title} has you sign in at {url}.")
+    if not url and (token := token_in(entry)) and is_short(token):
+        _say(f"The token has {len(token)} characters, which is short: `mcp-seedream doctor` says if it is accepted.")
     if narrowed:
         _say("Others could read that file: now that it holds a token, you alone can.")
     if target.missing:
@@ -124,8 +123,7 @@ def _remote(client: McpClient, url: str, entry: Any, settings: Settings) -> dict
             "custom connector, and sign in; or install without --hosted. Nothing was changed."
         )
     same = isinstance(entry, dict) and entry.get(client.url) == url  # no token goes where it was not meant for
-    token = settings.token.get_secret_value() if settings.token else None
-    return merged(entry, client.remote_entry(url, token), keep_token=same)
+    return merged(entry, client.remote_entry(url, _given(settings)), keep_token=same)
 
 
 def _local(options: argparse.Namespace, target: _Target, settings: Settings) -> dict[str, Any]:
@@ -184,20 +182,40 @@ def _this_command(*, sandbox: bool) -> list[str]:
 
 
 def _token(options: argparse.Namespace, settings: Settings, entry: Any) -> str:
-    if settings.token:
-        return settings.token.get_secret_value()
-    if there := token_in(entry):
+    if given := _given(settings):
+        return given
+    there = token_in(entry)
+    if there and (is_filled_in(there) or not stands_for_one(there)):
         return there
-    if options.dry_run:
-        return "your-token"
-    typed = _asked() if sys.stdin and sys.stdin.isatty() else ""
-    token = read_settings(token=typed).token if typed else None
-    if token is None:
-        raise ConfigurationError(
-            f"There is no API token. Put it into {TOKEN} (the environment, or .env here; {TOKEN_PAGE} has one for "
-            "you), or try it out without one: --sandbox. Nothing was changed."
-        )
-    return token.get_secret_value()
+    return WANTED if options.dry_run else _asked_for()
+
+
+def _given(settings: Settings) -> str | None:
+    """The token of the environment or `.env`, if it may be one."""
+    token = settings.token.get_secret_value() if settings.token else None
+    if token and (why := stands_for_one(token)):
+        raise ConfigurationError(f"{TOKEN} holds no token. {why}: {TOKEN_PAGE} has one for you. Nothing was changed.")
+    return token
+
+
+def _asked_for() -> str:
+    at_a_terminal = sys.stdin and sys.stdin.isatty()
+    for _ in range(_ATTEMPTS if at_a_terminal else 0):
+        typed = _asked()
+        if not typed:
+            break
+        try:
+            token = bare(typed)
+            why = stands_for_one(token) if token else "It is empty"
+        except ValueError as error:
+            why = str(error)
+        if not why:
+            return token
+        _say(f"That is no token. {why[0].upper()}{why[1:]}.")
+    raise ConfigurationError(
+        f"There is no API token. Put it into {TOKEN} (the environment, or .env here; {TOKEN_PAGE} has one for "
+        "you), or try it out without one: --sandbox. Nothing was changed."
+    )
 
 
 def _asked() -> str:
@@ -233,21 +251,9 @@ def _holds_token(backup: ConfigFile, target: _Target) -> bool:
 
 
 def _show(config: ConfigFile, text: str) -> None:
-    old, new = _lines(config.text), _lines(text)
-    name = str(config.path)
-    for line in difflib.unified_diff(old, new, name, f"{name} (as it would be)", lineterm=""):
-        _say(_SECRET.sub(r'\1"***"', line))
+    for line in difference(config, text):
+        _say(line)
     _say("Nothing was written.")
-
-
-def _lines(text: str) -> list[str]:
-    """As they are; a file on one line is shown on several."""
-    if "\n" not in text.strip():
-        try:
-            return json.dumps(json.loads(text), indent=2, ensure_ascii=False).splitlines()
-        except ValueError:
-            pass
-    return text.splitlines()
 
 
 def _kept(backup: Path | None, entry: Any) -> str:

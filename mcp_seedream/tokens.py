@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _PLACEHOLDER = re.compile(
-    r"x+|[.]{3}|((your|my|the)[-_ ]?)?((api|acedatacloud)[-_ ]?)*(token|key)([-_ ]here)?", re.IGNORECASE
+    r"x+|bearer|[.]{3}|((your|my|the)[-_ ]?)?((api|acedatacloud)[-_ ]?)*(token|key)([-_ ]here)?", re.IGNORECASE
 )
 _BRACKETS = re.compile(r"<.*>|[$]?\{.*\}|\[.*\]")
 _SHORT = 12  # characters; the vendor's have more than twice as many

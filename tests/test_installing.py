@@ -251,7 +251,9 @@ def test_without_a_token(person: Person) -> None:
     [
         (f" Bearer {SECRET}\n", "Added"),
         ("\n", "There is no API token"),
-        ("two words\n", "it has blanks"),
+        (f"two words\nyour-token\n{SECRET}\n", "It has blanks"),
+        ('two words\n"Bearer "\n<token>\n', "Nothing was changed."),
+        ("x\n\n", "`x` stands where it should be"),
         ("\x04", "no"),
     ],
 )
@@ -265,14 +267,42 @@ def test_a_token_is_asked_for(person: Person, typed: str, says: str) -> None:
             [SCRIPT, "install", "cursor"], env=person.env, stdin=end, stdout=end, stderr=end, start_new_session=True
         )
         shown = b""
-        while b"not shown): " not in shown:
-            shown += terminal.read(1000)
-        terminal.write(typed.encode())
-        assert process.wait(30) == (0 if says == "Added" else 2)
+        for count, line in enumerate(typed.splitlines(keepends=True), 1):
+            while shown.count(b"not shown): ") < count:
+                shown += terminal.read(1000)
+            terminal.write(line.encode())
+        assert process.wait(30) == (0 if SECRET in typed else 2)
         shown += terminal.read(10_000)
     assert says in shown.decode()
     assert SECRET not in shown.decode()
-    assert person.file("cursor").exists() is (says == "Added")
+    assert ("Nothing was changed." in shown.decode()) is (SECRET not in typed)
+    assert person.file("cursor").exists() is (SECRET in typed)
+
+
+@pytest.mark.parametrize("token", ["your-token", "x", "${TOKEN}", "<token>", "Bearer"])
+def test_what_only_stands_for_a_token(person: Person, token: str) -> None:
+    """Is not written, for either kind of server; one that is in the file is no token to keep."""
+    for hosted in ([], ["--hosted"]):
+        said = person.refused("install", "cursor", *hosted, token=token)
+        assert f"{TOKEN} holds no token" in said
+        assert "Nothing was changed." in said
+    assert not person.file("cursor").exists()
+    person.has("cursor", json.dumps({"mcpServers": {"seedream": {"command": "c", "env": {TOKEN: token}}}}))
+    assert "There is no API token" in person.refused("install", "cursor", token=None)
+
+
+def test_a_short_token(person: Person) -> None:
+    """Is written, with a remark."""
+    assert "The token has 5 characters, which is short" in person.done("install", "cursor", token="abcde")
+    assert person.entry("cursor")["env"] == {TOKEN: "abcde"}
+
+
+def test_a_token_that_the_client_asks_for(person: Person) -> None:
+    """Stays its business, when there is none here."""
+    entry = {"command": "c", "env": {TOKEN: "${input:acedatacloud-token}"}}
+    person.has("vscode", json.dumps({"servers": {"seedream": entry}}))
+    person.done("install", "vscode", token=None)
+    assert person.entry("vscode")["env"] == entry["env"]
 
 
 def test_a_client_that_is_not_there(person: Person) -> None:
@@ -401,7 +431,7 @@ def test_a_dry_run(person: Person) -> None:
     shown = person.done("install", "cursor", "--dry-run", token=None)
     assert shown.startswith(f"--- {file}\n+++ {file}")
     assert f'+      "command": "{SCRIPT}"' in shown
-    assert f'+        "{TOKEN}": "***"' in shown
+    assert f'+        "{TOKEN}": "(a token will be asked for)"' in shown
     assert '"OTHER_API_KEY": "***"' in shown
     assert "other-secret" not in person.done("install", "cursor", "--dry-run", "--hosted") + shown
     assert file.read_text() == before
@@ -411,6 +441,9 @@ def test_a_dry_run(person: Person) -> None:
     person.done("install", "cursor")
     after = file.read_text()
     assert f'-        "{TOKEN}": "***"' in person.done("uninstall", "cursor", "--dry-run")
+    shown = person.done("install", "cursor", "--dry-run", token="another-token")
+    assert f'-        "{TOKEN}": "***"\n+        "{TOKEN}": "*** (changed)"' in shown
+    assert "(changed)" not in person.done("install", "cursor", "--dry-run", "--sandbox")
     assert file.read_text() == after
 
 
