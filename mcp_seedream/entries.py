@@ -69,10 +69,10 @@ class McpClient:
     local: Mapping[str, str] = field(default_factory=dict)
     remote: Mapping[str, str] = field(default_factory=dict)
 
-    def local_entry(self, command: Sequence[str], token: str | None) -> dict[str, Any]:
-        """The entry that has the client start this command; without a token there is no `env`."""
+    def local_entry(self, command: Sequence[str], env: Mapping[str, str]) -> dict[str, Any]:
+        """The entry that has the client start this command, with these variables; without any there is no `env`."""
         entry = {**self.local, "command": command[0], "args": list(command[1:])}
-        return {**entry, "env": {TOKEN: token}} if token else entry
+        return {**entry, "env": dict(env)} if env else entry
 
     def remote_entry(self, url: str, token: str | None) -> dict[str, Any]:
         """The entry that has it call this address; without a token it signs in there (OAuth)."""

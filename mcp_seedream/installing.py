@@ -20,9 +20,14 @@ from mcp_seedream.errors import TOKEN_PAGE, ConfigurationError
 from mcp_seedream.installed import folders_here
 from mcp_seedream.jsonc import changed, value_at, with_member, without_member
 from mcp_seedream.links import cursor_links, entry_without_secret, vscode_links
-from mcp_seedream.settings import Settings
+from mcp_seedream.settings import Settings, name_of
 from mcp_seedream.tokens import bare, is_short, stands_for_one
 
+_OF_STDIO = (
+    *("base_url", "models_file", "wait_seconds", "preview", "output_dir", "journal", "allowed_dirs", "image_hosts"),
+    *("connect_timeout", "read_timeout", "stream_timeout", "shutdown_seconds", "log_level", "log_format"),
+)
+"""Settings that a local server has a use for."""
 _ATTEMPTS = 3  # at typing a token
 _ADDRESS = re.compile(
     r"(https://([\w.-]+|\[[\da-f:]+\])|http://(localhost|127\.0\.0\.1|\[::1\]))(:\d{1,5})?(/[!-~]*)?", re.ASCII
@@ -77,6 +82,8 @@ def install(options: argparse.Namespace, settings: Settings) -> int:
         _say(f"The token has {len(token)} characters, which is short: `mcp-seedream doctor` says if it is accepted.")
     if narrowed:
         _say("Others could read that file: now that it holds a token, you alone can.")
+    if not url and (along := ", ".join(_taken_along(settings))):
+        _say(f"It has what is set here: {along}.")
     if target.missing:
         _say(f"{client.title} was not found here (no {target.missing}): it will find this once it is installed.")
     if not url and {".cache", "cache", "caches"} & {part.lower() for part in Path(sys.executable).parts}:
@@ -129,7 +136,26 @@ def _remote(client: McpClient, url: str, entry: Any, settings: Settings) -> dict
 def _local(options: argparse.Namespace, target: _Target, settings: Settings) -> dict[str, Any]:
     command = _this_command(sandbox=options.sandbox)
     token = None if options.sandbox else _token(options, settings, target.entry)
-    return merged(target.entry, target.client.local_entry(command, token), keep_token=False)
+    env = ({TOKEN: token} if token else {}) | _taken_along(settings)
+    return merged(target.entry, target.client.local_entry(command, env), keep_token=False)
+
+
+def _taken_along(settings: Settings) -> dict[str, str]:
+    """What is set here for a local server: a client starts it in another folder, and without this environment."""
+    values = {field: getattr(settings, field) for field in _OF_STDIO}
+    if settings.journal not in (None, "off"):
+        values["journal"] = Path(settings.journal)
+    fields = Settings.model_fields
+    return {name_of(field): _written(v) for field, v in values.items() if v != fields[field].get_default()}
+
+
+def _written(value: Any) -> str:
+    """A setting as the environment has it; paths are good in any folder."""
+    if isinstance(value, list):
+        return ",".join(map(_written, value))
+    return (
+        str(value.absolute()) if isinstance(value, Path) else f"{value:.15g}" if isinstance(value, float) else str(value)
+    )
 
 
 def _check(options: argparse.Namespace, url: str | None) -> None:

@@ -305,6 +305,38 @@ def test_a_token_that_the_client_asks_for(person: Person) -> None:
     assert person.entry("vscode")["env"] == entry["env"]
 
 
+def test_settings_are_taken_along(person: Person) -> None:
+    """Those of `.env` and the environment that a local server has a use for; paths are good in every folder."""
+    person.env |= {"SEEDREAM_OUTPUT_DIR": "pictures", "SEEDREAM_SEAL_KEYS": SECRET * 3, "SEEDREAM_PREVIEW": "false"}
+    lines = (
+        "SEEDREAM_WAIT_SECONDS=20",
+        "SEEDREAM_READ_TIMEOUT=60",
+        "SEEDREAM_ALLOWED_DIRS=a,~/b",
+        "SEEDREAM_JOURNAL=j",
+    )
+    (person.home / ".env").write_text("\n".join(lines))
+    said = person.done("install", "cursor")
+    env = {
+        TOKEN: SECRET,
+        "SEEDREAM_WAIT_SECONDS": "20",
+        "SEEDREAM_PREVIEW": "off",
+        "SEEDREAM_OUTPUT_DIR": str(person.home / "pictures"),
+        "SEEDREAM_JOURNAL": str(person.home / "j"),
+        "SEEDREAM_ALLOWED_DIRS": f"{person.home / 'a'},{person.home / 'b'}",
+    }
+    assert person.entry("cursor")["env"] == env
+    assert f"It has what is set here: {', '.join([*env][1:])}." in said
+    assert "already" in person.done("install", "cursor")
+    for name in ("SEEDREAM_OUTPUT_DIR", "SEEDREAM_PREVIEW"):
+        del person.env[name]
+    (person.home / ".env").write_text("SEEDREAM_JOURNAL=off\nACEDATACLOUD_API_BASE_URL=http://127.0.0.1:9/\n")
+    person.done("install", "cursor")
+    more = {"SEEDREAM_JOURNAL": "off", "ACEDATACLOUD_API_BASE_URL": "http://127.0.0.1:9"}
+    assert person.entry("cursor")["env"] == env | more
+    person.done("install", "zed", "--hosted")
+    assert "env" not in person.entry("zed")
+
+
 def test_a_client_that_is_not_there(person: Person) -> None:
     """Gets its file all the same, with a remark; one that is there gets none."""
     assert f"Zed was not found here (no {person.home / '.config' / 'zed'})" in person.done("install", "zed")
