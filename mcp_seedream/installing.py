@@ -154,7 +154,11 @@ def _written(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(_written, value))
     return (
-        str(value.absolute()) if isinstance(value, Path) else f"{value:.15g}" if isinstance(value, float) else str(value)
+        str(value.absolute())
+        if isinstance(value, Path)
+        else f"{value:.15g}"
+        if isinstance(value, float)
+        else str(value)
     )
 
 

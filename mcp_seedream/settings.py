@@ -41,6 +41,11 @@ class Settings(BaseSettings):
         default=None,
         description="on or off: show a thumbnail in results (on over stdio, off over HTTP)",
     )
+    sandbox: bool = _env(
+        "SEEDREAM_SANDBOX",
+        default=False,
+        description="true: drawn placeholders at no cost, as with `--sandbox`, which needs no token",
+    )
     output_dir: Path | None = _env(
         "SEEDREAM_OUTPUT_DIR", default=None, description="Folder every picture is saved to, over stdio"
     )
