@@ -25,6 +25,7 @@ from mcp_seedream.tokens import end_of, stands_for_one
 
 _NAME = "mcp-seedream"
 _SHOWN = ("mcp", "pydantic", "httpx", "pillow")
+_LONGEST = 60  # characters shown of what somebody wrote
 _LITTLE = 200 * 2**20  # bytes
 _INSTALL = "Install it again: `pip install --upgrade .` in its folder."
 
@@ -53,7 +54,7 @@ class Machine:
 
     async def _settings_found(self) -> Finding:
         token = name_of("token")  # has a check of its own
-        wrong = [f"{name}: {why}" for name, why in self._found.wrong.items() if name != token]
+        wrong = [f"{name}: {why}{self._as_given(name)}" for name, why in self._found.wrong.items() if name != token]
         if wrong:
             advice = f"Correct it where it is set: under `env` in the client's configuration, or in {FILE}."
             return Finding("problem", "; ".join(wrong), advice)
@@ -70,6 +71,12 @@ class Machine:
             advice = f"{FILE} counts only where the server is started in this folder; clients start it elsewhere."
             return Finding("ok", ", ".join(parts), advice)
         return Finding("ok", ", ".join(parts) or "all as they are by default")
+
+    def _as_given(self, name: str) -> str:
+        """What is written there, unless it may hold a secret."""
+        given = self._found.written.get(name, self._found.filed.get(name, ""))
+        secrets = {name_of(field) for field, info in Settings.model_fields.items() if "Secret" in str(info.annotation)}
+        return "" if name in secrets or not given or "@" in given else f": {given[:_LONGEST]!r}"
 
     async def _models(self) -> Finding:
         if wrong := unusable(self._found, "models_file"):

@@ -284,11 +284,24 @@ def test_wrong_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     found = machines()
     assert found["settings"].level == "problem"
     assert all(name in found["settings"].found for name in wrong)
+    assert "valid number, unable to parse string as a number: 'soon'" in found["settings"].found
     assert "under `env`" in found["settings"].advice
     assert found["output"].level == "ok"
     with pytest.raises(ConfigurationError) as raised:
         read_settings()
     assert all(name in raised.value.message for name in wrong)
+
+
+def test_a_wrong_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor a password in an address, nor more than a glance of what is long."""
+    monkeypatch.setenv("SEEDREAM_SEAL_KEYS", "short-secret")
+    monkeypatch.setenv("ACEDATACLOUD_API_BASE_URL", "ftp://me:short-secret@example.com")
+    monkeypatch.setenv("SEEDREAM_PREVIEW", "x" * 5000)
+    found = machines()["settings"].found
+    assert "SEEDREAM_SEAL_KEYS" in found
+    assert "ACEDATACLOUD_API_BASE_URL" in found
+    assert "short-secret" not in found
+    assert len(found) < 1000
 
 
 def test_unknown_settings(monkeypatch: pytest.MonkeyPatch) -> None:
