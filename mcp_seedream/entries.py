@@ -56,6 +56,7 @@ class McpClient:
         then: What is left to do once they are written.
         comments: Whether it reads comments and trailing commas; settings with some are no use to one that does not.
         url: What it calls the address of a remote server; None if its file has only local ones.
+        asks: Whether a link can have it ask for the token, and keep that out of the file.
         local: What else an entry for a local server has.
         remote: The same for a remote one.
     """
@@ -66,6 +67,7 @@ class McpClient:
     then: str
     comments: bool = True
     url: str | None = "url"
+    asks: bool = False
     local: Mapping[str, str] = field(default_factory=dict)
     remote: Mapping[str, str] = field(default_factory=dict)
 
@@ -200,6 +202,7 @@ CLIENTS: Mapping[str, McpClient] = {
         _vscode,
         "servers",
         "In VS Code run the command “MCP: List Servers”, choose the server and start it.",
+        asks=True,
         local={"type": "stdio"},
         remote={"type": "http"},
     ),

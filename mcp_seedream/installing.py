@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mcp_seedream.configfile import ConfigFile, read
 from mcp_seedream.differences import WANTED, difference
@@ -82,6 +82,10 @@ def install(options: argparse.Namespace, settings: Settings) -> int:
         _say(f"The token has {len(token)} characters, which is short: `mcp-seedream doctor` says if it is accepted.")
     if narrowed:
         _say("Others could read that file: now that it holds a token, you alone can.")
+    if private and client.asks:
+        _say(
+            f"The token is in it in plain text. With --link, {client.title} asks for it, and keeps it out of the file."
+        )
     if not url and (along := ", ".join(_taken_along(settings))):
         _say(f"It has what is set here: {along}.")
     if target.missing:
@@ -181,6 +185,9 @@ def _print_links(options: argparse.Namespace, url: str | None) -> int:
     entry = entry_without_secret(options.client, command, url or HOSTED, token=not options.sandbox)
     for link in make(options.name, entry):
         _say(link)
+    if any(f"${{env:{TOKEN}}}" in word for word in entry.get("env", {}).values()):
+        title = CLIENTS[options.client].title
+        _say(f"{title} does not ask for the token: {TOKEN} has to be in its own environment.", file=sys.stderr)
     return 0
 
 
@@ -291,6 +298,7 @@ def _kept(backup: Path | None, entry: Any) -> str:
     return f" As it was before{token}: {backup}" if backup else ""
 
 
-def _say(text: str) -> None:
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))  # noqa: T201
+def _say(text: str, file: TextIO | None = None) -> None:
+    file = file or sys.stdout
+    encoding = file.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=file)

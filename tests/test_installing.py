@@ -529,6 +529,12 @@ def test_a_file_that_was_not_there_is_gone_again(person: Person) -> None:
     assert list(person.file("cursor").parent.iterdir()) == []
 
 
+def test_where_a_client_could_ask(person: Person) -> None:
+    """It is said that the token is in the file, and which way keeps it out."""
+    assert "With --link, VS Code asks for it" in person.done("install", "vscode")
+    assert "plain text" not in person.done("install", "vscode", "--sandbox") + person.done("install", "cursor")
+
+
 def test_several_entries(person: Person) -> None:
     """Side by side, each by its name."""
     person.done("install", "cursor")
@@ -774,7 +780,15 @@ def test_names_that_are_no_text(person: Person) -> None:
 @pytest.mark.parametrize("client", ["cursor", "vscode"])
 def test_links_are_printed(person: Person, client: str) -> None:
     """Without the token, whatever is set; nothing is written."""
-    links = [person.done("install", client, "--link", *more).split() for more in ([], ["--hosted"], ["--sandbox"])]
+    said = [person.run("install", client, "--link", *more) for more in ([], ["--hosted"], ["--sandbox"])]
+    assert [status for status, _, _ in said] == [0, 0, 0]
+    # The links of VS Code have it ask; at a hosted server people sign in.
+    assert [f"{TOKEN} has to be in its own environment" in err for _, _, err in said] == [
+        client == "cursor",
+        False,
+        False,
+    ]
+    links = [out.split() for _, out, _ in said]
     assert len({link for pair in links for link in pair}) == 6
     assert list(person.home.iterdir()) == []
     assert "has no such links" in person.refused("install", "zed", "--link")
