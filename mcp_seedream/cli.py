@@ -35,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             from mcp_seedream.settings import read_settings  # noqa: PLC0415  (--help needs none of it)
             from mcp_seedream.trial import try_out  # noqa: PLC0415  (a client: the server has no use for it)
 
-            return try_out(options, read_settings())
+            settings = read_settings()
+            options.sandbox |= settings.sandbox
+            return try_out(options, settings)
         if options.command == "doctor":
             return _examine(options)
         if options.command in ("install", "uninstall"):
@@ -43,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             from mcp_seedream.settings import read_settings  # noqa: PLC0415
 
             if options.command == "install":
-                return installing.install(options, read_settings())
+                settings = read_settings()
+                options.sandbox |= settings.sandbox and not (options.hosted or options.url)
+                return installing.install(options, settings)
             return installing.uninstall(options)
         return _serve(options)
     except ConfigurationError as error:
@@ -142,6 +146,7 @@ def _examine(options: argparse.Namespace) -> int:
     from mcp_seedream.survey import survey  # noqa: PLC0415
 
     found = survey()
+    options.sandbox |= found.settings.sandbox
     if not options.sandbox or options.url:
         return doctor(options, found)
     with _upstream(options, found.settings, read_table()) as settings:
@@ -156,6 +161,7 @@ def _serve(options: argparse.Namespace) -> int:
         from mcp_seedream.survey import misspelt  # noqa: PLC0415
 
         settings = read_settings(log_level=options.log_level, sse=options.sse, workers=options.workers)
+        options.sandbox |= settings.sandbox
         prepare(settings)
         for name, meant in misspelt().items():
             words = "%s is not a setting, and does nothing." + (" Is %s meant?" if meant else "")
@@ -224,7 +230,7 @@ def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTab
     from mcp_seedream.workers import serve_here, serve_in_workers  # noqa: PLC0415
 
     if settings.workers > 1 and options.sandbox:
-        raise ConfigurationError("A sandbox serves one process: leave out --sandbox, or --workers and WEB_CONCURRENCY.")
+        raise ConfigurationError("A sandbox serves one process: leave it out, or --workers and WEB_CONCURRENCY.")
     if settings.workers > 1:
         return serve_in_workers(settings, options.host, options.port)
     app = create_app(settings, table=table, remark=_remark(options))

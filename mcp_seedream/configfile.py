@@ -49,6 +49,14 @@ class ConfigFile:
         except UnicodeEncodeError:
             raise ConfigurationError(f"A path has bytes that {self.path} can't hold. Nothing was changed.") from None
 
+    @property
+    def is_read_by_others(self) -> bool:
+        """Whether others than its owner may read it; not known on Windows, where permissions are another matter."""
+        if sys.platform == "win32" or self.data is None:
+            return False
+        with _explained(self.path, "read"):
+            return bool(self.path.stat().st_mode & 0o044)
+
     def backups(self) -> Iterator[ConfigFile]:
         """What `replaced` kept, the newest first; without those that can't be read."""
         for path in sorted(self.path.parent.glob(f"{escape(self.path.name)}.backup-*"), reverse=True):
@@ -57,14 +65,16 @@ class ConfigFile:
             except ConfigurationError:
                 continue
 
-    def replaced(self, data: bytes | None, *, keep: bool = True) -> Path | None:
+    def replaced(self, data: bytes | None, *, keep: bool = True, private: bool = False) -> Path | None:
         """Have these bytes in place of the file's, or no file: at one stroke, after a backup.
 
-        A new file is its owner's alone, since it may hold a token; an old one keeps its mode and owner.
+        A new file and a backup are their owner's alone, since they may hold tokens; an old file keeps its mode and
+        owner, unless it is to be private.
 
         Args:
             data: What it is to hold; None for no file.
             keep: Whether there is a backup.
+            private: Whether it is to be its owner's alone, as one with a token should.
 
         Returns:
             Where the backup is; None if there was nothing to keep.
@@ -76,21 +86,21 @@ class ConfigFile:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             backup = self._backed_up() if keep else None
             try:
-                self._put(data)
+                self._put(data, private=private)
             except BaseException:
                 if backup:
                     backup.unlink()
                 raise
             return backup
 
-    def _put(self, data: bytes | None) -> None:
+    def _put(self, data: bytes | None, *, private: bool) -> None:
         if data is None:
             self._check_unchanged()
             self.path.unlink()
             return
         handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
         try:
-            self._fill(handle, data)
+            self._fill(handle, data, private=private)
             self._check_unchanged()
             Path(name).replace(self.path)
         except BaseException:
@@ -104,21 +114,21 @@ class ConfigFile:
         backup = self.path.with_name(f"{self.path.name}.backup-{moment}")
         handle = os.open(backup, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         try:
-            self._fill(handle, self.data)
+            self._fill(handle, self.data, private=True)
         except BaseException:
             backup.unlink(missing_ok=True)
             raise
         return backup
 
-    def _fill(self, handle: int, data: bytes) -> None:
-        """Write an open file, with the mode and owner of the one it is for."""
+    def _fill(self, handle: int, data: bytes, *, private: bool) -> None:
+        """Write an open file, with the owner of the one it is for, and its mode, unless it is private."""
         with os.fdopen(handle, "wb") as file:
             if self.data is not None and sys.platform != "win32":
                 like = self.path.stat()
                 own = os.fstat(handle)
                 if (own.st_uid, own.st_gid) != (like.st_uid, like.st_gid):
                     os.fchown(handle, like.st_uid, like.st_gid)
-                os.fchmod(handle, stat.S_IMODE(like.st_mode))
+                os.fchmod(handle, stat.S_IMODE(like.st_mode) & (0o600 if private else 0o7777))
             file.write(data)
             file.flush()
             os.fsync(handle)

@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -23,10 +25,12 @@ from mcp.client.stdio import stdio_client
 
 from mcp_seedream import __version__
 from mcp_seedream.endpoint import Endpoint
+from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.findings import Check, Finding, Result, as_json, as_text, count, examine
+from mcp_seedream.installed import Installed, folders_here, installed
 from mcp_seedream.logs import log_to_stderr
-from mcp_seedream.machine import Machine, unusable
-from mcp_seedream.settings import Settings
+from mcp_seedream.machine import Machine, in_clients, unusable
+from mcp_seedream.settings import Settings, name_of
 from mcp_seedream.survey import Survey, coloured
 from mcp_seedream.trial import as_subprocess
 from mcp_seedream.upstream import Upstream
@@ -52,7 +56,14 @@ def doctor(options: argparse.Namespace, found: Survey) -> int:
     if options.url:
         checks = _endpoint(options.url, found.settings).checks()
     else:
-        checks = [*Machine(found).checks(), *Upstream(found).checks(), _server(found, sandbox=options.sandbox)]
+        places = _places()
+        found = found if options.sandbox else _with_a_token(found, places)
+        checks = [
+            *Machine(found).checks(),
+            Check("clients", partial(_in_clients, places)),
+            *Upstream(found).checks(),
+            _server(found, sandbox=options.sandbox),
+        ]
     results = anyio.run(examine, checks, _silent if options.json else _printer(checks, sys.stdout))
     problems, warnings = count(results, "problem"), count(results, "warning")
     if options.json:
@@ -94,6 +105,28 @@ def _counted(number: int, what: str) -> str:
 def _endpoint(url: str, settings: Settings) -> Endpoint:
     token = settings.token.get_secret_value() if settings.token else None
     return Endpoint(url, token, connect=settings.connect_timeout, read=settings.read_timeout)
+
+
+def _places() -> Installed:
+    try:
+        return installed(folders_here())
+    except ConfigurationError as error:
+        return Installed((), {"all clients": error.message})
+
+
+async def _in_clients(places: Installed) -> Finding:
+    return in_clients(places)
+
+
+def _with_a_token(found: Survey, places: Installed) -> Survey:
+    """Where none is set here: that of a client, which is the one that counts there."""
+    if found.settings.token or name_of("token") in found.wrong:
+        return found
+    for each in places.entries:
+        if each.own_token:
+            return found.with_token(each.own_token, f"{each.title}'s settings")
+    titles = " and ".join(dict.fromkeys(each.title for each in places.entries if each.sees_to_a_token))
+    return replace(found, elsewhere=f"{titles} is to see to it" if titles else "")
 
 
 def _server(found: Survey, *, sandbox: bool) -> Check:

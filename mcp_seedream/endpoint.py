@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mcp_seedream.errors import ConfigurationError
-from mcp_seedream.findings import Check, Finding, end_of
+from mcp_seedream.findings import Check, Finding
 from mcp_seedream.reaching import Answer, Way, clock, timing, unexpected
+from mcp_seedream.tokens import end_of
 
 _REVISION = "2025-11-25"
 _HEADERS = {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": _REVISION}

@@ -5,6 +5,7 @@ Places and shapes are from the clients' own documents and, where those are behin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,7 @@ class McpClient:
         then: What is left to do once they are written.
         comments: Whether it reads comments and trailing commas; settings with some are no use to one that does not.
         url: What it calls the address of a remote server; None if its file has only local ones.
+        asks: Whether a link can have it ask for the token, and keep that out of the file.
         local: What else an entry for a local server has.
         remote: The same for a remote one.
     """
@@ -65,13 +67,14 @@ class McpClient:
     then: str
     comments: bool = True
     url: str | None = "url"
+    asks: bool = False
     local: Mapping[str, str] = field(default_factory=dict)
     remote: Mapping[str, str] = field(default_factory=dict)
 
-    def local_entry(self, command: Sequence[str], token: str | None) -> dict[str, Any]:
-        """The entry that has the client start this command; without a token there is no `env`."""
+    def local_entry(self, command: Sequence[str], env: Mapping[str, str]) -> dict[str, Any]:
+        """The entry that has the client start this command, with these variables; without any there is no `env`."""
         entry = {**self.local, "command": command[0], "args": list(command[1:])}
-        return {**entry, "env": {TOKEN: token}} if token else entry
+        return {**entry, "env": dict(env)} if env else entry
 
     def remote_entry(self, url: str, token: str | None) -> dict[str, Any]:
         """The entry that has it call this address; without a token it signs in there (OAuth)."""
@@ -114,9 +117,15 @@ def token_in(entry: Any) -> str | None:
     return token if isinstance(token, str) and token else None
 
 
+def is_filled_in(token: str) -> bool:
+    """Whether a client puts a token in place of this: one that it asks for, or has in its own environment."""
+    return re.fullmatch(r"\$\{(?:input|env):.*\}", token) is not None
+
+
 def has_token(entry: Any) -> bool:
     """Whether an entry of either kind holds a secret."""
-    return token_in(entry) is not None or (isinstance(entry, Mapping) and "headers" in entry)
+    token = token_in(entry)
+    return (token is not None and not is_filled_in(token)) or (isinstance(entry, Mapping) and "headers" in entry)
 
 
 def _claude_desktop(folders: Folders) -> Place:
@@ -193,6 +202,7 @@ CLIENTS: Mapping[str, McpClient] = {
         _vscode,
         "servers",
         "In VS Code run the command “MCP: List Servers”, choose the server and start it.",
+        asks=True,
         local={"type": "stdio"},
         remote={"type": "http"},
     ),

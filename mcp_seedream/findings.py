@@ -159,11 +159,6 @@ def count(results: Sequence[Result], level: Level) -> int:
     return sum(result.finding.level == level for result in results)
 
 
-def end_of(token: str) -> str:
-    """What of a token may be seen: enough to tell one's own from another."""
-    return f"...{token[-4:]}" if len(token) >= 12 else "a short token"
-
-
 def _plain(text: str) -> str:
     """What somebody else's server said can't move the cursor."""
     return "".join(character if character.isprintable() else " " for character in text)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import getpass
-import json
 import re
 import shutil
 import sys
@@ -13,21 +11,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
-
-from platformdirs import user_config_path
+from typing import Any, TextIO
 
 from mcp_seedream.configfile import ConfigFile, read
-from mcp_seedream.entries import CLIENTS, HOSTED, TOKEN, Folders, McpClient, found_as, has_token, merged, token_in
+from mcp_seedream.differences import WANTED, difference
+from mcp_seedream.entries import CLIENTS, HOSTED, TOKEN, McpClient, found_as, has_token, is_filled_in, merged, token_in
 from mcp_seedream.errors import TOKEN_PAGE, ConfigurationError
+from mcp_seedream.installed import folders_here
 from mcp_seedream.jsonc import changed, value_at, with_member, without_member
 from mcp_seedream.links import cursor_links, entry_without_secret, vscode_links
-from mcp_seedream.settings import ClaudeCode, Settings, read_settings
+from mcp_seedream.settings import Settings, name_of
+from mcp_seedream.tokens import bare, is_short, stands_for_one
 
-_SECRET = re.compile(
-    r'("[^"\n]*(?:token|key|secret|password|authorization)[^"\n]*"\s*:\s*)"[^"\\\n]*(?:\\.[^"\\\n]*)*"', re.IGNORECASE
+_OF_STDIO = (
+    *("base_url", "models_file", "wait_seconds", "preview", "output_dir", "journal", "allowed_dirs", "image_hosts"),
+    *("connect_timeout", "read_timeout", "stream_timeout", "shutdown_seconds", "log_level", "log_format"),
 )
-"""A member that is likely to be a secret: a difference also shows lines that are not ours."""
+"""Settings that a local server has a use for."""
+_ATTEMPTS = 3  # at typing a token
 _ADDRESS = re.compile(
     r"(https://([\w.-]+|\[[\da-f:]+\])|http://(localhost|127\.0\.0\.1|\[::1\]))(:\d{1,5})?(/[!-~]*)?", re.ASCII
 )
@@ -70,11 +71,23 @@ def install(options: argparse.Namespace, settings: Settings) -> int:
     if options.dry_run:
         _show(config, text)
         return 0
-    backup = config.replaced(data)
+    private = has_token(entry)
+    narrowed = private and config.is_read_by_others
+    backup = config.replaced(data, private=private)
     done = "Added" if target.entry is None else "Updated"
     _say(f'{done} "{options.name}" for {client.title} in {config.path}.{_kept(backup, target.entry)}')
     if url and "headers" not in entry:
         _say(f"There is no token in it: {client.title} has you sign in at {url}.")
+    if not url and (token := token_in(entry)) and is_short(token):
+        _say(f"The token has {len(token)} characters, which is short: `mcp-seedream doctor` says if it is accepted.")
+    if narrowed:
+        _say("Others could read that file: now that it holds a token, you alone can.")
+    if private and client.asks:
+        _say(
+            f"The token is in it in plain text. With --link, {client.title} asks for it, and keeps it out of the file."
+        )
+    if not url and (along := ", ".join(_taken_along(settings))):
+        _say(f"It has what is set here: {along}.")
     if target.missing:
         _say(f"{client.title} was not found here (no {target.missing}): it will find this once it is installed.")
     if not url and {".cache", "cache", "caches"} & {part.lower() for part in Path(sys.executable).parts}:
@@ -107,6 +120,9 @@ def uninstall(options: argparse.Namespace) -> int:
     backup = config.replaced(before, keep=earlier is None)
     how = " It held nothing else, and is gone." if before is None else " It is as it was before." if earlier else ""
     _say(f'Removed "{options.name}" for {title} from {config.path}.{how}{_kept(backup, target.entry)}')
+    left = [each.path for each in config.backups() if each.path != backup and _holds_token(each, target)]
+    if left:
+        _say(f"These still hold a token; delete them when you need them no more: {', '.join(map(str, left))}")
     _say(f"If {title} is running, it goes on with the server until it is restarted.")
     return 0
 
@@ -118,14 +134,36 @@ def _remote(client: McpClient, url: str, entry: Any, settings: Settings) -> dict
             "custom connector, and sign in; or install without --hosted. Nothing was changed."
         )
     same = isinstance(entry, dict) and entry.get(client.url) == url  # no token goes where it was not meant for
-    token = settings.token.get_secret_value() if settings.token else None
-    return merged(entry, client.remote_entry(url, token), keep_token=same)
+    return merged(entry, client.remote_entry(url, _given(settings)), keep_token=same)
 
 
 def _local(options: argparse.Namespace, target: _Target, settings: Settings) -> dict[str, Any]:
     command = _this_command(sandbox=options.sandbox)
     token = None if options.sandbox else _token(options, settings, target.entry)
-    return merged(target.entry, target.client.local_entry(command, token), keep_token=False)
+    env = ({TOKEN: token} if token else {}) | _taken_along(settings)
+    return merged(target.entry, target.client.local_entry(command, env), keep_token=False)
+
+
+def _taken_along(settings: Settings) -> dict[str, str]:
+    """What is set here for a local server: a client starts it in another folder, and without this environment."""
+    values = {field: getattr(settings, field) for field in _OF_STDIO}
+    if settings.journal not in (None, "off"):
+        values["journal"] = Path(settings.journal)
+    fields = Settings.model_fields
+    return {name_of(field): _written(v) for field, v in values.items() if v != fields[field].get_default()}
+
+
+def _written(value: Any) -> str:
+    """A setting as the environment has it; paths are good in any folder."""
+    if isinstance(value, list):
+        return ",".join(map(_written, value))
+    return (
+        str(value.absolute())
+        if isinstance(value, Path)
+        else f"{value:.15g}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def _check(options: argparse.Namespace, url: str | None) -> None:
@@ -147,11 +185,14 @@ def _print_links(options: argparse.Namespace, url: str | None) -> int:
     entry = entry_without_secret(options.client, command, url or HOSTED, token=not options.sandbox)
     for link in make(options.name, entry):
         _say(link)
+    if any(f"${{env:{TOKEN}}}" in word for word in entry.get("env", {}).values()):
+        title = CLIENTS[options.client].title
+        _say(f"{title} does not ask for the token: {TOKEN} has to be in its own environment.", file=sys.stderr)
     return 0
 
 
 def _target(options: argparse.Namespace) -> _Target:
-    folders = _folders()
+    folders = folders_here()
     client = CLIENTS[options.client if options.config else found_as(options.client, folders)]
     place = client.place(folders)
     config = read(options.config or place.file)
@@ -166,18 +207,6 @@ def _target(options: argparse.Namespace) -> _Target:
     return _Target(client, config, path, entry, None if there else place.sign)
 
 
-def _folders() -> Folders:
-    try:
-        home, roaming = Path.home(), user_config_path(roaming=True)
-    except RuntimeError as error:
-        raise ConfigurationError(
-            f"Where settings are kept is not known ({error}): name the file with --config."
-        ) from None
-    # What the XDG variables say is nothing to programs on macOS, though platformdirs follows them there.
-    config = home / "Library" / "Application Support" if sys.platform == "darwin" else roaming
-    return Folders(sys.platform, home, config, user_config_path(), ClaudeCode().config_dir)
-
-
 def _this_command(*, sandbox: bool) -> list[str]:
     """What starts this very installation, in whatever folder."""
     try:
@@ -190,20 +219,40 @@ def _this_command(*, sandbox: bool) -> list[str]:
 
 
 def _token(options: argparse.Namespace, settings: Settings, entry: Any) -> str:
-    if settings.token:
-        return settings.token.get_secret_value()
-    if there := token_in(entry):
+    if given := _given(settings):
+        return given
+    there = token_in(entry)
+    if there and (is_filled_in(there) or not stands_for_one(there)):
         return there
-    if options.dry_run:
-        return "your-token"
-    typed = _asked() if sys.stdin and sys.stdin.isatty() else ""
-    token = read_settings(token=typed).token if typed else None
-    if token is None:
-        raise ConfigurationError(
-            f"There is no API token. Put it into {TOKEN} (the environment, or .env here; {TOKEN_PAGE} has one for "
-            "you), or try it out without one: --sandbox. Nothing was changed."
-        )
-    return token.get_secret_value()
+    return WANTED if options.dry_run else _asked_for()
+
+
+def _given(settings: Settings) -> str | None:
+    """The token of the environment or `.env`, if it may be one."""
+    token = settings.token.get_secret_value() if settings.token else None
+    if token and (why := stands_for_one(token)):
+        raise ConfigurationError(f"{TOKEN} holds no token. {why}: {TOKEN_PAGE} has one for you. Nothing was changed.")
+    return token
+
+
+def _asked_for() -> str:
+    at_a_terminal = sys.stdin and sys.stdin.isatty()
+    for _ in range(_ATTEMPTS if at_a_terminal else 0):
+        typed = _asked()
+        if not typed:
+            break
+        try:
+            token = bare(typed)
+            why = stands_for_one(token) if token else "It is empty"
+        except ValueError as error:
+            why = str(error)
+        if not why:
+            return token
+        _say(f"That is no token. {why[0].upper()}{why[1:]}.")
+    raise ConfigurationError(
+        f"There is no API token. Put it into {TOKEN} (the environment, or .env here; {TOKEN_PAGE} has one for "
+        "you), or try it out without one: --sandbox. Nothing was changed."
+    )
 
 
 def _asked() -> str:
@@ -231,22 +280,17 @@ def _earlier(config: ConfigFile, path: Sequence[str], cut: str) -> ConfigFile | 
     return None
 
 
+def _holds_token(backup: ConfigFile, target: _Target) -> bool:
+    try:
+        return has_token(value_at(backup.text, target.path))
+    except (ValueError, ConfigurationError):
+        return False  # a backup of something else
+
+
 def _show(config: ConfigFile, text: str) -> None:
-    old, new = _lines(config.text), _lines(text)
-    name = str(config.path)
-    for line in difflib.unified_diff(old, new, name, f"{name} (as it would be)", lineterm=""):
-        _say(_SECRET.sub(r'\1"***"', line))
+    for line in difference(config, text):
+        _say(line)
     _say("Nothing was written.")
-
-
-def _lines(text: str) -> list[str]:
-    """As they are; a file on one line is shown on several."""
-    if "\n" not in text.strip():
-        try:
-            return json.dumps(json.loads(text), indent=2, ensure_ascii=False).splitlines()
-        except ValueError:
-            pass
-    return text.splitlines()
 
 
 def _kept(backup: Path | None, entry: Any) -> str:
@@ -254,6 +298,7 @@ def _kept(backup: Path | None, entry: Any) -> str:
     return f" As it was before{token}: {backup}" if backup else ""
 
 
-def _say(text: str) -> None:
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))  # noqa: T201
+def _say(text: str, file: TextIO | None = None) -> None:
+    file = file or sys.stdout
+    encoding = file.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=file)

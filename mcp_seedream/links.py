@@ -57,7 +57,8 @@ def entry_without_secret(client: str, command: list[str] | None, url: str, *, to
     """
     asked = _ASKED if client == "vscode" else f"${{env:{TOKEN}}}" if command else None
     here = asked if token else None
-    return CLIENTS[client].local_entry(command, here) if command else CLIENTS[client].remote_entry(url, here)
+    about = CLIENTS[client]
+    return about.local_entry(command, {TOKEN: here} if here else {}) if command else about.remote_entry(url, here)
 
 
 def _compact(value: Any) -> str:

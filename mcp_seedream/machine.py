@@ -1,4 +1,4 @@
-"""What this machine brings along: Python and packages, settings, folders, the journal."""
+"""What this machine brings along: Python and packages, settings, folders, the journal, clients."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from pathlib import Path
 from mcp_seedream import __version__
 from mcp_seedream.capabilities import read_table
 from mcp_seedream.errors import ConfigurationError
-from mcp_seedream.findings import Check, Finding, in_background
+from mcp_seedream.findings import Check, Finding, Level, in_background
+from mcp_seedream.installed import Installation, Installed
 from mcp_seedream.journal import Journal, usual_path
 from mcp_seedream.settings import Settings, name_of
 from mcp_seedream.survey import FILE, Survey
+from mcp_seedream.tokens import end_of, stands_for_one
 
 _NAME = "mcp-seedream"
 _SHOWN = ("mcp", "pydantic", "httpx", "pillow")
+_LONGEST = 60  # characters shown of what somebody wrote
 _LITTLE = 200 * 2**20  # bytes
 _INSTALL = "Install it again: `pip install --upgrade .` in its folder."
 
@@ -51,7 +54,7 @@ class Machine:
 
     async def _settings_found(self) -> Finding:
         token = name_of("token")  # has a check of its own
-        wrong = [f"{name}: {why}" for name, why in self._found.wrong.items() if name != token]
+        wrong = [f"{name}: {why}{self._as_given(name)}" for name, why in self._found.wrong.items() if name != token]
         if wrong:
             advice = f"Correct it where it is set: under `env` in the client's configuration, or in {FILE}."
             return Finding("problem", "; ".join(wrong), advice)
@@ -68,6 +71,12 @@ class Machine:
             advice = f"{FILE} counts only where the server is started in this folder; clients start it elsewhere."
             return Finding("ok", ", ".join(parts), advice)
         return Finding("ok", ", ".join(parts) or "all as they are by default")
+
+    def _as_given(self, name: str) -> str:
+        """What is written there, unless it may hold a secret."""
+        given = self._found.written.get(name, self._found.filed.get(name, ""))
+        secrets = {name_of(field) for field, info in Settings.model_fields.items() if "Secret" in str(info.annotation)}
+        return "" if name in secrets or not given or "@" in given else f": {given[:_LONGEST]!r}"
 
     async def _models(self) -> Finding:
         if wrong := unusable(self._found, "models_file"):
@@ -121,6 +130,40 @@ class Machine:
                 "warning", f"{path} is held by another program.", "It is done without for a minute at a time."
             )
         return Finding("ok", f"{path}, {tasks} task{'' if tasks == 1 else 's'}")
+
+
+def in_clients(found: Installed) -> Finding:
+    """Where this server is installed, and whether what stands there can work."""
+    again = "Run `mcp-seedream install {}` once more; if a folder was moved, install the package there first."
+    bad: list[Finding] = []
+    for each in found.entries:
+        name = each.client if each.name == "seedream" else f"{each.client} --name {each.name}"
+        if not each.there:
+            missing = f"{each.title} starts {each.command}, which is not there (see {each.file})."
+            bad.append(Finding("problem", missing, again.format(name)))
+        elif each.own_token and (why := stands_for_one(each.own_token)):
+            bad.append(Finding("problem", f"{each.title} has no token: {why} in {each.file}.", again.format(name)))
+        elif each.command and not each.sandbox and not each.token:
+            bad.append(Finding("warning", f"{each.title} has no token in {each.file}.", again.format(name)))
+    for title, why in found.broken.items():
+        bad.append(
+            Finding("warning", f"The settings of {title}: {why}", f"{title} may ignore such a file: correct it.")
+        )
+    if bad:
+        level: Level = "problem" if any(each.level == "problem" for each in bad) else "warning"
+        return Finding(
+            level, " ".join(each.found for each in bad), " ".join(dict.fromkeys(each.advice for each in bad))
+        )
+    told = ", ".join(f"{each.title} ({_kind(each)})" for each in found.entries)
+    return Finding("ok", told or "in no settings that `install` knows; `mcp-seedream install CLIENT` puts it there")
+
+
+def _kind(entry: Installation) -> str:
+    if not entry.command:
+        return "hosted"
+    if entry.sandbox:
+        return "with the sandbox"
+    return end_of(entry.own_token) if entry.own_token else "its token is not in the file"
 
 
 def unusable(found: Survey, field: str) -> Finding | None:

@@ -17,7 +17,7 @@ from mcp_seedream.client import SeedreamClient, Timeouts
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.logs import log_to_stderr
 from mcp_seedream.observing import Observer
-from mcp_seedream.settings import Settings, read_settings
+from mcp_seedream.settings import Settings, name_of, read_settings
 from mcp_seedream.stopping import Stopping
 from mcp_seedream.tools import Habits
 
@@ -116,11 +116,18 @@ def _of_the_environment(table: ModelTable | None, remark: str | None) -> Starlet
     """For a process that an ASGI server starts, and starts again as long as it does not know that there is no use."""
     try:
         settings = read_settings()
+        _check_sandbox(settings)
         prepare(settings)
         return create_app(settings, table=table, remark=remark)
     except ConfigurationError as error:
         logger.critical("%s", error)
         sys.exit(_HOPELESS)
+
+
+def _check_sandbox(settings: Settings) -> None:
+    """Only the command has one: whoever believes to be in it must not be billed."""
+    if settings.sandbox:
+        raise ConfigurationError(f"{name_of('sandbox')} is for the command mcp-seedream: serve with that.")
 
 
 def _limits(settings: Settings, observer: Observer) -> Limits:

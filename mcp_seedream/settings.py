@@ -10,6 +10,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, Validation
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mcp_seedream.errors import ConfigurationError
+from mcp_seedream.tokens import bare
 
 _LOCAL_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 
@@ -39,6 +40,11 @@ class Settings(BaseSettings):
         "SEEDREAM_PREVIEW",
         default=None,
         description="on or off: show a thumbnail in results (on over stdio, off over HTTP)",
+    )
+    sandbox: bool = _env(
+        "SEEDREAM_SANDBOX",
+        default=False,
+        description="true: drawn placeholders at no cost, as with `--sandbox`, which needs no token",
     )
     output_dir: Path | None = _env(
         "SEEDREAM_OUTPUT_DIR", default=None, description="Folder every picture is saved to, over stdio"
@@ -196,13 +202,7 @@ class Settings(BaseSettings):
     @field_validator("token", mode="before")
     @classmethod
     def _bare_token(cls, value: Any) -> Any:
-        """A token as people paste it: with quotes, blanks, or the word Bearer."""
-        if not isinstance(value, str):
-            return value
-        text = value.strip().strip("\"'").removeprefix("Bearer ").strip()
-        if any(ord(character) < 33 or ord(character) > 126 for character in text):
-            raise ValueError("it has blanks or characters that no token has")
-        return text or None
+        return bare(value) or None if isinstance(value, str) else value
 
     @field_validator("output_dir", "models_file", "allowed_dirs")
     @classmethod

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
 
 from mcp_seedream.settings import Settings, complaints, name_of, unreadable
+from mcp_seedream.tokens import bare
 
 FILE = ".env"
 _OURS = ("SEEDREAM_", "ACEDATACLOUD_")
@@ -21,7 +22,8 @@ class Survey:
 
     `settings` are those that can be used: why another can't stands in `wrong`, by its name, and it has its default.
     `unknown` are names that look like settings and are none. `written` is what the environment says, `filed` what
-    `.env` says and the environment does not, both as they are written.
+    `.env` says and the environment does not, both as they are written. `lender` has the token of `settings`, where
+    neither of them has one; `elsewhere` is who else sees to a token, where none can be seen.
     """
 
     settings: Settings
@@ -29,6 +31,16 @@ class Survey:
     unknown: tuple[str, ...]
     written: Mapping[str, str]
     filed: Mapping[str, str]
+    lender: str = ""
+    elsewhere: str = ""
+
+    def with_token(self, written: str, lender: str) -> Survey:
+        """The same with a token that somebody else keeps, as it is written there."""
+        try:
+            settings = self.settings.model_copy(update={"token": SecretStr(bare(written))})
+        except ValueError as error:
+            return replace(self, wrong={**self.wrong, name_of("token"): f"{error}, in {lender}"})
+        return replace(self, settings=settings, lender=lender)
 
     def with_sandbox(self, settings: Settings) -> Survey:
         """The same where a sandbox is the upstream: whatever is said of the real one does not count."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 
 import anyio
@@ -11,20 +10,19 @@ import anyio
 from mcp_seedream.callers import NO_TASK
 from mcp_seedream.downloads import is_public
 from mcp_seedream.errors import TOKEN_PAGE, BalanceUsedUp, TokenRefused, UpstreamError
-from mcp_seedream.findings import Check, Finding, end_of
+from mcp_seedream.findings import Check, Finding
 from mcp_seedream.machine import unusable
 from mcp_seedream.reaching import Answer, Way, addresses, clock, timing, unexpected
 from mcp_seedream.replies import read_failure
 from mcp_seedream.serving import connecting
 from mcp_seedream.settings import name_of
 from mcp_seedream.survey import Survey
+from mcp_seedream.tokens import end_of, stands_for_one
 
 _TOKEN, _BASE_URL = name_of("token"), name_of("base_url")
-_PLACEHOLDER = re.compile(
-    r"x{3,}|[.]{3}|((your|my|the)[-_ ]?)?((api|acedatacloud)[-_ ]?)*(token|key)([-_ ]here)?", re.IGNORECASE
+_WHERE_TO = (
+    f"Get one at {TOKEN_PAGE}. `mcp-seedream install CLIENT` asks for it, and puts it where the client reads it."
 )
-_BRACKETS = re.compile(r"<.*>|[$]?\{.*\}|\[.*\]")
-_WHERE_TO = f"Get one at {TOKEN_PAGE}, and put it under `env` in the client's configuration, as {_TOKEN}."
 
 
 class Upstream:
@@ -111,21 +109,28 @@ class Upstream:
         if why := self._found.wrong.get(_TOKEN):
             return Finding("problem", f"It can't be one: {why}.", f"Copy it anew from {TOKEN_PAGE}, in one piece.")
         if self._settings.token is None:
-            return Finding("problem", "None is set.", _WHERE_TO)
+            return self._none()
         token = self._settings.token.get_secret_value()
-        if _PLACEHOLDER.fullmatch(token):
-            return Finding("problem", f"`{token}` stands where it should be.", _WHERE_TO)
-        if _BRACKETS.fullmatch(token):
-            return Finding("problem", "It stands in brackets, as in an example.", _WHERE_TO)
+        if why := stands_for_one(token):
+            return Finding("problem", f"{why}.", _WHERE_TO)
         source = f"from {'.env' if written is None and filed is not None else 'the environment'}"
         if written and written != token:
             extra = "the word Bearer before it" if "bearer" in written.lower() else "quotes or blanks around it"
             advice = "They are left out here; other programs may send them along."
             return Finding("warning", f"{end_of(token)}, {source}, written with {extra}.", advice)
-        return Finding("ok", f"{end_of(token)}, {source if written or filed else 'of the sandbox'}")
+        if not written and not filed:
+            source = f"from {self._found.lender}" if self._found.lender else "of the sandbox"
+        return Finding("ok", f"{end_of(token)}, {source}")
+
+    def _none(self) -> Finding:
+        if self._found.elsewhere:
+            advice = f"To have yours looked at, put it into {_TOKEN} for this command."
+            return Finding("warning", f"None can be seen here: {self._found.elsewhere}.", advice)
+        return Finding("problem", "None is set.", _WHERE_TO)
 
     async def _account(self) -> Finding:
-        assert self._settings.token
+        if self._settings.token is None:
+            return Finding("not checked", "waits for a token")
         token = self._settings.token.get_secret_value()
         async with connecting(self._settings)() as client:
             try:

@@ -37,12 +37,19 @@ ROOT = Path(__file__).parent.parent
 MANIFEST = ROOT / "manifest.json"
 BUNDLE = ROOT / "dist" / "mcp-seedream.mcpb"
 PACKED = ("mcp_seedream", "manifest.json", "pyproject.toml", "README.md", "LICENSE", "docs/icon.png")
-CONFIG = {"api_token": "token", "output_dir": "output_dir", "wait_seconds": "wait_seconds", "preview": "preview"}
+CONFIG = {
+    "api_token": "token",
+    "sandbox": "sandbox",
+    "output_dir": "output_dir",
+    "wait_seconds": "wait_seconds",
+    "preview": "preview",
+}
 """What people fill in, and which setting it becomes."""
 _ABOUT = f"""\
 Ask for a picture in words: Seedream makes it, changes it, or combines pictures that you have.
 
-- You need an AceDataCloud API token: get one at {TOKEN_PAGE}. Each picture is billed to it.
+- Real pictures take an AceDataCloud API token: get one at {TOKEN_PAGE}. Each picture is billed to it.
+- To try it without one, switch the sandbox on: it draws placeholders, at no cost.
 - Pictures are links that live about a day, unless you name a folder for them.
 - The first start installs what the server needs, which takes a minute; it needs nothing else on your machine.
 """
@@ -110,9 +117,16 @@ def _user_config() -> dict[str, dict[str, Any]]:
         "api_token": {
             "type": "string",
             "title": "AceDataCloud API token",
-            "description": f"From {TOKEN_PAGE}. It is sent to AceDataCloud and nowhere else.",
+            "description": f"From {TOKEN_PAGE}. It is sent to AceDataCloud and nowhere else. The sandbox needs none.",
             "sensitive": True,
-            "required": True,
+            "required": False,
+        },
+        "sandbox": {
+            "type": "boolean",
+            "title": "Sandbox",
+            "description": "Drawn placeholders instead of real pictures: at no cost, and without a token.",
+            "required": False,
+            "default": False,
         },
         "output_dir": {
             "type": "directory",

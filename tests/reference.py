@@ -198,7 +198,10 @@ def errors() -> str:
     """The codes that a call can end with."""
     kinds = {kind.code: kind.retryable for kind in _kinds(SeedreamError) if kind.code not in _UNSEEN}
     assert kinds.keys() <= _CODES.keys(), f"say what {kinds.keys() - _CODES.keys()} means"
-    rows = ["| code | what happened | can the same call succeed later, with nothing done meanwhile? |", "| --- | --- | --- |"]
+    rows = [
+        "| code | what happened | can the same call succeed later, with nothing done meanwhile? |",
+        "| --- | --- | --- |",
+    ]
     for code, words in _CODES.items():
         again = "as `retryable` says" if code == "api_error" else "yes" if kinds.get(code) else "no"
         rows.append(f"| `{code}` | {words} | {again} |")

@@ -62,7 +62,7 @@ def test_every_field_becomes_a_setting() -> None:
     assert sorted(env.values()) == sorted(f"${{user_config.{key}}}" for key in MANIFEST["user_config"])
     secret = [key for key, field in MANIFEST["user_config"].items() if field.get("sensitive")]
     required = [key for key, field in MANIFEST["user_config"].items() if field["required"]]
-    assert secret == required == ["api_token"]
+    assert (secret, required) == (["api_token"], [])
 
 
 def test_no_module_hides_another() -> None:
@@ -110,6 +110,19 @@ def test_what_is_in_it(unpacked: Path) -> None:
     assert json.loads((unpacked / "manifest.json").read_text("utf-8")) == MANIFEST
 
 
+def test_make_without_the_test_installation(tmp_path: Path) -> None:
+    """As after README's first command alone: it says what is missing, and how to get it."""
+    make = shutil.which("make")
+    if not make:
+        pytest.skip("no make")
+    shutil.copyfile(bundle.ROOT / "Makefile", tmp_path / "Makefile")
+    for name in ("bundle", "frameworks"):
+        done = subprocess.run([make, name], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert '.venv/bin/pip install -e ".[test]"' in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def resolved(extension: Path, **filled_in: Any) -> Any:
     """How a host starts the server, when people have filled this in."""
     folder = npm_install([MCPB])
@@ -126,12 +139,13 @@ def resolved(extension: Path, **filled_in: Any) -> Any:
 
 
 def test_what_a_host_makes_of_it(tmp_path: Path) -> None:
-    """Without a token nothing is started; what was left empty keeps its place, or its default."""
-    assert resolved(tmp_path) is None
+    """Whoever has no token can start it, too; what was left empty keeps its place, or its default."""
+    assert resolved(tmp_path)["env"]["ACEDATACLOUD_API_TOKEN"] == "${user_config.api_token}"
     config = resolved(tmp_path, api_token="t")
     assert config["args"] == ["run", "--project", str(tmp_path), "mcp-seedream"]
     assert config["env"] == {
         "ACEDATACLOUD_API_TOKEN": "t",
+        "SEEDREAM_SANDBOX": "false",
         "SEEDREAM_OUTPUT_DIR": "${user_config.output_dir}",
         "SEEDREAM_WAIT_SECONDS": "45",
         "SEEDREAM_PREVIEW": "true",
@@ -205,4 +219,15 @@ async def test_it_is_started_as_the_manifest_says(
         saved = [image["path"] for image in answer(result)["images"] if "path" in image]
         assert [Path(path).parent for path in saved] == [home / "pictures"] * (number == 0)
         assert any(isinstance(block, ImageContent) for block in result.content) == (number != 2)
+    asked = len(sandbox.requests)
+    for filled_in, status in (({"sandbox": True}, "succeeded"), ({}, "failed")):
+        config = resolved(unpacked, **filled_in)
+        server = StdioServerParameters(
+            command=config["command"], args=config["args"], env={**env, **config["env"]}, cwd=home
+        )
+        async with Client(server) as client:
+            result = await client.call_tool("generate_image", {"prompt": "a fox"})
+        assert answer(result)["status"] == status
+        assert ("no_token" in str(result.structured_content)) is (status == "failed")
+    assert len(sandbox.requests) == asked  # it has a sandbox of its own
     assert sorted(path.name for path in home.iterdir() if not path.name.startswith(".")) == ["pictures"]

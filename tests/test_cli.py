@@ -35,6 +35,23 @@ def size(path: Path) -> tuple[int, int]:
         return image.size
 
 
+def test_the_sandbox_by_setting(tmp_path: Path) -> None:
+    """As by its switch, though there is a token; several processes can't have one."""
+    env = {"SEEDREAM_SANDBOX": "true", "ACEDATACLOUD_API_TOKEN": "a-token-that-is-not-used"}
+    result = run("try", "a red fox", "--sandbox-seconds", "0.2", cwd=tmp_path, env=env)
+    assert (result.returncode, "Using the sandbox" in result.stderr) == (0, True)
+    done = run("--transport", "http", "--workers", "2", cwd=tmp_path, env=env)
+    assert (done.returncode, "A sandbox serves one process" in done.stderr) == (2, True)
+    done = run("install", "zed", "--config", "zed.json", cwd=tmp_path, env=env)
+    assert (done.returncode, "--sandbox" in (tmp_path / "zed.json").read_text()) == (0, True)
+    assert env["ACEDATACLOUD_API_TOKEN"] not in (tmp_path / "zed.json").read_text()
+    serve = "from mcp_seedream.serving import create_app; create_app()"  # as an ASGI server would: it has no sandbox
+    command = [sys.executable, "-c", serve]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "SEEDREAM_SANDBOX is for the command mcp-seedream" in done.stderr
+
+
 def test_try_makes_a_picture_without_a_token(tmp_path: Path) -> None:
     """It says that it uses the sandbox, shows progress, and prints where the picture is."""
     result = trial("a red fox", "--set", "size=1K", cwd=tmp_path)

@@ -12,14 +12,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 from mcp_seedream import __version__, machine
+from mcp_seedream.entries import CLIENTS
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.findings import Check, Finding, Result, as_text, examine, in_background
-from mcp_seedream.machine import Machine
+from mcp_seedream.installed import folders_here
+from mcp_seedream.installed import installed as where_installed
+from mcp_seedream.machine import Machine, in_clients
 from mcp_seedream.settings import read_settings
 from mcp_seedream.survey import survey
 from tests.conftest import BUSY
@@ -28,7 +32,7 @@ from tests.obstacles import nobody, silent
 COMMAND = [sys.executable, "-m", "mcp_seedream"]
 TOKEN = "a-token-of-some-length-9876"
 ALL = [
-    *("python", "packages", "settings", "models", "output", "journal"),
+    *("python", "packages", "settings", "models", "output", "journal", "clients"),
     *("proxy", "network", "clock", "pictures", "token", "account", "server"),
 ]
 
@@ -41,6 +45,9 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("XDG_CONFIG_HOME", "CLAUDE_CONFIG_DIR"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -277,11 +284,24 @@ def test_wrong_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     found = machines()
     assert found["settings"].level == "problem"
     assert all(name in found["settings"].found for name in wrong)
+    assert "valid number, unable to parse string as a number: 'soon'" in found["settings"].found
     assert "under `env`" in found["settings"].advice
     assert found["output"].level == "ok"
     with pytest.raises(ConfigurationError) as raised:
         read_settings()
     assert all(name in raised.value.message for name in wrong)
+
+
+def test_a_wrong_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor a password in an address, nor more than a glance of what is long."""
+    monkeypatch.setenv("SEEDREAM_SEAL_KEYS", "short-secret")
+    monkeypatch.setenv("ACEDATACLOUD_API_BASE_URL", "ftp://me:short-secret@example.com")
+    monkeypatch.setenv("SEEDREAM_PREVIEW", "x" * 5000)
+    found = machines()["settings"].found
+    assert "SEEDREAM_SEAL_KEYS" in found
+    assert "ACEDATACLOUD_API_BASE_URL" in found
+    assert "short-secret" not in found
+    assert len(found) < 1000
 
 
 def test_unknown_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,6 +426,71 @@ def test_a_journal_that_can_not_be_used(monkeypatch: pytest.MonkeyPatch, caplog:
     found = machines()["journal"]
     assert found.level == "warning"
     assert "can't be made" in found.found
+
+
+def clients(**entries: dict[str, Any]) -> Finding:
+    """What is found of the clients, where each has this entry for the server."""
+    for client, entry in entries.items():
+        name = client.replace("_", "-")
+        file = CLIENTS[name].place(folders_here()).file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({CLIENTS[name].servers: {"seedream": entry, "other": {"command": "gone"}}}), "utf-8")
+    return in_clients(where_installed(folders_here()))
+
+
+def with_token(token: str) -> dict[str, Any]:
+    return {"command": sys.executable, "args": ["-m", "mcp_seedream"], "env": {"ACEDATACLOUD_API_TOKEN": token}}
+
+
+def test_where_it_is_installed() -> None:
+    """Each client, and what it has for a token, of which little is shown; servers of others are passed over."""
+    assert clients().found.startswith("in no settings that `install` knows")
+    found = clients(
+        claude_desktop=with_token(TOKEN),
+        cursor={"url": "https://seedream.mcp.acedata.cloud/mcp"},
+        vscode=with_token("${input:token}"),
+        windsurf={"serverUrl": "https://seedream.mcp.acedata.cloud/mcp"},
+        zed={"command": sys.executable, "args": ["-m", "mcp_seedream", "--sandbox"]},
+    )
+    told = "Claude Desktop (...9876), Cursor (hosted), VS Code (its token is not in the file), Windsurf (hosted), "
+    assert found == Finding("ok", f"{told}Zed (with the sandbox)")
+
+
+def test_an_installation_that_can_not_work() -> None:
+    """Its folder was moved, an example's token, none, a file that is no JSON: each is named, with the way out."""
+    found = clients(cursor=with_token(TOKEN), zed={**with_token(TOKEN), "command": "/moved/.venv/bin/mcp-seedream"})
+    assert found.level == "problem"
+    assert "Zed starts /moved/.venv/bin/mcp-seedream, which is not there" in found.found
+    assert "`mcp-seedream install zed` once more" in found.advice
+    found = clients(zed=with_token("your-token"))
+    assert (found.level, "Zed has no token: `your-token` stands" in found.found) == ("problem", True)
+    found = clients(zed={"command": sys.executable})
+    assert (found.level, "Zed has no token in " in found.found) == ("warning", True)
+    CLIENTS["zed"].place(folders_here()).file.write_text("{", "utf-8")
+    found = clients()
+    assert (found.level, found.found.count("line 1, column 2")) == ("warning", 1)
+    for odd in ("[]", '{"context_servers": {"seedream": 5}}', '{"context_servers": {"x": {"command": 7, "args": {}}}}'):
+        CLIENTS["zed"].place(folders_here()).file.write_text(odd, "utf-8")
+        assert clients().level in ("ok", "warning")
+
+
+@BUSY
+def test_the_token_of_a_client() -> None:
+    """It is looked at where none is set here; where a client sees to it, that is no problem."""
+
+    def checks() -> dict[str, Any]:
+        done = run("doctor", "--json", ACEDATACLOUD_API_BASE_URL=f"http://127.0.0.1:{nobody()}")
+        return {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+
+    clients(vscode=with_token("${input:token}"))
+    found = checks()["token"]
+    assert found["level"] == "warning"
+    assert found["found"] == "None can be seen here: VS Code is to see to it."
+    clients(claude_desktop=with_token(f"Bearer {TOKEN}"))
+    found = checks()["token"]
+    assert (found["level"], found["found"]) == ("ok", "...9876, from Claude Desktop's settings")
+    clients(claude_desktop=with_token("two words"))
+    assert "it has blanks" in checks()["token"]["found"]
 
 
 def installed(folder: Path, name: str, version: str, *lines: str) -> None:

@@ -90,7 +90,7 @@ async def test_a_token_that_is_refused(table: ModelTable, upstream: str) -> None
     with hosted(table, upstream) as url:
         found = await looked(url, "invalid")
     assert found["token"].level == "problem"
-    assert found["token"].found == "a short token is refused."
+    assert found["token"].found == "the token (short) is refused."
     assert "does not know this token" in found["token"].advice
 
 

@@ -251,7 +251,9 @@ def test_without_a_token(person: Person) -> None:
     [
         (f" Bearer {SECRET}\n", "Added"),
         ("\n", "There is no API token"),
-        ("two words\n", "it has blanks"),
+        (f"two words\nyour-token\n{SECRET}\n", "It has blanks"),
+        ('two words\n"Bearer "\n<token>\n', "Nothing was changed."),
+        ("x\n\n", "`x` stands where it should be"),
         ("\x04", "no"),
     ],
 )
@@ -265,14 +267,74 @@ def test_a_token_is_asked_for(person: Person, typed: str, says: str) -> None:
             [SCRIPT, "install", "cursor"], env=person.env, stdin=end, stdout=end, stderr=end, start_new_session=True
         )
         shown = b""
-        while b"not shown): " not in shown:
-            shown += terminal.read(1000)
-        terminal.write(typed.encode())
-        assert process.wait(30) == (0 if says == "Added" else 2)
+        for count, line in enumerate(typed.splitlines(keepends=True), 1):
+            while shown.count(b"not shown): ") < count:
+                shown += terminal.read(1000)
+            terminal.write(line.encode())
+        assert process.wait(30) == (0 if SECRET in typed else 2)
         shown += terminal.read(10_000)
     assert says in shown.decode()
     assert SECRET not in shown.decode()
-    assert person.file("cursor").exists() is (says == "Added")
+    assert ("Nothing was changed." in shown.decode()) is (SECRET not in typed)
+    assert person.file("cursor").exists() is (SECRET in typed)
+
+
+@pytest.mark.parametrize("token", ["your-token", "x", "${TOKEN}", "<token>", "Bearer"])
+def test_what_only_stands_for_a_token(person: Person, token: str) -> None:
+    """Is not written, for either kind of server; one that is in the file is no token to keep."""
+    for hosted in ([], ["--hosted"]):
+        said = person.refused("install", "cursor", *hosted, token=token)
+        assert f"{TOKEN} holds no token" in said
+        assert "Nothing was changed." in said
+    assert not person.file("cursor").exists()
+    person.has("cursor", json.dumps({"mcpServers": {"seedream": {"command": "c", "env": {TOKEN: token}}}}))
+    assert "There is no API token" in person.refused("install", "cursor", token=None)
+
+
+def test_a_short_token(person: Person) -> None:
+    """Is written, with a remark."""
+    assert "The token has 5 characters, which is short" in person.done("install", "cursor", token="abcde")
+    assert person.entry("cursor")["env"] == {TOKEN: "abcde"}
+
+
+def test_a_token_that_the_client_asks_for(person: Person) -> None:
+    """Stays its business, when there is none here."""
+    entry = {"command": "c", "env": {TOKEN: "${input:acedatacloud-token}"}}
+    person.has("vscode", json.dumps({"servers": {"seedream": entry}}))
+    person.done("install", "vscode", token=None)
+    assert person.entry("vscode")["env"] == entry["env"]
+
+
+def test_settings_are_taken_along(person: Person) -> None:
+    """Those of `.env` and the environment that a local server has a use for; paths are good in every folder."""
+    person.env |= {"SEEDREAM_OUTPUT_DIR": "pictures", "SEEDREAM_SEAL_KEYS": SECRET * 3, "SEEDREAM_PREVIEW": "false"}
+    lines = (
+        "SEEDREAM_WAIT_SECONDS=20",
+        "SEEDREAM_READ_TIMEOUT=60",
+        "SEEDREAM_ALLOWED_DIRS=a,~/b",
+        "SEEDREAM_JOURNAL=j",
+    )
+    (person.home / ".env").write_text("\n".join(lines))
+    said = person.done("install", "cursor")
+    env = {
+        TOKEN: SECRET,
+        "SEEDREAM_WAIT_SECONDS": "20",
+        "SEEDREAM_PREVIEW": "off",
+        "SEEDREAM_OUTPUT_DIR": str(person.home / "pictures"),
+        "SEEDREAM_JOURNAL": str(person.home / "j"),
+        "SEEDREAM_ALLOWED_DIRS": f"{person.home / 'a'},{person.home / 'b'}",
+    }
+    assert person.entry("cursor")["env"] == env
+    assert f"It has what is set here: {', '.join([*env][1:])}." in said
+    assert "already" in person.done("install", "cursor")
+    for name in ("SEEDREAM_OUTPUT_DIR", "SEEDREAM_PREVIEW"):
+        del person.env[name]
+    (person.home / ".env").write_text("SEEDREAM_JOURNAL=off\nACEDATACLOUD_API_BASE_URL=http://127.0.0.1:9/\n")
+    person.done("install", "cursor")
+    more = {"SEEDREAM_JOURNAL": "off", "ACEDATACLOUD_API_BASE_URL": "http://127.0.0.1:9"}
+    assert person.entry("cursor")["env"] == env | more
+    person.done("install", "zed", "--hosted")
+    assert "env" not in person.entry("zed")
 
 
 def test_a_client_that_is_not_there(person: Person) -> None:
@@ -312,7 +374,8 @@ def test_everything_else_stays(person: Person, client: str, remote: bool) -> Non
     kept = backups(file)
     assert [backup.read_bytes() for backup in kept] == [before]
     assert str(kept[0]) in said
-    assert mode(kept[0]) == mode(file) == 0o640
+    assert mode(kept[0]) == mode(file) == 0o600
+    assert ("you alone can" in said) is (sys.platform != "win32")
 
     moment = file.stat().st_mtime_ns
     assert "already" in person.done("install", client, *hosted)
@@ -321,7 +384,7 @@ def test_everything_else_stays(person: Person, client: str, remote: bool) -> Non
 
     assert "It is as it was before." in person.done("uninstall", client)
     assert file.read_bytes() == before
-    assert mode(file) == 0o640
+    assert mode(file) == 0o600
     assert backups(file) == kept
     assert "has no" in person.done("uninstall", client)
 
@@ -400,7 +463,7 @@ def test_a_dry_run(person: Person) -> None:
     shown = person.done("install", "cursor", "--dry-run", token=None)
     assert shown.startswith(f"--- {file}\n+++ {file}")
     assert f'+      "command": "{SCRIPT}"' in shown
-    assert f'+        "{TOKEN}": "***"' in shown
+    assert f'+        "{TOKEN}": "(a token will be asked for)"' in shown
     assert '"OTHER_API_KEY": "***"' in shown
     assert "other-secret" not in person.done("install", "cursor", "--dry-run", "--hosted") + shown
     assert file.read_text() == before
@@ -410,6 +473,9 @@ def test_a_dry_run(person: Person) -> None:
     person.done("install", "cursor")
     after = file.read_text()
     assert f'-        "{TOKEN}": "***"' in person.done("uninstall", "cursor", "--dry-run")
+    shown = person.done("install", "cursor", "--dry-run", token="another-token")
+    assert f'-        "{TOKEN}": "***"\n+        "{TOKEN}": "*** (changed)"' in shown
+    assert "(changed)" not in person.done("install", "cursor", "--dry-run", "--sandbox")
     assert file.read_text() == after
 
 
@@ -432,11 +498,41 @@ def test_what_was_changed_since_stays_changed(person: Person) -> None:
     assert len(backups(file)) == 2
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are another matter there")
+def test_who_may_read_a_token(person: Person) -> None:
+    """Its owner alone, in backups as well; a file without one keeps its mode."""
+    file = person.has("zed", "{}")
+    file.chmod(0o644)
+    assert "you alone" not in person.done("install", "zed", "--sandbox")
+    assert mode(file) == 0o644
+    assert "you alone can" in person.done("install", "zed")
+    assert "you alone" not in person.done("install", "zed", token="another-token")
+    assert {mode(each) for each in (file, *backups(file))} == {0o600}
+
+
+def test_backups_that_hold_a_token(person: Person) -> None:
+    """Are named when the entry is taken out, and no others are."""
+    file = person.has("zed", "{}")
+    person.done("install", "zed")
+    assert "still hold a token" not in person.done("uninstall", "zed")
+    person.done("install", "zed")
+    person.done("install", "zed", token="another-token")
+    [with_token] = [backup for backup in backups(file) if SECRET in backup.read_text()]
+    said = person.done("uninstall", "zed")
+    assert f"These still hold a token; delete them when you need them no more: {with_token}\n" in said
+
+
 def test_a_file_that_was_not_there_is_gone_again(person: Person) -> None:
     """With every copy of the token."""
     person.done("install", "cursor")
     assert "It held nothing else, and is gone." in person.done("uninstall", "cursor")
     assert list(person.file("cursor").parent.iterdir()) == []
+
+
+def test_where_a_client_could_ask(person: Person) -> None:
+    """It is said that the token is in the file, and which way keeps it out."""
+    assert "With --link, VS Code asks for it" in person.done("install", "vscode")
+    assert "plain text" not in person.done("install", "vscode", "--sandbox") + person.done("install", "cursor")
 
 
 def test_several_entries(person: Person) -> None:
@@ -684,7 +780,15 @@ def test_names_that_are_no_text(person: Person) -> None:
 @pytest.mark.parametrize("client", ["cursor", "vscode"])
 def test_links_are_printed(person: Person, client: str) -> None:
     """Without the token, whatever is set; nothing is written."""
-    links = [person.done("install", client, "--link", *more).split() for more in ([], ["--hosted"], ["--sandbox"])]
+    said = [person.run("install", client, "--link", *more) for more in ([], ["--hosted"], ["--sandbox"])]
+    assert [status for status, _, _ in said] == [0, 0, 0]
+    # The links of VS Code have it ask; at a hosted server people sign in.
+    assert [f"{TOKEN} has to be in its own environment" in err for _, _, err in said] == [
+        client == "cursor",
+        False,
+        False,
+    ]
+    links = [out.split() for _, out, _ in said]
     assert len({link for pair in links for link in pair}) == 6
     assert list(person.home.iterdir()) == []
     assert "has no such links" in person.refused("install", "zed", "--link")

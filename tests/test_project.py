@@ -20,14 +20,15 @@ PACKAGE = ROOT / "mcp_seedream"
 
 # Each module may import those that stand above it, and nothing below: the line runs one way.
 ORDER = [
-    "__init__", "errors", "settings", "survey", "observing", "logs", "stopping", "files", "capabilities", "choosing",
-    "schemas", "arguments", "wire", "replies", "refusals", "retries", "answers", "turns", "pools", "unreached",
-    "client", "waiting", "streaming", "pictures", "downloads", "inputs", "tracing", "limits", "journal", "orphans",
+    "__init__", "errors", "tokens", "settings", "survey", "observing", "logs", "stopping", "files", "capabilities",
+    "choosing", "schemas", "arguments", "wire", "replies", "refusals", "retries", "answers", "turns", "pools",
+    "unreached", "client",
+    "waiting", "streaming", "pictures", "downloads", "inputs", "tracing", "limits", "journal", "orphans",
     "jobs", "generation", "delivery", "results", "gallery", "writing", "guide", "prompts", "completions", "icons",
     "tools", "tasks", "server", "stdio", "metrics", "callers", "readiness", "middleware", "access", "sealing", "store",
     "registrations", "vendor", "consent", "grants", "oauth", "pages", "hosting", "serving", "workers", "signin",
-    "drawing", "studio", "mishaps", "sandbox", "trial", "findings", "reaching", "endpoint",
-    "machine", "upstream", "doctor", "jsonc", "configfile", "entries", "links", "installing", "cli", "__main__",
+    "drawing", "studio", "mishaps", "sandbox", "trial", "jsonc", "configfile", "differences", "entries", "installed",
+    "findings", "reaching", "endpoint", "machine", "upstream", "doctor", "links", "installing", "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 

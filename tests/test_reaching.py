@@ -317,6 +317,7 @@ async def test_a_short_token_is_not_shown(monkeypatch: pytest.MonkeyPatch, upstr
     """Its end would be much of it."""
     found = await looked(monkeypatch, upstream, ACEDATACLOUD_API_TOKEN="abcdefg")
     assert "defg" not in repr(found)
+    assert found["account"].found.startswith("the token (short) is accepted")
 
 
 async def test_an_address_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
