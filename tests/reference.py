@@ -45,7 +45,7 @@ _MEANINGS = {
     "images[].z_index": "Of a layer: 0 is the base.",
     "images[].name": "Of a layer.",
     "images[].description": "Of a layer.",
-    "links_until": "When the links stop working: UTC.",
+    "links_until": "When the links stop working: UTC. Not there with `--sandbox`: they end with the server.",
     "elapsed_seconds": "How long it took, or has taken.",
     "notes": "What else there is to know, in words: what was changed, left out, or did not work.",
     "error": "Why there is no picture.",
@@ -198,7 +198,10 @@ def errors() -> str:
     """The codes that a call can end with."""
     kinds = {kind.code: kind.retryable for kind in _kinds(SeedreamError) if kind.code not in _UNSEEN}
     assert kinds.keys() <= _CODES.keys(), f"say what {kinds.keys() - _CODES.keys()} means"
-    rows = ["| code | what happened | can the same call succeed later, with nothing done meanwhile? |", "| --- | --- | --- |"]
+    rows = [
+        "| code | what happened | can the same call succeed later, with nothing done meanwhile? |",
+        "| --- | --- | --- |",
+    ]
     for code, words in _CODES.items():
         again = "as `retryable` says" if code == "api_error" else "yes" if kinds.get(code) else "no"
         rows.append(f"| `{code}` | {words} | {again} |")
