@@ -45,7 +45,7 @@ _MEANINGS = {
     "images[].z_index": "Of a layer: 0 is the base.",
     "images[].name": "Of a layer.",
     "images[].description": "Of a layer.",
-    "links_until": "When the links stop working: UTC.",
+    "links_until": "When the links stop working: UTC. Not there with `--sandbox`: they end with the server.",
     "elapsed_seconds": "How long it took, or has taken.",
     "notes": "What else there is to know, in words: what was changed, left out, or did not work.",
     "error": "Why there is no picture.",
