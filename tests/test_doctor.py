@@ -9,8 +9,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from mcp_seedream.settings import read_settings
 from mcp_seedream.survey import survey
 from tests.conftest import BUSY
 from tests.obstacles import nobody, silent
+from tests.services import heard
 
 COMMAND = [sys.executable, "-m", "mcp_seedream"]
 TOKEN = "a-token-of-some-length-9876"
@@ -115,16 +114,6 @@ def test_an_endpoint() -> None:
     done = run("doctor", "seedream.example.com")
     assert done.returncode == 2
     assert "is not an address like https://" in done.stderr
-
-
-@contextmanager
-def heard(number: signal.Signals) -> Iterator[None]:
-    """Processes begun meanwhile hear a signal, though the tests may run in a shell's background."""
-    before = signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
 
 
 @BUSY

@@ -16,6 +16,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 from tests.conftest import answer
+from tests.services import heard
 
 OLD, LATEST = "2025-03-26", "2026-07-28"
 COMMAND = [sys.executable, "-m", "mcp_seedream"]
@@ -106,9 +107,9 @@ def test_in_a_terminal_it_says_what_it_waits_for(tmp_path: Path) -> None:
     import pty  # noqa: PLC0415  (not on Windows)
 
     ours, its = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND], stdin=its, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, start_new_session=True
-    )
+    out = subprocess.PIPE
+    with heard(signal.SIGINT):
+        process = subprocess.Popen(COMMAND, stdin=its, stdout=out, stderr=out, cwd=tmp_path, start_new_session=True)
     try:
         assert process.stderr is not None
         assert b"Waiting for an MCP client" in process.stderr.readline()
