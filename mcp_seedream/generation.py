@@ -105,7 +105,9 @@ async def make_images(services: Services, call: ImageCall, token: str, report: R
         task = await _finished(services, task, token, left, report)
     if services.stopping.begun.is_set() and not task.ended:
         watch.unanswered = True  # whoever asked may be gone, or ask the server that comes next
-        notes = (*notes, "The server is being stopped; the same call, made again, gets this task.")
+        # Without a journal the server that comes next knows nothing of the call.
+        again = "; the same call, made again, gets this task" if services.journal else ""
+        notes = (*notes, f"The server is being stopped{again}.")
     if any(services.table.parameters[name].type == "url" for name in call.wish.options):
         notes = (*notes, "The result is sent to the callback as well.")
     elapsed = anyio.current_time() - started if task.elapsed is None else task.elapsed

@@ -10,7 +10,7 @@ from typing import Literal
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """Of the HTTP request that is being worked on."""
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_LIBRARIES = ("httpx", "httpcore", "mcp")
+_LIBRARIES = ("httpx", "httpcore", "mcp", "sse_starlette")
 
 
 def log_to_stderr(level: str, form: Literal["text", "json"] = "text") -> None:

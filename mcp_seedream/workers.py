@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from uvicorn.supervisors import Multiprocess
 from mcp_seedream.settings import Settings
 
 FACTORY = "mcp_seedream.serving:create_app"
+_FILES = 65_536
 LINGER = 2
 """Seconds that who only listens keeps a server that has answered everything else."""
 
@@ -40,6 +42,7 @@ _WAYS = _Ways(
 
 def serve_here(app: Starlette, host: str, port: int) -> None:
     """Serve one app in this process, until a signal."""
+    take_files()
     uvicorn.run(app, host=host, port=port, workers=1, **_WAYS)
 
 
@@ -54,6 +57,7 @@ def serve_in_workers(settings: Settings, host: str, port: int) -> int:
     Returns:
         The exit status: 2 if the processes could not start.
     """
+    take_files()
     os.environ |= {"SEEDREAM_LOG_LEVEL": settings.log_level, "SEEDREAM_SSE": str(settings.sse)}
     with _figures(settings.metrics_dir) as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
@@ -61,6 +65,18 @@ def serve_in_workers(settings: Settings, host: str, port: int) -> int:
         supervisor = Multiprocess(config, [config.bind_socket()])
         supervisor.run()
     return 2 if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes) else 0
+
+
+def take_files() -> None:
+    """Open files for as many calls as are let in, if the system gives them: many begin with 1,024 for a process."""
+    if sys.platform == "win32":
+        return
+    import resource  # noqa: PLC0415  (not on Windows)
+
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if most == resource.RLIM_INFINITY else min(most, _FILES)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 @contextmanager

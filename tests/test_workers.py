@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 
 from mcp_seedream.sandbox import Sandbox
 from tests.conftest import BUSY, answer, submits
-from tests.services import free_port
+from tests.services import free_port, healthy, started
 from tests.test_stdio import COMMAND
 from tests.test_stopping import SLOW, connected, environment
 
@@ -151,3 +152,44 @@ def test_a_named_folder_of_figures_is_emptied(tmp_path: Path) -> None:
             assert list(folder.iterdir()) == []
             (folder / "counter_1.db").touch()
     assert folder.is_dir()
+
+
+def test_it_takes_as_many_files_as_calls_may_need(tmp_path: Path) -> None:
+    """Many systems begin with 1,024 for a process; each call is a connection or two."""
+    resource = pytest.importorskip("resource")
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    port = free_port()
+    few = ["sh", "-c", 'ulimit -S -n 256 && exec "$@"', "sh", *HTTP, "--sandbox", "--port", str(port)]
+    with started(few, lambda: healthy(port)) as process:
+        limits = Path(f"/proc/{process.pid}/limits")
+        if not limits.is_file():
+            pytest.skip("only Linux tells what another process may open")
+        [line] = [line for line in limits.read_text("utf-8").splitlines() if line.startswith("Max open files")]
+    assert int(line.split()[3]) == (min(most, 65_536) if most != resource.RLIM_INFINITY else 65_536)
+
+
+def test_the_most_talkative_log_has_no_prompts(tmp_path: Path) -> None:
+    """Not even what libraries would say of the messages that they hand on."""
+    port = free_port()
+    log = tmp_path / "log"
+    with log.open("wb") as errors:
+        process = subprocess.Popen([*HTTP, "--sandbox", "--port", str(port), "--log-level", "debug"], stderr=errors)
+        try:
+            while not healthy(port):
+                time.sleep(0.1)
+            body = {"name": "generate_image", "arguments": {"prompt": "a fox that nobody should read of"}}
+            request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": body}
+            accepted = {"accept": "application/json, text/event-stream", "authorization": "Bearer any"}
+            found = httpx.post(f"http://127.0.0.1:{port}/mcp", json=request, headers=accepted, timeout=30).text
+            id_ = re.findall(r'"task_id":"([\w-]+)"', found)[0]
+            request["params"] = {"name": "get_task", "arguments": {"task_id": id_}}
+            assert (
+                "nobody should read"
+                in httpx.post(f"http://127.0.0.1:{port}/mcp", json=request, headers=accepted, timeout=30).text
+            )  # in what a page in the chat is told of the call
+        finally:
+            process.terminate()
+            process.wait(20)
+    said = log.read_text("utf-8")
+    assert "INFO" in said
+    assert "nobody should read" not in said
