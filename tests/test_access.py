@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -114,7 +115,7 @@ async def test_an_upstream_that_is_away_keeps_nobody_out(table: ModelTable) -> N
         assert (await asked(address, "/health")).json()["status"] == "ok"
 
 
-async def test_what_is_known_grows_old() -> None:
+async def test_what_is_known_grows_old(monkeypatch: pytest.MonkeyPatch) -> None:
     """Good keys after a while, bad ones sooner; at most ten thousand are remembered."""
     looked: list[str] = []
 
@@ -123,10 +124,12 @@ async def test_what_is_known_grows_old() -> None:
         if key == "away":
             raise UpstreamUnavailable("away")
 
-    callers = Callers(seconds=0.1)
+    now = 0.0
+    monkeypatch.setattr("mcp_seedream.callers.time", SimpleNamespace(monotonic=lambda: now))
+    callers = Callers(seconds=300)
     for _ in range(2):
         assert await callers.good("a", look_up)
-    await anyio.sleep(0.15)
+    now = 301.0
     assert await callers.good("a", look_up)
     for _ in range(2):
         assert await callers.good("away", look_up)

@@ -18,6 +18,7 @@ from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.stopping import Stopping
 from mcp_seedream.streaming import read_stream
 from mcp_seedream.wire import Image, StreamEvent, Task
+from tests.clocks import OWN_TIME
 from tests.conftest import Session, Switch, answer, serving, text
 
 pytestmark = pytest.mark.anyio
@@ -99,6 +100,7 @@ async def test_pictures_are_found_wherever_they_stand(table: ModelTable, lines: 
     assert [image["url"] for image in answer(result)["images"]] == [LINK.format(n) for n in images]
 
 
+@OWN_TIME
 async def test_the_time_is_told_between_pictures() -> None:
     """So that a client that waits for a sign of life gets one; the numbers grow."""
     told: list[tuple[float, str]] = []
