@@ -68,9 +68,10 @@ async def test_a_call_that_is_made_again_gets_the_same_task(session: Session, sa
 
 async def test_how_to_wait_makes_no_difference(session: Session, sandbox: Sandbox) -> None:
     """What is asked for is the same."""
+    prompt = "a fox [sandbox:slow=30]"
     async with session.open() as client:
-        await given_up(client, sandbox, "generate_image", {"prompt": SLOW})
-        result = await client.call_tool("generate_image", {"prompt": SLOW, "wait_seconds": 0})
+        await given_up(client, sandbox, "generate_image", {"prompt": prompt})
+        result = await client.call_tool("generate_image", {"prompt": prompt, "wait_seconds": 0})
     assert answer(result)["status"] == "pending"
     assert answer(result)["task_id"] in sandbox.jobs
     assert len(submits(sandbox)) == 1
