@@ -28,12 +28,13 @@ from mcp_seedream.errors import (
     UpstreamUnavailable,
 )
 from mcp_seedream.files import LocalFiles
+from mcp_seedream.identity import identity
 from mcp_seedream.inputs import take_pictures
 from mcp_seedream.jobs import Job, Jobs
 from mcp_seedream.journal import Entry, Journal
 from mcp_seedream.limits import Limits
 from mcp_seedream.observing import Observer
-from mcp_seedream.orphans import Orphans, Watch, identity
+from mcp_seedream.orphans import Orphans, Watch
 from mcp_seedream.replies import link_expiry
 from mcp_seedream.stopping import Stopping
 from mcp_seedream.streaming import read_stream
@@ -105,8 +106,7 @@ async def make_images(services: Services, call: ImageCall, token: str, report: R
         task = await _finished(services, task, token, left, report)
     if services.stopping.begun.is_set() and not task.ended:
         watch.unanswered = True  # whoever asked may be gone, or ask the server that comes next
-        # Without a journal the server that comes next knows nothing of the call.
-        again = "; the same call, made again, gets this task" if services.journal else ""
+        again = "; the same call, made again, gets this task" if services.orphans.outlast else ""
         notes = (*notes, f"The server is being stopped{again}.")
     if any(services.table.parameters[name].type == "url" for name in call.wish.options):
         notes = (*notes, "The result is sent to the callback as well.")
@@ -212,24 +212,25 @@ async def _adopted(services: Services, key: str, token: str, watch: Watch) -> Ta
     """The task that the same call had before its caller went away, as it stands now."""
     if not (orphan := await services.orphans.adopt(key, watch)):
         return None
-    watch.task = Task(orphan.id, model=orphan.model or None)
+    left = Task(orphan.id, model=orphan.model or None)
+    await watch.accepted(left)
     try:
         found = (await services.client.look_up([orphan.id], token)).get(orphan.id)
     except (UpstreamUnavailable, RateLimited, UnreadableReply):
-        found = watch.task  # as far as anybody can tell, it runs: the wait goes on asking
+        found = left  # as far as anybody can tell, it runs: the wait goes on asking
     ago = time() - orphan.left_at
     if found is None and ago < _LAG:
-        found = watch.task  # it was accepted so shortly ago that not all of the upstream may know
+        found = left  # it was accepted so shortly ago that not all of the upstream may know
     if found is None:
         watch.task = None
         return None
     note = f"The same call was broken off {ago:.0f} s ago: this is its task, and nothing was billed again."
-    return replace(found, model=found.model or watch.task.model, notes=(note, *found.notes))
+    return replace(found, model=found.model or left.model, notes=(note, *found.notes))
 
 
 async def _accepted(services: Services, call: ImageCall, model: Model, watch: Watch, task: Task) -> None:
     """From here on the task can be found again, whatever happens to this call."""
-    watch.task = replace(task, model=task.model or model.id)
+    await watch.accepted(replace(task, model=task.model or model.id))
     if services.journal and task.id:
         tool = f"{call.wish.operation}_image"
         await services.journal.accepted(

@@ -6,23 +6,22 @@ are both alive are two pictures: that is what an agent asks for when it wants va
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import time
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
+from uuid import uuid4
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from mcp_seedream.arguments import ImageCall
 from mcp_seedream.errors import SeedreamError, SubmissionUncertain
-from mcp_seedream.files import reference_kind
+from mcp_seedream.identity import RequestId, request_name
 from mcp_seedream.journal import Journal, Orphan
+from mcp_seedream.peers import Peers
 from mcp_seedream.refusals import UNCERTAIN
 from mcp_seedream.stopping import Stopping
 from mcp_seedream.wire import Task
@@ -30,28 +29,10 @@ from mcp_seedream.wire import Task
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-RequestId: TypeAlias = int | str | None
 SECONDS = 600
 """How long an orphan waits for its call to come again."""
 _MOST = 10_000
 _NEWS = 0.25  # seconds for a connection that is closed to be noticed
-
-
-def identity(call: ImageCall, token: str, given: Sequence[str]) -> str:
-    """Who asks, and for what, as one word: how long to wait and where to save make no difference.
-
-    Args:
-        call: With its pictures as they are sent.
-        token: The caller's.
-        given: The same pictures as they were given: links count as what they say, files as what they hold.
-    """
-    wish = call.wish
-    asked = [token, wish.operation, wish.prompt, wish.size, call.model, sorted(wish.options.items())]
-    digest = hashlib.sha256(json.dumps(asked).encode())
-    for reference, image in zip(given, wish.images, strict=True):
-        said = reference if reference_kind(reference) in ("url", "task") else image
-        digest.update(hashlib.sha256(said.encode()).digest())
-    return digest.hexdigest()
 
 
 @dataclass(slots=True, eq=False)
@@ -61,11 +42,13 @@ class Watch:
     `unanswered` is set where the caller may not have got its answer although the call came to an end, `uncertain`
     where nobody knows whether a task was accepted, `doubt` is where the journal has that. `fetched_later` is a call
     whose answer, if it comes to one, its client fetches: whoever keeps it says whether it was. `abandoned` is set once
-    there is an orphan.
+    there is an orphan. `request` and `name` are what other processes know it by.
     """
 
     orphans: Orphans
     fetched_later: bool = False
+    request: str = ""
+    name: str = field(default_factory=lambda: uuid4().hex)
     key: str = ""
     task: Task | None = None
     unanswered: bool = False
@@ -82,6 +65,11 @@ class Watch:
         if self.task and self.task.id:
             return Orphan(self.task.id, self.task.model or "", time())
         return Orphan("", "", time()) if self.uncertain else None
+
+    async def accepted(self, task: Task) -> None:
+        """It has a task from here on."""
+        self.task = task
+        await self.orphans.accepted(self)
 
     async def doubted(self) -> None:
         """It is about to be sent: from here on there may be a task that nobody knows of."""
@@ -116,24 +104,36 @@ class Watch:
 
 
 class Orphans:
-    """The orphans of a process, and with a journal those of the servers before it.
+    """The orphans of a process, with a journal those of the servers before it, and with peers those of its replicas.
 
     Args:
         journal: Where they are kept; None: in memory.
+        peers: Other processes of the same server.
         seconds: For how long.
         stopping: Once it has begun, nobody may be there to hear an answer.
     """
 
     def __init__(
-        self, journal: Journal | None = None, *, seconds: float = SECONDS, stopping: Stopping | None = None
+        self,
+        journal: Journal | None = None,
+        peers: Peers | None = None,
+        *,
+        seconds: float = SECONDS,
+        stopping: Stopping | None = None,
     ) -> None:
         self._journal = journal
+        self._peers = peers
         self._stopping = stopping or Stopping()
         self._seconds = seconds
         self._left: OrderedDict[str, list[Orphan]] = OrderedDict()
         self._expected: dict[str, list[Watch]] = {}
         self._alive: Counter[str] = Counter()
         self._asked: dict[tuple[str, RequestId], list[Watch]] = {}
+
+    @property
+    def outlast(self) -> bool:
+        """The server that comes next knows of them."""
+        return self._journal is not None or self._peers is not None
 
     @asynccontextmanager
     async def watching(
@@ -147,6 +147,7 @@ class Orphans:
         """
         watch = Watch(self, fetched_later)
         if asked:
+            watch.request = request_name(asked)
             self._asked.setdefault(asked, []).append(watch)
         try:
             try:
@@ -178,6 +179,9 @@ class Orphans:
 
     async def _settle(self, watch: Watch) -> None:
         """Leave what the call had, if nobody heard its answer, and nothing if somebody did."""
+        if self._peers and watch.key and not await self._peers.end(watch.key, watch.request, watch.name):
+            watch.unanswered = True  # said another process, which has left the task if there was one
+            watch.abandoned = watch.abandoned or watch.task is not None
         if orphan := watch.orphan:
             await self._leave(watch, orphan)
             return
@@ -192,6 +196,8 @@ class Orphans:
             there = [orphan for orphan in self._left.pop(watch.key, []) if orphan.id != watch.task.id]
             if there:
                 self._left[watch.key] = there
+            if self._peers:
+                await self._peers.fetched(watch.key, watch.task.id)
         if self._journal and watch.task and watch.task.id:
             await self._journal.answered(watch.task.id)
 
@@ -200,13 +206,23 @@ class Orphans:
 
         The call itself goes on, since ids are small numbers, and another client of the same caller may mean its own.
         """
-        for watch in list(self._asked.get((caller, request_id), [])):
-            if watch.task:
-                await self.abandon(watch)
-                continue
+        asked = (caller, request_id)
+        left = await self._peers.give_up(request_name(asked)) if self._peers else frozenset()
+        for watch in list(self._asked.get(asked, [])):
             watch.unanswered = True
-            if watch.key:
+            if watch.task and watch.task.id in left:
+                watch.abandoned = True
+            elif watch.task:
+                await self.abandon(watch)
+            elif watch.key:
                 self.expect(watch)
+
+    async def accepted(self, watch: Watch) -> None:
+        """A call has a task: other processes can leave it for its caller."""
+        if self._peers and watch.task and watch.task.id and watch.key and not watch.abandoned:
+            asked = await self._peers.accepted(watch.key, watch.request, watch.name, watch.task)
+            if not asked:
+                await self.abandon(watch)
 
     async def abandon(self, watch: Watch) -> None:
         """Its caller may never fetch the answer: whoever makes the same call gets the task."""
@@ -232,13 +248,15 @@ class Orphans:
         Raises:
             SubmissionUncertain: What was left is a call that may have been accepted; it is told once.
         """
-        orphan = await self._left_under(key)
-        if orphan is None and self._alive[key]:
+        orphan, alive = await self._left_under(key)
+        if orphan is None and alive:
             # It may be over for its caller, whose new call can be here sooner than the news that the old one is gone.
             await anyio.sleep(_NEWS)
-            orphan = await self._left_under(key)
+            orphan, _ = await self._left_under(key)
         watch.key = key
         self._alive[key] += 1
+        if self._peers:
+            await self._peers.begin(key, watch.request, watch.name)
         if orphan is None and (before := next(iter(self._expected.get(key, [])), None)):
             self._no_longer_expected(before)
             try:
@@ -247,20 +265,27 @@ class Orphans:
                 if not before.settled.is_set():
                     self.expect(before)
                 raise
-            orphan = await self._left_under(key)
+            orphan, _ = await self._left_under(key)
         if orphan and not orphan.id:
             ago = time() - orphan.left_at
             raise SubmissionUncertain(f"The same call was broken off {ago:.0f} s ago, and its answer lost. {UNCERTAIN}")
         return orphan
 
-    async def _left_under(self, key: str) -> Orphan | None:
+    async def _left_under(self, key: str) -> tuple[Orphan | None, bool]:
+        """The first orphan, taken; and whether the same call is alive."""
         since = time() - self._seconds
         there = [orphan for orphan in self._left.pop(key, []) if orphan.left_at >= since]
         if there[1:]:
             self._left[key] = there[1:]
+        alive = self._alive[key] > 0
         if there:
-            return there[0]
-        return await self._journal.adopt(key, since) if self._journal else None
+            return there[0], alive
+        if self._journal and (orphan := await self._journal.adopt(key, since)):
+            return orphan, alive
+        if self._peers:
+            orphan, elsewhere = await self._peers.take(key)
+            return orphan, alive or elsewhere
+        return None, alive
 
     async def _leave(self, watch: Watch, orphan: Orphan) -> None:
         if watch.abandoned:
@@ -268,6 +293,8 @@ class Orphans:
         watch.abandoned = True
         logger.info("%s was left by its caller", f"task {orphan.id}" if orphan.id else "a call of uncertain fate")
         if self._journal and await self._journal.leave(watch.key, orphan, watch.doubt):
+            return
+        if self._peers and await self._peers.leave(watch.key, orphan):
             return
         self._left.setdefault(watch.key, []).append(orphan)
         self._left.move_to_end(watch.key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from mcp_seedream.journal import Journal
 from mcp_seedream.limits import Limits
 from mcp_seedream.observing import Observer
 from mcp_seedream.orphans import Orphans
+from mcp_seedream.peers import Peers
 from mcp_seedream.prompts import Prompts
 from mcp_seedream.stopping import Stopping
 from mcp_seedream.tasks import Tasks
@@ -79,6 +80,7 @@ def build_server(
     image_hosts: Sequence[str] = (),
     limits: Limits | None = None,
     observer: Observer | None = None,
+    peers: Peers | None = None,
 ) -> MCPServer[Services]:
     """The server, ready for any transport.
 
@@ -94,6 +96,7 @@ def build_server(
         image_hosts: Origins that pictures come from: the gallery may load them from there.
         limits: For each caller and for all, where there are many.
         observer: Told of every call.
+        peers: Other processes of the same server; closed with it.
     """
     habits = habits or Habits()
     stopping = stopping or Stopping()
@@ -109,7 +112,9 @@ def build_server(
         icons=[icons.SERVER],
         version=__version__,
         tools=list(tools.values()),
-        lifespan=lambda _: _living(connect, services, look_interval, stopping, Orphans(journal, stopping=stopping)),
+        lifespan=lambda _: _living(
+            connect, services, look_interval, stopping, orphans=Orphans(journal, peers, stopping=stopping), peers=peers
+        ),
         extensions=[
             gallery(table, image_hosts),
             Tasks(tools.keys() - {"get_task"}, tools["get_task"], token_of, table.limits.link_hours),
@@ -130,16 +135,21 @@ async def _living(
     services: Callable[..., Services],
     look_interval: float,
     stopping: Stopping,
+    *,
     orphans: Orphans,
+    peers: Peers | None,
 ) -> AsyncIterator[Services]:
     """What lives as long as the server: connections, the waiter, what callers left and what they will ask for."""
     async with (
+        aclosing(peers) if peers else nullcontext(),
         connect() as client,
         open_waiter(client, interval=look_interval, stopping=stopping) as waiter,
         Downloads(sandbox=client.base_url if client.is_local else None) as downloads,
         anyio.create_task_group() as group,
         open_jobs(orphans) as jobs,
     ):
+        if peers:
+            group.start_soon(peers.greet)
         group.start_soon(_end_in_order, stopping, waiter, client)
         yield services(client=client, waiter=waiter, downloads=downloads, stopping=stopping, orphans=orphans, jobs=jobs)
         group.cancel_scope.cancel()

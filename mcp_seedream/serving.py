@@ -81,7 +81,9 @@ def create_app(
     from mcp_seedream.callers import Callers  # noqa: PLC0415
     from mcp_seedream.hosting import bearer_token, build_app, wants_preview  # noqa: PLC0415
     from mcp_seedream.metrics import Metrics  # noqa: PLC0415
+    from mcp_seedream.peers import Peers  # noqa: PLC0415
     from mcp_seedream.server import build_server  # noqa: PLC0415
+    from mcp_seedream.shared import connect as connect_redis  # noqa: PLC0415
 
     table = table or read_table(settings.models_file)
     callers = Callers(seconds=settings.check_seconds) if settings.check_seconds else None
@@ -103,6 +105,7 @@ def create_app(
         image_hosts=settings.image_hosts,
         limits=limits,
         observer=metrics,
+        peers=Peers(connect_redis(settings.redis_url.get_secret_value())) if settings.redis_url else None,
     )
     upstream = connect()
     sign_in = _sign_in(settings, upstream)

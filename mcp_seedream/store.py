@@ -6,18 +6,12 @@ In memory for one process; in Redis for several. Nothing in it is for ever, and 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from mcp_seedream.errors import ConfigurationError, StoreUnavailable
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
+from mcp_seedream.errors import StoreUnavailable
+from mcp_seedream.shared import PREFIX, connect, milliseconds, reached
 
 _MOST = 200_000
-_PREFIX = "seedream:"
-_PATIENCE = 2  # seconds for Redis to answer
 _SWAP = """
 local found = redis.call('GET', KEYS[1])
 if found and found ~= ARGV[1] and found ~= ARGV[2] then return 0 end
@@ -111,40 +105,26 @@ class RedisStore:
     """For several processes: Redis 6.2 or newer."""
 
     def __init__(self, url: str) -> None:
-        from redis.asyncio import Redis  # noqa: PLC0415  (only where it is configured)
-        from redis.asyncio.retry import Retry  # noqa: PLC0415
-        from redis.backoff import NoBackoff  # noqa: PLC0415
-
-        retry = Retry(NoBackoff(), 1)  # a connection that had gone stale; whoever waits should not wait long
-        try:
-            self._redis: Redis = Redis.from_url(
-                url,
-                decode_responses=True,
-                socket_timeout=_PATIENCE,
-                socket_connect_timeout=_PATIENCE,
-                retry=retry,
-            )
-            self._swap = self._redis.register_script(_SWAP)
-        except ValueError as error:
-            raise ConfigurationError("The setting SEEDREAM_REDIS_URL is wrong: it is not like redis://host") from error
+        self._redis = connect(url)
+        self._swap = self._redis.register_script(_SWAP)
 
     async def put(self, key: str, value: str, seconds: float, *, vital: bool = False) -> None:  # noqa: ARG002
-        async with _reached():
-            await self._redis.set(_PREFIX + key, value, px=_milliseconds(seconds))
+        async with reached():
+            await self._redis.set(PREFIX + key, value, px=milliseconds(seconds))
 
     async def get(self, key: str) -> str | None:
-        async with _reached():
-            value = await self._redis.get(_PREFIX + key)
+        async with reached():
+            value = await self._redis.get(PREFIX + key)
         return None if value is None else str(value)
 
     async def take(self, key: str) -> str | None:
-        async with _reached():
-            value = await self._redis.getdel(_PREFIX + key)
+        async with reached():
+            value = await self._redis.getdel(PREFIX + key)
         return None if value is None else str(value)
 
     async def swap(self, key: str, expected: str, new: str, seconds: float) -> bool:
-        async with _reached():
-            swapped = await self._swap(keys=[_PREFIX + key], args=[expected, new, _milliseconds(seconds)])
+        async with reached():
+            swapped = await self._swap(keys=[PREFIX + key], args=[expected, new, milliseconds(seconds)])
         return bool(swapped)
 
     async def aclose(self) -> None:
@@ -153,18 +133,3 @@ class RedisStore:
 
 def open_store(redis_url: str | None) -> Store:
     return RedisStore(redis_url) if redis_url else MemoryStore()
-
-
-@asynccontextmanager
-async def _reached() -> AsyncIterator[None]:
-    from redis.exceptions import RedisError  # noqa: PLC0415
-
-    try:
-        yield
-    except (RedisError, OSError, TimeoutError) as error:
-        # Its words may have an address in them, or a password.
-        raise StoreUnavailable(f"Redis can't be used ({type(error).__name__}).") from error
-
-
-def _milliseconds(seconds: float) -> int:
-    return max(1, int(seconds * 1000))

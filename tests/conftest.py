@@ -24,6 +24,7 @@ from mcp_seedream.capabilities import ModelTable, read_table
 from mcp_seedream.client import SeedreamClient, Timeouts
 from mcp_seedream.journal import Journal
 from mcp_seedream.limits import Limits
+from mcp_seedream.peers import Peers
 from mcp_seedream.retries import Retries
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.server import build_server
@@ -110,6 +111,7 @@ class Session:
         stopping: Stopping | None = None,
         image_hosts: Sequence[str] = (),
         limits: Limits | None = None,
+        peers: Peers | None = None,
     ) -> None:
         timeouts = Timeouts(connect=2, read=2, look_up=2, stream=2)
         self.server = build_server(
@@ -122,6 +124,7 @@ class Session:
             look_interval=INTERVAL,
             image_hosts=image_hosts,
             limits=limits,
+            peers=peers,
         )
 
     @asynccontextmanager

@@ -124,8 +124,9 @@ async def test_a_worker_that_is_killed_is_replaced(upstream: str, sandbox: Sandb
     [
         (["--workers", "2", "--sandbox"], {}, "A sandbox serves one process"),
         (["--workers", "0"], {}, "WEB_CONCURRENCY is wrong"),
-        # This one is found out by each worker: none of them is started again.
-        (["--workers", "2"], {"SEEDREAM_PUBLIC_URL": "https://a.example", "SEEDREAM_REDIS_URL": "what"}, "SEAL_KEYS"),
+        # These are found out by each worker: none of them is started again.
+        (["--workers", "2"], {"SEEDREAM_REDIS_URL": "what"}, "SEEDREAM_REDIS_URL is wrong"),
+        (["--workers", "2"], {"SEEDREAM_PUBLIC_URL": "https://a.example", "SEEDREAM_REDIS_URL": "redis://a"}, "SEAL_KEYS"),
     ],
 )
 def test_what_can_not_be_started_says_so(
