@@ -136,7 +136,9 @@ class Settings(BaseSettings):
         description="Secrets of at least 32 characters for tokens, comma-separated: the first seals, all open",
     )
     redis_url: SecretStr | None = _env(
-        "SEEDREAM_REDIS_URL", default=None, description="What replicas share for sign-in: redis://… or rediss://…"
+        "SEEDREAM_REDIS_URL",
+        default=None,
+        description="What several processes share, for sign-in and for calls that were left: redis://… or rediss://…",
     )
     access_seconds: int = _env(
         "SEEDREAM_ACCESS_SECONDS", default=3600, ge=1, description="How long an access token of sign-in is good"

@@ -126,7 +126,7 @@ async def test_a_worker_that_is_killed_is_replaced(upstream: str, sandbox: Sandb
         (["--workers", "0"], {}, "WEB_CONCURRENCY is wrong"),
         # These are found out by each worker: none of them is started again.
         (["--workers", "2"], {"SEEDREAM_REDIS_URL": "what"}, "SEEDREAM_REDIS_URL is wrong"),
-        (["--workers", "2"], {"SEEDREAM_PUBLIC_URL": "https://a.example", "SEEDREAM_REDIS_URL": "redis://a"}, "SEAL_KEYS"),
+        (["--workers", "2"], {"SEEDREAM_PUBLIC_URL": "https://a.b", "SEEDREAM_REDIS_URL": "redis://a"}, "SEAL_KEYS"),
     ],
 )
 def test_what_can_not_be_started_says_so(
