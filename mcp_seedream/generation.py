@@ -34,11 +34,12 @@ from mcp_seedream.jobs import Job, Jobs
 from mcp_seedream.journal import Entry, Journal
 from mcp_seedream.limits import Limits
 from mcp_seedream.observing import Observer
-from mcp_seedream.orphans import Orphans, Watch
+from mcp_seedream.orphans import Orphans
 from mcp_seedream.replies import link_expiry
 from mcp_seedream.stopping import Stopping
 from mcp_seedream.streaming import read_stream
 from mcp_seedream.waiting import Report, TaskWaiter
+from mcp_seedream.watch import Watch
 from mcp_seedream.wire import ImageRequest, Task
 
 _DECODING = 2  # each may take 300 MB

@@ -15,7 +15,8 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from mcp_seedream.orphans import Orphans, Watch
+from mcp_seedream.orphans import Orphans
+from mcp_seedream.watch import Watch
 from mcp_seedream.wire import Task
 
 logger = logging.getLogger(__name__)

@@ -10,10 +10,8 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from time import time
 from typing import TypeVar
-from uuid import uuid4
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -21,10 +19,10 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from mcp_seedream.errors import SeedreamError, SubmissionUncertain
 from mcp_seedream.identity import RequestId, request_name
 from mcp_seedream.journal import Journal, Orphan
-from mcp_seedream.peers import Peers
+from mcp_seedream.peers import Found, Peers
 from mcp_seedream.refusals import UNCERTAIN
 from mcp_seedream.stopping import Stopping
-from mcp_seedream.wire import Task
+from mcp_seedream.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -33,74 +31,6 @@ SECONDS = 600
 """How long an orphan waits for its call to come again."""
 _MOST = 10_000
 _NEWS = 0.25  # seconds for a connection that is closed to be noticed
-
-
-@dataclass(slots=True, eq=False)
-class Watch:
-    """One call, from before it is sent until its answer is on its way.
-
-    `unanswered` is set where the caller may not have got its answer although the call came to an end, `uncertain`
-    where nobody knows whether a task was accepted, `doubt` is where the journal has that. `fetched_later` is a call
-    whose answer, if it comes to one, its client fetches: whoever keeps it says whether it was. `abandoned` is set once
-    there is an orphan. `request` and `name` are what other processes know it by.
-    """
-
-    orphans: Orphans
-    fetched_later: bool = False
-    request: str = ""
-    name: str = field(default_factory=lambda: uuid4().hex)
-    key: str = ""
-    task: Task | None = None
-    unanswered: bool = False
-    uncertain: bool = False
-    doubt: int | None = None
-    abandoned: bool = False
-    settled: anyio.Event = field(default_factory=anyio.Event)
-
-    @property
-    def orphan(self) -> Orphan | None:
-        """What is left when nobody hears the answer: the task, or the doubt whether there is one."""
-        if not self.unanswered or not self.key:
-            return None
-        if self.task and self.task.id:
-            return Orphan(self.task.id, self.task.model or "", time())
-        return Orphan("", "", time()) if self.uncertain else None
-
-    async def accepted(self, task: Task) -> None:
-        """It has a task from here on."""
-        self.task = task
-        await self.orphans.accepted(self)
-
-    async def doubted(self) -> None:
-        """It is about to be sent: from here on there may be a task that nobody knows of."""
-        self.doubt = self.doubt or await self.orphans.doubt(self.key)
-
-    @asynccontextmanager
-    async def sending(self) -> AsyncIterator[None]:
-        """While a request is under way that is finished although its caller leaves: the same call waits for it."""
-
-        async def notice() -> None:
-            try:
-                await anyio.sleep_forever()
-            except anyio.get_cancelled_exc_class():
-                if not done:
-                    self.orphans.expect(self)
-                raise
-
-        await self.doubted()
-        done, failure = False, None
-        async with anyio.create_task_group() as group:
-            group.start_soon(notice)
-            try:
-                yield
-            except Exception as error:  # noqa: BLE001  (raised below: a group would wrap it)
-                failure = error
-                # Whatever else went wrong after it was sent, nobody knows whether there is a task.
-                self.uncertain = isinstance(error, SubmissionUncertain) or not isinstance(error, SeedreamError)
-            done = True
-            group.cancel_scope.cancel()
-        if failure:
-            raise failure
 
 
 class Orphans:
@@ -168,6 +98,7 @@ class Orphans:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._settle(watch)
+                await self._come(watch)
             self._no_longer_expected(watch)
             if asked:
                 _remove(self._asked, asked, watch)
@@ -181,6 +112,7 @@ class Orphans:
         """Leave what the call had, if nobody heard its answer, and nothing if somebody did."""
         if self._peers and watch.key and not await self._peers.end(watch.key, watch.request, watch.name):
             watch.unanswered = True  # said another process, which has left the task if there was one
+            watch.expected = watch.expected or watch.task is None
             watch.abandoned = watch.abandoned or watch.task is not None
         if orphan := watch.orphan:
             await self._leave(watch, orphan)
@@ -215,14 +147,17 @@ class Orphans:
             elif watch.task:
                 await self.abandon(watch)
             elif watch.key:
-                self.expect(watch)
+                watch.expected = self._peers is not None  # they heard of it just now
+                await self.expect(watch)
 
     async def accepted(self, watch: Watch) -> None:
         """A call has a task: other processes can leave it for its caller."""
         if self._peers and watch.task and watch.task.id and watch.key and not watch.abandoned:
             asked = await self._peers.accepted(watch.key, watch.request, watch.name, watch.task)
             if not asked:
+                watch.expected = True
                 await self.abandon(watch)
+                await self._come(watch)
 
     async def abandon(self, watch: Watch) -> None:
         """Its caller may never fetch the answer: whoever makes the same call gets the task."""
@@ -234,9 +169,18 @@ class Orphans:
         """Where it is written down that a call is sent."""
         return await self._journal.sending(key) if self._journal else None
 
-    def expect(self, watch: Watch) -> None:
+    async def expect(self, watch: Watch) -> None:
         """A caller left while its request is under way: there will be an orphan."""
         self._expected.setdefault(watch.key, []).append(watch)
+        if self._peers and not watch.expected:
+            watch.expected = True
+            await self._peers.expect(watch.key)
+
+    async def _come(self, watch: Watch) -> None:
+        """What others were told to expect is left now, or will not be."""
+        if self._peers and watch.expected:
+            watch.expected = False
+            await self._peers.come(watch.key)
 
     async def adopt(self, key: str, watch: Watch) -> Orphan | None:
         """The first orphan left under a key in time, or the one that will be; nobody else gets it.
@@ -248,11 +192,15 @@ class Orphans:
         Raises:
             SubmissionUncertain: What was left is a call that may have been accepted; it is told once.
         """
-        orphan, alive = await self._left_under(key)
-        if orphan is None and alive:
+        found = await self._left_under(key)
+        if found.orphan is None and found.alive:
             # It may be over for its caller, whose new call can be here sooner than the news that the old one is gone.
             await anyio.sleep(_NEWS)
-            orphan, _ = await self._left_under(key)
+            found = await self._left_under(key)
+        while found.orphan is None and found.coming:
+            await anyio.sleep(_NEWS)
+            found = await self._left_under(key)
+        orphan = found.orphan
         watch.key = key
         self._alive[key] += 1
         if self._peers:
@@ -263,29 +211,28 @@ class Orphans:
                 await before.settled.wait()
             except BaseException:
                 if not before.settled.is_set():
-                    self.expect(before)
+                    self._expected.setdefault(key, []).append(before)
                 raise
-            orphan, _ = await self._left_under(key)
+            orphan = (await self._left_under(key)).orphan
         if orphan and not orphan.id:
             ago = time() - orphan.left_at
             raise SubmissionUncertain(f"The same call was broken off {ago:.0f} s ago, and its answer lost. {UNCERTAIN}")
         return orphan
 
-    async def _left_under(self, key: str) -> tuple[Orphan | None, bool]:
-        """The first orphan, taken; and whether the same call is alive."""
+    async def _left_under(self, key: str) -> Found:
         since = time() - self._seconds
         there = [orphan for orphan in self._left.pop(key, []) if orphan.left_at >= since]
         if there[1:]:
             self._left[key] = there[1:]
         alive = self._alive[key] > 0
         if there:
-            return there[0], alive
+            return Found(there[0], alive)
         if self._journal and (orphan := await self._journal.adopt(key, since)):
-            return orphan, alive
+            return Found(orphan, alive)
         if self._peers:
-            orphan, elsewhere = await self._peers.take(key)
-            return orphan, alive or elsewhere
-        return None, alive
+            found = await self._peers.take(key)
+            return found._replace(alive=found.alive or alive)
+        return Found(None, alive)
 
     async def _leave(self, watch: Watch, orphan: Orphan) -> None:
         if watch.abandoned:

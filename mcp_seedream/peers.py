@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import anyio
 
@@ -30,16 +30,26 @@ T = TypeVar("T")
 _PAUSE = 30  # seconds to do without a Redis that can't be used
 _LONGEST = 3600  # seconds, more than any call lasts: what a process that was killed did not take back goes
 
-_LEFT, _ALIVE, _ASKED = f"{PREFIX}left:", f"{PREFIX}alive:", f"{PREFIX}asked:"
+_SENDING = 120  # seconds, more than the upstream is given to accept a task
+
+_LEFT, _COMING = f"{PREFIX}left:", f"{PREFIX}coming:"
+_ALIVE, _ASKED = f"{PREFIX}alive:", f"{PREFIX}asked:"
 # An orphan is a JSON list of its task's id, its model, and when it was left.
 _TAKE = """
 local found = redis.call('LPOP', KEYS[1])
 while found and cjson.decode(found)[3] < tonumber(ARGV[1]) do found = redis.call('LPOP', KEYS[1]) end
-return {found or '', redis.call('GET', KEYS[2]) or '0'}
+return {found or '', redis.call('GET', KEYS[2]) or '0', redis.call('GET', KEYS[3]) or '0'}
 """
 _LEAVE = """
 redis.call('RPUSH', KEYS[1], ARGV[1])
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+"""
+_COME = """
+if redis.call('DECR', KEYS[1]) <= 0 then redis.call('DEL', KEYS[1]) end
+"""
+_EXPECT = """
+redis.call('INCR', KEYS[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
 """
 _FETCHED = """
 for _, orphan in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
@@ -70,11 +80,25 @@ for _, entry in ipairs(redis.call('HVALS', KEYS[1])) do
     redis.call('RPUSH', ARGV[1] .. call[1], cjson.encode({call[2], call[3], tonumber(ARGV[2])}))
     redis.call('PEXPIRE', ARGV[1] .. call[1], ARGV[3])
     table.insert(left, call[2])
+  else
+    redis.call('INCR', ARGV[4] .. call[1])
+    redis.call('PEXPIRE', ARGV[4] .. call[1], ARGV[5])
   end
 end
 redis.call('DEL', KEYS[1])
 return left
 """
+
+
+class Found(NamedTuple):
+    """What was left of a call: its first task in time, which nobody else gets.
+
+    `alive` is a call that somebody waits for, `coming` one that was left before it had a task.
+    """
+
+    orphan: Orphan | None
+    alive: bool
+    coming: bool = False
 
 
 class Peers:
@@ -95,18 +119,26 @@ class Peers:
         script = redis.register_script
         self._take, self._leave, self._fetched = script(_TAKE), script(_LEAVE), script(_FETCHED)
         self._begin, self._accepted, self._end = script(_BEGIN), script(_ACCEPTED), script(_END)
-        self._give_up = script(_GIVE_UP)
+        self._expect, self._come, self._give_up = script(_EXPECT), script(_COME), script(_GIVE_UP)
 
-    async def take(self, call: str) -> tuple[Orphan | None, bool]:
-        """The first task of a call that was left in time, which nobody else gets; and whether the call is alive."""
-        keys, since = [_LEFT + call, _ALIVE + call], time() - self._seconds
-        found, alive = await self._do(("", "0"), self._take, keys, [since])
-        return Orphan(*json.loads(found)) if found else None, int(alive) > 0
+    async def take(self, call: str) -> Found:
+        """What was left of a call."""
+        keys = [_LEFT + call, _ALIVE + call, _COMING + call]
+        found, alive, coming = await self._do(("", 0, 0), self._take, keys, [time() - self._seconds])
+        return Found(Orphan(*json.loads(found)) if found else None, int(alive) > 0, int(coming) > 0)
 
     async def leave(self, call: str, orphan: Orphan) -> bool:
         """Let go of a task whose caller went away, or of the doubt whether there is one; whether that worked."""
         left = json.dumps([orphan.id, orphan.model, orphan.left_at])
         return bool(await self._do(0, self._leave, [_LEFT + call], [left, milliseconds(self._seconds)]))
+
+    async def expect(self, call: str) -> None:
+        """A caller left while the request is under way: there will be a task."""
+        await self._do(0, self._expect, [_COMING + call], [milliseconds(_SENDING)])
+
+    async def come(self, call: str) -> None:
+        """It is left now, or there is none."""
+        await self._do(0, self._come, [_COMING + call])
 
     async def fetched(self, call: str, task_id: str) -> None:
         """The caller of a task that was left has its answer all the same."""
@@ -129,12 +161,15 @@ class Peers:
         return bool(await self._do(1, self._accepted, [_ASKED + request], args))
 
     async def end(self, call: str, request: str, watch: str) -> bool:
-        """A request is over; False where a notice came before, and another process has left its task."""
+        """A request is over; False where a notice came before, at another process, which left the task it had."""
         return bool(await self._do(1, self._end, [_ALIVE + call, _ASKED + request], [watch]))
 
     async def give_up(self, request: str) -> frozenset[str]:
-        """Somebody says that they do not wait for a request: the tasks that are left by that, wherever they wait."""
-        args = [_LEFT, time(), milliseconds(self._seconds)]
+        """Somebody says that they do not wait for a request: the tasks that are left by that, wherever they wait.
+
+        Where it has none yet, one is expected, until the process that serves it says that it has come.
+        """
+        args = [_LEFT, time(), milliseconds(self._seconds), _COMING, milliseconds(_SENDING)]
         return frozenset(await self._do([], self._give_up, [_ASKED + request], args))
 
     async def greet(self) -> None:

@@ -15,9 +15,10 @@ from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.files import LocalFiles
 from mcp_seedream.journal import Journal
 from mcp_seedream.mishaps import REFUSALS
-from mcp_seedream.orphans import Orphans, Watch
+from mcp_seedream.orphans import Orphans
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.tools import Habits
+from mcp_seedream.watch import Watch
 from mcp_seedream.wire import Task
 from tests.conftest import Session, answer, look_ups, submits, text
 from tests.test_tools import picture

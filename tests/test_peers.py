@@ -134,19 +134,25 @@ async def test_a_notice_that_comes_elsewhere_is_heard(
     assert len(submits(sandbox)) == 2
 
 
-async def test_a_notice_before_there_is_a_task(replicas: tuple[str, str], redis: Any, sandbox: Sandbox) -> None:
-    """Once there is one, it is left."""
+@pytest.mark.parametrize("way", ["notice here", "notice elsewhere", "closed"])
+async def test_a_call_that_is_left_before_it_has_a_task(
+    replicas: tuple[str, str], redis: Any, sandbox: Sandbox, way: str
+) -> None:
+    """Its task is waited for where the call comes again; nothing is expected afterwards."""
     prompt = "a fox [sandbox:hang=1]"
     async with anyio.create_task_group() as group:
-        group.start_soon(partial(called, replicas[0], prompt, id_=7))
+        group.start_soon(partial(called, replicas[0], prompt, id_=7, revision=LATEST if way == "closed" else OLD))
         await true(lambda: bool(submits(sandbox)))
-        await give_up(replicas[1], 7)
-        with anyio.fail_after(20):
-            while not await redis.keys("seedream:left:*"):  # noqa: ASYNC110
-                await anyio.sleep(0.02)
-        found = await called(replicas[1], prompt, id_=8)
+        if way == "closed":
+            group.cancel_scope.cancel()
+        else:
+            await give_up(replicas[way == "notice elsewhere"], 7)
+            found = await called(replicas[1], prompt, id_=8)
+    if way == "closed":
+        found = await called(replicas[1], prompt, revision=LATEST)
     assert "nothing was billed again" in str(found["notes"])
     assert len(submits(sandbox)) == 1
+    assert await redis.keys("seedream:[lc]*") == []
 
 
 async def test_calls_that_are_alive_are_two_pictures(replicas: tuple[str, str], redis: Any, sandbox: Sandbox) -> None:
@@ -224,8 +230,8 @@ async def test_redis_comes_back(
             assert not await there.leave("call", orphan)
             monkeypatch.setattr(peers, "monotonic", lambda: 1e9)
             assert await there.leave("call", orphan)
-            assert await there.take("call") == (orphan, False)
-            assert await there.take("call") == (None, False)
+            assert await there.take("call") == (orphan, False, False)
+            assert await there.take("call") == (None, False, False)
     assert [record.message.split(".")[0] for record in caplog.records] == [
         "Redis can't be used (ConnectionError)",
         "Redis can be used again",
@@ -238,9 +244,9 @@ async def test_what_was_left_long_ago_is_nobodys(redis: Any) -> None:
     for id_, ago in (("old", 61), ("first", 30), ("second", 20)):
         assert await there.leave("call", Orphan(id_, "", time() - ago))
     assert [await there.take("call") for _ in range(2)] == [
-        (Orphan(id_, "", ANY), False) for id_ in ("first", "second")
+        (Orphan(id_, "", ANY), False, False) for id_ in ("first", "second")
     ]
-    assert await there.take("call") == (None, False)
+    assert await there.take("call") == (None, False, False)
 
 
 async def test_a_task_that_was_fetched_after_all_is_nobodys(redis: Any) -> None:
@@ -253,4 +259,7 @@ async def test_a_task_that_was_fetched_after_all_is_nobodys(redis: Any) -> None:
             await watch.accepted(Task(id_))
             await here.abandon(watch)
     await here.answered(first)
-    assert [await Peers(redis).take("call") for _ in range(2)] == [(Orphan("t2", "", ANY), False), (None, False)]
+    assert [await Peers(redis).take("call") for _ in range(2)] == [
+        (Orphan("t2", "", ANY), False, False),
+        (None, False, False),
+    ]

@@ -24,7 +24,7 @@ ORDER = [
     "choosing", "schemas", "arguments", "wire", "replies", "refusals", "retries", "answers", "turns", "pools",
     "unreached", "client",
     "waiting", "streaming", "pictures", "downloads", "inputs", "tracing", "limits", "journal", "identity", "shared",
-    "peers", "orphans",
+    "peers", "watch", "orphans",
     "jobs", "generation", "delivery", "results", "gallery", "writing", "guide", "prompts", "completions", "icons",
     "tools", "tasks", "server", "stdio", "metrics", "callers", "readiness", "middleware", "access", "sealing", "store",
     "registrations", "vendor", "consent", "grants", "oauth", "pages", "hosting", "serving", "workers", "signin",
