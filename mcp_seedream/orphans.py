@@ -99,6 +99,8 @@ class Orphans:
             with anyio.CancelScope(shield=True):
                 await self._settle(watch)
                 await self._come(watch)
+                if self._peers and watch.key:
+                    await self._peers.end(watch.key)  # now that it is left: else the same call could come in between
             self._no_longer_expected(watch)
             if asked:
                 _remove(self._asked, asked, watch)
@@ -110,7 +112,7 @@ class Orphans:
 
     async def _settle(self, watch: Watch) -> None:
         """Leave what the call had, if nobody heard its answer, and nothing if somebody did."""
-        if self._peers and watch.key and not await self._peers.end(watch.key, watch.request, watch.name):
+        if self._peers and watch.key and not await self._peers.answered(watch.request, watch.name):
             watch.unanswered = True  # said another process, which has left the task if there was one
             watch.expected = watch.expected or watch.task is None
             watch.abandoned = watch.abandoned or watch.task is not None

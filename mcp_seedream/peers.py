@@ -44,7 +44,7 @@ _LEAVE = """
 redis.call('RPUSH', KEYS[1], ARGV[1])
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
-_COME = """
+_LESS = """
 if redis.call('DECR', KEYS[1]) <= 0 then redis.call('DEL', KEYS[1]) end
 """
 _EXPECT = """
@@ -67,9 +67,8 @@ if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return 1
 """
-_END = """
-if redis.call('DECR', KEYS[1]) <= 0 then redis.call('DEL', KEYS[1]) end
-return redis.call('HDEL', KEYS[2], ARGV[1])
+_ANSWERED = """
+return redis.call('HDEL', KEYS[1], ARGV[1])
 """
 # What a request has is a JSON list of its call's hash and, once it has one, its task's id and model.
 _GIVE_UP = """
@@ -118,8 +117,8 @@ class Peers:
         self._again = 0.0
         script = redis.register_script
         self._take, self._leave, self._fetched = script(_TAKE), script(_LEAVE), script(_FETCHED)
-        self._begin, self._accepted, self._end = script(_BEGIN), script(_ACCEPTED), script(_END)
-        self._expect, self._come, self._give_up = script(_EXPECT), script(_COME), script(_GIVE_UP)
+        self._begin, self._accepted, self._answered = script(_BEGIN), script(_ACCEPTED), script(_ANSWERED)
+        self._expect, self._less, self._give_up = script(_EXPECT), script(_LESS), script(_GIVE_UP)
 
     async def take(self, call: str) -> Found:
         """What was left of a call."""
@@ -138,7 +137,7 @@ class Peers:
 
     async def come(self, call: str) -> None:
         """It is left now, or there is none."""
-        await self._do(0, self._come, [_COMING + call])
+        await self._do(0, self._less, [_COMING + call])
 
     async def fetched(self, call: str, task_id: str) -> None:
         """The caller of a task that was left has its answer all the same."""
@@ -160,9 +159,13 @@ class Peers:
         args = [watch, json.dumps([call, task.id, task.model or ""])]
         return bool(await self._do(1, self._accepted, [_ASKED + request], args))
 
-    async def end(self, call: str, request: str, watch: str) -> bool:
+    async def answered(self, request: str, watch: str) -> bool:
         """A request is over; False where a notice came before, at another process, which left the task it had."""
-        return bool(await self._do(1, self._end, [_ALIVE + call, _ASKED + request], [watch]))
+        return bool(await self._do(1, self._answered, [_ASKED + request], [watch]))
+
+    async def end(self, call: str) -> None:
+        """What a request had is left, if anything is: its call is not alive any more."""
+        await self._do(0, self._less, [_ALIVE + call])
 
     async def give_up(self, request: str) -> frozenset[str]:
         """Somebody says that they do not wait for a request: the tasks that are left by that, wherever they wait.
