@@ -199,7 +199,7 @@ class Orphans:
             # It may be over for its caller, whose new call can be here sooner than the news that the old one is gone.
             await anyio.sleep(_NEWS)
             found = await self._left_under(key)
-        while found.orphan is None and found.coming:
+        while found.orphan is None and found.coming and not self._stopping.begun.is_set():
             await anyio.sleep(_NEWS)
             found = await self._left_under(key)
         orphan = found.orphan

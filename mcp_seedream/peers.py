@@ -63,28 +63,33 @@ redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 """
 _ACCEPTED = """
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
+if redis.call('HGET', KEYS[1], ARGV[1]) == 'left' then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
 """
 _ANSWERED = """
-return redis.call('HDEL', KEYS[1], ARGV[1])
+local entry = redis.call('HGET', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[1], ARGV[1])
+return entry == 'left' and 0 or 1
 """
-# What a request has is a JSON list of its call's hash and, once it has one, its task's id and model.
+# What a request has is a JSON list of its call's hash and, once it has one, its task's id and model; then `left`, since
+# nothing at all may also mean that Redis forgot it.
 _GIVE_UP = """
 local left = {}
-for _, entry in ipairs(redis.call('HVALS', KEYS[1])) do
-  local call = cjson.decode(entry)
+local asked = redis.call('HGETALL', KEYS[1])
+for n = 1, #asked, 2 do
+  local call = asked[n + 1] ~= 'left' and cjson.decode(asked[n + 1]) or {}
+  redis.call('HSET', KEYS[1], asked[n], 'left')
   if call[2] then
     redis.call('RPUSH', ARGV[1] .. call[1], cjson.encode({call[2], call[3], tonumber(ARGV[2])}))
     redis.call('PEXPIRE', ARGV[1] .. call[1], ARGV[3])
     table.insert(left, call[2])
-  else
+  elseif call[1] then
     redis.call('INCR', ARGV[4] .. call[1])
     redis.call('PEXPIRE', ARGV[4] .. call[1], ARGV[5])
   end
 end
-redis.call('DEL', KEYS[1])
 return left
 """
 
@@ -156,7 +161,7 @@ class Peers:
 
     async def accepted(self, call: str, request: str, watch: str, task: Task) -> bool:
         """A request has a task; False where a notice came before, at another process: nobody waits for it."""
-        args = [watch, json.dumps([call, task.id, task.model or ""])]
+        args = [watch, json.dumps([call, task.id, task.model or ""]), milliseconds(_LONGEST)]
         return bool(await self._do(1, self._accepted, [_ASKED + request], args))
 
     async def answered(self, request: str, watch: str) -> bool:

@@ -174,6 +174,27 @@ async def test_nothing_is_left_of_calls_that_were_answered(replicas: tuple[str, 
     assert await redis.keys("*") == []
 
 
+async def test_what_redis_forgot_is_not_left(replicas: tuple[str, str], redis: Any, sandbox: Sandbox) -> None:
+    """A call whose client waits stays its own, and leaves nothing, though Redis began anew meanwhile."""
+    async with waiting(redis, replicas[0]):
+        await redis.flushdb()
+    async with anyio.create_task_group() as group:
+        group.start_soon(partial(called, replicas[0], "a fox [sandbox:hang=0.5]"))
+        await true(lambda: len(submits(sandbox)) == 2)
+        await redis.flushdb()
+    assert await redis.keys("*") == []
+
+
+async def test_notices_may_come_twice(replicas: tuple[str, str], redis: Any, sandbox: Sandbox) -> None:
+    """A task that is left is left once."""
+    async with waiting(redis, replicas[0], id_=7):
+        for _ in range(2):
+            await give_up(replicas[1], 7)
+        assert await redis.llen((await redis.keys("seedream:left:*"))[0]) == 1
+    assert len(await redis.keys("*")) == 1
+    assert len(submits(sandbox)) == 1
+
+
 async def test_a_server_that_stops_leaves_its_tasks_to_the_others(
     table: ModelTable, upstream: str, redis: Any, redis_url: str, sandbox: Sandbox
 ) -> None:
