@@ -24,6 +24,8 @@ _WAITING = (
     "Waiting for an MCP client, which usually starts this. `mcp-seedream try WORDS` makes a picture; Ctrl-C ends this."
 )
 SANDBOX_TOKEN = "sandbox"  # noqa: S105  (the sandbox takes any word)
+_HOST, _PORT = "127.0.0.1", 8000
+_HTTP_ONLY = ("host", "port", "workers", "sse")
 MCP_CLIENTS = ("claude-desktop", "claude-code", "cursor", "vscode", "windsurf", "devin", "zed")
 
 
@@ -57,6 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 0xFFFF):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 0 (any that is free) to 65535")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mcp-seedream",
@@ -64,8 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mcp-seedream {__version__}")
     parser.add_argument("--transport", choices=["stdio", "http"], default="stdio", help="default: stdio")
-    parser.add_argument("--host", default="127.0.0.1", help="address to bind, over HTTP (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="port, over HTTP (default: 8000)")
+    parser.add_argument("--host", help=f"address to bind, over HTTP (default: {_HOST})")
+    parser.add_argument("--port", type=_port, help=f"port, over HTTP (default: {_PORT})")
     parser.add_argument("--workers", type=int, metavar="N", help="processes, over HTTP (default: 1)")
     parser.add_argument(
         "--sse", action="store_true", default=None, help="serve the older SSE transport as well, at /sse"
@@ -167,6 +175,10 @@ def _serve(options: argparse.Namespace) -> int:
             words = "%s is not a setting, and does nothing." + (" Is %s meant?" if meant else "")
             logging.getLogger(__name__).warning(words, name, *([meant] if meant else []))
         table = read_table(settings.models_file)
+    if options.transport != "http":
+        for name in _HTTP_ONLY:
+            if getattr(options, name) is not None:
+                logging.getLogger(__name__).warning("--%s does nothing without --transport http.", name)
     with _upstream(options, settings, table) as settings_in_use:
         serve = _serve_http if options.transport == "http" else _serve_stdio
         return serve(options, settings_in_use, table)
@@ -231,11 +243,12 @@ def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTab
 
     if settings.workers > 1 and options.sandbox:
         raise ConfigurationError("A sandbox serves one process: leave it out, or --workers and WEB_CONCURRENCY.")
+    host, port = options.host or _HOST, _PORT if options.port is None else options.port
     if settings.workers > 1:
-        return serve_in_workers(settings, options.host, options.port)
+        return serve_in_workers(settings, host, port)
     app = create_app(settings, table=table, remark=_remark(options))
     logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)  # a sandbox in this process keeps its own quiet
-    serve_here(app, options.host, options.port)
+    serve_here(app, host, port)
     return 0
 
 

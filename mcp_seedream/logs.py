@@ -18,10 +18,13 @@ def log_to_stderr(level: str, form: Literal["text", "json"] = "text") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_with_request)
     if form == "json":
+        from pythonjsonlogger.core import RESERVED_ATTRS  # noqa: PLC0415
         from pythonjsonlogger.json import JsonFormatter  # noqa: PLC0415  (stdio starts faster without)
 
         names = {"asctime": "time", "levelname": "level", "name": "logger"}
-        handler.setFormatter(JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields=names))
+        twice = [*RESERVED_ATTRS, "color_message"]  # uvicorn's message, once more, for terminals
+        words = "%(asctime)s %(levelname)s %(name)s %(message)s"
+        handler.setFormatter(JsonFormatter(words, rename_fields=names, reserved_attrs=twice))
     else:
         handler.addFilter(_on_one_line)
         handler.setFormatter(logging.Formatter(_TEXT))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import anyio
@@ -9,6 +10,8 @@ import anyio
 from mcp_seedream.callers import NO_TASK, LookUp
 from mcp_seedream.errors import UnreadableReply, UpstreamError, UpstreamUnavailable
 from mcp_seedream.stopping import Stopping
+
+logger = logging.getLogger(__name__)
 
 _SECONDS = 10  # that an answer holds: probes come often, and from many
 _NOBODY = "nobody"
@@ -35,7 +38,9 @@ class Readiness:
         async with self._lock:
             trouble, until = self._known
             if until < time.monotonic():
-                trouble = await self._ask()
+                before, trouble = trouble, await self._ask()
+                if trouble != before:
+                    logger.warning("not ready: %s" if trouble else "ready again", *([trouble] if trouble else []))
                 self._known = trouble, time.monotonic() + _SECONDS
         return trouble
 

@@ -30,9 +30,11 @@ from mcp_seedream.errors import ConfigurationError, TokenRefused, TooMuch, Upstr
 from mcp_seedream.limits import Limits, _Room
 from mcp_seedream.logs import log_to_stderr
 from mcp_seedream.observing import Observer, caller_id
+from mcp_seedream.readiness import Readiness
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.serving import create_app
 from mcp_seedream.settings import Settings, read_settings
+from mcp_seedream.stopping import Stopping
 from tests.conftest import answer, look_ups, serving, submits
 
 pytestmark = pytest.mark.anyio
@@ -381,13 +383,16 @@ def test_log_lines(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", stream)
     try:
         log_to_stderr("info", form)
-        logging.getLogger("mcp_seedream.x").info("two\nlines %s", "\u2028", extra={"task_id": "t1"})
+        logging.getLogger("mcp_seedream.x").info(
+            "two\nlines %s", "\u2028", extra={"task_id": "t1", "color_message": "2"}
+        )
     finally:
         root.handlers[:], root.level = before
     if form == "json":
         [line] = stream.getvalue().splitlines()
         found = json.loads(line)
         assert (found["message"], found["task_id"], found["level"]) == ("two\nlines \u2028", "t1", "INFO")
+        assert "color_message" not in found
     else:
         assert stream.getvalue().endswith("INFO mcp_seedream.x: two\\nlines \\u2028\n")
 
@@ -427,6 +432,25 @@ async def test_older_clients_over_sse(table: ModelTable, upstream: str, sandbox:
     assert {token for path, token, _ in sandbox.requests if path == "/seedream/images"} == {"alice"}
     with hosted(table, upstream) as address:
         assert (await asked(address, "/sse", authorization="Bearer alice")).status_code == 404
+
+
+async def test_the_log_says_when_calls_can_not_be_served(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, and once more when they can."""
+    monkeypatch.setattr("mcp_seedream.readiness._SECONDS", 0.01)
+    away = True
+
+    async def look_up(_: list[str], __: str) -> None:
+        if away:
+            raise UpstreamUnavailable("gone")
+
+    readiness = Readiness(Stopping(), look_up)
+    for away in (False, True, True, False, False):
+        assert (await readiness.trouble() is not None) == away
+        await anyio.sleep(0.02)
+    said = [record.message for record in caplog.records]
+    assert said == ["not ready: the upstream can't be reached", "ready again"]
 
 
 async def test_a_stopping_server_is_not_ready(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:

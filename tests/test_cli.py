@@ -21,6 +21,7 @@ def run(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subpro
         encoding="utf-8",
         cwd=cwd,
         env={"PATH": "", **(env or {})},
+        stdin=subprocess.DEVNULL,
         timeout=60,
         check=False,
     )
@@ -157,6 +158,24 @@ def test_version_and_help(tmp_path: Path) -> None:
     assert run("--version", cwd=tmp_path).stdout == f"mcp-seedream {__version__}\n"
     shown = run("--help", cwd=tmp_path).stdout
     assert all(f"    {command} " in shown for command in ("try", "install", "uninstall", "doctor"))
+
+
+@pytest.mark.parametrize("port", ["80808", "-1", "http", "²"])
+def test_a_port_that_is_none(tmp_path: Path, port: str) -> None:
+    """Is refused with the others that are wrong, before anything begins."""
+    result = run("--transport", "http", f"--port={port}", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "--port" in result.stderr
+    assert "is not a port" in result.stderr
+
+
+def test_flags_of_another_transport(tmp_path: Path) -> None:
+    """Over stdio a port does nothing: it is said, and the server is there all the same."""
+    result = run("--port", "8001", "--sse", "--sandbox", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, "")
+    assert "--port does nothing without --transport http" in result.stderr
+    assert "--sse does" in result.stderr
+    assert "--host does" not in result.stderr
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
