@@ -27,11 +27,11 @@ from mcp_seedream.settings import read_settings
 from mcp_seedream.shared import connect
 from mcp_seedream.stopping import Stopping
 from mcp_seedream.wire import Task
-from tests.conftest import Session, answer, serving, submits, text
+from tests.conftest import BUSY, Session, answer, serving, submits, text
 from tests.services import free_port, redis_running
 from tests.test_http import LATEST, OLD, message, read
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BUSY]
 SLOW = "a fox [sandbox:slow=2]"
 
 
