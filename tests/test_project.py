@@ -27,8 +27,9 @@ ORDER = [
     "jobs", "generation", "delivery", "results", "gallery", "writing", "guide", "prompts", "completions", "icons",
     "tools", "tasks", "server", "stdio", "metrics", "callers", "readiness", "middleware", "access", "sealing", "store",
     "registrations", "vendor", "consent", "grants", "oauth", "pages", "hosting", "serving", "workers", "signin",
-    "drawing", "studio", "mishaps", "sandbox", "trial", "jsonc", "configfile", "differences", "entries", "installed",
-    "findings", "reaching", "endpoint", "machine", "upstream", "doctor", "links", "installing", "cli", "__main__",
+    "drawing", "studio", "mishaps", "sandbox", "trial", "spans", "jsonc", "configfile", "entries", "differences",
+    "asked", "installed", "findings", "reaching", "endpoint", "machine", "upstream", "doctor", "links", "targets",
+    "installing", "uninstalling", "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
