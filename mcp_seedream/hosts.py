@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ import anyio
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from mcp_seedream.findings import Check, Finding, in_background
@@ -44,6 +45,7 @@ _FOR_SIGN_IN = ("seal_keys", "redis_url", "vendor_client_id")
 _KEPT_BACK = (401, 403, 404)
 """What a proxy in front says of what is for the host itself."""
 _PATIENCE = 3  # seconds for Redis
+_OLDEST = (6, 2)  # Redis that knows GETDEL
 _PUBLIC_URL, _REDIS_URL, _FIGURES = name_of("public_url"), name_of("redis_url"), name_of("metrics_dir")
 
 
@@ -194,16 +196,17 @@ def _object(answer: Answer) -> dict[str, Any]:
 async def _asked(redis: Redis, where: str) -> Finding:
     """Whether Redis does what sign-in asks of it; nothing is changed there, and its password is in no word of this."""
     away = f"See {_REDIS_URL}. While Redis is away, nobody can sign in."
+    version = "before 6.0"  # which is not even greeted
     try:
-        version = str((await redis.info("server")).get("redis_version", ""))
+        version = str((await _told(redis, "server")).get("redis_version", "of an unknown version"))
         await redis.getdel("seedream:doctor")
         await redis.eval("return 1", 0)
-        memory = await redis.info("memory")
+        memory = await _told(redis, "memory")
     except AuthenticationError:
         advice = f"{_REDIS_URL} has it: redis://:PASSWORD@HOST:PORT/0"
         return Finding("problem", f"{where} refuses the password, or wants one.", advice)
     except ResponseError as error:
-        if "unknown command" in str(error).lower():
+        if "unknown command" in str(error).lower() and _is_old(version):
             return Finding("problem", f"{where} is Redis {version}, which is too old.", "It takes 6.2 or newer.")
         advice = "Sign-in needs SET, GET, GETDEL and EVALSHA on keys that begin with seedream:, at a primary."
         return Finding("problem", f"{where} refuses: {error}", advice)
@@ -216,3 +219,16 @@ async def _asked(redis: Redis, where: str) -> Finding:
         forgets = f"{where} forgets when it is full ({policy}): a sign-in that was revoked may be good again."
         return Finding("warning", forgets, "Set its maxmemory-policy to noeviction.")
     return Finding("ok", f"Redis {version} at {where}")
+
+
+async def _told(redis: Redis, section: str) -> dict[str, Any]:
+    """What Redis says of itself; nothing where its user may not ask, who may sign people in all the same."""
+    try:
+        return dict(await redis.info(section))
+    except NoPermissionError:
+        return {}
+
+
+def _is_old(version: str) -> bool:
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    return numbers is None or (int(numbers[1]), int(numbers[2])) < _OLDEST

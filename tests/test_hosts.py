@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socketserver
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,7 +134,8 @@ def test_a_redis(given: Any, tmp_path: Path) -> None:
         (["--requirepass", PASSWORD], f":{PASSWORD}@", "ok", "Redis "),
         (["--requirepass", PASSWORD], "", "problem", "refuses the password, or wants one"),
         (["--requirepass", PASSWORD], f":{PASSWORD}x@", "problem", "refuses the password, or wants one"),
-        (["--rename-command", "GETDEL", ""], "", "problem", "which is too old"),
+        (["--rename-command", "GETDEL", ""], "", "problem", "refuses: unknown command"),
+        (["--user", "default", "on", "nopass", "~*", "+@all", "-info"], "", "ok", "of an unknown version"),
         (["--user", "default", "on", "nopass", "~*", "+@all", "-getdel"], "", "problem", "refuses: "),
         (["--replicaof", "127.0.0.1", "1"], "", "problem", "refuses: "),
         (["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"], "", "warning", "forgets when it is full"),
@@ -146,6 +149,41 @@ def test_what_can_be_wrong_with_redis(
         found = given("redis", SEEDREAM_REDIS_URL=f"redis://{user}127.0.0.1:{port}/0")["redis"]
     assert (found.level, words in found.found) == (level, True), found
     assert f"127.0.0.1:{port}" in found.found
+
+
+class Old(socketserver.StreamRequestHandler):
+    """Redis as it was: enough of it to be greeted (from 6.0 on), to tell its version, and to know no GETDEL."""
+
+    version = ""
+
+    def handle(self) -> None:
+        while head := self.rfile.readline():
+            words = []
+            for _ in range(int(head[1:])):
+                words.append(self.rfile.read(int(self.rfile.readline()[1:])).decode())
+                self.rfile.readline()
+            about = f"# Server\r\nredis_version:{self.version}\r\n"
+            known = {"INFO": f"${len(about)}\r\n{about}", "HELLO": "%1\r\n$5\r\nproto\r\n:3"}
+            if self.version < "6":
+                del known["HELLO"]
+            said = known.get(words[0], f"-ERR unknown command `{words[0]}`")
+            self.wfile.write(f"{said}\r\n".encode())
+
+
+@pytest.mark.parametrize(("version", "told"), [("5.0.7", "before 6.0"), ("6.0.16", "6.0.16")])
+def test_a_redis_that_is_too_old(given: Any, version: str, told: str) -> None:
+    """Is said to be, and which one it takes."""
+    handler = type("Handler", (Old,), {"version": version})
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        port = server.server_address[1]
+        found = given("redis", SEEDREAM_REDIS_URL=f"redis://127.0.0.1:{port}")["redis"]
+        server.shutdown()
+        thread.join()
+    wanted = f"127.0.0.1:{port} is Redis {told}, which is too old."
+    assert found == Finding("problem", wanted, "It takes 6.2 or newer.")
 
 
 def test_a_redis_that_is_not_there(given: Any) -> None:
