@@ -43,14 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.command == "doctor":
             return _examine(options)
         if options.command in ("install", "uninstall"):
-            from mcp_seedream import installing  # noqa: PLC0415  (the server has no use for it)
-            from mcp_seedream.settings import read_settings  # noqa: PLC0415
-
-            if options.command == "install":
-                settings = read_settings()
-                options.sandbox |= settings.sandbox and not (options.hosted or options.url)
-                return installing.install(options, settings)
-            return installing.uninstall(options)
+            return _install(options)
         return _serve(options)
     except ConfigurationError as error:
         print(f"mcp-seedream: {error}", file=sys.stderr)  # noqa: T201
@@ -117,13 +110,15 @@ def _add_install(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="put this server into the settings of an MCP client",
         description=(
             "Put this server into the settings of an MCP client. The file is backed up, and all else in it stays as "
-            "it is. The token comes from ACEDATACLOUD_API_TOKEN, or is asked for."
+            "it is. The token comes from ACEDATACLOUD_API_TOKEN; without one, VS Code asks for it, and keeps it out of "
+            "the file, and for the others you are asked here."
         ),
     )
     install.add_argument("client", choices=MCP_CLIENTS, help="which one")
     install.add_argument("--hosted", action="store_true", help="the server that AceDataCloud runs, instead of this one")
     install.add_argument("--url", metavar="URL", help="another hosted server")
     install.add_argument("--sandbox", action="store_true", default=argparse.SUPPRESS, help="no token: drawn pictures")
+    install.add_argument("--ask", action="store_true", help="have VS Code ask, even if there is a token here")
     install.add_argument("--link", action="store_true", help="print links that do it when clicked (cursor, vscode)")
     uninstall = commands.add_parser("uninstall", help="take it out again", description="Take the entry out again.")
     uninstall.add_argument("client", choices=MCP_CLIENTS, help="which one")
@@ -146,6 +141,18 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     examination.add_argument(
         "--sandbox", action="store_true", default=argparse.SUPPRESS, help="with the sandbox as the upstream"
     )
+
+
+def _install(options: argparse.Namespace) -> int:
+    from mcp_seedream.installing import install  # noqa: PLC0415  (the server has no use for it)
+    from mcp_seedream.settings import read_settings  # noqa: PLC0415
+    from mcp_seedream.uninstalling import uninstall  # noqa: PLC0415
+
+    if options.command == "uninstall":
+        return uninstall(options)
+    settings = read_settings()
+    options.sandbox |= settings.sandbox and not (options.hosted or options.url)
+    return install(options, settings)
 
 
 def _examine(options: argparse.Namespace) -> int:

@@ -8,13 +8,17 @@ import re
 from collections.abc import Iterator
 
 from mcp_seedream.configfile import ConfigFile
+from mcp_seedream.entries import FILLED_IN
 
 WANTED = "(a token will be asked for)"
 """Stands where a token will, and is shown."""
 _SECRET = re.compile(
-    r'("[^"\n]*(?:token|key|secret|password|authorization)[^"\n]*"\s*:\s*)"[^"\\\n]*(?:\\.[^"\\\n]*)*"', re.IGNORECASE
+    r'("[^"\n]*(?:token|key|secret|password|authorization)[^"\n]*"\s*:\s*)'
+    rf'(?!"(?:Bearer )?{FILLED_IN}")"[^"\\\n]*(?:\\.[^"\\\n]*)*"',
+    re.IGNORECASE,
 )
-"""A member that is likely to be a secret: a difference also shows lines that are not ours."""
+"""A member that is likely to be a secret: a difference also shows lines that are not ours. What a client puts a secret
+in place of is none."""
 
 
 def difference(config: ConfigFile, text: str) -> Iterator[str]:

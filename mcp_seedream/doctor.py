@@ -27,6 +27,7 @@ from mcp_seedream import __version__
 from mcp_seedream.endpoint import Endpoint
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.findings import Check, Finding, Result, as_json, as_text, count, examine
+from mcp_seedream.hosts import Host
 from mcp_seedream.installed import Installed, folders_here, installed
 from mcp_seedream.logs import log_to_stderr
 from mcp_seedream.machine import Machine, in_clients, unusable
@@ -61,6 +62,7 @@ def doctor(options: argparse.Namespace, found: Survey) -> int:
         checks = [
             *Machine(found).checks(),
             Check("clients", partial(_in_clients, places)),
+            *Host(found).checks(),
             *Upstream(found).checks(),
             _server(found, sandbox=options.sandbox),
         ]

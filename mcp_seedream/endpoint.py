@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.findings import Check, Finding
+from mcp_seedream.pages import CARD
 from mcp_seedream.reaching import Answer, Way, clock, timing, unexpected
+from mcp_seedream.server import NAME
 from mcp_seedream.tokens import end_of
 
 _REVISION = "2025-11-25"
@@ -20,6 +22,8 @@ _SOON = 14 * 24 * 3600  # seconds in which a certificate should be renewed
 _NO_SIGN_IN = (
     "Clients that have no place for a token (claude.ai, ChatGPT) can't connect: set SEEDREAM_PUBLIC_URL there."
 )
+_KEPT_BACK = (401, 403, 404)
+"""What a proxy in front says of what is for the host itself: see deploy/nginx.conf."""
 _ELSEWHERE = "Is this the address of the endpoint? It usually ends with /mcp."
 
 
@@ -44,6 +48,7 @@ class Endpoint:
         self._token = token
         self._health: Answer | None = None
         self._asks_for_token = False
+        self._keeps_probes_back = False
 
     def checks(self) -> list[Check]:
         """In the order in which they are told."""
@@ -54,7 +59,7 @@ class Endpoint:
             Check("clock", self._clock, needs=("network",)),
             Check("certificate", self._certificate, needs=("network",)),
             Check("server", self._server, needs=("network",)),
-            Check("upstream", self._upstream, needs=("network",)),
+            Check("upstream", self._upstream, needs=("network", "server")),
             Check("sign-in", self._without_token, needs=("network",)),
             Check("token", self._with_token, needs=("network", "sign-in")),
         ]
@@ -93,14 +98,26 @@ class Endpoint:
         found = _object(self._health)
         if "version" in found and found.get("status") == "ok":
             return Finding("ok", f"mcp-seedream {found['version']}")
-        status = self._health.status if self._health else ""
-        advice = f"{_ELSEWHERE} Or a proxy in front does not pass {self._beside('health')} on."
-        return Finding("warning", f"/health is not mcp-seedream's (HTTP {status}).", advice)
+        status = self._health.status if self._health else 0
+        if status in _KEPT_BACK and (version := await self._on_its_card()):
+            self._keeps_probes_back = True
+            return Finding("ok", f"mcp-seedream {version}; a proxy in front keeps /health to itself, as it should")
+        return Finding("warning", f"/health is not mcp-seedream's (HTTP {status}).", _ELSEWHERE)
+
+    async def _on_its_card(self) -> str:
+        """The version on the server card, which is for everybody; empty where there is none of ours."""
+        answer = await self._way.exchange("GET", self._beside(CARD.lstrip("/")))
+        card = {} if isinstance(answer, Finding) else _object(answer)
+        version = card.get("version")
+        return version if card.get("name") == NAME and isinstance(version, str) else ""
 
     async def _upstream(self) -> Finding:
         answer = await self._way.exchange("GET", self._beside("ready"))
         if isinstance(answer, Finding):
             return answer
+        if self._keeps_probes_back and answer.status in _KEPT_BACK:
+            found = "the proxy in front keeps /ready to itself, as it should"
+            return Finding("not checked", found, "On the host itself, or by monitoring, it can be asked.")
         status = _object(answer).get("status")
         if answer.status == 200 and status == "ready":
             return Finding("ok", "reached from there")

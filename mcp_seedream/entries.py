@@ -16,6 +16,15 @@ from mcp_seedream.settings import name_of
 TOKEN = name_of("token")
 HOSTED = "https://seedream.mcp.acedata.cloud/mcp"
 """This server, as AceDataCloud serves it."""
+INPUT: Mapping[str, Any] = {
+    "id": "acedatacloud-api-token",
+    "type": "promptString",
+    "description": "AceDataCloud API token (platform.acedata.cloud)",
+    "password": True,
+}
+"""What VS Code is to ask for: once, and it keeps the answer in its secret storage."""
+ASKED = f"${{input:{INPUT['id']}}}"
+"""What it puts the answer in place of."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class McpClient:
         then: What is left to do once they are written.
         comments: Whether it reads comments and trailing commas; settings with some are no use to one that does not.
         url: What it calls the address of a remote server; None if its file has only local ones.
-        asks: Whether a link can have it ask for the token, and keep that out of the file.
+        asks: The member of its settings that holds what it is to ask people for; None if it asks for nothing.
         local: What else an entry for a local server has.
         remote: The same for a remote one.
     """
@@ -67,7 +76,7 @@ class McpClient:
     then: str
     comments: bool = True
     url: str | None = "url"
-    asks: bool = False
+    asks: str | None = None
     local: Mapping[str, str] = field(default_factory=dict)
     remote: Mapping[str, str] = field(default_factory=dict)
 
@@ -82,6 +91,7 @@ class McpClient:
         return {**entry, "headers": {"Authorization": f"Bearer {token}"}} if token else entry
 
 
+FILLED_IN = r"\$\{(?:input|env):[^{}\"]*\}"
 _ABOUT_START = {"command", "args", "env"}
 _ABOUT_ADDRESS = {"url", "serverUrl", "headers", "transport"}
 _SECRETS = {"env": TOKEN, "headers": "Authorization"}
@@ -117,15 +127,25 @@ def token_in(entry: Any) -> str | None:
     return token if isinstance(token, str) and token else None
 
 
+def has_authorization(entry: Any) -> bool:
+    """Whether an entry for a remote server says who calls."""
+    headers = entry.get("headers") if isinstance(entry, Mapping) else None
+    return isinstance(headers, Mapping) and any(name.lower() == "authorization" for name in headers)
+
+
 def is_filled_in(token: str) -> bool:
     """Whether a client puts a token in place of this: one that it asks for, or has in its own environment."""
-    return re.fullmatch(r"\$\{(?:input|env):.*\}", token) is not None
+    return re.fullmatch(FILLED_IN, token) is not None
 
 
 def has_token(entry: Any) -> bool:
-    """Whether an entry of either kind holds a secret."""
+    """Whether an entry of either kind holds a secret; any header may be one, unless the client fills it in."""
     token = token_in(entry)
-    return (token is not None and not is_filled_in(token)) or (isinstance(entry, Mapping) and "headers" in entry)
+    if token is not None and not is_filled_in(token):
+        return True
+    headers = entry.get("headers", {}) if isinstance(entry, Mapping) else {}
+    values = headers.values() if isinstance(headers, Mapping) else [headers]
+    return not all(isinstance(each, str) and is_filled_in(each.removeprefix("Bearer ")) for each in values)
 
 
 def _claude_desktop(folders: Folders) -> Place:
@@ -202,7 +222,7 @@ CLIENTS: Mapping[str, McpClient] = {
         _vscode,
         "servers",
         "In VS Code run the command “MCP: List Servers”, choose the server and start it.",
-        asks=True,
+        asks="inputs",
         local={"type": "stdio"},
         remote={"type": "http"},
     ),

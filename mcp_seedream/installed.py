@@ -15,8 +15,8 @@ from platformdirs import user_config_path
 from mcp_seedream.configfile import read
 from mcp_seedream.entries import CLIENTS, HOSTED, Folders, is_filled_in, token_in
 from mcp_seedream.errors import ConfigurationError
-from mcp_seedream.jsonc import value_at
 from mcp_seedream.settings import ClaudeCode
+from mcp_seedream.spans import value_at
 
 _OURS = re.compile(r"(?:.*[/\\])?mcp[-_]seedream(?:\.exe)?", re.IGNORECASE | re.DOTALL)
 

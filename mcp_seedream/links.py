@@ -8,19 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from mcp_seedream.entries import CLIENTS, TOKEN
-
-_INPUT = "acedatacloud-api-token"
-_ASKED = f"${{input:{_INPUT}}}"
-"""What VS Code puts the answer in place of: it keeps that in its secret storage."""
-_INPUTS = [
-    {
-        "id": _INPUT,
-        "type": "promptString",
-        "description": "AceDataCloud API token (platform.acedata.cloud)",
-        "password": True,
-    }
-]
+from mcp_seedream.entries import ASKED, CLIENTS, INPUT, TOKEN
 
 
 def cursor_links(name: str, entry: Mapping[str, Any]) -> tuple[str, str]:
@@ -35,7 +23,7 @@ def vscode_links(name: str, entry: Mapping[str, Any]) -> tuple[str, str]:
 
     From https://code.visualstudio.com/api/extension-guides/ai/mcp and the handler in VS Code's source.
     """
-    inputs = _INPUTS if _ASKED in _compact(entry) else []
+    inputs = [INPUT] if ASKED in _compact(entry) else []
     query = {"name": name, **({"inputs": _compact(inputs)} if inputs else {}), "config": _compact(entry)}
     whole = {"name": name, **entry, **({"inputs": inputs} if inputs else {})}
     return (
@@ -55,9 +43,9 @@ def entry_without_secret(client: str, command: list[str] | None, url: str, *, to
         url: The hosted server.
         token: Whether a token is wanted; not in the sandbox.
     """
-    asked = _ASKED if client == "vscode" else f"${{env:{TOKEN}}}" if command else None
-    here = asked if token else None
     about = CLIENTS[client]
+    asked = ASKED if about.asks else f"${{env:{TOKEN}}}" if command else None
+    here = asked if token else None
     return about.local_entry(command, {TOKEN: here} if here else {}) if command else about.remote_entry(url, here)
 
 

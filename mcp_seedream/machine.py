@@ -98,7 +98,7 @@ class Machine:
         if folder is None:
             return Finding("ok", f"pictures stay links, which live about a day; {name} would keep them")
         try:
-            free = await in_background(partial(_room, folder.absolute()))
+            free = await in_background(partial(room, folder.absolute()))
         except OSError as error:
             found = f"Nothing can be saved to {folder.absolute()}: {error.strerror or error}."
             return Finding("problem", found, f"Name another folder in {name}.")
@@ -116,7 +116,7 @@ class Machine:
         advice = f"Pictures come without it. Move it away, or name another in {name_of('journal')}."
         try:
             if not await in_background(path.exists):
-                await in_background(partial(_room, path.parent))
+                await in_background(partial(room, path.parent))
                 return Finding("ok", f"none yet; it will be {path}")
         except OSError as error:
             return Finding("warning", f"{path} can't be made: {error.strerror or error}.", advice)
@@ -235,7 +235,7 @@ def _folder() -> Path:
     return Path(__file__).parent
 
 
-def _room(folder: Path) -> int:
+def room(folder: Path) -> int:
     """Bytes that are free for files in a folder, in which one is written to see; it need not be there.
 
     Raises:

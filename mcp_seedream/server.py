@@ -43,6 +43,8 @@ task:ID in `image` is one made here.
 - A result whose status is pending has not failed: get_task with its task_id waits for it, at no cost. Making the \
 picture again would be billed again.
 - Resources: seedream://guide on wording prompts, seedream://models on models, sizes and parameters."""
+NAME = "seedream"
+"""What it calls itself to clients."""
 LISTING = "\n- get_task without an id lists the newest tasks made on this machine: what was lost is found there."
 
 
@@ -106,7 +108,7 @@ def build_server(
     )
     tools = {tool.name: tool for tool in make_tools(table, token_of, habits, listing=journal is not None)}
     server = _Server(
-        "seedream",
+        NAME,
         title="Seedream",
         instructions=INSTRUCTIONS + (LISTING if journal else ""),
         icons=[icons.SERVER],

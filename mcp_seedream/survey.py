@@ -14,6 +14,12 @@ from mcp_seedream.tokens import bare
 
 FILE = ".env"
 _OURS = ("SEEDREAM_", "ACEDATACLOUD_")
+_FOR_OTHERS = (
+    *("public_url", "seal_keys", "redis_url", "access_seconds", "refresh_seconds", "workers", "metrics_dir", "sse"),
+    *("allowed_hosts", "allowed_origins", "cors_origins", "calls_at_once", "all_calls_at_once", "generations_a_minute"),
+    *("check_seconds", "max_header_kib", "max_body_mib"),
+)
+"""Settings that only a server over HTTP has a use for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,13 @@ class Survey:
     filed: Mapping[str, str]
     lender: str = ""
     elsewhere: str = ""
+
+    @property
+    def serves_others(self) -> bool:
+        """Whether something is set, be it wrong, that only a server for others has a use for."""
+        fields = Settings.model_fields
+        set_ = {field for field in _FOR_OTHERS if getattr(self.settings, field) != fields[field].get_default()}
+        return bool(set_) or any(name_of(field) in self.wrong for field in _FOR_OTHERS)
 
     def with_token(self, written: str, lender: str) -> Survey:
         """The same with a token that somebody else keeps, as it is written there."""

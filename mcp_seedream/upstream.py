@@ -126,6 +126,8 @@ class Upstream:
         if self._found.elsewhere:
             advice = f"To have yours looked at, put it into {_TOKEN} for this command."
             return Finding("warning", f"None can be seen here: {self._found.elsewhere}.", advice)
+        if self._found.serves_others:
+            return Finding("ok", "none is set, and a server for others needs none: every caller brings one")
         return Finding("problem", "None is set.", _WHERE_TO)
 
     async def _account(self) -> Finding:

@@ -123,6 +123,17 @@ async def test_a_wrong_path(table: ModelTable, upstream: str) -> None:
     assert "/mcp" in found["sign-in"].advice
 
 
+@pytest.mark.parametrize(
+    "card", [b"{}", b"[]", b'{"name": "other", "version": "1"}', b'{"name": "seedream", "version": 1}']
+)
+async def test_a_card_of_somebody_else(card: bytes) -> None:
+    """Where probes are kept back, only our own card tells that it is this server."""
+    with saying(Says(404, card)) as port:
+        found = await looked(f"http://127.0.0.1:{port}/mcp")
+    assert found["server"].level == "warning"
+    assert found["upstream"].level == "warning"
+
+
 async def test_sign_in_for_another_address(table: ModelTable, upstream: str) -> None:
     """Its metadata are not there, or name another endpoint: clients refuse that."""
     elsewhere = f"http://127.0.0.1:{nobody()}"

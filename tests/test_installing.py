@@ -21,9 +21,9 @@ from mcp import Client, StdioServerParameters
 
 from mcp_seedream.cli import MCP_CLIENTS, main
 from mcp_seedream.configfile import read
-from mcp_seedream.entries import CLIENTS, HOSTED, TOKEN, Folders, found_as, merged
+from mcp_seedream.entries import ASKED, CLIENTS, HOSTED, INPUT, TOKEN, Folders, found_as, merged
 from mcp_seedream.errors import ConfigurationError
-from mcp_seedream.jsonc import parsed
+from mcp_seedream.spans import parsed
 from tests.test_jsonc import is_within, jsonc, objects
 
 SCRIPT = str(Path(sys.executable).parent / "mcp-seedream")
@@ -186,13 +186,15 @@ def test_a_local_entry(person: Person, client: str) -> None:
 @pytest.mark.parametrize("client", REMOTE)
 @pytest.mark.parametrize("token", [SECRET, None])
 def test_a_hosted_entry(person: Person, client: str, token: str | None) -> None:
-    """Names the address as the client wants it; without a token people sign in, and are told."""
+    """Names the address as the client wants it; without a token people sign in or are asked, and are told."""
     said = person.done("install", client, "--hosted", token=token)
     more = {"claude-code": {"type": "http"}, "vscode": {"type": "http"}, "devin": {"transport": "http"}}.get(client, {})
     address = "serverUrl" if client == "windsurf" else "url"
-    headers = {"headers": {"Authorization": f"Bearer {token}"}} if token else {}
+    bearer = token or (ASKED if client == "vscode" else None)
+    headers = {"headers": {"Authorization": f"Bearer {bearer}"}} if bearer else {}
     assert person.entry(client) == {**more, address: HOSTED, **headers}
-    assert ("has you sign in at" in said) is (token is None)
+    assert ("has you sign in at" in said) is (bearer is None)
+    assert ("There is no token in it: VS Code asks" in said) is (bearer == ASKED)
 
 
 def test_claude_desktop_has_no_remote_servers(person: Person) -> None:
@@ -529,10 +531,146 @@ def test_a_file_that_was_not_there_is_gone_again(person: Person) -> None:
     assert list(person.file("cursor").parent.iterdir()) == []
 
 
-def test_where_a_client_could_ask(person: Person) -> None:
-    """It is said that the token is in the file, and which way keeps it out."""
-    assert "With --link, VS Code asks for it" in person.done("install", "vscode")
+def asked(person: Person) -> list[Any]:
+    found: list[Any] = parsed(person.file("vscode").read_text("utf-8-sig")).get("inputs", [])
+    return found
+
+
+@pytest.mark.parametrize("more", [[], ["--hosted"], ["--url", "https://seedream.example.com/mcp"]])
+def test_the_client_asks(person: Person, more: list[str]) -> None:
+    """Where it can, and there is no token: the file has none, and is nobody's alone."""
+    file = person.has("vscode", "{}")
+    file.chmod(0o644)
+    shown = person.done("install", "vscode", *more, "--dry-run", token=None)
+    place, value = ("headers", f"Bearer {ASKED}") if more else ("env", ASKED)
+    assert f'": "{value}"' in shown
+    assert f'+      "id": "{INPUT["id"]}",' in shown
+    assert "VS Code asks for it" in person.done("install", "vscode", *more, token=None)
+    assert [*person.entry("vscode")[place].values()] == [value]
+    assert asked(person) == [INPUT]
+    assert mode(file) == 0o644
+    assert "already" in person.done("install", "vscode", *more, token=None)
+    assert f'-      "id": "{INPUT["id"]}",' in person.done("uninstall", "vscode", "--dry-run")
+    assert "It is as it was before." in person.done("uninstall", "vscode")
+    assert file.read_text() == "{}"
+
+
+@pytest.mark.parametrize("more", [[], ["--hosted"]])
+def test_from_a_token_to_being_asked_and_back(person: Person, more: list[str]) -> None:
+    """A token that is there stays until somebody says otherwise; the question goes when nothing needs its answer."""
+    assert "plain text. With --ask, VS Code asks" in person.done("install", "vscode", *more)
+    assert "already" in person.done("install", "vscode", *more, token=None)
+    assert ", token and all: " in person.done("install", "vscode", *more, "--ask")
+    file = person.file("vscode")
+    assert (SECRET in file.read_text(), asked(person)) == (False, [INPUT])
+    assert "already" in person.done("install", "vscode", *more, token=None)
+    person.done("install", "vscode", *more)
+    assert (SECRET in file.read_text(), asked(person)) == (True, [])
+    person.done("install", "vscode", *more, "--ask")
+    person.done("install", "vscode", "--sandbox")
+    assert asked(person) == []
+    person.done("install", "vscode", *more, "--ask")
+    said = person.done("uninstall", "vscode")
+    assert "It held nothing else, and is gone." in said
+    assert "These still hold a token" in said
+    assert not file.exists()
+
+
+def test_who_is_asked_where(person: Person) -> None:
+    """Only VS Code asks, and only for what needs a token; the others' token is in their file."""
+    assert "asks nobody for a token: --ask is for VS Code." in person.refused("install", "cursor", "--ask")
+    assert "The sandbox needs no token" in person.refused("install", "vscode", "--ask", "--sandbox")
     assert "plain text" not in person.done("install", "vscode", "--sandbox") + person.done("install", "cursor")
+    assert asked(person) == []
+
+
+def in_order(text: bytes, longer: bytes) -> bool:
+    """Whether all of a text is in a longer one, whatever stands in between; blanks apart."""
+    rest = iter(longer)
+    return all(byte in rest for byte in b"".join(text.split()))
+
+
+OWN = {"type": "promptString", "id": "other", "description": "of another server"}
+INPUTS = [
+    '{\n  "inputs": [\n    OWN, // mine\n    // and no more\n  ],\n  "servers": {\n    "other": OTHER\n  }\n}\n',
+    '\ufeff{\r\n\t"inputs": [\r\n\t\tOWN\r\n\t],\r\n\t"servers": {}\r\n}\r\n',
+    '{"servers":{"other":OTHER},"inputs":[OWN,7,"odd",{"id":3},],}',
+    '{ "inputs": [ /* none */ ] }',
+    '{\n  "inputs": []\n}',
+    "{}",
+    "// nothing yet\n",
+]
+
+
+@pytest.mark.parametrize("before", INPUTS)
+@pytest.mark.parametrize("touched", [False, True])
+def test_other_questions_stay(person: Person, before: str, touched: bool) -> None:
+    """In their order, with their comments; in the end every byte is back, or what was changed since."""
+    content = before.replace("OWN", json.dumps(OWN)).replace("OTHER", json.dumps(OTHER)).encode()
+    file = person.has("vscode", content)
+    old = [] if b"inputs" not in content else asked(person)
+    person.done("install", "vscode", token=None)
+    assert asked(person) == [*old, INPUT]
+    assert in_order(content, file.read_bytes())
+    assert (b"\r\n" in file.read_bytes()) is (b"\r\n" in content)
+    if touched:
+        file.write_bytes(file.read_bytes() + b"// since then\n")
+    said = person.done("uninstall", "vscode")
+    assert ("It is as it was before." in said) is not touched
+    if touched:
+        assert asked(person) == old
+        assert in_order(content, file.read_bytes())
+    else:
+        assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("before", "left"),
+    [
+        ({"inputs": [{**INPUT, "description": "mine"}]}, [{**INPUT, "description": "mine"}]),
+        ({"inputs": [{"id": INPUT["id"], "type": "command"}]}, [{"id": INPUT["id"], "type": "command"}]),
+        ({"inputs": [INPUT], "servers": {"mine": {"headers": {"Authorization": f"Token {ASKED}"}}}}, [INPUT]),
+        ({"servers": {"mine": {"args": ["--token", ASKED]}}}, [INPUT]),
+        ({"inputs": [INPUT]}, []),
+    ],
+)
+def test_a_question_that_is_somebodys(person: Person, before: dict[str, Any], left: list[Any]) -> None:
+    """Of the same name, it is the one that is asked; it stays where it is not ours, or something else needs it."""
+    file = person.has("vscode", json.dumps(before, indent=2))
+    person.done("install", "vscode", token=None)
+    assert len(asked(person)) == 1
+    file.write_text(file.read_text() + "// since then\n")
+    person.done("uninstall", "vscode")
+    assert asked(person) == left
+
+
+def test_two_entries_with_one_question(person: Person) -> None:
+    """It goes with the last of them, whichever that is."""
+    for first, last in (("seedream", "second"), ("second", "seedream")):
+        file = person.has("vscode", "{\n}\n")
+        for name in ("seedream", "second"):
+            person.done("install", "vscode", "--name", name, token=None)
+        assert asked(person) == [INPUT]
+        person.done("uninstall", "vscode", "--name", first)
+        assert asked(person) == [INPUT]
+        person.done("uninstall", "vscode", "--name", last)
+        assert file.read_text() == "{\n}\n"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "kind"), [("null", "null"), ('"x"', "a string"), ("{}", "an object"), ("0", "a num")]
+)
+def test_questions_that_are_no_list(person: Person, inputs: str, kind: str) -> None:
+    """Are not touched: it is said what is wrong; what needs no question is not held up by it."""
+    before = f'{{"inputs": {inputs}}}'
+    file = person.has("vscode", before)
+    said = person.refused("install", "vscode", token=None)
+    assert f"is not what VS Code can read: `inputs` is {kind}" in said
+    assert file.read_text() == before
+    person.done("install", "vscode")
+    file.write_text(file.read_text().replace(SECRET, ASKED))
+    person.done("uninstall", "vscode")
+    assert file.read_text() == before
 
 
 def test_several_entries(person: Person) -> None:
@@ -702,11 +840,23 @@ def test_a_client_that_writes_at_the_same_time(person: Person) -> None:
     assert list(file.parent.iterdir()) == [file]
 
 
-@given(value=objects, data=st.data(), client=st.sampled_from(MCP_CLIENTS))
-@settings(max_examples=40)
+questions = st.one_of(st.just(dict(INPUT)), st.just({**INPUT, "description": "mine"}), st.just(OWN), objects)
+
+
+def without_ours(value: dict[str, Any]) -> dict[str, Any]:
+    """Without our question, which may be there or not, and a list that holds nothing else."""
+    left = [each for each in value.get("inputs", []) if each != INPUT]
+    return {key: each for key, each in value.items() if key != "inputs"} | ({"inputs": left} if left else {})
+
+
+@given(value=objects, data=st.data(), client=st.sampled_from([*MCP_CLIENTS, *["vscode"] * 4]))
+@settings(max_examples=60)
 def test_any_settings_survive(value: dict[str, Any], data: st.DataObject, client: str) -> None:
     """Whatever else they hold, however it is written: installed, changed, taken out again, they are the same bytes."""
     value.pop(CLIENTS[client].servers, None)
+    if asks := CLIENTS[client].asks:
+        value.pop(asks, None)
+        value |= data.draw(st.one_of(st.just({}), st.builds(dict, inputs=st.lists(questions, max_size=3))))
     text = (
         data.draw(jsonc(value))
         if CLIENTS[client].comments
@@ -716,11 +866,13 @@ def test_any_settings_survive(value: dict[str, Any], data: st.DataObject, client
         file = Path(name) / "settings.json"
         before = data.draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + text.encode()
         file.write_bytes(before)
-        for sandbox in (["--sandbox"], ["--sandbox", "--name", "second"]):
-            assert main(["install", client, "--config", str(file), *sandbox]) == 0
+        # None of these has a token: VS Code is told to ask for it, where one is wanted.
+        kind = st.sampled_from([["--ask"], ["--ask", "--hosted"], ["--sandbox"]] if asks else [["--sandbox"]])
+        for name_given in ([], ["--name", "second"], []):
+            assert main(["install", client, "--config", str(file), *name_given, *data.draw(kind)]) == 0
         after = parsed(file.read_text("utf-8-sig"))
         assert after.pop(CLIENTS[client].servers).keys() == {"seedream", "second"}
-        assert after == parsed(json.dumps(value))
+        assert without_ours(after) == without_ours(parsed(json.dumps(value)))
         assert main(["uninstall", client, "--config", str(file), "--name", "second"]) == 0
         assert main(["uninstall", client, "--config", str(file)]) == 0
         assert file.read_bytes() == before

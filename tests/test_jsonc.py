@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_seedream.jsonc import changed, parsed, value_at, with_member, without_member
+from mcp_seedream.jsonc import changed, with_item, with_member, without_item, without_member
+from mcp_seedream.spans import parsed, value_at
 from tests.node import JSONC_PARSER, node, npm_install
 
 PATH = ("mcpServers", "seedream")
@@ -120,6 +121,46 @@ def test_the_manner_of_the_file_is_kept(text: str, made: str) -> None:
 def test_only_the_member_goes(text: str, left: str) -> None:
     """With its comma and its line; comments are not ours to remove."""
     assert without_member(text, ["k"]) == left
+
+
+LISTS = [
+    ('{"k": []}', '{"k": [{"x": 1}]}', '{"k": []}'),
+    ('{"k": [1]}', '{"k": [1, {"x": 1}]}', '{"k": [1]}'),
+    ('{"k": [1, ]}', '{"k": [1, {"x": 1}, ]}', '{"k": [1, ]}'),
+    ('{\n  "k": [\n    1 // one\n  ]\n}', '{\n  "k": [\n    1, // one\n    {\n      "x": 1\n    }\n  ]\n}', None),
+    ('{\r\n\t"k": [\r\n\t\t"]",\r\n\t]\r\n}', None, None),
+    ('{\n  "k": [ /* a [ */ ]\n}', None, None),
+    ('{\n  "k": [[1], {"k": []} ]\n}', None, None),
+    ('{\n  "a": 1\n}\n', None, '{\n  "a": 1,\n  "k": []\n}\n'),
+    ("", '{\n  "k": [\n    {\n      "x": 1\n    }\n  ]\n}\n', '{\n  "k": []\n}\n'),
+]
+
+
+@pytest.mark.parametrize(("text", "made", "left"), LISTS)
+def test_an_item_of_a_list(text: str, made: str | None, left: str | None) -> None:
+    """Is added at its end and taken out again; what else is there, comments too, is as it was."""
+    old = (parsed(text) or {}).get("k", [])
+    found = with_item(text, ["k"], {"x": 1})
+    assert made in (None, found)
+    assert parsed(found) == (parsed(text) or {}) | {"k": [*old, {"x": 1}]}
+    assert is_within(text.rstrip(), found)
+    back = without_item(found, ["k"], len(old))
+    assert parsed(back) == (parsed(text) or {}) | {"k": old}
+    assert left in (None, back)
+
+
+def test_the_parser_of_vscode_reads_lists() -> None:
+    """The same as ours."""
+    texts = [with_item(text, ["k"], {"x": 1}) for text, _, _ in LISTS]
+    texts += [without_item(text, ["k"], 0) for text in texts]
+    assert read_by_vscode(texts) == [{"errors": [], "value": parsed(text)} for text in texts]
+
+
+@pytest.mark.parametrize(("value", "kind"), [("null", "null"), ("{}", "an object"), ("1", "a number")])
+def test_what_is_no_list(value: str, kind: str) -> None:
+    """Is named, and nothing is added to it."""
+    with pytest.raises(ValueError, match=f"`k` is {kind} where a list has to be"):
+        with_item(f'{{"k": {value}}}', ["k"], 1)
 
 
 def test_only_what_differs_is_touched() -> None:

@@ -22,6 +22,9 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult
 
+from mcp_seedream import __version__
+from mcp_seedream.endpoint import Endpoint
+from mcp_seedream.findings import Result, examine
 from mcp_seedream.sandbox import Sandbox
 from tests.conftest import BUSY, answer, submits
 from tests.manifests import DEPLOY
@@ -171,6 +174,22 @@ async def test_what_passes(upstream: str, tmp_path: Path) -> None:
         assert await front.answer_to(f"POST /mcp HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {65 * 2**20}") == 413
         assert '"GET /consent" 400' in front.log
         assert "a-secret" not in front.log
+
+
+async def test_the_doctor_looks_from_outside(upstream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probes that are kept back are as they should be: the server is known by its card, and no warning comes of it."""
+    told: list[Result] = []
+    with fronted(tmp_path, upstream) as front:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "fullchain.pem"))
+        await examine(Endpoint(f"{front.address}/mcp", None, connect=5, read=10).checks(), told.append)
+    found = {result.name: result.finding for result in told}
+    assert (found["server"].level, found["upstream"].level) == ("ok", "not checked")
+    assert found["server"].found.startswith(f"mcp-seedream {__version__}; a proxy in front keeps /health")
+    assert "keeps /ready to itself" in found["upstream"].found
+    assert {name for name, finding in found.items() if finding.level in ("warning", "problem")} == {
+        "certificate",  # good for two days
+        "sign-in",  # its name leads nowhere
+    }
 
 
 async def test_a_replica_is_stopped(upstream: str, sandbox: Sandbox, tmp_path: Path) -> None:

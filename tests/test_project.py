@@ -28,8 +28,9 @@ ORDER = [
     "jobs", "generation", "delivery", "results", "gallery", "writing", "guide", "prompts", "completions", "icons",
     "tools", "tasks", "server", "stdio", "metrics", "callers", "readiness", "middleware", "access", "sealing", "store",
     "registrations", "vendor", "consent", "grants", "oauth", "pages", "hosting", "serving", "workers", "signin",
-    "drawing", "studio", "mishaps", "sandbox", "trial", "jsonc", "configfile", "differences", "entries", "installed",
-    "findings", "reaching", "endpoint", "machine", "upstream", "doctor", "links", "installing", "cli", "__main__",
+    "drawing", "studio", "mishaps", "sandbox", "trial", "spans", "jsonc", "configfile", "entries", "differences",
+    "asked", "installed", "findings", "reaching", "endpoint", "machine", "hosts", "upstream", "doctor", "links",
+    "targets", "installing", "uninstalling", "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
@@ -87,7 +88,7 @@ def test_imports_go_one_way(module: str) -> None:
         ("mcp_types", {"results", "tools", "tasks", "prompts", "completions", "hosting", "icons", "server", "trial"}),
         ("httpx", {"answers", "client", "downloads", "pools", "unreached", "vendor", "reaching"}),
         ("cryptography", {"sealing"}),
-        ("redis", {"peers", "shared"}),
+        ("redis", {"hosts", "peers", "shared"}),
         ("PIL", {"pictures", "drawing", "studio"}),
         ("pydantic_settings", {"settings", "survey"}),
         ("tenacity", {"retries"}),

@@ -1,0 +1,171 @@
+"""JSON with comments and trailing commas, read: the value that a text stands for, and where each part of it stands.
+
+Comments and trailing commas are first blanked out with as many spaces, which leaves plain JSON with the same positions:
+the standard library's decoder checks it and tells where each value ends.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+_STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
+# A comment without an end is none, and stays; it is taken in one piece, since what is in it may look like more of them.
+_COMMENTS = re.compile(rf"{_STRING}|(//[^\r\n]*|/\*.*?\*/)|/\*.*", re.DOTALL)
+# A comma that nothing stands before, as in `{,}`, is no trailing one: it is left there, and refused.
+_TRAILING = re.compile(rf"{_STRING}|[\[{{,:][ \t\r\n]*,|(,)(?=[ \t\r\n]*[\]}}])", re.DOTALL)
+BLANKS = " \t\r\n"
+_KINDS = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    bool: "a boolean",
+    float: "a number",
+    type(None): "null",
+}
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+# Numbers are only compared, never written back; Python refuses to make integers of thousands of digits.
+_DECODER = json.JSONDecoder(parse_int=float, parse_constant=_refuse)
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where a member stands: from its key's quotation mark to behind its value; an item of a list has no key."""
+
+    key: str | None
+    start: int
+    value: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Where an object or a list stands: its braces or brackets, and what is between them in order."""
+
+    start: int
+    end: int
+    members: list[Member]
+
+    def find(self, key: str) -> Member | None:
+        """The last one of that name: it is the one that programs see."""
+        return next((member for member in reversed(self.members) if member.key == key), None)
+
+
+def parsed(text: str, *, comments: bool = True) -> Any:
+    """The value that the text stands for; None if there is nothing but blanks. Numbers are floats.
+
+    Args:
+        text: A whole file.
+        comments: Whether comments and trailing commas are allowed.
+
+    Raises:
+        ValueError: It is not JSON; says where.
+    """
+    plain = _plain(without_comments(text)) if comments else text
+    if not plain.strip(BLANKS):
+        return None
+    try:
+        return _DECODER.decode(plain)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def value_at(text: str, path: Sequence[str], *, comments: bool = True) -> Any:
+    """The value of the member at `path`; None where there is none.
+
+    Raises:
+        ValueError: The text is not JSON, or something on the way is not an object; says what.
+    """
+    value = parsed(text, comments=comments)
+    if len(objects(text, path[:-1])) < len(path):
+        return None
+    for key in path[:-1]:
+        value = value[key]
+    return value.get(path[-1])
+
+
+def objects(text: str, path: Sequence[str]) -> list[Holder]:
+    """The objects from the root along the path, as far as there are any; none in a text without a value.
+
+    Raises:
+        ValueError: The text is not JSON, or something on the way is not an object; says what.
+    """
+    value = parsed(text)
+    plain = _plain(without_comments(text))
+    at = _after_blanks(plain, 0)
+    if at == len(plain):
+        return []
+    _check(value, [], dict)
+    found = [_holder(plain, at)]
+    for depth, key in enumerate(path, 1):
+        member = found[-1].find(key)
+        if member is None:
+            break
+        value = value[key]
+        _check(value, path[:depth], dict)
+        found.append(_holder(plain, member.value))
+    return found
+
+
+def with_list(text: str, path: Sequence[str]) -> list[Holder]:
+    """The objects along the path, and the list that is at its end; none where there is no such list yet.
+
+    Raises:
+        ValueError: As for `objects`, or what is at the end is not a list.
+    """
+    found = objects(text, path[:-1])
+    member = found[-1].find(path[-1]) if len(found) == len(path) else None
+    if member is None:
+        return []
+    _check(value_at(text, path), path, list)
+    return [*found, _holder(_plain(without_comments(text)), member.value)]
+
+
+def without_comments(text: str) -> str:
+    """With spaces for comments; lines stay."""
+    return _COMMENTS.sub(lambda match: re.sub(r"[^\r\n]", " ", match[0]) if match[1] else match[0], text)
+
+
+def _plain(bare: str) -> str:
+    """With a space for each trailing comma, too."""
+    return _TRAILING.sub(lambda match: " " if match[1] else match[0], bare)
+
+
+def _check(value: Any, path: Sequence[str], kind: type) -> None:
+    if isinstance(value, kind):
+        return
+    where = f"`{'.'.join(path)}`" if path else "it"
+    raise ValueError(f"{where} is {_KINDS[type(value)]} where {_KINDS[kind]} has to be")
+
+
+def _holder(plain: str, start: int) -> Holder:
+    members: list[Member] = []
+    closed, named = ("}", True) if plain[start] == "{" else ("]", False)
+    at = _after_blanks(plain, start + 1)
+    while plain[at] != closed:
+        if plain[at] == ",":
+            at = _after_blanks(plain, at + 1)
+        begin, key, value = at, None, at
+        if named:
+            key, end = _DECODER.raw_decode(plain, at)
+            value = _after_blanks(plain, _after_blanks(plain, end) + 1)
+        _, end = _DECODER.raw_decode(plain, value)
+        members.append(Member(key, begin, value, end))
+        at = _after_blanks(plain, end)
+    return Holder(start, at, members)
+
+
+def _after_blanks(text: str, at: int) -> int:
+    while at < len(text) and text[at] in BLANKS:
+        at += 1
+    return at
