@@ -35,9 +35,9 @@ from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.serving import create_app
 from mcp_seedream.settings import Settings, read_settings
 from mcp_seedream.stopping import Stopping
-from tests.conftest import answer, look_ups, serving, submits
+from tests.conftest import BUSY, answer, look_ups, serving, submits
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BUSY]
 HEADERS = {"accept": "application/json, text/event-stream", "authorization": "Bearer alice"}
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
 

@@ -21,9 +21,9 @@ from starlette.types import Receive, Scope, Send
 from mcp_seedream import __version__, errors
 from mcp_seedream.client import SeedreamClient, Timeouts
 from mcp_seedream.wire import ImageRequest
-from tests.conftest import QUICK, Switch, serving
+from tests.conftest import BUSY, QUICK, Switch, serving
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BUSY]
 REQUEST = ImageRequest("m", {"model": "m", "prompt": "p", "async": True})
 ACCEPTED = b'{"task_id": "t"}'
 

@@ -17,9 +17,9 @@ from mcp_seedream import delivery, pictures
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.tools import Habits
-from tests.conftest import Session, answer, huge_png, submits, text
+from tests.conftest import BUSY, Session, answer, huge_png, submits, text
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BUSY]
 
 
 class Counter:

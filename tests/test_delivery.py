@@ -19,10 +19,10 @@ from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.files import LocalFiles, readable
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.tools import Habits
-from tests.conftest import Session, answer, submits, text
+from tests.conftest import BUSY, Session, answer, submits, text
 from tests.test_tools import picture
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BUSY]
 
 
 def local(table: ModelTable, upstream: str, *, output: Path | None = None, preview: bool = True) -> Session:

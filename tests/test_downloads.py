@@ -21,7 +21,7 @@ from mcp_seedream.downloads import Downloads
 from mcp_seedream.errors import UpstreamError
 from tests.conftest import BUSY, QUICK, Switch, serving
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BUSY]
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 
 

@@ -29,11 +29,11 @@ from mcp_seedream.hosting import bearer_token, build_app, wants_preview
 from mcp_seedream.server import build_server
 from mcp_seedream.settings import read_settings
 from mcp_seedream.tools import Habits
-from tests.conftest import answer, huge_png, serving, text
+from tests.conftest import BUSY, answer, huge_png, serving, text
 from tests.test_http import connected
 from tests.test_inputs import pipe
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BUSY]
 PATIENCE = 2.0
 """Seconds for pictures, in place of 8 to show and 30 to save them: as much as a slow answer has to be slower than."""
 IMPATIENT = (

@@ -28,9 +28,9 @@ from mcp_seedream.sandbox import Sandbox, running
 from mcp_seedream.server import build_server
 from mcp_seedream.settings import Settings, read_settings
 from mcp_seedream.tools import Habits
-from tests.conftest import answer, look_ups, serving, submits
+from tests.conftest import BUSY, answer, look_ups, serving, submits
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BUSY]
 OLD, LATEST = "2025-03-26", "2026-07-28"
 HEADERS = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
 

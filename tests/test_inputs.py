@@ -21,10 +21,10 @@ from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.files import LocalFiles, open_picture
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.tools import Habits
-from tests.conftest import Session, answer, huge_png, submits, text
+from tests.conftest import BUSY, Session, answer, huge_png, submits, text
 from tests.test_capabilities import PRO
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BUSY]
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from mcp_seedream.journal import Entry, Journal, Orphan
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.tools import Habits
 from mcp_seedream.wire import Image, Task
-from tests.conftest import TOKEN, Session, answer, look_ups, submits, text
+from tests.conftest import BUSY, TOKEN, Session, answer, look_ups, submits, text
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BUSY]
 ENTRY = Entry("t1", 1000.0, "generate_image", "m", "a fox")
 
 

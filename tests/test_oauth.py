@@ -17,7 +17,7 @@ from mcp_seedream.registrations import AUTH_METHODS
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.sealing import Sealer
 from mcp_seedream.store import MemoryStore
-from tests.conftest import answer
+from tests.conftest import BUSY, answer
 from tests.dance import (
     CLAUDE,
     KEY,
@@ -32,7 +32,7 @@ from tests.dance import (
     official,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BUSY]
 
 
 @pytest.fixture

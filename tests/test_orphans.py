@@ -20,11 +20,11 @@ from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.tools import Habits
 from mcp_seedream.watch import Watch
 from mcp_seedream.wire import Task
-from tests.conftest import Session, answer, look_ups, submits, text
+from tests.conftest import BUSY, Session, answer, look_ups, submits, text
 from tests.test_tools import picture
 
-pytestmark = pytest.mark.anyio
-SLOW = "a fox [sandbox:slow=0.6]"
+pytestmark = [pytest.mark.anyio, BUSY]
+SLOW = "a fox [sandbox:slow=1.5]"
 
 
 @pytest.fixture(params=["memory", "journal"])
@@ -82,7 +82,7 @@ async def test_a_task_that_ended_meanwhile_comes_at_once(session: Session, sandb
     """With one look-up."""
     async with session.open() as client:
         await given_up(client, sandbox, "generate_image", {"prompt": SLOW})
-        await anyio.sleep(0.6)
+        await anyio.sleep(1.6)
         before = len(look_ups(sandbox))
         result = await client.call_tool("generate_image", {"prompt": SLOW, "wait_seconds": 0})
     assert answer(result)["status"] == "succeeded"

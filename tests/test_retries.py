@@ -24,9 +24,9 @@ from mcp_seedream.downloads import Downloads
 from mcp_seedream.errors import RateLimited, SubmissionUncertain, UnreadableReply, UpstreamError, UpstreamUnavailable
 from mcp_seedream.retries import Retries
 from mcp_seedream.wire import ImageRequest
-from tests.conftest import QUICK, Switch
+from tests.conftest import BUSY, QUICK, Switch
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BUSY]
 REQUEST = ImageRequest("m", {"model": "m", "prompt": "p", "async": True})
 FINE = b'{"task_id": "t"}'
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)

@@ -19,10 +19,10 @@ from starlette.types import Receive, Scope, Send
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.mishaps import REFUSALS
 from mcp_seedream.sandbox import Sandbox, running
-from tests.conftest import TOKEN, serving
+from tests.conftest import BUSY, TOKEN, serving
 from tests.test_capabilities import PRO, SEEDEDIT, T2I, V4, V5
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BUSY]
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from mcp_seedream.stopping import Stopping
 from mcp_seedream.streaming import read_stream
 from mcp_seedream.wire import Image, StreamEvent, Task
 from tests.clocks import OWN_TIME
-from tests.conftest import Session, Switch, answer, serving, text
+from tests.conftest import BUSY, Session, Switch, answer, serving, text
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BUSY]
 LINK = "https://cdn.example.com/{}.jpg"
 KIND = "image_generation."
 

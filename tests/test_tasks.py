@@ -38,11 +38,11 @@ from mcp_seedream.stopping import Stopping
 from mcp_seedream.tasks import EXTENSION
 from mcp_seedream.tools import Habits
 from mcp_seedream.wire import Task
-from tests.conftest import TOKEN, Session, Switch, answer, look_ups, serving, submits, text
+from tests.conftest import BUSY, TOKEN, Session, Switch, answer, look_ups, serving, submits, text
 from tests.test_stdio import Process
 from tests.test_stopping import ENDS, environment
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, BUSY]
 MODERN = "2026-07-28"
 META: dict[str, Any] = {
     "io.modelcontextprotocol/protocolVersion": MODERN,
