@@ -104,7 +104,7 @@ async def test_a_picture_of_the_sandbox_is_fetched(fetcher: Downloads, cdn: str,
         ("html", "did not answer with a picture"),
         ("slow", "fetch"),  # could not be, or took too long to: chance decides when the second attempt begins
         ("trickle", "took longer than 1 s"),
-        pytest.param("endless", "larger than 4 MiB", marks=BUSY),
+        ("endless", "larger than 4 MiB"),
     ],
 )
 async def test_what_a_bad_server_does_is_bounded(

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from mcp import Client, StdioServerParameters
 
-from tests.conftest import answer
+from tests.conftest import BUSY, answer
 from tests.services import heard
+
+pytestmark = BUSY
 
 OLD, LATEST = "2025-03-26", "2026-07-28"
 COMMAND = [sys.executable, "-m", "mcp_seedream"]
