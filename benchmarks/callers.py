@@ -20,8 +20,8 @@ import httpx
 
 from benchmarks.servers import wait_for
 from mcp_seedream.callers import NO_TASK
-from mcp_seedream.capabilities import read_table
 from mcp_seedream.sandbox import Sandbox, running
+from mcp_seedream.table_file import read_table
 
 PORT = 18731
 HEADERS = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-06-18"}

@@ -7,15 +7,14 @@ error that names the argument. The rules between arguments and models are `choos
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from mcp_seedream.capabilities import ModelTable, Operation, Parameter, Value, either, number
+from mcp_seedream import coercion, dimensions
+from mcp_seedream.capabilities import ModelTable, Operation, Parameter, Rule, Value, either, number
 from mcp_seedream.choosing import Wish
 from mcp_seedream.errors import InvalidArguments
 from mcp_seedream.files import checked_reference, reference_kind, shortened
@@ -27,6 +26,12 @@ Place = Literal["local", "hosted", "upstream"]
 
 
 _SHRINKABLE = 4
+_ANY_CHOICE = ("", "auto", "default")
+"""Values of `model`, `size` and `aspect_ratio` that leave the choice to the server."""
+_SAME_WORDS = {"jpg": "jpeg", "base64": "b64_json", "b64": "b64_json", "link": "url"}
+"""Other words for values of the table."""
+_SAME_SHAPE = 0.03
+"""By how much the ratio of a `WIDTHxHEIGHT` may differ from an `aspect_ratio` beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,28 +69,36 @@ def image_call(
         InvalidArguments: With the argument, the rule, and what would be right.
     """
     available = table.parameters_for(operation)
-    ours = ["prompt", *(["image"] if operation == "edit" else []), "model", "size", *_ours(place)]
-    _refuse_unknown(raw, [*ours, *available], elsewhere={"image", *table.parameters})
-    given = {name: value for name, value in raw.items() if value is not None}
+    ours = ["prompt", *(["image"] if operation == "edit" else []), "model", "size", *_ours(place, "aspect_ratio")]
+    given = _given(raw)
+    _refuse_unknown(given, [*ours, *available], elsewhere={"image", *table.parameters}, table=table)
     options = {}
     for name in available:
-        if (value := _option(name, table.parameters[name], given.get(name))) is not None:
+        if (value := _option(table, operation, name, given.get(name))) is not None:
             options[name] = value
+    size, ratio = _size_and_ratio(table, given, options)
     wish = Wish(
         operation=operation,
-        prompt=_text("prompt", given.get("prompt", "")),
+        prompt=coercion.text("prompt", given.get("prompt", "")),
         images=_images(table, given.get("image"), place) if operation == "edit" else (),
-        size=_size(table, given.get("size")),
+        size=size,
         options=options,
+        aspect_ratio=ratio,
     )
     default = 0 if _called_back(table, options) else wait_seconds
-    model = _text("model", given.get("model", "")).strip() or None
-    return ImageCall(wish, model, _wait(given, default), _save_to(given))
+    model = coercion.text("model", given.get("model", "")).strip()
+    named = None if model.casefold() in _ANY_CHOICE else model
+    return ImageCall(wish, named, _wait(given, default), _save_to(given))
+
+
+def _given(raw: Raw) -> dict[str, Any]:
+    """The arguments that say something: clients that must fill in every one send null or an empty text."""
+    return {name: value for name, value in raw.items() if value is not None and value != ""}
 
 
 def is_waited_for(table: ModelTable, raw: Raw) -> bool:
     """Whether an image call, however it is spelled, wants its picture to be waited for; what is wrong is told later."""
-    given = {name: value for name, value in raw.items() if value not in (None, "")}
+    given = _given(raw)
     try:
         return _wait(given, 0 if _called_back(table, given) else 1) > 0
     except InvalidArguments:
@@ -98,10 +111,10 @@ def task_call(raw: Raw, *, wait_seconds: float, place: Place = "hosted", listing
     Raises:
         InvalidArguments: No id, too many, or something that can't be one.
     """
-    _refuse_unknown(raw, ["task_id", "task_ids", *_ours(place)], elsewhere=())
-    given = {name: value for name, value in raw.items() if value is not None}
-    listed = _listed(given.get("task_ids", []))
-    texts = [_text("task_id", given.get("task_id", "")), *(_text("task_ids", one) for one in listed)]
+    given = _given(raw)
+    _refuse_unknown(given, ["task_id", "task_ids", *_ours(place)], elsewhere=())
+    listed = coercion.listed(given.get("task_ids", []))
+    texts = [coercion.text("task_id", given.get("task_id", "")), *(coercion.text("task_ids", one) for one in listed)]
     ids = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
     if not ids and not listing:
         raise InvalidArguments("Give `task_id`, or `task_ids` for several: an id that an image tool returned.")
@@ -122,59 +135,100 @@ def _check_id(name: str, text: str) -> None:
         raise InvalidArguments(f"`{name}`: {shortened(text)} can't be a task's id.")
 
 
-def _ours(place: Place) -> list[str]:
-    return ["wait_seconds", "save_to"] if place == "local" else ["wait_seconds"]
+def _ours(place: Place, *others: str) -> list[str]:
+    """The arguments that are not the upstream's: the sandbox takes none of them."""
+    if place == "upstream":
+        return ["wait_seconds"]
+    return [*others, "wait_seconds", *(["save_to"] if place == "local" else [])]
 
 
 def _save_to(given: Raw) -> str | None:
-    return _text("save_to", given.get("save_to", "")).strip() or None
+    return coercion.text("save_to", given.get("save_to", "")).strip() or None
 
 
-def _refuse_unknown(raw: Raw, known: list[str], elsewhere: Collection[str]) -> None:
-    for name in raw:
-        if name in known:
+def _refuse_unknown(
+    given: Raw, known: list[str], elsewhere: Collection[str], *, table: ModelTable | None = None
+) -> None:
+    """Refuse an argument that this tool does not have, unless its value asks for nothing."""
+    for name, value in given.items():
+        if name in known or value in ("", [], {}):
             continue
         if name in elsewhere:
             raise InvalidArguments(f"`{name}` is for the other image tool, not for this one. Nothing was sent.")
         asked = name[:60].lower()
+        foreign = re.sub(r"[\W_]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name[:60])).strip("_").lower()
+        others = table.other_arguments if table else ()
         near = get_close_matches(asked, known, n=1) or [one for one in known if len(asked) > 1 and asked in one]
-        hint = f"Did you mean `{near[0]}`?" if near else f"This tool takes {', '.join(known)}."
+        if instead := next((other.instead for other in others if foreign in other.names), None):
+            hint = f"{instead}."
+        elif near:
+            hint = f"Did you mean `{near[0]}`?"
+        else:
+            hint = f"This tool takes {', '.join(known)}."
         raise InvalidArguments(f"`{name[:60]}` is not an argument of this tool. {hint} Nothing was sent.")
 
 
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise InvalidArguments(f"`{name}` must be a string, not {_kind(value)}.")
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise InvalidArguments(f"`{name}` has half a character in it (a lone surrogate), which can't be sent.")
-    return value
+def _size_and_ratio(table: ModelTable, given: Raw, options: Mapping[str, Value]) -> tuple[str | None, str | None]:
+    """`size` as the table spells it or `WIDTHxHEIGHT`, and an aspect ratio, which `size` may hold as well."""
+    size = coercion.text("size", given.get("size", "")).strip()
+    ratio = coercion.text("aspect_ratio", given.get("aspect_ratio", "")).strip()
+    shape = (
+        None
+        if ratio.casefold() in (*_ANY_CHOICE, table.named_sizes.any_shape)
+        else dimensions.aspect_ratio(table, ratio)
+    )
+    if ratio and shape is None and ratio.casefold() not in (*_ANY_CHOICE, table.named_sizes.any_shape):
+        names = ", ".join(table.aspect_ratios)
+        raise InvalidArguments(f"`aspect_ratio` {shortened(ratio)} must be like 16:9, or one of {names}.")
+    named = {name.casefold(): name for name in table.sizes}.get(size.casefold().replace(" ", ""))
+    if sides := dimensions.pixels(size):
+        return _exact_size(sides, shape)
+    if named is None and (shape_of_size := dimensions.aspect_ratio(table, size)):
+        if shape and shape != shape_of_size:
+            raise InvalidArguments(f"`size` {shortened(size)} and `aspect_ratio` {shape} are two shapes: give one.")
+        return None, shape_of_size
+    if size.casefold() in _ANY_CHOICE and not _is_size_of_an_option(table, named, options):
+        return None, shape
+    if shape and named == table.named_sizes.any_shape:
+        return None, shape
+    return named or size, shape
 
 
-def _size(table: ModelTable, value: Any) -> str | None:
-    """A size as the table spells it (`2K`, `adaptive`), or `WIDTHxHEIGHT`; letter case is not held against it."""
-    text = "" if value is None else _text("size", value).strip()
-    named = {size.casefold(): size for size in table.sizes}
-    sides = re.fullmatch(r"(\d+) *[xX*\N{MULTIPLICATION SIGN}] *(\d+)", text)
-    return f"{sides[1]}x{sides[2]}" if sides else named.get(text.casefold(), text) or None
+def _exact_size(sides: tuple[int, int], shape: str | None) -> tuple[str, None]:
+    """`WIDTHxHEIGHT`, which an aspect ratio beside it may only repeat."""
+    width, height = sides
+    if shape and abs(width / height / dimensions.quotient(shape) - 1) > _SAME_SHAPE:
+        raise InvalidArguments(f"`size` {width}x{height} has another shape than `aspect_ratio` {shape}: give one.")
+    return f"{width}x{height}", None
+
+
+def _is_size_of_an_option(table: ModelTable, size: str | None, options: Mapping[str, Value]) -> bool:
+    """Whether a named size belongs to an option that is used, such as `auto` to layers."""
+    rules = (rule for name, value in options.items() if value for rule in _rules(table, name))
+    return size is not None and any(size in (rule.sizes or ()) for rule in rules)
+
+
+def _rules(table: ModelTable, name: str) -> list[Rule]:
+    return [rule for model in table.models if (rule := table.rule(model, name))]
 
 
 def _wait(given: Raw, default: float) -> float:
     if "wait_seconds" not in given:
         return default
-    value = _number("wait_seconds", given["wait_seconds"])
+    value = coercion.finite_number("wait_seconds", given["wait_seconds"])
     if not 0 <= value <= MAX_WAIT_SECONDS:
         raise InvalidArguments(f"`wait_seconds` must be from 0 to {MAX_WAIT_SECONDS}, not {number(value)}.")
     return value
 
 
 def _images(table: ModelTable, value: Any, place: Place) -> tuple[str, ...]:
-    entries = _listed(value)
+    entries = coercion.listed(value)
     if not entries:
         raise InvalidArguments("`image` is missing: give the picture to edit, or use generate_image.")
     most = table.limits.images_in_and_out
     if len(entries) > most:
         raise InvalidArguments(f"`image` has {len(entries)} entries; the upstream takes at most {most}.")
-    return tuple(_image(table, _text("image", entry).strip(), n, place) for n, entry in enumerate(entries, 1))
+    return tuple(_image(table, coercion.text("image", entry).strip(), n, place) for n, entry in enumerate(entries, 1))
 
 
 def _image(table: ModelTable, text: str, position: int, place: Place) -> str:
@@ -193,24 +247,24 @@ def _image(table: ModelTable, text: str, position: int, place: Place) -> str:
     return text
 
 
-def _listed(value: Any) -> list[Any]:
-    """A list, JSON of one, or a bare value as a list of one; empty entries are left out."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        value = _from_json(value)
-    entries = value if isinstance(value, list) else [value]
-    return [entry for entry in entries if entry not in (None, "")]
-
-
-def _option(name: str, parameter: Parameter, value: Any) -> Value | None:
+def _option(table: ModelTable, operation: Operation, name: str, value: Any) -> Value | None:
     """The bare value of one of the upstream's optional parameters, or None where nothing was given."""
-    if not parameter.listed:
-        bare = _bare(name, parameter, value)
-        return None if bare is None else _typed(name, parameter, bare)
-    entries = [_bare(name, parameter, entry) for entry in _listed(value)]
-    kinds = {_typed(name, parameter, entry) for entry in entries if entry is not None}
-    if len(kinds) > 1:
-        raise InvalidArguments(f"`{name}` takes one kind of entry, not {len(kinds)}.")
-    return kinds.pop() if kinds else None
+    parameter = table.parameters[name]
+    entries = [_bare(name, parameter, entry) for entry in (coercion.listed(value) if parameter.listed else [value])]
+    found = {_typed(name, parameter, entry) for entry in entries if entry is not None}
+    if len(found) > 1:
+        raise InvalidArguments(f"`{name}` takes one kind of entry, not {len(found)}.")
+    if not found:
+        return None
+    one = found.pop()
+    return _as_spelled(one, table.parameters_for(operation)[name].values()) if isinstance(one, str) else one
+
+
+def _as_spelled(text: str, rules: Iterable[Rule]) -> str | None:
+    """A word as the table spells it ("PNG" → png, "jpg" → jpeg); None for an empty one."""
+    words = {word.casefold(): word for rule in rules for word in rule.values or ()}
+    plain = text.casefold().removeprefix("image/").lstrip(".")
+    return words.get(_SAME_WORDS.get(plain, plain), text) or None
 
 
 def _bare(name: str, parameter: Parameter, value: Any) -> Any:
@@ -218,7 +272,7 @@ def _bare(name: str, parameter: Parameter, value: Any) -> Any:
     if parameter.inside is None:
         return None if value == "" else value
     if isinstance(value, str) and value.lstrip().startswith("{"):
-        value = _from_json(value)
+        value = coercion.from_json(value)
     if not isinstance(value, dict):
         return None if value == "" else value
     if unknown := set(value) - {parameter.inside}:
@@ -231,62 +285,13 @@ def _typed(name: str, parameter: Parameter, value: Any) -> Value:
     spelled = f"{name}.{parameter.inside}" if parameter.inside else name
     match parameter.type:
         case "boolean":
-            return _boolean(spelled, value)
+            return coercion.boolean(spelled, value)
         case "integer" | "number":
-            found = _number(spelled, value)
+            found = coercion.finite_number(spelled, value)
             if parameter.type == "integer" and found != int(found):
                 raise InvalidArguments(f"`{spelled}` must be a whole number, not {number(found)}.")
             return int(found) if found == int(found) else found
         case "string":
-            return _text(spelled, value).strip()
+            return coercion.text(spelled, value).strip()
         case "url":
-            return _url(spelled, value)
-
-
-def _boolean(name: str, value: Any) -> bool:
-    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
-        return value.strip().lower() == "true"
-    if not isinstance(value, bool):
-        raise InvalidArguments(f"`{name}` must be true or false, not {_kind(value)}.")
-    return value
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        found = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-    except (ValueError, OverflowError):
-        found = math.nan
-    if not math.isfinite(found):
-        raise InvalidArguments(f"`{name}` must be a number, not {_kind(value)}.")
-    return found
-
-
-def _url(name: str, value: Any) -> str:
-    text = _text(name, value).strip()
-    host = text.split("://", 1)[-1].split("/", 1)[0]
-    if not text.lower().startswith(("http://", "https://")) or not host[:1].isalnum() or not _visible(text):
-        raise InvalidArguments(f"`{name}` must be an http(s) URL.")
-    scheme, _, rest = text.partition("://")
-    return f"{scheme.lower()}://{rest}"  # the upstream may know the scheme in small letters only
-
-
-def _visible(text: str) -> bool:
-    return text.isprintable() and " " not in text
-
-
-def _from_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _kind(value: Any) -> str:
-    """A value as an error shows it: what it is, and itself where it is short."""
-    if value != value:  # noqa: PLR0124  (NaN is the value that is not itself)
-        return "NaN"
-    if isinstance(value, int) and value.bit_length() > 256:
-        return "a number of so many digits"  # Python itself refuses to write out thousands of them
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
-    name = names.get(type(value), "null")
-    return f"{name} ({value!r:.40})" if isinstance(value, str | int | float) else name
+            return coercion.url(spelled, value)

@@ -1,23 +1,20 @@
-"""What each model can do: the capability table, read and validated.
+"""What each model can do: the capability table as objects.
 
 The table (`models.toml`, or the file that SEEDREAM_MODELS_FILE names) is the only place that knows a
-model. Choices, schemas, documents and the sandbox's rules are computed from the objects of this module.
+model. Choices, schemas, documents and the sandbox's rules are computed from the objects of this module;
+`table_file` reads and validates the file.
 """
 
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from datetime import date
 from difflib import get_close_matches
 from functools import cached_property
-from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from mcp_seedream.errors import ConfigurationError
+from pydantic import BaseModel, ConfigDict, Field
 
 Operation = Literal["generate", "edit"]
 Value = bool | int | float | str
@@ -30,12 +27,13 @@ class _Frozen(BaseModel):
 
 
 class Rule(_Frozen):
-    """What one model takes of one parameter; `sizes` and `max_images` hold while it is used."""
+    """What one model takes of one parameter, in `operations`; `sizes` and `max_images` hold while it is used."""
 
     values: Annotated[list[str], Field(min_length=1)] | None = None
     minimum: float | None = None
     maximum: float | None = None
     default: Value | None = None
+    operations: Annotated[list[Operation], Field(min_length=1)] = ["generate", "edit"]
     sizes: Annotated[list[str], Field(min_length=1)] | None = None
     max_images: Annotated[int, Field(ge=1)] | None = None
 
@@ -58,15 +56,11 @@ class Parameter(_Frozen):
     hint: str = ""
     inside: str | None = None
     listed: bool = False
-    neutral: Value | None = None
-    operations: list[Operation] = ["generate", "edit"]
+    neutral: list[Value] = []
     every_model: Rule | None = None
     prompt_optional: bool = False
     counts_outputs: bool = False
     repeats: bool = False
-
-    def asks_something(self, value: Value) -> bool:
-        return self.neutral is None or value != self.neutral
 
 
 class Combination(_Frozen):
@@ -79,31 +73,49 @@ class Combination(_Frozen):
     input_alpha: bool = False
 
 
+class Price(_Frozen):
+    """What a picture costs in US dollars, from and to, as the vendor published it on a day."""
+
+    usd: Annotated[list[float], Field(min_length=1, max_length=2)]
+    date: date
+
+
 class Model(_Frozen):
-    """One model of the upstream: an entry of the table."""
+    """One model of the upstream: an entry of the table. The head of `models.toml` explains each field."""
 
     id: Annotated[str, Field(min_length=1)]
     label: str
     name: str
     best_for: str
     hint: str | None = None
+    withdrawn: date | None = None
     generate: bool
     max_images: Annotated[int, Field(ge=0)]
     sizes: list[str]
+    refused_sizes: list[str] = []
     pixels: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
     sides: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
+    side_multiple: Annotated[int, Field(ge=1)] = 1
+    input_megapixels: Annotated[float, Field(gt=0)] | None = None
+    input_aspect_ratio: Annotated[float, Field(ge=1)] | None = None
+    typical_seconds: Annotated[float, Field(gt=0)] = 30
+    price: Price | None = None
     parameters: dict[str, Rule] = {}
 
     def __hash__(self) -> int:
         return hash(self.id)
 
+    def taken_sizes(self) -> list[str]:
+        """The named sizes that it takes by name, first those that production takes."""
+        return [*self.sizes, *self.refused_sizes]
+
     def all_sizes(self) -> list[str]:
         """Its named sizes, those included that need a parameter."""
         extra = [size for rule in self.parameters.values() for size in rule.sizes or ()]
-        return list(dict.fromkeys([*self.sizes, *extra]))
+        return list(dict.fromkeys([*self.taken_sizes(), *extra]))
 
     def called(self) -> list[str]:
-        """What a caller may name it by, casefolded."""
+        """The names that a caller may give it, casefolded."""
         return [self.id.casefold(), self.label.casefold(), self.name.casefold()]
 
     def does(self, operation: Operation) -> bool:
@@ -111,19 +123,39 @@ class Model(_Frozen):
 
 
 class Limits(_Frozen):
-    """Limits that hold for all models: bytes and pixels of one input image, hours that a link to a result lives."""
+    """Limits that hold for all models: of a picture's shape, of input images, and of a link's life in hours."""
 
     aspect_ratio: Annotated[float, Field(ge=1)]
     images_in_and_out: Annotated[int, Field(ge=1)]
     image_bytes: Annotated[int, Field(ge=1)]
-    image_sides: Annotated[list[int], Field(min_length=2, max_length=2)]
+    image_side: Annotated[int, Field(ge=1)]
+    image_megapixels: Annotated[float, Field(gt=0)]
+    image_aspect_ratio: Annotated[float, Field(ge=1)]
     link_hours: Annotated[float, Field(gt=0)]
+
+
+class NamedSizes(_Frozen):
+    """Named sizes: the default, the one that leaves the shape to the model, and the step of computed sides."""
+
+    default: str
+    any_shape: str
+    side_multiple: Annotated[int, Field(ge=1)]
+
+
+class OtherArgument(_Frozen):
+    """Names that other image tools have for an argument, in small letters, and what does the same here."""
+
+    names: Annotated[list[str], Field(min_length=1)]
+    instead: str
 
 
 class ModelTable(_Frozen):
     """The whole table, models in order of preference."""
 
     limits: Limits
+    named_sizes: NamedSizes
+    aspect_ratios: dict[str, str] = {}
+    other_arguments: list[OtherArgument] = []
     parameters: dict[str, Parameter]
     combinations: list[Combination] = []
     models: Annotated[list[Model], Field(min_length=1)]
@@ -141,9 +173,22 @@ class ModelTable(_Frozen):
         return [model for model in self.models if model.does(operation)]
 
     def find(self, name: str) -> Model | None:
-        """The model of that id, name or label; letter case is not held against it."""
-        wanted = name.strip().casefold()
-        return next((model for model in self.models if wanted in model.called()), None)
+        """The model that a name can only mean: its id, name or label, in any spelling ("seedream-4.5", "5.0 pro")."""
+        exact = name.strip().casefold()
+        found = next((model for model in self.models if exact in model.called()), None)
+        return found or self._by_spelling.get(_plain(name))
+
+    @cached_property
+    def _by_spelling(self) -> dict[str, Model]:
+        """Models by the letters and digits of their names; a spelling that could mean two models is left out."""
+        found: dict[str, set[Model]] = {}
+        for model in self.models:
+            undated = re.sub(r"\W?\d{6}$", "", model.id)
+            family = model.name.partition(" ")[0]
+            names = [*model.called(), undated, f"{family} {model.label}"]
+            for name in (*names, *(re.sub(r"\.0\b", "", name) for name in names)):
+                found.setdefault(_plain(name), set()).add(model)
+        return {spelling: models.pop() for spelling, models in found.items() if len(models) == 1}
 
     def nearest(self, name: str) -> Model:
         """The model whose id, name or label is most like a text."""
@@ -164,18 +209,31 @@ class ModelTable(_Frozen):
         """What must be given together with a parameter."""
         return {key: value for c in self.combinations if name in c.when for key, value in c.needs.items()}
 
-    def rule(self, model: Model, name: str) -> Rule | None:
-        """What `model` takes of the parameter `name`; None: it does not have it."""
-        return model.parameters.get(name) or self.parameters[name].every_model
+    def rule(self, model: Model, name: str, operation: Operation | None = None) -> Rule | None:
+        """What `model` takes of the parameter `name` (in an operation); None: it does not have it."""
+        rule = model.parameters.get(name) or self.parameters[name].every_model
+        return rule if rule and (operation is None or operation in rule.operations) else None
+
+    def is_neutral(self, operation: Operation, name: str, value: Value) -> bool:
+        """Whether a value asks for nothing: it is named so in the table, or is the default of all who have it."""
+        if any(value is each if isinstance(value, bool) else value == each for each in self.parameters[name].neutral):
+            return True
+        defaults = {rule.default for rule in self.parameters_for(operation).get(name, {}).values()}
+        return len(defaults) == 1 and None not in defaults and value in defaults
 
     def parameters_for(self, operation: Operation) -> dict[str, dict[str, Rule]]:
         """The parameters some model has for the operation: name → model id → rule, in the table's order."""
-        found: dict[str, dict[str, Rule]] = {}
-        for name, parameter in self.parameters.items():
-            if operation in parameter.operations:
-                rules = {m.id: rule for m in self.models_for(operation) if (rule := self.rule(m, name))}
-                if rules:
-                    found[name] = rules
+        return self._parameters_by_operation[operation]
+
+    @cached_property
+    def _parameters_by_operation(self) -> dict[Operation, dict[str, dict[str, Rule]]]:
+        found: dict[Operation, dict[str, dict[str, Rule]]] = {operation: {} for operation in get_args(Operation)}
+        for operation in get_args(Operation):
+            models = self.models_for(operation)
+            taken = {
+                name: {m.id: r for m in models if (r := self.rule(m, name, operation))} for name in self.parameters
+            }
+            found[operation] = {name: rules for name, rules in taken.items() if rules}
         return found
 
 
@@ -196,107 +254,6 @@ def number(value: float | None) -> str:
     return "any" if value is None else f"{value:.15g}"
 
 
-def read_table(path: Path | None = None) -> ModelTable:
-    """Read and validate the table: the built-in one, or the file at `path`.
-
-    Raises:
-        ConfigurationError: The file can't be read, or is not such a table; names the line at fault.
-    """
-    source = str(path) if path else "models.toml"
-    try:
-        text = path.read_text("utf-8") if path else files(__package__).joinpath("models.toml").read_text("utf-8")
-        table = ModelTable.model_validate(tomllib.loads(text))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"The model table {source} can't be read: {error}") from error
-    except ValidationError as error:
-        # A misspelt key makes two errors, one of them "missing": the misspelling is the one to show.
-        found = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        fault: _Fault | None = (found["loc"], found["msg"])
-    else:
-        fault = next(_faults(table), None)
-    if fault:
-        location, message = fault
-        where, line = ".".join(str(part) for part in location), _line_of(text, location)
-        raise ConfigurationError(f"The model table {source} is wrong at line {line}: {where}: {message}")
-    return table
-
-
-_Location = tuple[int | str, ...]
-_Fault = tuple[_Location, str]
-
-
-def _faults(table: ModelTable) -> Iterator[_Fault]:
-    """What is wrong with a table whose every part is well-formed: names and bounds that don't agree."""
-    for operation in get_args(Operation):
-        if not table.models_for(operation):
-            yield ("models",), f"no model can {operation}"
-    names: set[str] = set()
-    for index, model in enumerate(table.models):
-        # A caller may name a model by any of these; within one model they may be the same.
-        known = dict(zip(("id", "label", "name"), model.called(), strict=True))
-        for key, name in known.items():
-            if name in names:
-                yield ("models", index, key), f"{name} stands twice"
-        names |= set(known.values())
-        yield from _model_faults(table, index, model)
-    yield from _combination_faults(table)
-
-
-def _model_faults(table: ModelTable, index: int, model: Model) -> Iterator[_Fault]:
-    if not (model.generate or model.max_images):
-        yield ("models", index, "generate"), "it neither generates nor edits"
-    for key, bounds in (("pixels", model.pixels), ("sides", model.sides)):
-        if bounds and not 0 < bounds[0] <= bounds[1]:
-            yield ("models", index, key), "the smaller bound comes first"
-    for name, rule in model.parameters.items():
-        at: _Location = ("models", index, "parameters", name)
-        if name not in table.parameters:
-            yield at, "is not one of [parameters]"
-        elif complaint := _rule_fault(table.parameters[name], rule):
-            yield at, complaint
-
-
-def _combination_faults(table: ModelTable) -> Iterator[_Fault]:
-    for index, combination in enumerate(table.combinations):
-        for key in ("when", "needs", "excludes"):
-            for name in getattr(combination, key):
-                if name not in table.parameters:
-                    yield ("combinations", index, key), f"{name} is not one of [parameters]"
-
-
-def _rule_fault(parameter: Parameter, rule: Rule) -> str | None:
-    """What does not fit together in one rule, or between it and the type of its parameter."""
-    numeric = parameter.type in ("integer", "number")
-    if rule.values is not None and parameter.type != "string":
-        return f"only a string has values, not a {parameter.type}"
-    if (rule.minimum is not None or rule.maximum is not None) and not numeric:
-        return f"only a number has bounds, not a {parameter.type}"
-    if rule.minimum is not None and rule.maximum is not None and rule.minimum > rule.maximum:
-        return "minimum is above maximum"
-    if rule.default is None:
-        return None
-    fits = {"boolean": bool, "integer": int, "number": int | float}.get(parameter.type, str)
-    if not isinstance(rule.default, fits) or (numeric and isinstance(rule.default, bool)):
-        return f"default is not a {parameter.type}"
-    return f"default {complaint}" if (complaint := rule.complaint(rule.default)) else None
-
-
-def _line_of(text: str, location: _Location) -> int:
-    """The line where the value at `location` stands, or the nearest thing above it that exists."""
-    best, depth = 1, 0
-    here: _Location = ()
-    seen: dict[str, int] = {}
-    for number_, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*(\[\[?)\s*([\w.\"-]+?)\s*\]", line):
-            names = [name.strip('"') for name in header[2].split(".")]
-            if header[1] == "[[":
-                seen[names[0]] = seen.get(names[0], -1) + 1
-            here = (names[0], seen[names[0]], *names[1:]) if names[0] in seen else tuple(names)
-        elif key := re.match(r"\s*\"?([\w-]+)\"?\s*=", line):
-            key_path = (*here, key[1])
-            if location[: len(key_path)] == key_path and len(key_path) > depth:
-                best, depth = number_, len(key_path)
-            continue
-        if here and location[: len(here)] == here and len(here) > depth:
-            best, depth = number_, len(here)
-    return best
+def _plain(text: str) -> str:
+    """The letters and digits of a model's name, casefolded, without the vendor's prefix."""
+    return re.sub(r"[\W_]", "", text.casefold()).removeprefix("doubao")

@@ -156,9 +156,9 @@ def _install(options: argparse.Namespace) -> int:
 
 
 def _examine(options: argparse.Namespace) -> int:
-    from mcp_seedream.capabilities import read_table  # noqa: PLC0415
     from mcp_seedream.doctor import doctor  # noqa: PLC0415  (the server has no use for it)
     from mcp_seedream.survey import survey  # noqa: PLC0415
+    from mcp_seedream.table_file import read_table  # noqa: PLC0415
 
     found = survey()
     options.sandbox |= found.settings.sandbox
@@ -170,10 +170,10 @@ def _examine(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     with _no_garbage():
-        from mcp_seedream.capabilities import read_table  # noqa: PLC0415  (`try` and --help need none of it)
         from mcp_seedream.serving import prepare  # noqa: PLC0415
         from mcp_seedream.settings import read_settings  # noqa: PLC0415
         from mcp_seedream.survey import misspelt  # noqa: PLC0415
+        from mcp_seedream.table_file import read_table  # noqa: PLC0415  (`try` and --help need none of it)
 
         settings = read_settings(log_level=options.log_level, sse=options.sse, workers=options.workers)
         options.sandbox |= settings.sandbox
@@ -215,7 +215,7 @@ def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTa
     stopping = Stopping(settings.shutdown_seconds)
     token = settings.token.get_secret_value() if settings.token else None
     local = LocalFiles(tuple(settings.allowed_dirs), settings.output_dir)
-    habits = Habits(settings.wait_seconds, lambda _: settings.preview != "off", local)
+    habits = Habits(settings.wait_seconds, lambda _: settings.preview != "off", local, settings.set_images)
     journal = _journal(settings, sandbox=options.sandbox)
     server = build_server(
         table,

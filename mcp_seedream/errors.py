@@ -10,7 +10,8 @@
     ├── TooMuch                  a limit of this server; nothing was sent
     └── UpstreamError            the upstream refused, failed or could not be reached
         ├── RequestRefused       400, 404 no_api, 413: the same request will be refused again
-        │   └── ModelRefused     400 "model is invalid": unknown or retired; costs nothing
+        │   ├── ModelRefused     the model is unknown or withdrawn; costs nothing
+        │   └── SizeRefused      the model does not take the size; costs nothing
         ├── TokenRefused         401, or a 400 about the token
         ├── BalanceUsedUp        403 used_up
         ├── RateLimited          429; knows how long to wait
@@ -149,6 +150,12 @@ class ModelRefused(RequestRefused):
     """The upstream does not know the model (any more)."""
 
     code = "model_refused"
+
+
+class SizeRefused(RequestRefused):
+    """The upstream does not take this size for this model."""
+
+    code = "size_refused"
 
 
 class TokenRefused(UpstreamError):

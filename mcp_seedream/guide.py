@@ -144,7 +144,7 @@ def models_json(table: ModelTable) -> dict[str, Any]:
         name: {
             "about": parameter.about,
             "type": "string" if parameter.type == "url" else parameter.type,
-            "tasks": parameter.operations,
+            "tasks": [operation for operation in get_args(Operation) if name in table.parameters_for(operation)],
             **({"inside": parameter.inside} if parameter.inside else {}),
             **({"list": True} if parameter.listed else {}),
         }

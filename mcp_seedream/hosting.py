@@ -32,13 +32,13 @@ from mcp_seedream.access import Identified, KeyCheck, KnownNames, PlainHeaders, 
 from mcp_seedream.callers import Callers
 from mcp_seedream.client import SeedreamClient
 from mcp_seedream.errors import TooMuch
-from mcp_seedream.generation import Services
 from mcp_seedream.limits import Limits
 from mcp_seedream.metrics import CONTENT_TYPE, Metrics
 from mcp_seedream.middleware import ENDPOINT, DropUnfinished, EnterInTurn, StopInOrder, route_path
 from mcp_seedream.oauth import SignIn
 from mcp_seedream.pages import CARD, server_card, welcome
 from mcp_seedream.readiness import Readiness
+from mcp_seedream.services import Services
 from mcp_seedream.settings import Settings
 from mcp_seedream.stopping import Handler, Stopping, die, stopped_by_signals
 

@@ -22,7 +22,7 @@ def identity(call: ImageCall, token: str, given: Sequence[str]) -> str:
         given: The same pictures as they were given: links count as what they say, files as what they hold.
     """
     wish = call.wish
-    asked = [token, wish.operation, wish.prompt, wish.size, call.model, sorted(wish.options.items())]
+    asked = [token, wish.operation, wish.prompt, wish.size, wish.aspect_ratio, call.model, sorted(wish.options.items())]
     digest = hashlib.sha256(json.dumps(asked).encode())
     for reference, image in zip(given, wish.images, strict=True):
         said = reference if reference_kind(reference) in ("url", "task") else image

@@ -141,7 +141,7 @@ def _fits(file: BinaryIO, size: int, limits: Limits) -> bool:
     from mcp_seedream import pictures  # noqa: PLC0415  (Pillow: not before the first picture)
 
     file.seek(0)
-    return pictures.fits(file, size, pictures.Bounds(limits.image_bytes, *limits.image_sides))
+    return pictures.fits(file, size, pictures.Bounds(limits.image_bytes, limits.image_side, 6000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ class _Fit:
 
     async def __call__(self, source: BinaryIO | bytes) -> tuple[bytes | None, str | None]:
         """The smaller picture and a note on it, or nothing where the upstream takes it as it is."""
-        bounds = [str(number) for number in (self.limits.image_bytes, *self.limits.image_sides)]
+        bounds = [str(number) for number in (self.limits.image_bytes, self.limits.image_side, 6000)]
         # -P: the working directory may be anybody's, and must not lend its modules.
         command = [sys.executable, "-P", "-m", "mcp_seedream.pictures", *bounds, "alpha" if self.keep_alpha else "flat"]
         given: dict[str, Any] = {"input": source} if isinstance(source, bytes) else {"stdin": source}

@@ -21,6 +21,7 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
+from mcp_seedream.choosing import Refusal
 from mcp_seedream.wire import State, Task
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,9 @@ CREATE TABLE IF NOT EXISTS tasks (
 );
 CREATE TABLE IF NOT EXISTS doubts (
     number INTEGER PRIMARY KEY, call TEXT NOT NULL, owner INTEGER, left_at REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS refusals (
+    model TEXT NOT NULL, size TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (model, size)
 );
 CREATE INDEX IF NOT EXISTS tasks_at ON tasks (at);
 CREATE INDEX IF NOT EXISTS tasks_call ON tasks (call) WHERE call IS NOT NULL;
@@ -153,6 +157,24 @@ class Journal:
     async def count(self) -> int | None:
         """How many tasks are in it; None: it can't be used, at least for a while."""
         return await self._do(lambda db: int(db.execute("SELECT count(*) FROM tasks").fetchone()[0]), None)
+
+    async def refusals(self) -> dict[Refusal, float]:
+        """What production refused, as any server on this machine has written, until when it is remembered."""
+
+        def read(db: sqlite3.Connection) -> dict[Refusal, float]:
+            rows = db.execute("SELECT model, size, until FROM refusals WHERE until > ?", (time(),))
+            return {(model, size or None): until for model, size, until in rows}
+
+        return await self._do(read, {})
+
+    async def remember(self, refusal: Refusal, until: float) -> None:
+        """Write down a refusal; those that are over go."""
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM refusals WHERE until <= ?", (time(),))
+            db.execute("INSERT OR REPLACE INTO refusals VALUES (?, ?, ?)", (refusal[0], refusal[1] or "", until))
+
+        await self._do(write, None)
 
     async def leave(self, call: str, orphan: Orphan, doubt: int | None = None) -> bool:
         """Let go of a task whose caller went away, or of the doubt whether there is one; whether that worked."""

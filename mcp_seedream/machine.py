@@ -14,13 +14,13 @@ from importlib import metadata
 from pathlib import Path
 
 from mcp_seedream import __version__
-from mcp_seedream.capabilities import read_table
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.findings import Check, Finding, Level, in_background
 from mcp_seedream.installed import Installation, Installed
 from mcp_seedream.journal import Journal, usual_path
 from mcp_seedream.settings import Settings, name_of
 from mcp_seedream.survey import FILE, Survey
+from mcp_seedream.table_file import read_table
 from mcp_seedream.tokens import end_of, stands_for_one
 
 _NAME = "mcp-seedream"

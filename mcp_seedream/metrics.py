@@ -61,6 +61,12 @@ class Metrics(Observer):
         )
         self._looks = Counter("seedream_look_ups", "Look-up requests to the upstream", registry=registry)
         self._bytes = Counter("seedream_upstream_bytes", "Bytes of bodies", ("direction",), registry=registry)
+        self._refused = Counter(
+            "seedream_refused_choices",
+            "Models, and sizes of models, that production refused",
+            ("model", "part"),
+            registry=registry,
+        )
         self._limits = Counter("seedream_limits_hit", "Calls that were too much", ("limit",), registry=registry)
 
     def call(self, call: Call) -> None:
@@ -78,6 +84,9 @@ class Metrics(Observer):
             self._looks.inc()
         self._bytes.labels("sent").inc(exchange.sent)
         self._bytes.labels("received").inc(exchange.received)
+
+    def choice_refused(self, model: str, part: str) -> None:
+        self._refused.labels(self._model(model), part).inc()
 
     def limit(self, name: str) -> None:
         self._limits.labels(name).inc()

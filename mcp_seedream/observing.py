@@ -62,6 +62,9 @@ class Observer:
     def exchange(self, exchange: Exchange) -> None:
         """The upstream answered, or did not."""
 
+    def choice_refused(self, model: str, part: str) -> None:
+        """The upstream refused a model, or its size: `part` is "model" or "size"."""
+
     def limit(self, name: str) -> None:
         """Somebody was told that it is too much."""
 

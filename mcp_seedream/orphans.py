@@ -135,6 +135,11 @@ class Orphans:
         if self._journal and watch.task and watch.task.id:
             await self._journal.answered(watch.task.id)
 
+    async def replaced(self, watch: Watch) -> None:
+        """The task of a call ended without a picture, and the call goes on with another: nobody gets the first."""
+        await self.answered(watch)
+        watch.task, watch.doubt = None, None
+
     async def given_up(self, caller: str, request_id: RequestId) -> None:
         """A caller says that it waits no longer: whoever makes the same call gets the task.
 

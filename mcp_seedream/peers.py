@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import anyio
 
+from mcp_seedream.choosing import Refusal
 from mcp_seedream.errors import StoreUnavailable
 from mcp_seedream.journal import Orphan
 from mcp_seedream.shared import PREFIX, milliseconds, reached
@@ -34,6 +35,7 @@ _SENDING = 120  # seconds, more than the upstream is given to accept a task
 
 _LEFT, _COMING = f"{PREFIX}left:", f"{PREFIX}coming:"
 _ALIVE, _ASKED = f"{PREFIX}alive:", f"{PREFIX}asked:"
+_REFUSED = f"{PREFIX}refused"
 # An orphan is a JSON list of its task's id, its model, and when it was left.
 _TAKE = """
 local found = redis.call('LPOP', KEYS[1])
@@ -179,6 +181,16 @@ class Peers:
         """
         args = [_LEFT, time(), milliseconds(self._seconds), _COMING, milliseconds(_SENDING)]
         return frozenset(await self._do([], self._give_up, [_ASKED + request], args))
+
+    async def refusals(self) -> dict[Refusal, float]:
+        """What production refused, as any process has told, until when it is remembered."""
+        found: dict[str, str] = await self._do({}, self._redis.hgetall, _REFUSED)
+        return {(model, size): float(until) for key, until in found.items() for model, size in [json.loads(key)]}
+
+    async def remember(self, refusal: Refusal, until: float) -> None:
+        """Tell the others of a refusal."""
+        await self._do(0, self._redis.hset, _REFUSED, json.dumps(refusal), str(until))
+        await self._do(0, self._redis.expireat, _REFUSED, int(until) + 1)
 
     async def greet(self) -> None:
         """Say in the log, from the beginning on, if Redis can't be used."""

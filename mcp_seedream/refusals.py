@@ -1,17 +1,19 @@
 """The upstream's refusals → errors: status and code, and what an agent should do about each.
 
 The table is the vendor's documented one (400, 401, 403, 404, 413, 429, 5xx). A code that says more than its
-status (`token_mismatched` comes with 400 and with 401) decides first.
+status (`token_mismatched` comes with 400 and with 401) decides first. What production says of a model or a size that
+it does not take (any more) is from public reports and Ark's documents up to 2026-11.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from math import isfinite
 from time import time
-from typing import Any
+from typing import Any, Literal
 
 from mcp_seedream.errors import (
     TOKEN_PAGE,
@@ -19,6 +21,7 @@ from mcp_seedream.errors import (
     ModelRefused,
     RateLimited,
     RequestRefused,
+    SizeRefused,
     SubmissionUncertain,
     TaskNotFound,
     TokenRefused,
@@ -29,11 +32,46 @@ from mcp_seedream.replies import read_failure
 from mcp_seedream.wire import Failure
 
 _TOKEN_CODES = {"invalid_token", "token_expired", "token_mismatched", "no_token"}
+_OTHER_CODES = _TOKEN_CODES | {"used_up", "too_many_requests", "disabled", "request_too_large", "no_api"}
 UNCERTAIN = (
     "The generation may have been accepted and billed, so it was not sent again. The user can see in the usage at "
     f"{TOKEN_PAGE} whether it was; ask before repeating it."
 )
 """What to say of a submit whose fate is unknown."""
+
+_GONE = (
+    r"(?:does not|doesn't|do not) exist|not found|is (?:not|no longer) (?:available|supported|served|offered|open)|"
+    r"(?:is|was|has been) (?:invalid|retired|withdrawn|deprecated|removed|discontinued|shut ?down|taken offline)"
+)
+_MODEL_CODES = re.compile(
+    r"InvalidEndpointOrModel|Model(?:NotFound|NotOpen|Retired|Deprecated)|model_not_found", re.IGNORECASE
+)
+_MODEL_WORDS = re.compile(
+    rf"\bmodel\b(?:(?!\. ).){{0,160}}?\b(?:{_GONE})|\b(?:invalid|unknown|unsupported) model\b", re.IGNORECASE
+)
+_SIZE_WORDS = re.compile(
+    r"\b(?:size|resolution)\b(?:(?!\. ).){0,120}?\b"
+    r"(?:must be|should be|not supported|unsupported|invalid|not valid|not allowed)"
+    r"|\b(?:invalid|unsupported) (?:image )?(?:size|resolution)\b",
+    re.IGNORECASE,
+)
+_OTHER_SIZES = re.compile(
+    r"\b(?:input|reference|source|file|body|payload|request size|upload\w*|[KM]i?B|bytes)\b", re.IGNORECASE
+)
+_PASSING = re.compile(r"temporar|try again|retry|overload|busy|at the moment|currently|timed? ?out", re.IGNORECASE)
+
+
+def refused_part(failure: Failure) -> Literal["model", "size"] | None:
+    """Which choice a failure refuses, told by its code and words; None: it says something else.
+
+    Such a request was not begun, so that nothing is billed for it.
+    """
+    words = failure.message
+    if failure.code in _OTHER_CODES or _PASSING.search(words):
+        return None
+    if _SIZE_WORDS.search(words) and not _OTHER_SIZES.search(words):
+        return "size"
+    return "model" if _MODEL_CODES.search(failure.code) or _MODEL_WORDS.search(words) else None
 
 
 def refusal(status: int, reply: Any, headers: Mapping[str, str], *, submitting: bool) -> UpstreamError:
@@ -73,8 +111,8 @@ def _kind(status: int, failure: Failure, *, submitting: bool, readable: bool) ->
         return BalanceUsedUp, f"The user can top up at {TOKEN_PAGE}; the same call works then."
     if code == "too_many_requests" or status == 429:
         return RateLimited, ""
-    if code == "bad_request" and "model is invalid" in failure.message.lower():
-        return ModelRefused, "The upstream does not offer this model now; nothing was billed."
+    if status < 500 and (part := refused_part(failure)):
+        return (ModelRefused if part == "model" else SizeRefused), "Nothing was billed."
     if code == "disabled":
         return RequestRefused, f"The account is disabled: the user can ask the support at {TOKEN_PAGE}."
     if code == "request_too_large" or status == 413:

@@ -22,6 +22,8 @@ _SUCCEEDED = frozenset({"succeeded", "succeed", "success", "completed", "complet
 _FAILED = frozenset({"failed", "error", "cancelled", "canceled"})
 _LONGEST_REASON = 1000
 """Characters of the upstream's words that are passed on."""
+_MOST_COUNTS = 20
+"""Entries of `usage` that are passed on."""
 _LONGEST_NAME = 200
 """Of a layer's name or description, a model's id and the like."""
 
@@ -64,6 +66,7 @@ def read_task(reply: Any, task_id: str | None = None) -> Task:
         elapsed=_elapsed(reply),
         created_at=_moment(reply.get("created_at")),
         finished_at=_moment(reply.get("finished_at")),
+        usage=_usage(answer) or _usage(reply),
         request=request or None,
     )
 
@@ -160,8 +163,18 @@ def read_event(line: str) -> StreamEvent | None:
     ended = kind == "completed" or (bool(failures) and kind != "partial_failed")
     images = _images(items)
     found = images or failures or ended or any(ids.values())
-    usage = {key[:50]: n for key, n in [*_object(fields.get("usage")).items()][:20] if _is_number(n)}
-    return StreamEvent(images, tuple(failures), completed=ended, usage=usage or None, **ids) if found else None
+    usage = _usage(fields)
+    return StreamEvent(images, tuple(failures), completed=ended, usage=usage, **ids) if found else None
+
+
+def _usage(fields: JSONObject) -> JSONObject | None:
+    """What the request was counted as: numbers by name, one level of objects deep (`tool_usage.web_search`)."""
+    found: JSONObject = {}
+    for key, value in [*_object(fields.get("usage")).items()][:_MOST_COUNTS]:
+        counts = {k[:50]: n for k, n in [*_object(value).items()][:_MOST_COUNTS] if _is_number(n)}
+        if _is_number(value) or counts:
+            found[key[:50]] = counts or value
+    return found or None
 
 
 def _images(items: Iterable[JSONObject]) -> tuple[Image, ...]:

@@ -54,6 +54,8 @@ _SHOWABLE = ("jpeg", "png", "webp", "gif")
 _LONGEST = 140_000
 """Characters of a whole result: clients take 150,000."""
 _LONGEST_CALL = 10_000
+_SOON = 10
+"""Seconds after which to look again for a picture that takes longer than usual."""
 _REASONS = 5
 """Reasons for failed images that are told, each once."""
 
@@ -263,9 +265,17 @@ def _reason(task: Task) -> str:
     return f"No picture: {reason}."
 
 
+def _when(task: Task) -> str:
+    """When a pending picture is to be expected, where its model and age are known."""
+    if task.typical_seconds is None or task.elapsed is None:
+        return ""
+    left = max(task.typical_seconds - task.elapsed, _SOON)
+    return f" (such pictures take about {task.typical_seconds:.0f} s: look again in {left:.0f} s)"
+
+
 def _notes(task: Task) -> list[str]:
     wait = (
-        f'Its picture is not lost: get_task with task_id "{task.id}" waits for it; '
+        f'Its picture is not lost: get_task with task_id "{task.id}" waits for it{_when(task)}; '
         "generating again would be billed again."
     )
     reasons = dict.fromkeys(f"{failure.message.rstrip('.')} ({failure.code})" for failure in task.failures)

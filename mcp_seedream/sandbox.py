@@ -33,12 +33,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from mcp_seedream.arguments import image_call
-from mcp_seedream.capabilities import ModelTable, read_table
+from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.choosing import Wish, choose
 from mcp_seedream.errors import InvalidArguments
 from mcp_seedream.mishaps import error, mishap, unauthorised, words_in
 from mcp_seedream.signin import Accounts
 from mcp_seedream.studio import Studio
+from mcp_seedream.table_file import read_table
 from mcp_seedream.wire import ImageRequest
 
 _BATCH = 50

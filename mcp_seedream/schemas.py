@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcp_seedream.capabilities import ANY, Model, ModelTable, Operation, Rule, Value, number
+from mcp_seedream.capabilities import ANY, Model, ModelTable, Operation, Rule, Value, number, side
 
 Schema = dict[str, Any]
 
@@ -36,10 +36,10 @@ def image_schema(table: ModelTable, operation: Operation, wait_seconds: float, *
     properties["model"] = {
         "type": "string",
         "enum": [model.id for model in models],
-        "description": "Default: the first that fits. "
-        + "; ".join(f"{model.label}: {model.hint}" for model in models if model.hint),
+        "description": _hints(models),
     }
     properties["size"] = _size(table, operation, models)
+    properties["aspect_ratio"] = _aspect_ratio(table)
     for name, rules in table.parameters_for(operation).items():
         properties[name] = _parameter(table, operation, name, rules)
     properties |= _ours(wait_seconds, local=local)
@@ -51,7 +51,7 @@ def task_schema(wait_seconds: float, *, local: bool = False) -> Schema:
     task_ids = {"type": "array", "items": {"type": "string"}, "maxItems": MAX_TASK_IDS}
     return _object(
         {
-            "task_id": {"type": "string"},
+            "task_id": {"type": "string", "description": "From an earlier result"},
             "task_ids": task_ids,
             **_ours(wait_seconds, local=local),
         },
@@ -81,7 +81,7 @@ def _object(properties: Schema, required: list[str]) -> Schema:
 def _prompt_note(table: ModelTable, operation: Operation) -> str:
     if operation == "generate":
         return "What to show"
-    free = [name for name, p in table.parameters_for(operation).items() if table.parameters[name].prompt_optional]
+    free = [name for name in table.parameters_for(operation) if table.parameters[name].prompt_optional]
     return "What to change" + (f". Optional with {', '.join(free)}" if free else "")
 
 
@@ -92,21 +92,42 @@ def _image(models: list[Model], *, local: bool) -> Schema:
         "items": {"type": "string"},
         "minItems": 1,
         "maxItems": max(counts.values()),
-        "description": f"{'Paths, ' if local else ''}URLs, base64, data URIs or task:ID. {_fewer(counts)}",
+        "description": f"{'Paths, ' if local else ''}URLs, base64, data URIs or task:ID "
+        f"(task:ID/2: its second picture). {_fewer(counts)}",
     }
 
 
-def _size(table: ModelTable, operation: Operation, models: list[Model]) -> Schema:
-    named: dict[str, list[str]] = {}
+def _hints(models: list[Model]) -> str:
+    """What the models are for, those with the same hint together."""
+    groups: dict[str, list[str]] = {}
     for model in models:
+        if model.hint:
+            groups.setdefault(model.hint, []).append(model.label)
+    return "; ".join(f"{', '.join(labels)}: {hint}" for hint, labels in groups.items())
+
+
+def _size(table: ModelTable, operation: Operation, models: list[Model]) -> Schema:
+    current = [model for model in models if not model.withdrawn]
+    named: dict[str, list[str]] = {}
+    for model in current:
         for size in model.sizes:
             named.setdefault(size, []).append(model.label)
-    notes = [f"{size}{_only(labels, models)}" for size, labels in named.items()]
+    notes = [
+        f"{size}{_only(labels, current)}" for size, labels in sorted(named.items(), key=lambda item: side(item[0]) or 0)
+    ]
     for name, rules in table.parameters_for(operation).items():
         extra = {size for rule in rules.values() for size in rule.sizes or () if size not in named}
         named.update((size, []) for size in sorted(extra))
         notes += [f"{size} (with {name})" for size in sorted(extra)]
-    return {"type": "string", "description": f"{', '.join(notes)} or WIDTHxHEIGHT"}
+    return {
+        "type": "string",
+        "description": f"An area whose shape the model chooses: {', '.join(notes)}; or WIDTHxHEIGHT",
+    }
+
+
+def _aspect_ratio(table: ModelTable) -> Schema:
+    most = number(table.limits.aspect_ratio)
+    return {"type": "string", "description": f"{', '.join(table.aspect_ratios)}, 16:9 or any up to {most}:1"}
 
 
 def _parameter(table: ModelTable, operation: Operation, name: str, rules: dict[str, Rule]) -> Schema:
@@ -151,7 +172,7 @@ def _notes(table: ModelTable, operation: Operation, name: str, rules: dict[str, 
         if only := _only(having, supporters):
             notes.append(f"{value}{only}.")
     defaults = {rule.default for rule in rules.values()}
-    first = (None, table.parameters[name].neutral, *(rule.values[0] for rule in rules.values() if rule.values))
+    first = (None, *table.parameters[name].neutral, *(rule.values[0] for rule in rules.values() if rule.values))
     if len(defaults) == 1 and (default := defaults.pop()) not in first:
         notes.append(f"Default {spelled(default)}.")
     for rule in table.combinations:
@@ -164,7 +185,12 @@ def _notes(table: ModelTable, operation: Operation, name: str, rules: dict[str, 
 
 
 def _only(labels: list[str], models: list[Model]) -> str:
-    """A note such as (5.0, 4.5) or (not 4.0), whichever is shorter; empty when it is all of them."""
+    """A note such as (5.0, 4.5) or (not 4.0), whichever is shorter; empty when it is all of them.
+
+    Withdrawn models are named only where no other has it.
+    """
+    if current := [model for model in models if not model.withdrawn and model.label in labels]:
+        labels, models = [model.label for model in current], [model for model in models if not model.withdrawn]
     others = [model.label for model in models if model.label not in labels]
     if not others:
         return ""

@@ -20,7 +20,6 @@ from mcp_seedream.completions import add_completions
 from mcp_seedream.downloads import Downloads
 from mcp_seedream.errors import InvalidArguments
 from mcp_seedream.gallery import gallery
-from mcp_seedream.generation import Services
 from mcp_seedream.guide import add_guide, add_journal
 from mcp_seedream.jobs import open_jobs
 from mcp_seedream.journal import Journal
@@ -29,6 +28,8 @@ from mcp_seedream.observing import Observer
 from mcp_seedream.orphans import Orphans
 from mcp_seedream.peers import Peers
 from mcp_seedream.prompts import Prompts
+from mcp_seedream.refusal_memory import RefusalMemory
+from mcp_seedream.services import Services
 from mcp_seedream.stopping import Stopping
 from mcp_seedream.tasks import Tasks
 from mcp_seedream.tools import Habits, TokenOf, make_tools
@@ -104,7 +105,15 @@ def build_server(
     stopping = stopping or Stopping()
     observer = observer or Observer()
     services = partial(
-        Services, table=table, journal=journal, local=habits.local, remark=remark, limits=limits, observer=observer
+        Services,
+        table=table,
+        journal=journal,
+        local=habits.local,
+        remark=remark,
+        limits=limits,
+        observer=observer,
+        refusals=RefusalMemory(peers or journal, observer),
+        set_images=habits.set_images,
     )
     tools = {tool.name: tool for tool in make_tools(table, token_of, habits, listing=journal is not None)}
     server = _Server(

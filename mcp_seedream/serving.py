@@ -12,13 +12,14 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mcp_seedream.capabilities import ModelTable, read_table
+from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.client import SeedreamClient, Timeouts
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.logs import log_to_stderr
 from mcp_seedream.observing import Observer
 from mcp_seedream.settings import Settings, name_of, read_settings
 from mcp_seedream.stopping import Stopping
+from mcp_seedream.table_file import read_table
 from mcp_seedream.tools import Habits
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def create_app(
         table,
         connect,
         token_of=bearer_token,
-        habits=Habits(settings.wait_seconds, wants_preview(settings.preview == "on")),
+        habits=Habits(settings.wait_seconds, wants_preview(settings.preview == "on"), set_images=settings.set_images),
         stopping=stopping,
         remark=remark,
         image_hosts=settings.image_hosts,

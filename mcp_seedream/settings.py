@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     wait_seconds: float = _env(
         "SEEDREAM_WAIT_SECONDS", default=45, ge=0, le=600, description="How long a call waits for its picture"
     )
+    set_images: int = _env(
+        "SEEDREAM_SET_IMAGES", default=4, ge=1, le=15, description="Pictures of a set whose size the call leaves open"
+    )
     preview: Literal["on", "off"] | None = _env(
         "SEEDREAM_PREVIEW",
         default=None,

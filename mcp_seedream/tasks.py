@@ -37,9 +37,9 @@ from starlette.requests import Request
 from mcp_seedream import results
 from mcp_seedream.arguments import is_waited_for
 from mcp_seedream.errors import InvalidArguments, TaskNotFound, TooMuch
-from mcp_seedream.generation import Services
 from mcp_seedream.jobs import Job, Work
 from mcp_seedream.schemas import MAX_WAIT_SECONDS
+from mcp_seedream.services import Services
 from mcp_seedream.tools import TokenOf
 
 EXTENSION = "io.modelcontextprotocol/tasks"

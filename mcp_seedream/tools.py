@@ -28,8 +28,10 @@ from mcp_seedream.delivery import PREVIEW_ROOM, Delivered, Wanted, deliver, with
 from mcp_seedream.errors import MissingToken, SeedreamError
 from mcp_seedream.files import LocalFiles, save_target
 from mcp_seedream.gallery import TOOL_META
-from mcp_seedream.generation import Services, get_tasks, make_images, newest_tasks
+from mcp_seedream.generation import make_images
+from mcp_seedream.lookups import get_tasks, newest_tasks
 from mcp_seedream.schemas import MAX_WAIT_SECONDS, image_schema, task_schema
+from mcp_seedream.services import Services
 from mcp_seedream.waiting import Report
 from mcp_seedream.wire import Task
 
@@ -37,12 +39,12 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTIONS = {
     "generate_image": (
-        "Make a picture from text with Seedream. Waits and returns links; if it takes longer, "
-        "a task id for get_task. Each call is billed."
+        "Make a picture from text with Seedream. Leave model and size out unless asked for. Waits and returns links; "
+        "if it takes longer, a task id for get_task. Each call is billed."
     ),
     "edit_image": (
         "Change, combine or extend given pictures with Seedream, or split one into layers. "
-        "Waits like generate_image. Each call is billed."
+        "Leave model and size out unless asked for. Waits like generate_image. Each call is billed."
     ),
     "get_task": "Result of an earlier call by its task id, waiting for it if it still runs. Free.",
 }
@@ -65,13 +67,14 @@ TokenOf = Callable[[Call], str | None]
 class Habits:
     """How a server's tools behave where a call says nothing.
 
-    `wait_seconds` is how long they wait; `preview` decides whether a call's result shows its pictures; `local`
-    is what they may do with this machine's disk, None where it is not the caller's.
+    `wait_seconds` is how long they wait; `preview` decides whether a call's result shows its pictures; `local` is what
+    they may do with this machine's disk, None where it is not the caller's; `set_images` is the size of a set.
     """
 
     wait_seconds: float = 45
     preview: Callable[[Call], bool] = lambda _: False
     local: LocalFiles | None = None
+    set_images: int = 4
 
 
 def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing: bool = False) -> list[Tool]:

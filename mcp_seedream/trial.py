@@ -13,9 +13,9 @@ import anyio
 from mcp import Client, MCPError, StdioServerParameters
 from mcp_types import CallToolResult, TextContent
 
-from mcp_seedream.capabilities import read_table
 from mcp_seedream.errors import InvalidArguments
 from mcp_seedream.settings import Settings
+from mcp_seedream.table_file import read_table
 
 
 def try_out(options: argparse.Namespace, settings: Settings) -> int:

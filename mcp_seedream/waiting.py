@@ -50,7 +50,14 @@ class TaskWaiter:
         self._handing_out = anyio.Lock()
 
     async def wait(
-        self, task_ids: Iterable[str], token: str, seconds: float, report: Report | None = None
+        self,
+        task_ids: Iterable[str],
+        token: str,
+        seconds: float,
+        report: Report | None = None,
+        *,
+        typical: float | None = None,
+        ran: float = 0,
     ) -> dict[str, Task]:
         """Wait until all tasks have ended, for at most `seconds`; not at all where the process is about to end.
 
@@ -59,6 +66,8 @@ class TaskWaiter:
             token: The caller's.
             seconds: How long, at most.
             report: Called about every five seconds.
+            typical: Seconds that such a picture usually takes, for the report.
+            ran: Seconds that the task has run already, for the report.
 
         Returns:
             The tasks that have ended, by id; one that still runs is not in it.
@@ -76,7 +85,7 @@ class TaskWaiter:
                     await wait.done.wait()
                 if pause.cancelled_caught and report is not None:
                     elapsed = anyio.current_time() - started
-                    await report(elapsed, message=f"{wait.what}: {elapsed:.0f} s")
+                    await report(elapsed, message=f"{wait.what}: {_progress(ran + elapsed, typical)}")
         finally:
             waits.discard(wait)
         if wait.error is not None:
@@ -149,6 +158,11 @@ async def open_waiter(
     async with anyio.create_task_group() as group:
         yield TaskWaiter(client, group, stopping, interval=interval, tick=tick)
         group.cancel_scope.cancel()
+
+
+def _progress(elapsed: float, typical: float | None) -> str:
+    """How far a picture is: "about 40 s of 120 s", or "130 s" once it takes longer than usual."""
+    return f"about {elapsed:.0f} s of {typical:.0f} s" if typical and elapsed < typical else f"{elapsed:.0f} s"
 
 
 def _fail(waits: Iterable[_Wait], error: UpstreamError) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mcp_seedream.capabilities import Model, ModelTable, Value
-from mcp_seedream.choosing import Wish
+from mcp_seedream.choosing import Wish, sent_options, sent_size
 
 State = Literal["pending", "succeeded", "failed"]
 JSONObject = dict[str, Any]
@@ -31,10 +31,9 @@ class ImageRequest:
             body["prompt"] = wish.prompt
         if wish.images:
             body["image"] = list(wish.images)
-        if wish.size:
-            body["size"] = wish.size
-        # A neutral value is taken from any caller and sent only to a model that knows the parameter.
-        body |= {name: wrapped(table, name, v) for name, v in wish.options.items() if table.rule(model, name)}
+        if size := sent_size(table, model, wish):
+            body["size"] = size
+        body |= {name: wrapped(table, name, v) for name, v in sent_options(table, model, wish).items()}
         if not body.get("stream") and not body.get("callback_url"):
             body["async"] = True
         return cls(model.id, body)
@@ -83,7 +82,8 @@ class Image:
 class Task:
     """A generation as it stands: `elapsed` is in seconds, `*_at` and `links_until` are Unix times.
 
-    `request` is what the upstream says that it was asked for, where it says so.
+    `request` is what the upstream says that it was asked for, where it says so; `typical_seconds` is how long pictures
+    of its model usually take.
     """
 
     id: str
@@ -101,6 +101,7 @@ class Task:
     usage: JSONObject | None = None
     notes: tuple[str, ...] = ()
     request: JSONObject | None = None
+    typical_seconds: float | None = None
 
     @property
     def ended(self) -> bool:

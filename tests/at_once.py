@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from mcp_seedream.capabilities import read_table
+from mcp_seedream.table_file import read_table
 from tests.conftest import LONG
 
 TABLE = read_table()

@@ -22,7 +22,7 @@ from annotated_types import Ge, Le
 from mcp import Client
 from mcp_types import Prompt
 
-from mcp_seedream.capabilities import ModelTable, read_table
+from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.client import SeedreamClient
 from mcp_seedream.errors import TOKEN_PAGE
 from mcp_seedream.files import LocalFiles
@@ -30,6 +30,7 @@ from mcp_seedream.journal import IN_MEMORY, Journal
 from mcp_seedream.prompts import Prompts
 from mcp_seedream.server import build_server
 from mcp_seedream.settings import Settings, name_of
+from mcp_seedream.table_file import read_table
 from mcp_seedream.tools import Habits
 from tests.node import MCPB, node, npm_install, with_node
 

@@ -20,7 +20,7 @@ from mcp_types import CallToolResult, TextContent
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_seedream.capabilities import ModelTable, read_table
+from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.client import SeedreamClient, Timeouts
 from mcp_seedream.journal import Journal
 from mcp_seedream.limits import Limits
@@ -29,6 +29,7 @@ from mcp_seedream.retries import Retries
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.server import build_server
 from mcp_seedream.stopping import Stopping
+from mcp_seedream.table_file import read_table
 from mcp_seedream.tools import Habits, TokenOf
 
 TOKEN = "a-token"
@@ -160,7 +161,7 @@ def look_ups(sandbox: Sandbox) -> list[dict[str, Any]]:
 def only(table: ModelTable, *ids: str) -> ModelTable:
     """The table with these models and no others."""
     models = [table.by_id[id_] for id_ in ids]
-    return ModelTable(limits=table.limits, parameters=table.parameters, combinations=table.combinations, models=models)
+    return ModelTable(**{name: getattr(table, name) for name in ModelTable.model_fields} | {"models": models})
 
 
 def huge_png(width: int, height: int) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mcp_seedream.capabilities import ANY, ModelTable, Operation, Value, either, read_table
+from mcp_seedream.capabilities import ANY, ModelTable, Operation, Value, either
 from mcp_seedream.choosing import Wish, choose
 from mcp_seedream.entries import HOSTED
 from mcp_seedream.errors import InvalidArguments
@@ -20,6 +20,7 @@ from mcp_seedream.links import cursor_links, entry_without_secret, vscode_links
 from mcp_seedream.mishaps import WORDS
 from mcp_seedream.schemas import spelled
 from mcp_seedream.settings import Settings, read_settings
+from mcp_seedream.table_file import read_table
 from tests import reference
 
 ROOT = Path(__file__).parent.parent

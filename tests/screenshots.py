@@ -11,8 +11,9 @@ from typing import Any
 import anyio
 
 from mcp_seedream import drawing
-from mcp_seedream.capabilities import ModelTable, read_table
+from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.sandbox import Sandbox, running
+from mcp_seedream.table_file import read_table
 from tests.gallery_host import Host, bundle, hosting
 
 FOLDER = Path(__file__).parents[1] / "docs" / "gallery"

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_seedream.arguments import image_call, task_call
-from mcp_seedream.capabilities import Operation, read_table
+from mcp_seedream.capabilities import Operation
 from mcp_seedream.errors import InvalidArguments
 from mcp_seedream.schemas import image_schema
+from mcp_seedream.table_file import read_table
 
 TABLE = read_table()
 URL = "https://example.com/a.png"

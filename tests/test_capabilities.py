@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mcp_seedream.capabilities import ModelTable, read_table
+from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.errors import ConfigurationError
+from mcp_seedream.table_file import read_table
 
 V5, LITE, PRO = "doubao-seedream-5-0-260128", "doubao-seedream-5-0-lite-260128", "doubao-seedream-5-0-pro-260628"
 V45, V4 = "doubao-seedream-4-5-251128", "doubao-seedream-4-0-250828"

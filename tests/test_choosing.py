@@ -202,5 +202,5 @@ def test_fifteen_in_and_out_is_allowed(table: ModelTable) -> None:
 
 def test_excluded_models_are_passed_over(table: ModelTable) -> None:
     """Those the upstream has refused; the next of the order serves."""
-    assert choose(table, edit(), excluding=[SEEDEDIT]).id == V5
-    assert choose(table, generate(), excluding=[V5]).id == LITE
+    assert choose(table, edit(), excluding=[(V5, None)]).id == V5
+    assert choose(table, generate(), excluding=[(V5, None)]).id == LITE

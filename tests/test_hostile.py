@@ -23,11 +23,11 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from mcp_seedream import delivery
-from mcp_seedream.capabilities import read_table
 from mcp_seedream.client import SeedreamClient
 from mcp_seedream.hosting import bearer_token, build_app, wants_preview
 from mcp_seedream.server import build_server
 from mcp_seedream.settings import read_settings
+from mcp_seedream.table_file import read_table
 from mcp_seedream.tools import Habits
 from tests.conftest import BUSY, answer, huge_png, serving, text
 from tests.test_http import connected

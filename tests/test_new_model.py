@@ -11,8 +11,9 @@ import pytest
 from mcp_types import PromptReference
 from PIL import Image
 
-from mcp_seedream.capabilities import ModelTable, read_table
+from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.sandbox import Sandbox
+from mcp_seedream.table_file import read_table
 from tests import documents
 from tests.conftest import Session, answer, submits, text
 

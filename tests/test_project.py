@@ -21,16 +21,15 @@ PACKAGE = ROOT / "mcp_seedream"
 # Each module may import those that stand above it, and nothing below: the line runs one way.
 ORDER = [
     "__init__", "errors", "tokens", "settings", "survey", "observing", "logs", "stopping", "files", "capabilities",
-    "choosing", "schemas", "arguments", "wire", "replies", "refusals", "retries", "answers", "turns", "pools",
-    "unreached", "client",
-    "waiting", "streaming", "pictures", "downloads", "inputs", "tracing", "limits", "journal", "identity", "shared",
-    "peers", "watch", "orphans",
-    "jobs", "generation", "delivery", "results", "gallery", "writing", "guide", "prompts", "completions", "icons",
-    "tools", "tasks", "server", "stdio", "metrics", "callers", "readiness", "middleware", "access", "sealing", "store",
-    "registrations", "vendor", "consent", "grants", "oauth", "pages", "hosting", "serving", "workers", "signin",
-    "drawing", "studio", "mishaps", "sandbox", "trial", "spans", "jsonc", "configfile", "entries", "differences",
-    "asked", "installed", "findings", "reaching", "endpoint", "machine", "hosts", "upstream", "doctor", "links",
-    "targets", "installing", "uninstalling", "cli", "__main__",
+    "table_file", "dimensions", "choosing", "fallback", "schemas", "coercion", "arguments", "wire", "replies",
+    "refusals", "retries", "answers", "turns", "pools", "unreached", "client", "waiting", "streaming", "pictures",
+    "downloads", "inputs", "tracing", "limits", "journal", "identity", "shared", "peers", "refusal_memory", "watch",
+    "orphans", "jobs", "services", "generation", "lookups", "delivery", "results", "gallery", "writing", "guide",
+    "prompts", "completions", "icons", "tools", "tasks", "server", "stdio", "metrics", "callers", "readiness",
+    "middleware", "access", "sealing", "store", "registrations", "vendor", "consent", "grants", "oauth", "pages",
+    "hosting", "serving", "workers", "signin", "drawing", "studio", "mishaps", "sandbox", "trial", "spans", "jsonc",
+    "configfile", "entries", "differences", "asked", "installed", "findings", "reaching", "endpoint", "machine",
+    "hosts", "upstream", "doctor", "links", "targets", "installing", "uninstalling", "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 

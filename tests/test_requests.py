@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_seedream.arguments import image_call
-from mcp_seedream.capabilities import Operation, read_table
+from mcp_seedream.capabilities import Operation
 from mcp_seedream.choosing import choose
 from mcp_seedream.errors import InvalidArguments
 from mcp_seedream.schemas import image_schema
+from mcp_seedream.table_file import read_table
 from mcp_seedream.wire import ImageRequest
 from tests.contract import faults
 

@@ -45,10 +45,10 @@ from mcp_types import (
 from PIL import Image as Pixels
 from pydantic import Field
 
-from mcp_seedream.capabilities import read_table
 from mcp_seedream.sandbox import Sandbox, running
 from mcp_seedream.serving import create_app, prepare
 from mcp_seedream.settings import read_settings
+from mcp_seedream.table_file import read_table
 from mcp_seedream.workers import serve_here
 from tests.conformance.tasks import add_tasks
 
