@@ -71,10 +71,14 @@ def image_call(
     available = table.parameters_for(operation)
     ours = ["prompt", *(["image"] if operation == "edit" else []), "model", "size", *_ours(place, "aspect_ratio")]
     given = _given(raw)
+    for name in table.parameters.keys() - available.keys() & given.keys():
+        value = _option(table, name, given[name])
+        if value is None or table.is_neutral(operation, name, value):
+            del given[name]
     _refuse_unknown(given, [*ours, *available], elsewhere={"image", *table.parameters}, table=table)
     options = {}
     for name in available:
-        if (value := _option(table, operation, name, given.get(name))) is not None:
+        if (value := _option(table, name, given.get(name))) is not None:
             options[name] = value
     size, ratio = _size_and_ratio(table, given, options)
     wish = Wish(
@@ -204,12 +208,8 @@ def _exact_size(sides: tuple[int, int], shape: str | None) -> tuple[str, None]:
 
 def _is_size_of_an_option(table: ModelTable, size: str | None, options: Mapping[str, Value]) -> bool:
     """Whether a named size belongs to an option that is used, such as `auto` to layers."""
-    rules = (rule for name, value in options.items() if value for rule in _rules(table, name))
-    return size is not None and any(size in (rule.sizes or ()) for rule in rules)
-
-
-def _rules(table: ModelTable, name: str) -> list[Rule]:
-    return [rule for model in table.models if (rule := table.rule(model, name))]
+    rules = [table.rule(model, name) for model in table.models for name, value in options.items() if value]
+    return size is not None and any(rule and size in (rule.sizes or ()) for rule in rules)
 
 
 def _wait(given: Raw, default: float) -> float:
@@ -247,7 +247,7 @@ def _image(table: ModelTable, text: str, position: int, place: Place) -> str:
     return text
 
 
-def _option(table: ModelTable, operation: Operation, name: str, value: Any) -> Value | None:
+def _option(table: ModelTable, name: str, value: Any) -> Value | None:
     """The bare value of one of the upstream's optional parameters, or None where nothing was given."""
     parameter = table.parameters[name]
     entries = [_bare(name, parameter, entry) for entry in (coercion.listed(value) if parameter.listed else [value])]
@@ -257,7 +257,8 @@ def _option(table: ModelTable, operation: Operation, name: str, value: Any) -> V
     if not found:
         return None
     one = found.pop()
-    return _as_spelled(one, table.parameters_for(operation)[name].values()) if isinstance(one, str) else one
+    rules = [rule for model in table.models if (rule := table.rule(model, name))]
+    return _as_spelled(one, rules) if isinstance(one, str) else one
 
 
 def _as_spelled(text: str, rules: Iterable[Rule]) -> str | None:

@@ -184,10 +184,11 @@ class ModelTable(_Frozen):
         found: dict[str, set[Model]] = {}
         for model in self.models:
             undated = re.sub(r"\W?\d{6}$", "", model.id)
-            family = model.name.partition(" ")[0]
-            names = [*model.called(), undated, f"{family} {model.label}"]
+            family, _, version = model.name.partition(" ")
+            names = [*model.called(), undated, version, f"{family} {model.label}"]
             for name in (*names, *(re.sub(r"\.0\b", "", name) for name in names)):
                 found.setdefault(_plain(name), set()).add(model)
+        found.pop("", None)
         return {spelling: models.pop() for spelling, models in found.items() if len(models) == 1}
 
     def nearest(self, name: str) -> Model:
@@ -241,6 +242,12 @@ def side(size: str) -> int | None:
     """The pixels of one side of a square of a named size: so many K are so many times 1024; None: it names none."""
     thousands = re.fullmatch(r"(\d+(?:\.\d+)?)K", size)
     return int(float(thousands[1]) * 1024) if thousands else None
+
+
+def area(size: str) -> int:
+    """The pixels of a named size; 0: it names no area."""
+    square = side(size) or 0
+    return square * square
 
 
 def either(words: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from mcp_types import (
     ResourceTemplateReference,
 )
 
-from mcp_seedream.capabilities import Model, ModelTable
+from mcp_seedream.capabilities import Model, ModelTable, area
 from mcp_seedream.errors import InvalidArguments
 from mcp_seedream.files import shortened
 from mcp_seedream.guide import MODEL
@@ -38,7 +38,7 @@ def add_completions(server: MCPServer, table: ModelTable, prompts: Prompts) -> N
         if argument.name == "size" and isinstance(ref, PromptReference):
             chosen = table.find(((context and context.arguments) or {}).get("model", ""))
             able = [model for model in models if model == chosen] or models
-            return _matching(argument.value, [size for model in able for size in model.sizes])
+            return _matching(argument.value, sorted({size for model in able for size in model.sizes}, key=area))
         return Completion(values=[])
 
     server.completion()(complete)  # type: ignore[no-untyped-call]

@@ -42,8 +42,10 @@ class ModelChoice:
         self._notes: list[str] = []
         self.wish = wish
         self.model = choose(table, wish, named, avoiding=self._avoiding)
-        if self._has_any_shape() and (self.model.id, wish.size) in self._avoiding:
-            self._drop_size(self.model)
+        refusing = [table.by_id[id_] for id_, size in self._avoiding if size == wish.size and id_ in table.by_id]
+        if self._has_any_shape() and refusing and (named is None or self.model in refusing):
+            self._drop_size(self.model if named else refusing[0])
+            self.model = choose(table, self.wish, named, avoiding=self._avoiding)
         elif named is None and self.model is not (usual := choose(table, wish)):
             self._notes.append(
                 f"The upstream refused {_named(usual, sent_size(table, usual, wish), self._avoiding)} lately."

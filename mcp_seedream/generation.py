@@ -84,7 +84,7 @@ async def make_images(services: Services, call: ImageCall, token: str, report: R
         task = await _finished(services, await _sent(services, choice, token, report, watch), token, deadline, report)
     if not is_adopted:
         notes = (*notes, *set_notes, *choice.notes())
-    return _told(services, call, watch, replace(task, notes=(*notes, *task.notes)), started)
+    return _told(services, call, watch, replace(task, notes=(*task.notes, *notes)), started)
 
 
 def _told(services: Services, call: ImageCall, watch: Watch, task: Task, started: float) -> Task:

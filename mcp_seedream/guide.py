@@ -78,20 +78,23 @@ def add_journal(server: MCPServer, journal: Journal) -> None:
 
 def models_markdown(table: ModelTable) -> str:
     """The models as a Markdown table, in order of preference."""
-    head = "| | model | best for | from text | edits | sizes | WIDTHxHEIGHT | parameters |"
+    head = "| | model | best for | from text | edits | sizes | WIDTHxHEIGHT | takes about | costs about | parameters |"
     rows = [head, "|" + " --- |" * (head.count("|") - 1)]
     for model in table.models:
         edits = f"up to {model.max_images}" if model.max_images else "no"
-        rows.append(
-            f"| {model.label} | {model.name}<br>`{model.id}` | {model.best_for} | {'yes' if model.generate else 'no'} "
-            f"| {edits} | {_sizes(model)} | {_dimensions(model)} | {', '.join(f'`{n}`' for n in model.parameters)} |"
-        )
+        name, parameters = f"{model.name}<br>`{model.id}`", ", ".join(f"`{n}`" for n in model.parameters)
+        cells = [
+            model.label, name, _best_for(model), "yes" if model.generate else "no", edits, _sizes(model),
+            _dimensions(model), f"{number(model.typical_seconds)} s", _price(model), parameters,
+        ]  # fmt: skip
+        rows.append(f"| {' | '.join(cells)} |")
     shared = [f"`{name}`" for name, parameter in table.parameters.items() if parameter.every_model]
     limits = table.limits
     return "\n".join(rows) + (
         f"\n\nEvery model takes {', '.join(shared)}. A `WIDTHxHEIGHT` is at most {number(limits.aspect_ratio)} times "
         f"as long as it is wide. Input images and generated ones are at most {limits.images_in_and_out} together. "
-        "A call that names no model gets the first of this table that supports everything it asks for.\n"
+        "A named size is an area whose shape the model chooses: 2K is the area of 2048x2048 pixels. A call that names "
+        "no model gets the first of this table that supports everything it asks for.\n"
     )
 
 
@@ -124,12 +127,13 @@ def model_markdown(table: ModelTable, model: Model) -> str:
     lines = [
         f"# {model.name}",
         "",
-        f"`{model.id}`, for short {model.label}: {model.best_for}.",
+        f"`{model.id}`, for short {model.label}: {_best_for(model)}.",
         "",
         f"- Pictures from text: {'yes' if model.generate else 'no'}",
         f"- Edits: {f'up to {model.max_images} input images' if model.max_images else 'no'}",
         f"- Sizes: {_sizes(model)}",
         f"- WIDTHxHEIGHT: {_dimensions(model)}{ratio}",
+        f"- Takes about {number(model.typical_seconds)} s; costs about {_price(model)}",
         "",
         "| parameter | what it does | values |",
         "| --- | --- | --- |",
@@ -162,10 +166,14 @@ def _model(table: ModelTable, model: Model) -> dict[str, Any]:
         "label": model.label,
         "best_for": model.best_for,
         "tasks": [operation for operation in get_args(Operation) if model.does(operation)],
+        "withdrawn": model.withdrawn and str(model.withdrawn),
         "sizes": model.sizes,
+        "refused_sizes": model.refused_sizes or None,
         "pixels": model.pixels and dict(zip(("minimum", "maximum"), model.pixels, strict=True)),
         "sides": model.sides and dict(zip(("minimum", "maximum"), model.sides, strict=True)),
         "input_images": model.max_images,
+        "typical_seconds": _plain(model.typical_seconds),
+        "price": model.price and model.price.model_dump(mode="json"),
         "parameters": {name: _taken(rule) for name, rule in rules.items()},
     }
     return {key: value for key, value in found.items() if value is not None}
@@ -174,6 +182,8 @@ def _model(table: ModelTable, model: Model) -> dict[str, Any]:
 def _taken(rule: Rule) -> dict[str, Any]:
     """A rule with the names that `models_json` has for its parts."""
     found = rule.model_dump(exclude_none=True)
+    if len(operations := found.pop("operations")) == 1:
+        found["tasks"] = operations
     if "max_images" in found:
         found["input_images"] = found.pop("max_images")
     return {key: _plain(value) for key, value in found.items()}
@@ -185,7 +195,20 @@ def _plain(value: Any) -> Any:
 
 def _sizes(model: Model) -> str:
     needed = {s: name for name, rule in model.parameters.items() for s in rule.sizes or () if s not in model.sizes}
-    return ", ".join([*model.sizes, *(f"{size} (with `{name}`)" for size, name in needed.items())])
+    taken = ", ".join([*model.sizes, *(f"{size} (with `{name}`)" for size, name in needed.items())])
+    refused = f"by name also {', '.join(model.refused_sizes)}, which production refuses" if model.refused_sizes else ""
+    return "; ".join(filter(None, (taken, refused)))
+
+
+def _best_for(model: Model) -> str:
+    gone = f" (withdrawn by the vendor on {model.withdrawn}: taken by name, and chosen last)" if model.withdrawn else ""
+    return model.best_for + gone
+
+
+def _price(model: Model) -> str:
+    if model.price is None:
+        return "unknown"
+    return f"US$ {' to '.join(f'{usd:.3f}' for usd in model.price.usd)} ({model.price.date:%Y-%m})"
 
 
 def _dimensions(model: Model) -> str:

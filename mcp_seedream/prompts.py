@@ -168,7 +168,7 @@ def _choices() -> list[PromptArgument]:
     """What every prompt can leave to the tool."""
     return [
         _argument("model", "Model", "Id or name; left out, the first that can do it"),
-        _argument("size", "Size", "A named size, or WIDTHxHEIGHT; left out, the model's own"),
+        _argument("size", "Size", "A named size, WIDTHxHEIGHT, or a shape such as 16:9; left out, the model's own"),
     ]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcp_seedream.capabilities import ANY, Model, ModelTable, Operation, Rule, Value, number, side
+from mcp_seedream.capabilities import ANY, Model, ModelTable, Operation, Rule, Value, area, number
 
 Schema = dict[str, Any]
 
@@ -113,7 +113,7 @@ def _size(table: ModelTable, operation: Operation, models: list[Model]) -> Schem
         for size in model.sizes:
             named.setdefault(size, []).append(model.label)
     notes = [
-        f"{size}{_only(labels, current)}" for size, labels in sorted(named.items(), key=lambda item: side(item[0]) or 0)
+        f"{size}{_only(labels, current)}" for size, labels in sorted(named.items(), key=lambda item: area(item[0]))
     ]
     for name, rules in table.parameters_for(operation).items():
         extra = {size for rule in rules.values() for size in rule.sizes or () if size not in named}

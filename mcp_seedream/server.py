@@ -104,18 +104,18 @@ def build_server(
     habits = habits or Habits()
     stopping = stopping or Stopping()
     observer = observer or Observer()
-    services = partial(
-        Services,
-        table=table,
-        journal=journal,
-        local=habits.local,
-        remark=remark,
-        limits=limits,
-        observer=observer,
-        refusals=RefusalMemory(peers or journal, observer),
-        set_images=habits.set_images,
-    )
+    kept: dict[str, Any] = {
+        "table": table,
+        "journal": journal,
+        "remark": remark,
+        "limits": limits,
+        "observer": observer,
+    }
+    memory = RefusalMemory(peers or journal, observer)
+    services = partial(Services, **kept, local=habits.local, set_images=habits.set_images, refusals=memory)
     tools = {tool.name: tool for tool in make_tools(table, token_of, habits, listing=journal is not None)}
+    tasks = Tasks(tools.keys() - {"get_task"}, tools["get_task"], token_of, table.limits.link_hours)
+    orphans = Orphans(journal, peers, stopping=stopping)
     server = _Server(
         NAME,
         title="Seedream",
@@ -123,21 +123,21 @@ def build_server(
         icons=[icons.SERVER],
         version=__version__,
         tools=list(tools.values()),
-        lifespan=lambda _: _living(
-            connect, services, look_interval, stopping, orphans=Orphans(journal, peers, stopping=stopping), peers=peers
-        ),
-        extensions=[
-            gallery(table, image_hosts),
-            Tasks(tools.keys() - {"get_task"}, tools["get_task"], token_of, table.limits.link_hours),
-        ],
+        lifespan=lambda _: _living(connect, services, look_interval, stopping, orphans=orphans, peers=peers),
+        extensions=[gallery(table, image_hosts), tasks],
         subscriptions=False,  # no list ever changes: who listened would wait in vain, and hold up the server's end
     )
     server.prompts = Prompts(table, local=habits.local is not None)
+    _add_reading(server, table, journal)
+    return server
+
+
+def _add_reading(server: _Server, table: ModelTable, journal: Journal | None) -> None:
+    """Register what a client reads and completes: resources, and the values of prompts' arguments."""
     add_completions(server, table, server.prompts)
     add_guide(server, table)
     if journal:
         add_journal(server, journal)
-    return server
 
 
 @asynccontextmanager

@@ -62,6 +62,8 @@ _CODES = {
     "used_up": "The account's balance is used up. Once it is topped up, the same call works.",
     "too_many_requests": "A limit, of this server or of AceDataCloud: the message says how long to wait.",
     "bad_request": "AceDataCloud found the request wrong, or will not make this picture. It would refuse it again.",
+    "model_refused": "AceDataCloud does not offer the model (any more). The message says which ones can serve it.",
+    "size_refused": "AceDataCloud does not take the size for this model. The message says which ones it takes.",
     "not_found": "AceDataCloud knows no such task for this token.",
     "unavailable": "AceDataCloud could not be reached, or failed where asking again is safe.",
     "submission_uncertain": "The answer was lost on the way: the picture may have been made and billed.",
@@ -73,7 +75,7 @@ _CODES = {
     "internal_error": "A mistake in this server: its log has the details.",
 }
 """The codes that a call can end with, in words for whoever meets one."""
-_UNSEEN = {"error", "configuration", "temporarily_unavailable", "vendor_failed", "upstream_error", "model_refused"}
+_UNSEEN = {"error", "configuration", "temporarily_unavailable", "vendor_failed", "upstream_error"}
 """Codes of errors that never end a call, or that the upstream's own code stands for."""
 
 

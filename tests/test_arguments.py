@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mcp_seedream.arguments import image_call, task_call
 from mcp_seedream.capabilities import Operation
+from mcp_seedream.choosing import choose
 from mcp_seedream.errors import InvalidArguments
 from mcp_seedream.schemas import image_schema
 from mcp_seedream.table_file import read_table
@@ -70,7 +71,24 @@ def test_values_that_can_be_meant_in_one_way_are_taken(raw: dict[str, Any], opti
         {"sequential_image_generation_options": {}},
         {"sequential_image_generation_options": {"max_images": None}},
         {"model": ""},
+        {"model": "auto"},
+        {"model": "Default"},
+        {"size": "auto"},
+        {"size": "default"},
+        {"aspect_ratio": ""},
+        {"aspect_ratio": "auto"},
+        {"tools": ""},
+        {"output_format": ""},
+        {"optimize_prompt_options": {"mode": ""}},
+        {"sequential_image_generation": ""},
         {"wait_seconds": None},
+        {"wait_seconds": ""},
+        {"image": []},
+        {"image": ""},
+        {"background": "opaque"},
+        {"layer_decomposition": False},
+        {"n": None},
+        {"negative_prompt": ""},
     ],
 )
 def test_null_and_empty_mean_absent(raw: dict[str, Any]) -> None:
@@ -99,7 +117,7 @@ def test_sizes_are_spelled_as_the_table_has_them(given: str, size: str) -> None:
     [
         ({"sed": 1}, "`sed` is not an argument of this tool. Did you mean `seed`?"),
         ({"promt": "x"}, "Did you mean `prompt`?"),
-        ({"n": 2}, "`n` is not an argument of this tool. This tool takes prompt, model, size"),
+        ({"zoom": 2}, "`zoom` is not an argument of this tool. This tool takes prompt, model, size"),
         ({"image": [URL]}, "`image` is for the other image tool"),
         ({"layer_decomposition": True}, "`layer_decomposition` is for the other image tool"),
         ({"prompt": 5}, "`prompt` must be a string, not a number (5)"),
@@ -248,3 +266,106 @@ def test_any_json_is_a_call_or_a_clear_error(raw: dict[str, Any], operation: Ope
     """Whatever comes, nothing but InvalidArguments leaves, whatever its types."""
     with suppress(InvalidArguments):
         image_call(TABLE, operation, raw, wait_seconds=45)
+
+
+@pytest.mark.parametrize(
+    ("raw", "size", "ratio"),
+    [
+        ({"aspect_ratio": "16:9"}, None, "16:9"),
+        ({"aspect_ratio": "16/9"}, None, "16:9"),
+        ({"aspect_ratio": "16x9"}, None, "16:9"),
+        ({"aspect_ratio": " 1.91 : 1 "}, None, "1.91:1"),
+        ({"aspect_ratio": "Portrait"}, None, "2:3"),
+        ({"aspect_ratio": "landscape", "size": "4k"}, "4K", "3:2"),
+        ({"aspect_ratio": "square", "size": "auto"}, None, "1:1"),
+        ({"aspect_ratio": "3:2", "size": "adaptive"}, None, "3:2"),
+        ({"aspect_ratio": "adaptive"}, None, None),
+        ({"size": "16:9"}, None, "16:9"),
+        ({"size": "landscape"}, None, "3:2"),
+        ({"size": "16:9", "aspect_ratio": "16:9"}, None, "16:9"),
+        ({"size": "1920x1080px"}, "1920x1080", None),
+        ({"size": "1920 x 1080 pixels"}, "1920x1080", None),
+        ({"size": "1024*1024"}, "1024x1024", None),
+        ({"size": "1920x1080", "aspect_ratio": "16:9"}, "1920x1080", None),
+        ({"size": "2 k"}, "2K", None),
+        ({"size": "Adaptive"}, "adaptive", None),
+    ],
+)
+def test_sizes_and_shapes_are_taken_as_people_write_them(
+    raw: dict[str, Any], size: str | None, ratio: str | None
+) -> None:
+    """A named size, WIDTHxHEIGHT, or a ratio, in either argument."""
+    wish = image_call(TABLE, "generate", {"prompt": "a", **raw}, wait_seconds=0).wish
+    assert (wish.size, wish.aspect_ratio) == (size, ratio)
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        ({"aspect_ratio": "wide"}, "`aspect_ratio` 'wide' must be like 16:9, or one of square, landscape, portrait"),
+        ({"aspect_ratio": "0:1"}, "`aspect_ratio` '0:1' must be like 16:9"),
+        ({"aspect_ratio": 1.5}, "`aspect_ratio` must be a string"),
+        ({"size": "16:9", "aspect_ratio": "4:3"}, "are two shapes: give one"),
+        ({"size": "1024x1024", "aspect_ratio": "16:9"}, "has another shape than `aspect_ratio` 16:9: give one"),
+    ],
+)
+def test_shapes_that_contradict_or_are_none(raw: dict[str, Any], says: str) -> None:
+    """The argument, and what would be right."""
+    assert says in refusal("generate", **{"prompt": "a", **raw})
+
+
+@pytest.mark.parametrize("ratio", ["20:1", "1:17", "99999:1"])
+def test_a_shape_that_no_model_makes_is_refused(ratio: str) -> None:
+    """At most 16:1."""
+    call = image_call(TABLE, "generate", {"prompt": "a", "aspect_ratio": ratio}, wait_seconds=0)
+    with pytest.raises(InvalidArguments, match="`aspect_ratio` .* does not fit"):
+        choose(TABLE, call.wish)
+
+
+@pytest.mark.parametrize(
+    ("raw", "option"),
+    [
+        ({"output_format": "jpg"}, ("output_format", "jpeg")),
+        ({"output_format": "PNG"}, ("output_format", "png")),
+        ({"output_format": ".png"}, ("output_format", "png")),
+        ({"output_format": "image/jpeg"}, ("output_format", "jpeg")),
+        ({"response_format": "URL"}, ("response_format", "url")),
+        ({"response_format": "base64"}, ("response_format", "b64_json")),
+        ({"sequential_image_generation": "Auto"}, ("sequential_image_generation", "auto")),
+        ({"tools": "Web_Search"}, ("tools", "web_search")),
+    ],
+)
+def test_words_are_taken_in_any_spelling(raw: dict[str, Any], option: tuple[str, Any]) -> None:
+    """Where they can only mean one value of the table."""
+    assert options(**raw) == dict([option])
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("n", "sequential_image_generation"), ("num_images", "sequential_image_generation"), ("width", "aspect_ratio"),
+        ("Height", "aspect_ratio"), ("negative_prompt", "prompt"), ("negativePrompt", "prompt"), ("quality", "size"),
+        ("style", "prompt"), ("image_url", "edit_image"), ("cfg_scale", "guidance_scale"), ("webhook", "callback_url"),
+    ],
+)  # fmt: skip
+def test_an_argument_of_other_tools_is_answered_with_what_does_that_here(name: str, instead: str) -> None:
+    """Not with a list of all arguments."""
+    says = refusal("generate", **{"prompt": "a", name: "x"})
+    assert f"`{instead}" in says or instead in says
+    assert "This tool takes" not in says
+    assert "Nothing was sent" in says
+
+
+@pytest.mark.parametrize("operation", ["generate", "edit"])
+@pytest.mark.parametrize("nothing", ["null", "neutral"])
+def test_a_call_with_every_argument_filled_with_nothing_is_a_bare_call(operation: Operation, nothing: str) -> None:
+    """As clients send it that must fill in every argument."""
+    empty = {"string": "", "array": [], "object": {}, "integer": -1, "number": 0, "boolean": False}
+    properties = image_schema(TABLE, operation, 45)["properties"]
+    raw = {name: None if nothing == "null" else empty[schema["type"]] for name, schema in properties.items()}
+    raw |= {"prompt": "a fox", **({"image": [URL]} if operation == "edit" else {}), "watermark": True}
+    call = image_call(TABLE, operation, raw, wait_seconds=45)
+    bare = {"prompt": "a fox", **({"image": [URL]} if operation == "edit" else {})}
+    assert choose(TABLE, call.wish, call.model) is choose(
+        TABLE, image_call(TABLE, operation, bare, wait_seconds=45).wish
+    )

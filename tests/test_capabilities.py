@@ -21,22 +21,30 @@ SEQUENTIAL = {"sequential_image_generation", "sequential_image_generation_option
 @pytest.mark.parametrize(
     ("model", "max_images", "sizes", "area", "only"),
     [
-        (V5, 14, "1K 2K 3K 4K adaptive", (3_686_400, 16_777_216), {*SEQUENTIAL, "output_format", "tools"}),
-        (LITE, 14, "1K 2K 3K 4K adaptive", (3_686_400, 16_777_216), {*SEQUENTIAL, "output_format", "tools"}),
-        (PRO, 10, "1K 1.5K 2K adaptive", (921_600, 4_624_220), {"output_format", "background", "layer_decomposition"}),
-        (V45, 14, "1K 2K 4K adaptive", (3_686_400, 16_777_216), SEQUENTIAL),
-        (V4, 14, "1K 2K 4K adaptive", (921_600, 16_777_216), SEQUENTIAL),
-        (T2I, 0, "1K 2K 4K adaptive", (512, 2048), {"seed", "guidance_scale"}),
-        (SEEDEDIT, 1, "1K 2K 4K adaptive", (512, 2048), {"seed", "guidance_scale"}),
+        (V5, 14, "2K 3K 4K | 1K adaptive", (3_686_400, 16_777_216), {*SEQUENTIAL, "output_format", "tools"}),
+        (LITE, 14, "2K 3K 4K | 1K adaptive", (3_686_400, 16_777_216), {*SEQUENTIAL, "output_format", "tools"}),
+        (
+            PRO,
+            10,
+            "1K 1.5K 2K | adaptive",
+            (921_600, 4_624_220),
+            {"output_format", "background", "layer_decomposition"},
+        ),
+        (V45, 14, "2K 4K | 1K adaptive", (3_686_400, 16_777_216), SEQUENTIAL),
+        (V4, 14, "1K 2K 4K | adaptive", (921_600, 16_777_216), SEQUENTIAL),
+        (T2I, 0, " | 1K 2K 4K adaptive", (512, 2048), {"seed", "guidance_scale"}),
+        (SEEDEDIT, 1, " | 1K 2K 4K adaptive", (512, 2048), {"seed", "guidance_scale"}),
     ],
 )
 def test_each_model_has_the_facts_of_its_row(
     table: ModelTable, model: str, max_images: int, sizes: str, area: tuple[int, int], only: set[str]
 ) -> None:
-    """The rows of the upstream's model table, written down a second time."""
+    """The rows of the upstream's model table, written down a second time; behind "|" what production refuses."""
     entry = table.by_id[model]
     assert entry.max_images == max_images
-    assert entry.sizes == sizes.split()
+    taken, refused = sizes.split(" | ")
+    assert entry.sizes == taken.split()
+    assert entry.refused_sizes == refused.split()
     assert tuple(entry.pixels or entry.sides or ()) == area
     assert set(entry.parameters) - {"optimize_prompt_options"} == only
     assert entry.generate is (model != SEEDEDIT)
@@ -64,10 +72,34 @@ def test_guidance_defaults(table: ModelTable) -> None:
 
 
 def test_order_of_preference(table: ModelTable) -> None:
-    """5.0 first to generate; SeedEdit first to edit, then 5.0."""
-    assert table.models_for("generate")[0].id == V5
-    assert [model.id for model in table.models_for("edit")][:2] == [SEEDEDIT, V5]
+    """5.0, then Lite, whether from text or from pictures; the withdrawn ones stand last."""
+    assert [model.id for model in table.models_for("generate")][:2] == [V5, LITE]
+    assert [model.id for model in table.models_for("edit")][:2] == [V5, LITE]
+    assert [model.id for model in table.models if model.withdrawn] == [T2I, SEEDEDIT]
+    assert [model.id for model in table.models][-2:] == [T2I, SEEDEDIT]
     assert len(table.models) == 7
+
+
+@pytest.mark.parametrize(
+    ("written", "model"),
+    [
+        ("seedream-4.5", V45), ("Seedream 4.5", V45), ("seedream_4_5", V45), ("4.5", V45), ("doubao-seedream-4-5", V45),
+        ("seedream-5", V5), ("Seedream 5.0", V5), ("5.0 pro", PRO), ("seedream-5-pro", PRO),
+        ("SEEDREAM-5.0-LITE", LITE),
+        ("seedream-4", V4), ("seedream-4-0-250828", V4), ("seedream-3.0", T2I), ("seededit-3", SEEDEDIT),
+    ],
+)  # fmt: skip
+def test_a_model_is_found_by_what_people_write(table: ModelTable, written: str, model: str) -> None:
+    """Any spelling that can only mean one model."""
+    found = table.find(written)
+    assert found
+    assert found.id == model
+
+
+@pytest.mark.parametrize("written", ["seedream", "dall-e-3", "", "pro max", "seedream-6", "0"])
+def test_a_name_that_means_no_model_finds_none(table: ModelTable, written: str) -> None:
+    """Nothing is guessed."""
+    assert table.find(written) is None
 
 
 @pytest.mark.parametrize(
@@ -109,7 +141,7 @@ def test_a_missing_key_is_found_in_its_entry(tmp_path: Path) -> None:
     path = tmp_path / "models.toml"
     path.write_text(source.replace('name = "Seedream 4.5"\n', "", 1), "utf-8")
     line = source[: source.index(f'id = "{V45}"')].count("\n")
-    with pytest.raises(ConfigurationError, match=rf"line {line}: models.4.name: Field required"):
+    with pytest.raises(ConfigurationError, match=rf"line {line}: models.3.name: Field required"):
         read_table(path)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mcp_seedream.capabilities import ModelTable
-from mcp_seedream.choosing import Wish, choose
+from mcp_seedream.choosing import Wish, choose, sent_options
 from mcp_seedream.errors import InvalidArguments
 from tests.test_capabilities import LITE, PRO, SEEDEDIT, T2I, V4, V5, V45
 
@@ -33,7 +33,16 @@ def complaint(table: ModelTable, wish: Wish, model: str | None = None) -> str:
     ("wish", "model"),
     [
         (generate(), V5),
-        (generate(size="1K"), V5),
+        (generate(size="1K"), PRO),
+        (generate(size="1K", options=AUTO), V4),
+        (generate(size="adaptive"), V5),
+        (generate(size="1920x1080"), V4),
+        (generate(aspect_ratio="16:9"), V5),
+        (generate(aspect_ratio="16:9", size="1K"), PRO),
+        (generate(options={"seed": -1}), V5),
+        (generate(options={"guidance_scale": 2.5}), V5),
+        (generate(options={"output_format": "jpeg", "optimize_prompt_options": "standard"}), V5),
+        (generate(options={"sequential_image_generation": "disabled", "sequential_image_generation_options": 1}), V5),
         (generate(size="3K"), V5),
         (generate(size="1.5K"), PRO),
         (generate(size="2560x1440"), V5),
@@ -47,15 +56,18 @@ def complaint(table: ModelTable, wish: Wish, model: str | None = None) -> str:
         (generate(options={"optimize_prompt_options": "fast", **AUTO}), V4),
         (generate(options={"stream": False, "seed": 7}), T2I),
         (generate(options={"sequential_image_generation": "disabled", "seed": 7}), T2I),
-        (edit(), SEEDEDIT),
+        (edit(), V5),
+        (edit(options={"seed": 7}), SEEDEDIT),
+        (edit(options={"guidance_scale": 5.5}), V5),
+        (edit(options={"guidance_scale": 2.5}), SEEDEDIT),
         (edit(TWO), V5),
         (edit(ONE * 14), V5),
         (edit(size="3K"), V5),
         (edit(options={"output_format": "png"}), V5),
-        (edit(options={"background": "opaque"}), PRO),
+        (edit(options={"background": "opaque"}), V5),
         (edit(options={"background": "transparent", "output_format": "png"}), PRO),
         (edit(options={"layer_decomposition": True}, prompt="", size="auto"), PRO),
-        (edit(options={"layer_decomposition": False}), SEEDEDIT),
+        (edit(options={"layer_decomposition": False}), V5),
     ],
 )
 def test_left_out_model_is_the_first_that_supports_everything(table: ModelTable, wish: Wish, model: str) -> None:
@@ -83,7 +95,7 @@ def test_what_the_vendors_page_offers_is_never_refused(table: ModelTable, model:
     ("wish", "model", "says"),
     [
         (generate(options={"seed": 1}), V5, f"`seed` is not one of its parameters. {T2I} can serve this call"),
-        (generate(size="3K"), V4, f"`size` '3K' must be 1K, 2K, 4K, adaptive or WIDTHxHEIGHT. {V5} or {LITE} can"),
+        (generate(size="3K"), V4, f"`size` '3K' must be 1K, 2K, 4K or WIDTHxHEIGHT. {V5} or {LITE} can"),
         (generate(), SEEDEDIT, "it can't generate from text alone (edit_image edits with it)"),
         (edit(), T2I, "it can't edit images"),
         (edit(TWO), SEEDEDIT, "it takes at most 1 input image."),
@@ -102,10 +114,10 @@ def test_what_the_vendors_page_offers_is_never_refused(table: ModelTable, model:
         (generate(size="511x1024"), T2I, "must have sides from 512 to 2048 pixels"),
         (edit(size="2049x1024"), SEEDEDIT, "must have sides from 512 to 2048 pixels"),
         (generate(size="8208x512"), V4, "must not be more than 16 times as long as it is wide"),
-        (generate(size="0x0"), V4, "`size` '0x0' must be 1K, 2K, 4K, adaptive or WIDTHxHEIGHT"),
-        (generate(size="002048x02048"), V4, "adaptive or WIDTHxHEIGHT"),
-        (generate(size="\N{FULLWIDTH DIGIT NINE}999x2048"), V4, "adaptive or WIDTHxHEIGHT"),
-        (generate(size="auto"), PRO, "`size` 'auto' must be 1K, 1.5K, 2K, adaptive or WIDTHxHEIGHT"),
+        (generate(size="0x0"), V4, "`size` '0x0' must be 1K, 2K, 4K or WIDTHxHEIGHT"),
+        (generate(size="002048x02048"), V4, "4K or WIDTHxHEIGHT"),
+        (generate(size="\N{FULLWIDTH DIGIT NINE}999x2048"), V4, "4K or WIDTHxHEIGHT"),
+        (generate(size="auto"), PRO, "`size` 'auto' must be 1K, 1.5K, 2K or WIDTHxHEIGHT"),
         (generate(), "dall-e-3", "`model` 'dall-e-3' is not a model of Seedream. Use"),
     ],
 )
@@ -119,7 +131,7 @@ def test_a_named_model_that_can_not_serve_says_why_and_what_would(
 @pytest.mark.parametrize(
     ("wish", "says"),
     [
-        (generate(size="8K"), "No model can do this: 5.0, Lite (`size` '8K' must be 1K, 2K, 3K, 4K"),
+        (generate(size="8K"), "No model can do this: 5.0, Lite (`size` '8K' must be 2K, 3K, 4K"),
         (
             generate(options={"guidance_scale": 0.5}),
             "No model can do this: 3.0 (`guidance_scale` must be from 1 to 10)",
@@ -134,7 +146,10 @@ def test_a_named_model_that_can_not_serve_says_why_and_what_would(
             "`layer_decomposition` works only with Pro (`size` '4K' must be auto, 1K, 1.5K or 2K with",
         ),
         (edit(TWO, options={"layer_decomposition": True}), "at most 1 input image with `layer_decomposition`"),
-        (edit(TWO, options={"background": "opaque"}), "at most 1 input image with `background`"),
+        (
+            edit(TWO, options={"background": "transparent", "output_format": "png"}),
+            "at most 1 input image with `background`",
+        ),
         (generate(options={"sequential_image_generation_options": 16, **AUTO}), "must be from 1 to 15"),
     ],
 )
@@ -164,7 +179,10 @@ def test_nobody_serves(table: ModelTable, wish: Wish, says: str) -> None:
             "can't be combined with `sequential_image_generation: auto`",
         ),
         (edit(options={"layer_decomposition": True, "tools": "web_search"}), "can't be combined with `tools`"),
-        (edit(options={"layer_decomposition": True, "background": "opaque"}), "can't be combined with `background`"),
+        (
+            edit(options={"layer_decomposition": True, "background": "transparent", "output_format": "png"}),
+            "can't be combined with `background`",
+        ),
         (
             edit(ONE * 10, options={"sequential_image_generation_options": 6, **AUTO}),
             "more than 15 together: set `sequential_image_generation_options` to 5 or less",
@@ -201,6 +219,40 @@ def test_fifteen_in_and_out_is_allowed(table: ModelTable) -> None:
 
 
 def test_excluded_models_are_passed_over(table: ModelTable) -> None:
-    """Those the upstream has refused; the next of the order serves."""
-    assert choose(table, edit(), excluding=[(V5, None)]).id == V5
-    assert choose(table, generate(), excluding=[(V5, None)]).id == LITE
+    """Those the upstream has refused of this call; the next of the order serves."""
+    assert choose(table, edit(), excluding=[(V5, None)]).id == LITE
+    assert choose(table, generate(size="2K"), excluding=[(V5, "2K")]).id == LITE
+    assert choose(table, generate(size="2K"), excluding=[(V5, "3K")]).id == V5
+    with pytest.raises(InvalidArguments, match="no other model"):
+        choose(table, generate(options={"seed": 7}), excluding=[(T2I, None)])
+
+
+def test_models_that_were_refused_lately_come_last(table: ModelTable) -> None:
+    """They are chosen where nothing else fits, and before no withdrawn one."""
+    assert choose(table, generate(), avoiding=[(V5, None)]).id == LITE
+    assert choose(table, generate(size="4K"), avoiding=[(V5, "4K"), (LITE, None)]).id == V45
+    everything = [(model.id, None) for model in table.models]
+    assert choose(table, generate(), avoiding=everything).id == V5
+    assert choose(table, generate(options={"seed": 7}), avoiding=everything).id == T2I
+
+
+@pytest.mark.parametrize(
+    ("wish", "model", "sent"),
+    [
+        (generate(options={"seed": -1}), V5, {}),
+        (generate(options={"seed": -1}), T2I, {"seed": -1}),
+        (generate(options={"guidance_scale": 0}), T2I, {}),
+        (generate(options={"output_format": "jpeg"}), V5, {"output_format": "jpeg"}),
+        (generate(options={"output_format": "jpeg"}), V4, {}),
+        (generate(options={"sequential_image_generation_options": 1}), V5, {}),
+        (generate(options={"sequential_image_generation_options": 1, **AUTO}), V5, ...),
+        (edit(options={"background": "opaque"}), PRO, {"background": "opaque"}),
+        (edit(TWO, options={"background": "opaque"}), PRO, {}),
+        (edit(options={"background": "opaque", "layer_decomposition": True}), PRO, {"layer_decomposition": True}),
+    ],
+)
+def test_values_that_ask_for_nothing_are_sent_only_where_they_are_taken(
+    table: ModelTable, wish: Wish, model: str, sent: Any
+) -> None:
+    """A model that lacks the parameter, or a combination that excludes it, does not get them."""
+    assert sent_options(table, table.by_id[model], wish) == (wish.options if sent is ... else sent)

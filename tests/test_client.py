@@ -125,7 +125,7 @@ async def test_error_rows_of_a_look_up(
 async def test_a_retired_model_has_an_error_of_its_own(client: SeedreamClient, server: Upstream) -> None:
     """As documented, and as a failure that came with HTTP 200."""
     server.status, server.body = 400, error_body("bad_request", "model is invalid.")
-    with pytest.raises(errors.ModelRefused, match="nothing was billed"):
+    with pytest.raises(errors.ModelRefused, match="Nothing was billed"):
         await client.submit(REQUEST, "k")
     server.status, server.body = 200, json.dumps({"success": False, **json.loads(server.body)}).encode()
     with pytest.raises(errors.ModelRefused):

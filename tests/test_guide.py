@@ -68,9 +68,16 @@ async def test_the_models_as_json(session: Session, table: ModelTable, mode: str
     assert models[T2I]["tasks"] == ["generate"]
     assert (models[T2I]["sides"], models[T2I]["input_images"]) == ({"minimum": 512, "maximum": 2048}, 0)
     assert models[V5]["pixels"] == {"minimum": 3_686_400, "maximum": 16_777_216}
-    assert models[V5]["sizes"] == ["1K", "2K", "3K", "4K", "adaptive"]
+    assert models[V5]["sizes"] == ["2K", "3K", "4K"]
+    assert models[V5]["refused_sizes"] == ["1K", "adaptive"]
+    assert models[V5]["price"] == {"usd": [0.04], "date": "2026-04-01"}
+    assert (models[T2I]["withdrawn"], models[PRO]["typical_seconds"]) == ("2026-08-05", 120)
     assert (models[PRO]["name"], models[PRO]["label"]) == ("Seedream 5.0 Pro", "Pro")
-    assert models[PRO]["parameters"]["background"] == {"values": ["transparent", "opaque"], "input_images": 1}
+    assert models[PRO]["parameters"]["background"] == {
+        "values": ["transparent", "opaque"],
+        "tasks": ["edit"],
+        "input_images": 1,
+    }
     assert models[SEEDEDIT]["parameters"]["guidance_scale"] == {"minimum": 1, "maximum": 10, "default": 5.5}
     assert found["parameters"]["tools"]["list"] is True
     assert found["limits"] == {"aspect_ratio": 16, "images_in_and_out": 15}
@@ -98,7 +105,7 @@ async def test_every_model_has_a_page(session: Session, table: ModelTable, mode:
 @pytest.mark.parametrize(
     ("uri", "told"),
     [
-        ("seedream://models/doubao-seedream-5-0-pro", f"The nearest is Seedream 5.0 Pro ({PRO})"),
+        ("seedream://models/doubao-seedream-5-0-prow", f"The nearest is Seedream 5.0 Pro ({PRO})"),
         ("seedream://models/seededit%204", f"The nearest is SeedEdit 3.0 ({SEEDEDIT})"),
         ("seedream://models/" + "x" * 5000, "The nearest is"),
         ("seedream://models/%ff", "The nearest is"),

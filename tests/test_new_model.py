@@ -59,7 +59,7 @@ async def test_it_is_in_the_schemas(session: Session) -> None:
     assert "panorama (Mural)" in generate["size"]["description"]
     assert "fresco (with background)" in edit["size"]["description"]
     assert edit["background"]["enum"] == ["transparent", "opaque", "brick"]
-    assert "Only 3.0, Mural" in generate["seed"]["description"]
+    assert "Only Mural" in generate["seed"]["description"]
     assert "Mural: 3" in edit["image"]["description"]
 
 

@@ -105,7 +105,7 @@ async def test_what_a_message_asks_for_works(session: Session, sandbox: Sandbox,
     tool, arguments = await rendered(session, mode, "image_set", prompt="seasons", count="3", size="4K")
     assert len(answer(await session.call(tool, **arguments))["images"]) == 3
     tool, arguments = await rendered(session, mode, "edit_photo", prompt="green", image=picture())
-    assert answer(await session.call(tool, **arguments))["model"] == SEEDEDIT
+    assert answer(await session.call(tool, **arguments))["model"] == V5
     assert [faults(body) for body in submits(sandbox)] == [[], []]
 
 
@@ -170,9 +170,9 @@ def reference(to: str) -> PromptReference | ResourceTemplateReference:
     ("ref", "able"),
     [
         ("create_image", [V5, LITE, PRO, V45, V4, T2I]),
-        ("edit_photo", [SEEDEDIT, V5, LITE, PRO, V45, V4]),
+        ("edit_photo", [V5, LITE, PRO, V45, V4, SEEDEDIT]),
         ("image_set", [V5, LITE, V45, V4]),
-        (MODEL, [SEEDEDIT, V5, LITE, PRO, V45, V4, T2I]),
+        (MODEL, [V5, LITE, PRO, V45, V4, T2I, SEEDEDIT]),
     ],
 )
 async def test_models_that_can_do_it(session: Session, table: ModelTable, mode: str, ref: str, able: list[str]) -> None:
@@ -194,13 +194,13 @@ async def test_what_begins_as_typed_comes_first(session: Session, mode: str) -> 
 @pytest.mark.parametrize(
     ("ref", "model", "typed", "sizes"),
     [
-        ("create_image", "pro", "", ["1K", "1.5K", "2K", "adaptive"]),
+        ("create_image", "pro", "", ["1K", "1.5K", "2K"]),
         ("create_image", PRO, "1", ["1K", "1.5K"]),
-        ("create_image", None, "", ["1K", "2K", "3K", "4K", "adaptive", "1.5K"]),
-        ("create_image", "", "k", ["1K", "2K", "3K", "4K", "1.5K"]),
-        ("image_set", None, "", ["1K", "2K", "3K", "4K", "adaptive"]),
-        ("edit_photo", "SeedEdit 3.0", "AD", ["adaptive"]),
-        ("image_set", "Pro", "", ["1K", "2K", "3K", "4K", "adaptive"]),
+        ("create_image", None, "", ["1K", "1.5K", "2K", "3K", "4K"]),
+        ("create_image", "", "k", ["1K", "1.5K", "2K", "3K", "4K"]),
+        ("image_set", None, "", ["1K", "2K", "3K", "4K"]),
+        ("edit_photo", "SeedEdit 3.0", "", []),
+        ("image_set", "Pro", "", ["1K", "2K", "3K", "4K"]),
         ("image_set", "unknown", "4", ["4K"]),
     ],
 )

@@ -24,7 +24,7 @@ from mcp_seedream.results import IMAGE_RESULT, TASK_RESULT
 from mcp_seedream.sandbox import Sandbox, running
 from tests.conftest import INTERVAL, Session, answer, look_ups, serving, submits, text
 from tests.contract import faults
-from tests.test_capabilities import LITE, PRO, SEEDEDIT, V5
+from tests.test_capabilities import LITE, PRO, V5
 
 pytestmark = pytest.mark.anyio
 
@@ -50,24 +50,25 @@ def assert_complete_twice(result: CallToolResult) -> None:
 
 async def test_a_picture_from_text(session: Session, sandbox: Sandbox) -> None:
     """One call, one submit, one picture of the asked size, in few words."""
-    result = await session.call("generate_image", prompt="a red fox", size="1K")
+    result = await session.call("generate_image", prompt="a red fox", size="2048x2048")
     found = answer(result)
     assert not result.is_error
     assert (found["status"], found["model"], len(found["images"])) == ("succeeded", V5, 1)
-    assert found["images"][0]["size"] == "1024x1024"
-    assert set(found) == {"status", "task_id", "trace_id", "model", "images", "links_until", "elapsed_seconds"}
+    assert found["images"][0]["size"] == "2048x2048"
+    assert set(found) == {"status", "task_id", "trace_id", "model", "images", "links_until", "elapsed_seconds", "usage"}
+    assert found["usage"]["generated_images"] == 1
     assert_complete_twice(result)
     assert len(text(result)) <= 330
-    assert submits(sandbox) == [{"model": V5, "prompt": "a red fox", "size": "1K", "async": True}]
+    assert submits(sandbox) == [{"model": V5, "prompt": "a red fox", "size": "2048x2048", "async": True}]
     async with httpx.AsyncClient() as web:
         file = (await web.get(found["images"][0]["url"])).content
-    assert Image.open(io.BytesIO(file)).size == (1024, 1024)
+    assert Image.open(io.BytesIO(file)).size == (2048, 2048)
 
 
 async def test_an_edit_of_a_bare_string(session: Session, sandbox: Sandbox) -> None:
-    """Taken as a list of one; SeedEdit is the first choice."""
+    """Taken as a list of one; 5.0 is the first choice."""
     result = await session.call("edit_image", prompt="make it green", image=picture())
-    assert answer(result)["model"] == SEEDEDIT
+    assert answer(result)["model"] == V5
     assert submits(sandbox)[0]["image"] == [picture()]
     assert faults(submits(sandbox)[0]) == []
 
@@ -219,9 +220,9 @@ async def test_a_proxys_answer_is_a_clear_error(session: Session, sandbox: Sandb
 async def test_one_failed_image_of_a_set_is_a_note(session: Session) -> None:
     """The others are there."""
     result = await session.call("generate_image", prompt="x [sandbox:partial]", sequential_image_generation="auto")
-    assert len(answer(result)["images"]) == 2
-    assert answer(result)["notes"] == ["1 of 3 images failed: This image was refused (bad_request)."]
-    assert "1 of 3 images failed" in text(result)
+    assert len(answer(result)["images"]) == 3
+    assert "1 of 4 images failed: This image was refused (bad_request)." in answer(result)["notes"]
+    assert "1 of 4 images failed" in text(result)
 
 
 @pytest.mark.parametrize("shape", [1, 2, 3])
@@ -234,19 +235,17 @@ async def test_every_look_up_shape(session: Session, shape: int) -> None:
 
 async def test_a_retired_default_falls_back_and_says_so(table: ModelTable) -> None:
     """The next fitting model serves; what was named by the caller is never swapped."""
-    sandbox = Sandbox(table, record=True, seconds=0, retired=[SEEDEDIT, V5])
+    sandbox = Sandbox(table, record=True, seconds=0, retired=[V5])
     with running(sandbox) as upstream:
         session = Session(table, upstream)
         result = await session.call("edit_image", prompt="x", image=picture())
         assert answer(result)["model"] == LITE
-        assert answer(result)["notes"] == [
-            f"{SEEDEDIT} was refused by the upstream; {LITE} was used.",
-            f"{V5} was refused by the upstream; {LITE} was used.",
-        ]
-        assert [body["model"] for body in submits(sandbox)] == [SEEDEDIT, V5, LITE]
-        assert [body.get("size") for body in submits(sandbox)] == [None] * 3
-        named = await session.call("edit_image", prompt="x", image=picture(), model=SEEDEDIT)
+        assert answer(result)["notes"] == ["The upstream refused 5.0, so Lite was used."]
+        assert [body["model"] for body in submits(sandbox)] == [V5, LITE]
+        assert [body.get("size") for body in submits(sandbox)] == [None] * 2
+        named = await session.call("edit_image", prompt="x", image=picture(), model=V5)
         assert answer(named)["error"]["code"] == "bad_request"
+        assert "Lite, Pro, 4.5 or 4.0 can serve this call; or leave `model` out." in text(named)
         streamed = await session.call("generate_image", prompt="x", stream=True)
         assert answer(streamed)["model"] == LITE
 
