@@ -31,6 +31,7 @@ from mcp_seedream.hosts import Host
 from mcp_seedream.installed import Installed, folders_here, installed
 from mcp_seedream.logs import log_to_stderr
 from mcp_seedream.machine import Machine, in_clients, unusable
+from mcp_seedream.refusal_checks import refused_lately
 from mcp_seedream.settings import Settings, name_of
 from mcp_seedream.survey import Survey, coloured
 from mcp_seedream.trial import as_subprocess
@@ -64,6 +65,7 @@ def doctor(options: argparse.Namespace, found: Survey) -> int:
             Check("clients", partial(_in_clients, places)),
             *Host(found).checks(),
             *Upstream(found).checks(),
+            Check("refusals", partial(refused_lately, found.settings), needs=("settings",)),
             _server(found, sandbox=options.sandbox),
         ]
     results = anyio.run(examine, checks, _silent if options.json else _printer(checks, sys.stdout))

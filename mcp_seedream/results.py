@@ -227,7 +227,15 @@ def _text(task: Task) -> str:
     by = f" by {task.model}" if task.model else ""
     lines = [f"{count} image{'s' if count > 1 else ''}{by}{took}:", *map(_line, task.images)]
     until = [f"Links live until {_time(task.links_until)}."] if task.links_until else []
-    return "\n".join([*lines, *until, *_notes(task), _identifiers(task)])
+    return "\n".join([*lines, *until, *_notes(task), *_usage(task), _identifiers(task)])
+
+
+def _usage(task: Task) -> list[str]:
+    """What the upstream counted the request as, on one line."""
+    counts: dict[str, Any] = {}
+    for name, value in (task.usage or {}).items():
+        counts |= value if isinstance(value, dict) else {name: value}
+    return [f"usage: {', '.join(f'{name} {count}' for name, count in counts.items())}"] if counts else []
 
 
 def _call(task: Task, known: Collection[str]) -> dict[str, Any] | None:

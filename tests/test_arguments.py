@@ -318,7 +318,7 @@ def test_shapes_that_contradict_or_are_none(raw: dict[str, Any], says: str) -> N
 def test_a_shape_that_no_model_makes_is_refused(ratio: str) -> None:
     """At most 16:1."""
     call = image_call(TABLE, "generate", {"prompt": "a", "aspect_ratio": ratio}, wait_seconds=0)
-    with pytest.raises(InvalidArguments, match="`aspect_ratio` .* does not fit"):
+    with pytest.raises(InvalidArguments, match=r"`aspect_ratio` .* does not fit"):
         choose(TABLE, call.wish)
 
 

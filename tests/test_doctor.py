@@ -21,7 +21,9 @@ from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.findings import Check, Finding, Result, as_text, examine, in_background
 from mcp_seedream.installed import folders_here
 from mcp_seedream.installed import installed as where_installed
+from mcp_seedream.journal import Journal
 from mcp_seedream.machine import Machine, in_clients
+from mcp_seedream.refusal_checks import refused_lately
 from mcp_seedream.settings import read_settings
 from mcp_seedream.survey import survey
 from tests.conftest import BUSY
@@ -32,7 +34,7 @@ COMMAND = [sys.executable, "-m", "mcp_seedream"]
 TOKEN = "a-token-of-some-length-9876"
 ALL = [
     *("python", "packages", "settings", "models", "output", "journal", "clients"),
-    *("proxy", "network", "clock", "pictures", "token", "account", "server"),
+    *("proxy", "network", "clock", "pictures", "token", "account", "refusals", "server"),
 ]
 
 
@@ -550,3 +552,23 @@ def test_a_server_that_does_not_start(tmp_path: Path) -> None:
     [server] = [check for check in json.loads(done.stdout)["checks"] if check["name"] == "server"]
     assert server["level"] == "problem"
     assert "It does not start: ImportError: half an installation" in server["found"]
+
+
+def test_what_production_refused_lately(tmp_path: Path) -> None:
+    """As the servers on this machine have written it down; what is over is not told."""
+    settings = read_settings(journal=str(tmp_path / "tasks.sqlite3"))
+
+    async def find(*refusals: tuple[str, str | None, float]) -> Finding:
+        journal = Journal(tmp_path / "tasks.sqlite3")
+        for model, size, seconds in refusals:
+            await journal.remember((model, size), time.time() + seconds)
+        journal.close()
+        return await refused_lately(settings)
+
+    assert anyio.run(find).level == "ok"
+    assert anyio.run(find, ("over", None, -1.0)).level == "ok"
+    found = anyio.run(find, ("a-model", None, 600.0), ("another", "1K", 900.0))
+    assert found.level == "warning"
+    assert "production refused a-model (remembered until " in found.found
+    assert "size 1K for another (remembered until " in found.found
+    assert anyio.run(refused_lately, read_settings(journal="off")).level == "ok"

@@ -12,7 +12,7 @@ from mcp_types import PromptReference
 from PIL import Image
 
 from mcp_seedream.capabilities import ModelTable
-from mcp_seedream.sandbox import Sandbox
+from mcp_seedream.sandbox import Sandbox, running
 from mcp_seedream.table_file import read_table
 from tests import documents
 from tests.conftest import Session, answer, submits, text
@@ -95,3 +95,43 @@ async def test_it_is_in_the_documents(session: Session, table: ModelTable) -> No
     assert "3.0, Mural" in made["tool_generate_image"]
     page = documents.rewritten(documents.MODELS.read_text("utf-8"), {"sandbox": "", **made})
     assert f"`{MURAL}`" in page
+
+
+FIVE_AND_A_HALF = """
+[[models]]
+id = "doubao-seedream-5-5-270301"
+label = "5.5"
+name = "Seedream 5.5"
+best_for = "transparent pictures from text"
+generate = true
+max_images = 10
+sizes = ["2K"]
+pixels = [921_600, 4_624_220]
+input_megapixels = 12
+input_aspect_ratio = 3
+typical_seconds = 40
+price = { usd = [0.05, 0.09], date = 2027-03-01 }
+[models.parameters]
+output_format = { values = ["jpeg", "png"], default = "jpeg" }
+background = { values = ["transparent", "opaque"], operations = ["generate"] }
+layer_decomposition = { default = false, operations = ["generate", "edit"], max_images = 1, sizes = ["2K"] }
+"""
+
+
+async def test_a_rule_of_one_model_is_expressed_by_its_entry(tmp_path: Path) -> None:
+    """A transparent background from text, and layers with text, which no other model has."""
+    path = tmp_path / "models.toml"
+    path.write_text(files("mcp_seedream").joinpath("models.toml").read_text("utf-8") + FIVE_AND_A_HALF, "utf-8")
+    table = read_table(path)
+    sandbox = Sandbox(table, record=True, seconds=0)
+    with running(sandbox) as upstream:
+        session = Session(table, upstream)
+        async with session.open() as client:
+            generate, edit, _ = (tool.input_schema["properties"] for tool in (await client.list_tools()).tools)
+        assert "Only 5.5" in generate["background"]["description"]
+        assert "Only Pro" in edit["background"]["description"]
+        asked = {"prompt": "a fox", "background": "transparent", "output_format": "png"}
+        assert answer(await session.call("generate_image", **asked))["model"] == table.models[-1].id
+        refused = await session.call("generate_image", **{**asked, "model": "Pro"})
+        assert "`background` is not one of its parameters" in text(refused)
+    assert [body["background"] for body in submits(sandbox)] == ["transparent"]

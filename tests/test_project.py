@@ -29,7 +29,8 @@ ORDER = [
     "middleware", "access", "sealing", "store", "registrations", "vendor", "consent", "grants", "oauth", "pages",
     "hosting", "serving", "workers", "signin", "drawing", "studio", "mishaps", "sandbox", "trial", "spans", "jsonc",
     "configfile", "entries", "differences", "asked", "installed", "findings", "reaching", "endpoint", "machine",
-    "hosts", "upstream", "doctor", "links", "targets", "installing", "uninstalling", "cli", "__main__",
+    "hosts", "upstream", "refusal_checks", "doctor", "links", "targets", "installing", "uninstalling", "cli",
+    "__main__",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 

@@ -304,3 +304,30 @@ async def test_odd_expiry_of_a_link(plain: Session, canned: Canned, query: str) 
     canned.says({"image_url": f"https://cdn.example.com/1.jpg?{query}"})
     found = answer(await plain.call("generate_image", prompt="a"))
     assert "2026" <= found["links_until"][:4] < "2100"
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "said"),
+    [
+        (45.0, "(such pictures take about 120 s: look again in 75 s)"),
+        (300.0, "(such pictures take about 120 s: look again in 10 s)"),
+        (None, "waits for it; generating again would be billed again"),
+    ],
+)
+def test_a_pending_result_says_when_to_look_again(elapsed: float | None, said: str) -> None:
+    """By what pictures of its model usually take."""
+    result = one(Task("t", model="m", elapsed=elapsed, typical_seconds=120))
+    assert said in text(result)
+    assert said in answer(result)["notes"][0]
+
+
+async def test_what_an_answer_was_counted_as_is_in_the_result(canned: Canned, plain: Session) -> None:
+    """In a plain answer and a look-up, one level of objects deep; what is no number is left out."""
+    usage = {"generated_images": 1, "output_tokens": 16384, "tool_usage": {"web_search": 2}, "odd": "x", "list": [1]}
+    answered = {"success": True, "task_id": "t", "data": [{"image_url": LINK}], "usage": usage}
+    counted = {"generated_images": 1, "output_tokens": 16384, "tool_usage": {"web_search": 2}}
+    for reply in (answered, {"id": "t", "response": answered, "finished_at": 1_800_000_000.0}):
+        canned.reply = json.dumps(reply)
+        result = await plain.call("get_task", task_id="t", wait_seconds=0)
+        assert answer(result)["usage"] == counted
+        assert "generated_images 1, output_tokens 16384, web_search 2" in text(result)

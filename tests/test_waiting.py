@@ -178,3 +178,16 @@ async def test_a_wait_with_no_time_returns_at_once(waiter: TaskWaiter, upstream:
     """Without asking."""
     assert await waiter.wait(["a"], "k", 0) == {}
     assert upstream.asked == []
+
+
+async def test_a_report_says_how_far_a_picture_is(waiter: TaskWaiter) -> None:
+    """By what such pictures usually take, and by how long this one has run already."""
+    told: list[str] = []
+
+    async def report(_: float, /, *, message: str) -> None:
+        told.append(message)
+
+    await waiter.wait(["t"], "k", 0.05, report, typical=120, ran=40)
+    await waiter.wait(["t"], "k", 0.05, report, typical=25, ran=40)
+    await waiter.wait(["t"], "k", 0.05, report)
+    assert list(dict.fromkeys(told)) == ["Task t: about 40 s of 120 s", "Task t: 40 s", "Task t: 0 s"]
