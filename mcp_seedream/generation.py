@@ -74,6 +74,7 @@ async def make_images(services: Services, call: ImageCall, token: str, report: R
         if services.limits:
             services.limits.generate(token)
         task = await _sent(services, choice, token, report, watch)
+    tell_job(services, task)
     task = await _finished(services, task, token, deadline, report)
     while (refused := _refused_part(task)) and not watch.unanswered:
         if not await _choose_again(services, choice, task.model, refused):
@@ -174,7 +175,6 @@ async def _submitted(services: Services, choice: ModelChoice, token: str, report
         async with watch.sending():
             task = await services.client.submit(request, token)
             await accepted(task)
-    tell_job(services, task)
     return replace(task, model=task.model or model.id)
 
 
