@@ -111,12 +111,14 @@ class Model(_Frozen):
 
 
 class Limits(_Frozen):
-    """Limits that hold for all models: bytes and pixels of one input image, hours that a link to a result lives."""
+    """Limits that hold for all models, of results and of one input image; see the head of `models.toml`."""
 
     aspect_ratio: Annotated[float, Field(ge=1)]
     images_in_and_out: Annotated[int, Field(ge=1)]
     image_bytes: Annotated[int, Field(ge=1)]
-    image_sides: Annotated[list[int], Field(min_length=2, max_length=2)]
+    image_side: Annotated[int, Field(ge=1)]
+    image_megapixels: Annotated[float, Field(gt=0)]
+    image_aspect_ratio: Annotated[float, Field(ge=1)]
     link_hours: Annotated[float, Field(gt=0)]
 
 

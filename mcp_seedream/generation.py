@@ -32,6 +32,7 @@ from mcp_seedream.identity import identity
 from mcp_seedream.inputs import take_pictures
 from mcp_seedream.jobs import Job, Jobs
 from mcp_seedream.journal import Entry, Journal
+from mcp_seedream.kinds import Bounds
 from mcp_seedream.limits import Limits
 from mcp_seedream.observing import Observer
 from mcp_seedream.orphans import Orphans
@@ -42,7 +43,7 @@ from mcp_seedream.waiting import Report, TaskWaiter
 from mcp_seedream.watch import Watch
 from mcp_seedream.wire import ImageRequest, Task
 
-_DECODING = 2  # each may take 300 MB
+_DECODING = 2  # each may take 350 MB
 _LAG = 60  # seconds in which an accepted task may be unknown to the upstream
 _PASSING = "Links live as long as this server."
 _FORGOTTEN = 24 * 3600  # seconds after which one that it does not know will not come back
@@ -171,13 +172,20 @@ async def _with_pictures(services: Services, call: ImageCall, token: str) -> tup
     """The call with its pictures as the upstream takes them, and notes on what was done to them."""
     if not call.wish.images:
         return call, ()
+    limits = services.table.limits
     inputs = await take_pictures(
         call.wish.images,
-        services.table.limits,
+        Bounds(
+            most_bytes=limits.image_bytes,
+            least_side=limits.image_side,
+            most_pixels=round(limits.image_megapixels * 1e6),
+            most_ratio=limits.image_aspect_ratio,
+        ),
         keep_alpha=keeps_kinds(services.table, call.wish),
         needs_alpha=needs_alpha(services.table, call.wish),
         local=services.local,
         client=services.client,
+        downloads=services.downloads,
         token=token,
         at_once=services.decoding,
     )
