@@ -18,6 +18,7 @@ from mcp_seedream.capabilities import ModelTable, Operation, Parameter, Rule, Va
 from mcp_seedream.choosing import Wish
 from mcp_seedream.errors import InvalidArguments
 from mcp_seedream.files import checked_reference, reference_kind, shortened
+from mcp_seedream.kinds import UPSTREAM_KINDS
 from mcp_seedream.schemas import MAX_TASK_IDS, MAX_WAIT_SECONDS
 
 Raw = Mapping[str, Any]
@@ -235,8 +236,10 @@ def _image(table: ModelTable, text: str, position: int, place: Place) -> str:
     kind = reference_kind(text)
     if place == "upstream" or kind in ("url", "data"):
         # A larger picture than the upstream takes can still be made smaller, up to a limit of our own.
-        most = table.limits.image_bytes * (1 if place == "upstream" else _SHRINKABLE)
-        return checked_reference(text, position=position, max_bytes=most)
+        if place == "upstream":
+            most = table.limits.image_bytes
+            return checked_reference(text, position=position, max_bytes=most, kinds=UPSTREAM_KINDS)
+        return checked_reference(text, position=position, max_bytes=table.limits.image_bytes * _SHRINKABLE)
     if kind == "path" and place == "hosted":
         raise InvalidArguments(
             f"`image` number {position}, {text[:60]!r}, is neither a link nor a picture as data. A hosted server reads "

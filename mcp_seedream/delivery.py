@@ -16,7 +16,8 @@ import anyio.to_thread
 
 from mcp_seedream.downloads import Downloads
 from mcp_seedream.errors import SeedreamError, UnreadableReply, UpstreamError
-from mcp_seedream.files import LocalFiles, kind, picture_data, save_as
+from mcp_seedream.files import LocalFiles, picture_data, save_as
+from mcp_seedream.kinds import kind
 from mcp_seedream.wire import Failure, Image, Task
 
 logger = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ def _part(image: Image, index: int, of: int) -> str:
 
 def _preview(images: tuple[Image, ...], files: list[Path | None]) -> tuple[tuple[bytes, ...], str | None]:
     """One picture: a thumbnail; layers: put together; a set: a contact sheet. Nothing, where that can't be made."""
-    from mcp_seedream import pictures  # noqa: PLC0415  (Pillow: not before the first picture)
+    from mcp_seedream import previews  # noqa: PLC0415  (Pillow: not before the first picture)
 
     there = [(image, file) for image, file in zip(images, files, strict=True) if file]
     layers = sorted((pair for pair in there if pair[0].z_index), key=lambda pair: pair[0].z_index or 0)
@@ -177,11 +178,11 @@ def _preview(images: tuple[Image, ...], files: list[Path | None]) -> tuple[tuple
     try:
         if base and layers:
             boxes = [(file, image.box) for image, file in layers if image.box]
-            return (pictures.composed(base, boxes),), "Shown: the layers put together, reduced."
+            return (previews.composed(base, boxes),), "Shown: the layers put together, reduced."
         if len(there) > 1:
-            return (pictures.contact_sheet([file for _, file in there]),), "Shown: all of them, reduced."
+            return (previews.contact_sheet([file for _, file in there]),), "Shown: all of them, reduced."
         if there:
-            return (pictures.thumbnail(there[0][1]),), "Shown: a thumbnail."
+            return (previews.thumbnail(there[0][1]),), "Shown: a thumbnail."
     except (SeedreamError, OSError, ValueError, ArithmeticError, MemoryError) as error:
         logger.info("no preview: %s", error)
     return (), None

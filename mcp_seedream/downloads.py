@@ -25,7 +25,7 @@ import httpx
 
 from mcp_seedream import __version__
 from mcp_seedream.errors import UnreadableReply, UpstreamUnavailable
-from mcp_seedream.files import kind
+from mcp_seedream.kinds import kind
 from mcp_seedream.refusals import asked_pause
 from mcp_seedream.retries import Retries
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from mcp_seedream.errors import InvalidArguments
+from mcp_seedream.kinds import CONVERTED_KINDS, UPSTREAM_KINDS, kind, kinds_in_words
 
 _DATA_URI = re.compile(r"data:image/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
 _WEB = re.compile(r"https?://", re.IGNORECASE)
@@ -29,41 +30,28 @@ _OPEN_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", 
 _MOST_INPUT = 200 * 2**20  # bytes of a file that is made smaller before it is sent
 # Names that Windows keeps for devices, with any ending.
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
-_SIGNATURES = {
-    b"\xff\xd8\xff": "jpeg",
-    b"\x89PNG\r\n\x1a\n": "png",
-    b"II*\0": "tiff",
-    b"MM\0*": "tiff",
-    b"GIF8": "gif",
-}
-
-
-def kind(data: bytes) -> str | None:
-    """The kind of a picture by its first 16 bytes: jpeg, png, webp, bmp, tiff, gif; None: it is none of these."""
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "webp"
-    if data.startswith(b"BM") and data[6:10] == bytes(4):  # two reserved words, zero
-        return "bmp"
-    return next((kind for signature, kind in _SIGNATURES.items() if data.startswith(signature)), None)
 
 
 def kind_of(reference: str) -> str | None:
-    """The kind of an input picture that is given as data; None for a link."""
+    """The kind of an input picture that is given as data and sent as it is; None for others."""
     payload = _DATA_URI.sub("", reference[:200])
-    return None if _WEB.match(reference) else kind(_decoded(payload[:64]) or b"")
+    found = None if _WEB.match(reference) else kind(_decoded(payload[:64]) or b"")
+    return found if found in UPSTREAM_KINDS else None
 
 
-def checked_reference(text: str, *, position: int, max_bytes: int) -> str:
+def checked_reference(
+    text: str, *, position: int, max_bytes: int, kinds: tuple[str, ...] = UPSTREAM_KINDS + CONVERTED_KINDS
+) -> str:
     """One input picture in a form the upstream takes: an http(s) URL, a data URI or base64.
 
     Args:
         text: What the caller gave; blanks, line breaks and missing padding of base64 are mended.
         position: Its place in the list, from 1, for the error.
         max_bytes: Limit of a decoded picture, in bytes (the upstream's, from the table).
+        kinds: What the picture may be, told by its first bytes.
 
     Raises:
-        InvalidArguments: It is none of the three, is too large, or is not a picture
-            (jpeg, png, webp, bmp, tiff, gif, told by its first bytes).
+        InvalidArguments: It is none of the three, is too large, or is not a picture of these kinds.
     """
     text = text.strip()
     where = f"`image` number {position}"
@@ -75,10 +63,10 @@ def checked_reference(text: str, *, position: int, max_bytes: int) -> str:
     payload = "".join(text[len(prefix) :].split())
     payload += "=" * (-len(payload) % 4)
     data = _decoded(payload)
-    if data is None or kind(data) is None:
+    if data is None or kind(data) not in kinds:
         raise InvalidArguments(
             f"{where} is not a picture the upstream can read: {shortened(text)}. Give an http(s) URL, "
-            "a data URI (data:image/png;base64,...) or base64 of a jpeg, png, webp, bmp, tiff or gif."
+            f"a data URI (data:image/png;base64,...) or base64 of a {kinds_in_words(kinds)}."
         )
     if len(data) > max_bytes:
         raise InvalidArguments(f"{where} is larger than {max_bytes // 2**20} MB: give a smaller picture, or a URL.")
@@ -215,7 +203,7 @@ def open_picture(path: Path) -> tuple[BinaryIO, int]:
         if status.st_size > _MOST_INPUT:
             raise InvalidArguments(f"{path} is larger than {_MOST_INPUT // 2**20} MiB.")
         if kind(os.read(descriptor, 16)) is None:
-            raise InvalidArguments(f"{path} is not a jpeg, png, webp, bmp, tiff or gif.")
+            raise InvalidArguments(f"{path} is not a {kinds_in_words()}.")
         stack.pop_all()
     file = os.fdopen(descriptor, "rb")
     file.seek(0)

@@ -29,6 +29,7 @@ from mcp_seedream.fallback import ModelChoice, Part
 from mcp_seedream.identity import identity
 from mcp_seedream.inputs import take_pictures
 from mcp_seedream.journal import Entry
+from mcp_seedream.kinds import Bounds
 from mcp_seedream.refusals import refused_part
 from mcp_seedream.services import Services, remarked, tell_job, typical_seconds
 from mcp_seedream.streaming import read_stream
@@ -63,8 +64,8 @@ async def make_images(services: Services, call: ImageCall, token: str, report: R
     # Before megabytes are read for a call that no model serves.
     choice = ModelChoice(services.table, wish, call.model, await services.refusals.known())
     given = wish.images
-    call, notes = await _with_pictures(services, replace(call, wish=wish), token)
-    choice.wish = replace(choice.wish, images=call.wish.images)
+    wish, notes = await _with_pictures(services, wish, choice.model, token)
+    call, choice.wish = replace(call, wish=wish), replace(choice.wish, images=wish.images)
     key = await anyio.to_thread.run_sync(identity, call, token, given) if given else identity(call, token, given)
     await services.jobs.leave_silent(key)
     deadline = started + call.wait_seconds
@@ -101,21 +102,28 @@ def _told(services: Services, call: ImageCall, watch: Watch, task: Task, started
     return remarked(services, replace(task, elapsed=elapsed, notes=(*notes, *task.notes)))
 
 
-async def _with_pictures(services: Services, call: ImageCall, token: str) -> tuple[ImageCall, tuple[str, ...]]:
+async def _with_pictures(services: Services, wish: Wish, model: Model, token: str) -> tuple[Wish, tuple[str, ...]]:
     """The call with its pictures as the upstream takes them, and notes on what was done to them."""
-    if not call.wish.images:
-        return call, ()
+    if not wish.images:
+        return wish, ()
+    limits = services.table.limits
     inputs = await take_pictures(
-        call.wish.images,
-        services.table.limits,
-        keep_alpha=keeps_kinds(services.table, call.wish),
-        needs_alpha=needs_alpha(services.table, call.wish),
+        wish.images,
+        Bounds(
+            most_bytes=limits.image_bytes,
+            least_side=limits.image_side,
+            most_pixels=round((model.input_megapixels or limits.image_megapixels) * 1e6),
+            most_ratio=model.input_aspect_ratio or limits.image_aspect_ratio,
+        ),
+        keep_alpha=keeps_kinds(services.table, wish),
+        needs_alpha=needs_alpha(services.table, wish),
         local=services.local,
         client=services.client,
+        downloads=services.downloads,
         token=token,
         at_once=services.decoding,
     )
-    return replace(call, wish=replace(call.wish, images=inputs.images)), inputs.notes
+    return replace(wish, images=inputs.images), inputs.notes
 
 
 async def _adopted(services: Services, key: str, token: str, watch: Watch) -> Task | None:

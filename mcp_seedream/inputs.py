@@ -1,4 +1,8 @@
-"""Given pictures → pictures the upstream takes: files are read, tasks looked up, what is too large made smaller."""
+"""Given pictures → pictures the upstream takes.
+
+Files are read, tasks are looked up, and links to kinds that the upstream does not take are fetched. What needs it is
+converted, turned upright or made smaller.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,22 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
 
-from mcp_seedream.capabilities import Limits
 from mcp_seedream.client import SeedreamClient
-from mcp_seedream.errors import InvalidArguments, TaskNotFound
-from mcp_seedream.files import LocalFiles, data_uri, kind, local_path, open_picture, picture_data, reference_kind
+from mcp_seedream.downloads import Downloads
+from mcp_seedream.errors import InvalidArguments, TaskNotFound, UpstreamError
+from mcp_seedream.files import LocalFiles, data_uri, local_path, open_picture, picture_data, reference_kind
+from mcp_seedream.kinds import CONVERTED_KINDS, Bounds, kind
 
-_LONGEST = 60  # seconds to make one picture smaller
+_LONGEST = 60  # seconds to make one picture fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +40,13 @@ class Inputs:
 
 async def take_pictures(
     references: Sequence[str],
-    limits: Limits,
+    bounds: Bounds,
     *,
     keep_alpha: bool,
     needs_alpha: str | None,
     local: LocalFiles | None,
     client: SeedreamClient,
+    downloads: Downloads,
     token: str,
     at_once: anyio.CapacityLimiter,
 ) -> Inputs:
@@ -45,11 +54,12 @@ async def take_pictures(
 
     Args:
         references: Links, data URIs or base64 that have been checked; `task:ID` or `task:ID/N`; paths.
-        limits: The upstream's.
-        keep_alpha: Keep transparency where a picture is made smaller.
+        bounds: What the upstream takes of one picture.
+        keep_alpha: Keep transparency where a picture is changed.
         needs_alpha: What asks for pictures with an alpha channel, if anything does.
         local: What may be read on this machine; None: nothing.
         client: For tasks.
+        downloads: For links to kinds that the upstream does not take. It passes on all others unread.
         token: The caller's.
         at_once: How many large pictures the whole process decodes at a time.
 
@@ -59,22 +69,22 @@ async def take_pictures(
     """
     images: list[str] = []
     notes: list[str] = []
-    fit = _Fit(limits, keep_alpha, at_once)
+    fit = _Fit(bounds, keep_alpha, at_once)
     for position, reference in enumerate(references, 1):
         where = f"`image` number {position}"
         note = None
         try:
             match reference_kind(reference):
                 case "url":
-                    image = reference
+                    image, note = await _of_url(reference, downloads, fit)
                 case "task":
                     image = await _of_task(reference, client, token)
                 case "data":
-                    image, note = await _of_data(reference, limits, fit)
+                    image, note = await _of_data(reference, fit)
                 case "path":
-                    image, note = await _of_path(reference, limits, local, fit)
+                    image, note = await _of_path(reference, local, fit)
             if needs_alpha:
-                _check_alpha(image, needs_alpha)
+                await anyio.to_thread.run_sync(_check_alpha, image, needs_alpha)
         except InvalidArguments as error:
             joined = " " if error.message[:1].islower() else ": "
             raise InvalidArguments(f"{where}{joined}{error.message}") from error
@@ -107,27 +117,44 @@ def _check_alpha(image: str, needed_by: str) -> None:
         raise InvalidArguments(f"has no alpha channel, which {needed_by} needs.")
 
 
-async def _of_data(reference: str, limits: Limits, fit: _Fit) -> tuple[str, str | None]:
+async def _of_url(reference: str, downloads: Downloads, fit: _Fit) -> tuple[str, str | None]:
+    """The link itself, or the picture that it leads to, where its name says that the upstream would refuse that."""
+    ending = urlsplit(reference).path.rpartition(".")[2].lower()
+    if ending not in CONVERTED_KINDS:
+        return reference, None
+    with TemporaryDirectory(prefix="seedream-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "picture"
+        try:
+            await downloads.fetch(reference, path)
+        except UpstreamError as error:
+            raise InvalidArguments(f"must be fetched to convert it from {ending.upper()}: {error.message}") from error
+        return await _of_file(path, fit)
+
+
+async def _of_data(reference: str, fit: _Fit) -> tuple[str, str | None]:
     data = picture_data(reference)
-    if _is_cheap(data) and await anyio.to_thread.run_sync(_fits, io.BytesIO(data), len(data), limits):
+    if _is_cheap(data) and await anyio.to_thread.run_sync(_fits, io.BytesIO(data), len(data), fit.bounds):
         return reference, None
     picture, note = await fit(data)
     return (data_uri(picture), note) if picture else (reference, None)
 
 
-async def _of_path(reference: str, limits: Limits, local: LocalFiles | None, fit: _Fit) -> tuple[str, str | None]:
+async def _of_path(reference: str, local: LocalFiles | None, fit: _Fit) -> tuple[str, str | None]:
     if local is None:
         raise InvalidArguments("is a path, and this server reads no files: give a link, a data URI or base64.")
-    path = await anyio.to_thread.run_sync(local_path, reference, local)
+    return await _of_file(await anyio.to_thread.run_sync(local_path, reference, local), fit)
+
+
+async def _of_file(path: Path, fit: _Fit) -> tuple[str, str | None]:
     file, size = await anyio.to_thread.run_sync(open_picture, path)
     with file:  # opened once: what is checked is what is sent
         picture, note = None, None
-        if not (_is_cheap(file.read(16)) and await anyio.to_thread.run_sync(_fits, file, size, limits)):
+        if not (_is_cheap(file.read(16)) and await anyio.to_thread.run_sync(_fits, file, size, fit.bounds)):
             file.seek(0)
             picture, note = await fit(file)
         if picture is None:
             file.seek(0)
-            picture = await anyio.to_thread.run_sync(file.read, limits.image_bytes + 1)
+            picture = await anyio.to_thread.run_sync(file.read, fit.bounds.most_bytes + 1)
     return data_uri(picture), note
 
 
@@ -137,27 +164,27 @@ def _is_cheap(data: bytes) -> bool:
     return (kind(data[:16]) or "").upper() in pictures.CHEAP
 
 
-def _fits(file: BinaryIO, size: int, limits: Limits) -> bool:
+def _fits(file: BinaryIO, size: int, bounds: Bounds) -> bool:
     from mcp_seedream import pictures  # noqa: PLC0415  (Pillow: not before the first picture)
 
     file.seek(0)
-    return pictures.fits(file, size, pictures.Bounds(limits.image_bytes, limits.image_side, 6000))
+    return pictures.fits(file, size, bounds)
 
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """Makes pictures smaller, each in a process of its own: what a large one takes while it is decoded is given back.
+    """Makes pictures fit, each in a process of its own: what a large one takes while it is decoded is given back.
 
-    Few at once, whoever asks: each may take 300 MB.
+    Few at once, whoever asks: each may take 350 MB.
     """
 
-    limits: Limits
+    bounds: Bounds
     keep_alpha: bool
     at_once: anyio.CapacityLimiter
 
     async def __call__(self, source: BinaryIO | bytes) -> tuple[bytes | None, str | None]:
-        """The smaller picture and a note on it, or nothing where the upstream takes it as it is."""
-        bounds = [str(number) for number in (self.limits.image_bytes, self.limits.image_side, 6000)]
+        """The changed picture and a note on it, or nothing where the upstream takes it as it is."""
+        bounds = [str(number) for number in astuple(self.bounds)]
         # -P: the working directory may be anybody's, and must not lend its modules.
         command = [sys.executable, "-P", "-m", "mcp_seedream.pictures", *bounds, "alpha" if self.keep_alpha else "flat"]
         given: dict[str, Any] = {"input": source} if isinstance(source, bytes) else {"stdin": source}
@@ -165,7 +192,7 @@ class _Fit:
             with anyio.move_on_after(_LONGEST) as scope:
                 done = await anyio.run_process(command, check=False, **given)
         if scope.cancelled_caught:
-            raise InvalidArguments("took too long to be made smaller: give a smaller one.")
+            raise InvalidArguments("took too long to be made to fit: give a smaller one.")
         head, _, picture = done.stdout.partition(b"\n")
         answer = json.loads(head or b'{"error": "can\'t be decoded."}')
         if "error" in answer:

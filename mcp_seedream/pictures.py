@@ -1,54 +1,32 @@
-"""Pictures as pixels (Pillow): input pictures that fit the upstream, thumbnails that fit a chat.
+"""Input pictures that fit the upstream: converted, turned upright, made smaller, where one of these is needed.
 
-Functions are plain and take paths or open files, so that they can run in a thread, or in a process of their
-own where a picture is large. Whatever they are given is decoded at most once, and never beyond `_MOST_BYTES`.
+Run as a program, it does that for one picture in a process of its own, whose memory is limited.
 """
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 import math
-import struct
 import sys
-import warnings
-import zlib
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image
 
 from mcp_seedream.errors import InvalidArguments
+from mcp_seedream.kinds import Bounds, kind
+from mcp_seedream.pixels import TURNS, UNREADABLE, Source, factor_for, finished, header, loaded, orientation_of
 
-Source = Path | BinaryIO
-
-PREVIEW_SIDE = 768
-"""Longest side of a thumbnail, in pixels."""
-PREVIEW_BYTES = 74_000
-"""Bytes of a thumbnail's file: as base64 in an image block it stays below 100 kB."""
-
-_MOST_BYTES = 258_000_000  # of a picture while it is decoded and reduced: enough for 60 megapixels
-_MOST_MEMORY = 280_000_000  # that a process of its own may take for all of it
-# What Pillow raises for files that are broken in one way or another.
-_UNREADABLE = (
-    OSError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError, EOFError, struct.error,
-    zlib.error, UnidentifiedImageError, Image.DecompressionBombError,
-)  # fmt: skip
+_MOST_MEMORY = 330_000_000  # that a process of its own may take for all of it; 60 megapixels of HEIC take 315 MB
 CHEAP = ("PNG", "JPEG", "GIF", "BMP")
 """Formats whose head can be read at no cost: of others, even that may allocate what the file asks for."""
-_PREVIEWABLE = 20_000_000
-"""Pixels of a picture that is decoded in the server's own process: a result of the largest size has 16.8 million."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What the upstream takes of one input picture: bytes of the file, and pixels of a side (least, most)."""
-
-    most_bytes: int
-    least_side: int
-    most_side: int
+_SENT = {*CHEAP, "MPO", "WEBP", "TIFF"}  # Pillow's names of formats that the upstream takes; MPO is a JPEG with more
+# A PNG's EXIF may follow its pixels, and Pillow decodes those to reach it: these words are looked for first.
+_PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,38 +43,36 @@ def has_alpha(source: Source) -> bool:
     Raises:
         InvalidArguments: It can't be decoded.
     """
-    with _header(source) as image:
+    with header(source) as image:
         return "A" in image.getbands() or "transparency" in image.info
 
 
-def fits(source: Source, size: int, bounds: Bounds, *, formats: tuple[str, ...] | None = CHEAP) -> bool:
+def fits(source: BinaryIO, size: int, bounds: Bounds, *, cheaply: bool = True) -> bool:
     """Whether the upstream takes the picture as it is. Its pixels are not decoded; a broken file is found all the same.
 
     Args:
         source: The picture's file.
         size: The file's size in bytes.
         bounds: What the upstream takes.
-        formats: Pillow's names of those it may be in; None: any.
+        cheaply: Only look at the head of a file of the formats in `CHEAP`, and say no in doubt.
 
     Raises:
-        InvalidArguments: It is not a picture that can be decoded, or is too small.
+        InvalidArguments: It is not a picture that can be decoded, or none that can be made to fit.
     """
-    with _header(source, formats) as image:
+    with header(source, CHEAP if cheaply else None) as image:
         width, height = image.size
-        if min(width, height) < bounds.least_side:
-            raise InvalidArguments(
-                f"has {width}x{height} pixels; the upstream takes sides of {bounds.least_side} or more."
-            )
-        fine = size <= bounds.most_bytes and max(width, height) <= bounds.most_side and image.mode != "CMYK"
+        _check_size(width, height, bounds)
+        fine = size <= bounds.most_bytes and width * height <= bounds.most_pixels and image.mode != "CMYK"
+        fine = fine and image.format in _SENT and not _needs_turning(image, source, cheaply=cheaply)
         try:
             image.verify()
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
         return fine
 
 
 def fitted(source: BinaryIO, size: int, bounds: Bounds, *, keep_alpha: bool) -> Fitted:
-    """A version of the picture that the upstream takes. Can take 300 MB: see `main`.
+    """A version of the picture that the upstream takes. Can take 350 MB: see `main`.
 
     Args:
         source: The picture's file.
@@ -105,145 +81,77 @@ def fitted(source: BinaryIO, size: int, bounds: Bounds, *, keep_alpha: bool) -> 
         keep_alpha: Keep transparency, where there is any.
 
     Raises:
-        InvalidArguments: It can't be decoded, or would take too much memory.
+        InvalidArguments: It can't be decoded, can't be made to fit, or would take too much memory.
     """
-    with _header(source) as image:
+    if _is_heif(source):
+        return _fitted_heif(source, size, bounds, keep_alpha=keep_alpha)
+    with header(source) as image:
         width, height = image.size
-        flattened = "" if keep_alpha or "A" not in image.getbands() else ", without its transparency"
+        _check_size(width, height, bounds)
+        converted = f"converted from {image.format}" if image.format not in _SENT else ""
+        turned = "turned upright" if _needs_turning(image, source, cheaply=False) else ""
+        flattened = not keep_alpha and image.has_transparency_data
         try:
-            data = _within(_loaded(image, bounds.most_side, keep_alpha=keep_alpha), bounds.most_bytes)
-        except _UNREADABLE as error:
+            picture = loaded(image, bounds.box(width, height), keep_alpha=keep_alpha)
+            data = _within(picture, bounds.most_bytes)
+        except UNREADABLE as error:
             raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
-    with Image.open(io.BytesIO(data)) as small:
-        sent = f"{small.width}x{small.height} {small.format}, {_megabytes(len(data))}"
-    return Fitted(data, f"was made to fit: {sent}{flattened}, instead of {width}x{height}, {_megabytes(size)}.")
+    return _described(data, [converted, turned], (width, height), size, flattened=flattened)
 
 
-def thumbnail(source: Source) -> bytes:
-    """A preview: longest side 768 pixels, at most 74 kB, WebP where it is transparent and JPEG elsewhere.
+def _fitted_heif(source: BinaryIO, size: int, bounds: Bounds, *, keep_alpha: bool) -> Fitted:
+    from mcp_seedream.heif import HeifPicture  # noqa: PLC0415  (not before the first such picture)
 
-    Raises:
-        InvalidArguments: One is not a picture, or too large.
-    """
-    return _preview(_opened(source, PREVIEW_SIDE))
-
-
-def contact_sheet(sources: Sequence[Source]) -> bytes:
-    """Several pictures in a grid, numbered from 1, as one preview.
-
-    Raises:
-        InvalidArguments: One is not a picture, or too large.
-    """
-    columns = math.ceil(math.sqrt(len(sources)))
-    rows = math.ceil(len(sources) / columns)
-    pictures = [_flat(_opened(source, PREVIEW_SIDE // columns - 4)) for source in sources]
-    width, height = (max(picture.size[side] for picture in pictures) + 4 for side in (0, 1))
-    sheet = Image.new("RGB", (width * columns, height * rows), "white")
-    draw = ImageDraw.Draw(sheet)
-    for index, picture in enumerate(pictures):
-        left, top = index % columns * width + 2, index // columns * height + 2
-        sheet.paste(picture, (left, top))
-        number = {"fill": "white", "stroke_width": 2, "stroke_fill": "black", "font": ImageFont.load_default(20)}
-        draw.text((left + 6, top + 4), str(index + 1), **number)  # type: ignore[arg-type]
-    return _preview(sheet)
-
-
-def composed(base: Source, layers: Sequence[tuple[Source, Sequence[float]]]) -> bytes:
-    """Layers put back onto their base, as one preview; a layer's box is left, top, right, bottom in its pixels.
-
-    Raises:
-        InvalidArguments: One is not a picture, or too large.
-    """
-    with _header(base) as whole:
-        scale = min(1, PREVIEW_SIDE / max(whole.size))
-    canvas = _opened(base, PREVIEW_SIDE).convert("RGBA")
-    for source, box in layers:
-        left, top, right, bottom = (round(value * scale) for value in box)
-        width, height = max(1, right - left), max(1, bottom - top)
-        seen = max(0, left), max(0, top), min(left + width, canvas.width), min(top + height, canvas.height)
-        if seen[0] >= seen[2] or seen[1] >= seen[3]:
-            continue
-        # Only what lies on the base is scaled: a box may reach any distance beyond it.
-        layer = _opened(source, PREVIEW_SIDE).convert("RGBA")
-        x, y = layer.width / width, layer.height / height
-        end = min(layer.width, (seen[2] - left) * x), min(layer.height, (seen[3] - top) * y)
-        part = ((seen[0] - left) * x, (seen[1] - top) * y, *end)
-        canvas.alpha_composite(layer.resize((seen[2] - seen[0], seen[3] - seen[1]), box=part), seen[:2])
-    return _preview(canvas)
-
-
-def _header(source: Source, formats: tuple[str, ...] | None = None) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is in bytes
-            return Image.open(source, formats=formats)
-    except Image.DecompressionBombError as error:
-        raise InvalidArguments("has more pixels than can be handled: give a smaller one.") from error
-    except UnidentifiedImageError as error:  # its own words name an object in memory
-        raise InvalidArguments("can't be decoded.") from error
-    except _UNREADABLE as error:
-        raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
-
-
-def _opened(source: Source, side: int) -> Image.Image:
-    """The picture at no more than `side` pixels, decoded as small as its format allows."""
-    with _header(source) as image:
-        if image.width * image.height > _PREVIEWABLE:
-            raise InvalidArguments(f"has {image.width}x{image.height} pixels, too many for a preview.")
-        try:
-            return _loaded(image, side, keep_alpha=True)
-        except _UNREADABLE as error:
-            raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
-
-
-def _loaded(image: Image.Image, side: int, *, keep_alpha: bool) -> Image.Image:
-    """Decode, upright and in RGB(A), with sides of at most `side`, in at most `_MOST_BYTES` of memory."""
-    if image.format == "JPEG":
-        image.draft("RGB", (side, side))
+    image = HeifPicture(source)
     width, height = image.size
-    # Pillow holds one byte a pixel of these, four of all others; a palette is spread out before it is scaled.
-    decoded = width * height * {"1": 5, "L": 1, "P": 5, "PA": 5, "I": 8, "F": 8}.get(image.mode, 4)
-    factor = max(1, max(width, height) // side)
-    while factor < 64 and decoded + decoded / factor**2 > _MOST_BYTES:
-        factor += 1
-    if decoded + decoded / factor**2 > _MOST_BYTES:
-        raise InvalidArguments(f"has {width}x{height} pixels, more than can be handled: give a smaller one.")
-    image.load()
-    if image.mode.startswith("I"):  # 16 bits a pixel, or more: their upper eight are what is seen
-        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-    if image.mode in ("1", "P", "PA"):
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    picture = _reduced(image, factor)
-    image.close()
-    ImageOps.exif_transpose(picture, in_place=True)
-    transparent = keep_alpha and picture.has_transparency_data
-    picture = (picture if picture.mode == "RGBA" else picture.convert("RGBA")) if transparent else _flat(picture)
-    picture.thumbnail((side, side))
-    return picture
+    _check_size(width, height, bounds)
+    box = bounds.box(width, height)
+    small = image.reduced(factor_for((width, height), box, width * height * image.bands))
+    flattened = image.has_alpha and not keep_alpha
+    del image  # and the decoder's bytes
+    data = _within(finished(small, box, keep_alpha=keep_alpha), bounds.most_bytes)
+    return _described(data, ["converted from HEIC"], (width, height), size, flattened=flattened)
 
 
-def _reduced(image: Image.Image, factor: int) -> Image.Image:
-    """The picture `factor` times smaller, band by band: in one go, Pillow would copy all of a transparent one."""
-    if factor == 1:
-        return image.copy()
-    width, height = image.size
-    small = Image.new(image.mode, (math.ceil(width / factor), math.ceil(height / factor)))
-    small.info = dict(image.info)
-    band = 16 * factor
-    for top in range(0, height, band):
-        part = image.crop((0, top, width, min(top + band, height)))
-        small.paste(part.reduce(factor), (0, top // factor))
-    return small
+def _is_heif(source: BinaryIO) -> bool:
+    """Whether pillow-heif reads the file: Pillow itself reads AVIF, which may have HEIF's brand in front."""
+    source.seek(0)
+    head = source.read(64)
+    source.seek(0)
+    return kind(head[:16]) in ("heic", "heif") and b"avif" not in head
 
 
-def _flat(picture: Image.Image) -> Image.Image:
-    """In RGB; what was transparent is white."""
-    if not picture.has_transparency_data:
-        return picture if picture.mode == "RGB" else picture.convert("RGB")
-    picture = picture.convert("RGBA")
-    ground = Image.new("RGB", picture.size, "white")
-    ground.paste(picture, mask=picture.getchannel("A"))
-    return ground
+def _described(data: bytes, done: list[str], size: tuple[int, int], file_size: int, *, flattened: bool) -> Fitted:
+    """A fitted picture with a note on what was done to it."""
+    with Image.open(io.BytesIO(data)) as sent:
+        smaller = sent.width * sent.height < size[0] * size[1]
+        what = f"{sent.width}x{sent.height} {sent.format}, {_megabytes(len(data))}"
+    done = [*filter(None, done)]
+    done += ["made to fit"] if smaller or not done else []
+    words = ", ".join(done[:-1]) + (" and " if done[1:] else "") + done[-1]
+    without = ", without its transparency" if flattened else ""
+    return Fitted(data, f"was {words}: {what}{without}, instead of {size[0]}x{size[1]}, {_megabytes(file_size)}.")
+
+
+def _check_size(width: int, height: int, bounds: Bounds) -> None:
+    if complaint := bounds.complaint(width, height):
+        raise InvalidArguments(complaint)
+
+
+def _needs_turning(image: Image.Image, source: BinaryIO, *, cheaply: bool) -> bool:
+    """Whether an orientation other than upright is written in the picture; `cheaply`: whether one may be."""
+    if image.format != "PNG":
+        return orientation_of(image) in TURNS
+    place = source.tell()
+    source.seek(0)
+    data = source.read()
+    marked = any(word in data for word in _PNG_EXIF)
+    source.seek(0)
+    if marked and not cheaply:
+        with header(source) as again:
+            marked = orientation_of(again) in TURNS
+    source.seek(place)
+    return marked
 
 
 def _within(picture: Image.Image, most_bytes: int) -> bytes:
@@ -254,7 +162,7 @@ def _within(picture: Image.Image, most_bytes: int) -> bytes:
             if picture.mode == "RGBA":
                 picture.save(file, "PNG")
             else:
-                picture.save(file, "JPEG", quality=quality)
+                picture.save(file, "JPEG", quality=quality, icc_profile=picture.info.get("icc_profile"))
             if file.tell() <= most_bytes:
                 return file.getvalue()
             if picture.mode == "RGBA":
@@ -263,39 +171,29 @@ def _within(picture: Image.Image, most_bytes: int) -> bytes:
         picture = picture.resize((max(1, int(picture.width * scale)), max(1, int(picture.height * scale))))
 
 
-def _preview(picture: Image.Image) -> bytes:
-    transparent = picture.mode == "RGBA" and picture.getchannel("A").getextrema() != (255, 255)
-    picture = picture if transparent else _flat(picture)
-    while True:
-        for quality in (82, 65, 45):
-            file = io.BytesIO()
-            picture.save(file, "WEBP" if transparent else "JPEG", quality=quality)
-            if file.tell() <= PREVIEW_BYTES:
-                return file.getvalue()
-        picture = picture.resize((max(1, picture.width * 3 // 4), max(1, picture.height * 3 // 4)))
-
-
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
 def main() -> None:
-    """A process of its own for one picture, on its standard input: `… BYTES LEAST MOST alpha|flat`.
+    """A process of its own for one picture, on its standard input: `… BYTES SIDE PIXELS RATIO alpha|flat`.
 
-    Answers a line of JSON: `fits`, or `note` with the new picture's bytes behind it, or `error`.
+    The numbers are those of `Bounds`. Answers a line of JSON: `fits`, or `note` with the new picture's bytes behind
+    it, or `error`.
     """
-    *numbers, alpha = sys.argv[1:]
-    bounds = Bounds(*map(int, numbers))
+    most_bytes, least_side, most_pixels, ratio, alpha = sys.argv[1:]
+    bounds = Bounds(int(most_bytes), int(least_side), int(most_pixels), float(ratio))
     source: BinaryIO = sys.stdin.buffer
     if not source.seekable():
         source = io.BytesIO(source.read())
     size = source.seek(0, io.SEEK_END)
     source.seek(0)
     _limit_memory(_MOST_MEMORY)
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     answer: dict[str, str | bool] = {"fits": True}
     data = b""
     try:
-        if not fits(source, size, bounds, formats=None):
+        if _is_heif(source) or not fits(source, size, bounds, cheaply=False):
             source.seek(0)
             found = fitted(source, size, bounds, keep_alpha=alpha == "alpha")
             answer, data = {"note": found.note}, found.data
@@ -312,6 +210,8 @@ def _limit_memory(more: int) -> None:
     if statm.exists():
         import resource  # noqa: PLC0415  (not on Windows)
 
+        with suppress(AttributeError):  # glibc alone
+            ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX: a decoder's thread would reserve 64 MB that nobody uses
         now = int(statm.read_text("utf-8").split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (now + more, now + more))
 

@@ -22,7 +22,7 @@ from mcp_seedream.stopping import Stopping
 from mcp_seedream.waiting import TaskWaiter
 from mcp_seedream.wire import Task
 
-_DECODING = 2  # each may take 300 MB
+_DECODING = 2  # each may take 350 MB
 _PASSING = "Links live as long as this server."
 
 

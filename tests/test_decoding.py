@@ -13,7 +13,7 @@ import pytest
 from mcp import Client
 from PIL import Image
 
-from mcp_seedream import delivery, pictures
+from mcp_seedream import delivery, pixels, previews
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.tools import Habits
@@ -82,15 +82,15 @@ async def test_two_processes_decode_at_a_time(
 
 async def test_two_previews_are_made_at_a_time(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the same count as large inputs."""
-    threads, make = Counter(), pictures.thumbnail
+    threads, make = Counter(), previews.thumbnail
 
-    def counted(source: pictures.Source) -> bytes:
+    def counted(source: pixels.Source) -> bytes:
         with threads:
             time.sleep(0.1)  # long enough for all to come
             return make(source)
 
     monkeypatch.setattr(delivery, "_PREVIEWING", 30)
-    monkeypatch.setattr(pictures, "thumbnail", counted)
+    monkeypatch.setattr(previews, "thumbnail", counted)
     results = await together(session, 6, lambda client: client.call_tool("generate_image", {"prompt": "a"}))
     assert [block.type for result in results for block in result.content] == ["text", "image"] * 6
     assert (threads.most <= 2, threads.all) == (True, 6)
