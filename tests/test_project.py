@@ -27,7 +27,7 @@ ORDER = [
     "orphans", "jobs", "services", "generation", "lookups", "delivery", "results", "gallery", "writing", "guide",
     "prompts", "completions", "icons", "tools", "tasks", "server", "stdio", "metrics", "callers", "readiness",
     "middleware", "access", "sealing", "store", "registrations", "vendor", "consent", "grants", "oauth", "pages",
-    "hosting", "serving", "workers", "signin", "drawing", "studio", "mishaps", "sandbox", "trial", "spans", "jsonc",
+    "hosting", "serving", "workers", "signin", "drawing", "mishaps", "studio", "sandbox", "trial", "spans", "jsonc",
     "configfile", "entries", "differences", "asked", "installed", "findings", "reaching", "endpoint", "machine",
     "hosts", "upstream", "doctor", "links", "targets", "installing", "uninstalling", "cli", "__main__",
 ]  # fmt: skip
