@@ -32,6 +32,7 @@ MCP_CLIENTS = ("claude-desktop", "claude-code", "cursor", "vscode", "windsurf", 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command `mcp-seedream`; the exit status is 2 for unusable settings or arguments."""
     options = _parser().parse_args(argv)
+    options.sandbox |= options.sandbox_as_documented
     try:
         if options.command == "try":
             from mcp_seedream.settings import read_settings  # noqa: PLC0415  (--help needs none of it)
@@ -73,8 +74,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--sandbox", action="store_true", help="work against an emulation with drawn pictures")
     parser.add_argument("--sandbox-seconds", type=float, metavar="S", help="how long a sandbox picture takes")
+    parser.add_argument(
+        "--sandbox-as-documented",
+        action="store_true",
+        help="a sandbox that takes all models and sizes of the vendor's page, those that production refuses as well",
+    )
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands, instead of serving")
+    _add_trial(commands)
+    _add_install(commands)
+    _add_doctor(commands)
+    return parser
+
+
+def _add_trial(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     trial = commands.add_parser(
         "try",
         help="make one picture, as an MCP client would",
@@ -99,9 +112,9 @@ def _parser() -> argparse.ArgumentParser:
     trial.add_argument("--output", type=Path, default=Path(), metavar="PATH", help="folder or file (default: here)")
     trial.add_argument("--sandbox", action="store_true", default=argparse.SUPPRESS, help="even if there is a token")
     trial.add_argument("--sandbox-seconds", type=float, default=argparse.SUPPRESS, metavar="S", help=argparse.SUPPRESS)
-    _add_install(commands)
-    _add_doctor(commands)
-    return parser
+    trial.add_argument(
+        "--sandbox-as-documented", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
 
 
 def _add_install(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -274,7 +287,8 @@ def _upstream(options: argparse.Namespace, settings: Settings, table: ModelTable
     from mcp_seedream.sandbox import Sandbox, running  # noqa: PLC0415  (draws: only where it is asked for)
     from mcp_seedream.signin import CLIENT_ID  # noqa: PLC0415
 
-    with running(Sandbox(table, seconds=options.sandbox_seconds)) as address:
+    sandbox = Sandbox(table, seconds=options.sandbox_seconds, as_documented=options.sandbox_as_documented)
+    with running(sandbox) as address:
         logging.getLogger(__name__).info("sandbox at %s", address)
         in_use = {"base_url": address, "token": SecretStr(SANDBOX_TOKEN), "image_hosts": [address]}
         vendor = {"vendor_client_id": CLIENT_ID, "vendor_auth_url": address, "vendor_platform_url": address}

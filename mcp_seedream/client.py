@@ -48,7 +48,7 @@ from mcp_seedream.errors import (
 from mcp_seedream.observing import Observer
 from mcp_seedream.pools import LOOPBACK, Pools
 from mcp_seedream.refusals import UNCERTAIN
-from mcp_seedream.replies import read_batch, read_event, read_task
+from mcp_seedream.replies import is_unknown, read_batch, read_event, read_task
 from mcp_seedream.retries import Retries
 from mcp_seedream.unreached import NEVER_SENT, lost, unreached
 from mcp_seedream.wire import ImageRequest, StreamEvent, Task
@@ -272,7 +272,9 @@ class SeedreamClient:
             found = await (attempt() if kind in ("check", "probe") else self._retries(attempt, _may_pass))
         except TaskNotFound:
             return {}
-        return {ids[0]: read_task(found, ids[0])} if single else read_batch(found)
+        if not single:
+            return read_batch(found)
+        return {} if is_unknown(found) else {ids[0]: read_task(found, ids[0])}
 
     def _timeout(self, pause: float | None = None) -> httpx.Timeout:
         """Time-outs of one request, whose answer may pause so many seconds."""

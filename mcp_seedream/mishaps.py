@@ -1,4 +1,8 @@
-"""What words in a prompt make go wrong in the sandbox: the upstream's documented errors, and a proxy's."""
+"""What goes wrong in the sandbox: what production refuses, and what words in a prompt ask for.
+
+The words bring about the upstream's documented errors, and a proxy's. What production refuses, and how it says so, is
+from public reports and Ark's references up to 2026-11.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,9 @@ from collections.abc import Container
 from typing import Any
 
 from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from mcp_seedream import dimensions
+from mcp_seedream.capabilities import Model, ModelTable
 
 REFUSALS: dict[str, tuple[int, str, str]] = {
     "content_refused": (400, "bad_request", "The request failed because the prompt may contain sensitive information."),
@@ -33,6 +40,7 @@ WORDS = {
     "slow=90": "each picture takes 90 s",
     "hang=5": "the answer to the request itself comes 5 s late",
     "failed": "the task is accepted, and ends without a picture",
+    "refuse_in_task": "a model or size that is refused is refused inside the accepted task, not in the answer",
     "partial": "the last image of a set fails",
     "empty": "the task ends with an empty list",
     "cut": "a streamed answer breaks off after its first image",
@@ -71,6 +79,35 @@ def mishap(words: dict[str, float]) -> Response | None:
             wait = {"Retry-After": f"{words[word] + 2:.0f}"} if status in (429, 503) else None
             return error(status, code, message, wait)
     return None
+
+
+def production_refusal(table: ModelTable, model_id: str, size: str | None) -> str | None:
+    """What production says of a model or size of the vendor's page that it refuses; None: it takes both."""
+    model = table.by_id.get(model_id)
+    if model is None or model.withdrawn:
+        return REFUSALS["model_invalid"][2]
+    if size in model.refused_sizes:
+        return _size_refusal(model)
+    sides = dimensions.pixels(size or "")
+    if sides is None or model.pixels is None:
+        return None
+    low, high = model.pixels
+    area = sides[0] * sides[1]
+    if area < low:
+        return f"image size must be at least {low} pixels"
+    if area > high:
+        return f"image size must be at most {high} pixels"
+    if any(side % model.side_multiple for side in sides):
+        return f"image size is invalid: width and height must be multiples of {model.side_multiple}"
+    return None
+
+
+def _size_refusal(model: Model) -> str:
+    """The refusal of a named size. Models with few of them do not list them, as was seen with 4.5."""
+    if len(model.sizes) < 3:
+        return "the specified size is not supported for model"
+    *names, last = [f"'{name}'" for name in ("WIDTHxHEIGHT", *map(str.lower, model.sizes))]
+    return f"size must be one of {', '.join(names)}, or {last}"
 
 
 def error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:

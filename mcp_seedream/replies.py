@@ -20,6 +20,8 @@ from mcp_seedream.wire import Failure, Image, JSONObject, State, StreamEvent, Ta
 
 _SUCCEEDED = frozenset({"succeeded", "succeed", "success", "completed", "complete"})
 _FAILED = frozenset({"failed", "error", "cancelled", "canceled"})
+_OF_A_TASK = ("id", "task_id", "request", "response", "data", "status", "state", "error", "created_at", "started_at")
+"""Fields that say something of a task."""
 _LONGEST_REASON = 1000
 """Characters of the upstream's words that are passed on."""
 _MOST_COUNTS = 20
@@ -69,6 +71,13 @@ def read_task(reply: Any, task_id: str | None = None) -> Task:
         usage=_usage(answer) or _usage(reply),
         request=request or None,
     )
+
+
+def is_unknown(reply: Any) -> bool:
+    """Whether the answer to a look-up of one task says nothing of any task: `{}` stands for an unknown id."""
+    if not isinstance(reply, dict) or reply.get("success") is False:
+        return False
+    return not any(reply.get(name) or reply.get(name) == [] for name in _OF_A_TASK)
 
 
 def _state(reply: JSONObject, answer: JSONObject, images: tuple[Image, ...], error: Failure | None) -> State:

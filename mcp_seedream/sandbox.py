@@ -2,8 +2,9 @@
 
 A Starlette app that speaks the contract of `POST /seedream/images` and `POST /seedream/tasks`: synchronous,
 asynchronous, with a callback, streamed; look-ups of one task or many in each documented shape; the documented
-errors; and the vendor's sign-in (`signin`). Its rules are the capability table's. Words in a prompt bring the rest
-about (`mishaps.WORDS`). It draws on this machine and fetches nothing from anywhere else.
+errors; and the vendor's sign-in (`signin`). Its rules are the capability table's: it refuses what the table says that
+production refuses, or takes all that the vendor's page names. Words in a prompt bring the rest about (`mishaps.WORDS`).
+It draws on this machine and fetches nothing from anywhere else.
 
 Run alone: `python -m mcp_seedream.sandbox --port 8080`.
 """
@@ -21,7 +22,6 @@ import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,52 +34,18 @@ from starlette.routing import Route
 
 from mcp_seedream.arguments import image_call
 from mcp_seedream.capabilities import ModelTable
-from mcp_seedream.choosing import Wish, choose
+from mcp_seedream.choosing import choose
 from mcp_seedream.errors import InvalidArguments
-from mcp_seedream.mishaps import error, mishap, unauthorised, words_in
+from mcp_seedream.mishaps import REFUSALS, error, mishap, production_refusal, unauthorised, words_in
 from mcp_seedream.signin import Accounts
-from mcp_seedream.studio import Studio
+from mcp_seedream.studio import Job, Studio, picture_size
 from mcp_seedream.table_file import read_table
 from mcp_seedream.wire import ImageRequest
 
 _BATCH = 50
 _KEPT = 2000
-
-
-@dataclass(slots=True)
-class Job:
-    """One accepted request and when its pictures are done; times are Unix seconds."""
-
-    id: str
-    token: str
-    wish: Wish
-    model: str
-    body: dict[str, Any]
-    seconds: float
-    base_url: str
-    created_at: float = field(default_factory=time.time)
-    trace_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-
-    @property
-    def words(self) -> dict[str, float]:
-        return words_in(self.wish.prompt)
-
-    @property
-    def count(self) -> int:
-        if self.wish.options.get("layer_decomposition"):
-            return 4
-        if self.wish.options.get("sequential_image_generation") == "auto":
-            return int(self.wish.options.get("sequential_image_generation_options", 3))
-        return 1
-
-    @property
-    def finished_at(self) -> float:
-        pictures = 1 if self.wish.options.get("layer_decomposition") else self.count
-        return self.created_at + self.words.get("slow", self.seconds) * pictures
-
-    @property
-    def finished(self) -> bool:
-        return time.time() >= self.finished_at
+_LAYERED = 4
+"""Pictures of a call that splits one: the base and its layers."""
 
 
 class Sandbox:
@@ -88,9 +54,11 @@ class Sandbox:
     Args:
         table: The capability table: its rules are enforced.
         seconds: How long a picture takes; None: from 2 to 4 s, by the prompt.
-        retired: Models of the table that are refused all the same.
+        retired: Models of the table that are refused as well.
         record: Keep every request in `requests`.
         pictures: Draw them; without, links lead nowhere, and image data is refused: for measuring servers.
+        as_documented: Take all models and sizes that the vendor's page names. Otherwise those that the table says are
+            withdrawn or refused are refused, as production does.
     """
 
     def __init__(
@@ -101,6 +69,7 @@ class Sandbox:
         retired: Collection[str] = (),
         record: bool = False,
         pictures: bool = True,
+        as_documented: bool = False,
     ) -> None:
         self.table = table
         self.seconds = seconds
@@ -114,6 +83,7 @@ class Sandbox:
         """Tokens that are refused, beside those that say so themselves."""
         self._record = record
         self._pictures = pictures
+        self._as_documented = as_documented
         self._studio = Studio()
         self._callbacks: set[asyncio.Task[None]] = set()
         self.app = Starlette(
@@ -155,22 +125,40 @@ class Sandbox:
         """Hold a request against the contract: known fields, in the upstream's own form, that the table allows."""
         if not isinstance(body, dict):
             raise InvalidArguments("The body is not a JSON object.")
-        if body.get("model") not in self.table.by_id or body["model"] in self.retired:
-            raise InvalidArguments("model is invalid.")
         if body.get("async") and (body.get("stream") or body.get("callback_url")):
             raise InvalidArguments("async can't be combined with stream or callback_url.")
         sent = {name: value for name, value in body.items() if name != "async" and value != ""}
+        model_id, size = str(body.get("model", "")), body.get("size")
+        refusal = self._refusal(model_id, size if isinstance(size, str) else None)
+        if refusal and "refuse_in_task" not in words_in(str(body.get("prompt", ""))):
+            raise InvalidArguments(refusal)
         call = image_call(self.table, "edit" if "image" in body else "generate", sent, wait_seconds=0, place="upstream")
         if not self._pictures and call.wish.options.get("response_format") == "b64_json":
             raise InvalidArguments("This sandbox draws no pictures: ask for links.")
-        model = choose(self.table, call.wish, body["model"])
-        understood = dict(ImageRequest.of(self.table, model, call.wish).body)
-        understood.pop("async", None)
+        seconds = 2 + len(call.wish.prompt) % 21 / 10 if self.seconds is None else self.seconds
+        job = Job(str(uuid.uuid4()), token, call.wish, model_id, body, seconds, base_url, refusal=refusal)
+        return job if refusal else self._planned(job, sent)
+
+    def _refusal(self, model_id: str, size: str | None) -> str | None:
+        """Why a model or a size is refused, or None."""
+        if model_id not in self.table.by_id or model_id in self.retired:
+            return REFUSALS["model_invalid"][2]
+        return None if self._as_documented else production_refusal(self.table, model_id, size)
+
+    def _planned(self, job: Job, sent: dict[str, Any]) -> Job:
+        """The job with its pictures' number and size, once its request is found to be in the upstream's own form."""
+        model = choose(self.table, job.wish, job.model)
+        understood = ImageRequest.of(self.table, model, job.wish).body
         for name, value in sent.items():
             if understood.get(name) != value:
                 raise InvalidArguments(f"{name} is malformed.")
-        seconds = 2 + len(call.wish.prompt) % 21 / 10 if self.seconds is None else self.seconds
-        return Job(str(uuid.uuid4()), token, call.wish, model.id, body, seconds, base_url)
+        options, most = job.wish.options, self.table.limits.images_in_and_out - len(job.wish.images)
+        if options.get("layer_decomposition"):
+            job.count = _LAYERED
+        elif options.get("sequential_image_generation") == "auto":
+            job.count = int(options.get("sequential_image_generation_options", max(1, most)))
+        job.size = picture_size(self.table, model, job.wish, self.jobs, squares=self._as_documented)
+        return job
 
     async def _tasks(self, request: Request) -> Response:
         body, token = await self._read(request)
@@ -184,13 +172,15 @@ class Sandbox:
                 return error(400, "bad_request", f"ids: a list of at most {_BATCH}.")
             known = [self.jobs[id_] for id_ in ids if self._owned(id_, token)]
             return JSONResponse({"items": [self._task(job) for job in known], "count": len(known)})
-        if action != "retrieve" or not self._owned(body.get("id", ""), token):
-            return error(404, "not_found", "The task does not exist.")
+        if action != "retrieve":
+            return error(400, "bad_request", "action: retrieve or retrieve_batch.")
+        if not self._owned(body.get("id", ""), token):
+            return error(404, "not_found", "The task does not exist.") if self._as_documented else JSONResponse({})
         job = self.jobs[body["id"]]
         shape = job.words.get("shape", 1)
         if shape == 1 or not job.finished:
             return JSONResponse(self._task(job))
-        if shape == 2:
+        if shape == 2 or job.refusal:
             return JSONResponse(self._answer(job))
         item = {**self._item(job, 0), "status": "succeeded"}
         return JSONResponse({"success": True, "task_id": job.id, "data": item})
@@ -208,11 +198,17 @@ class Sandbox:
         return {**task, "response": self._answer(job), "finished_at": job.finished_at, "elapsed": elapsed}
 
     def _answer(self, job: Job) -> dict[str, Any]:
-        if "failed" in job.words:
+        if job.refusal or "failed" in job.words:
             reason = {"code": "api_error", "message": "The output image may contain sensitive information."}
+            if job.refusal:
+                reason = {"code": "bad_request", "message": job.refusal}
             return {"success": False, "task_id": job.id, "trace_id": job.trace_id, "error": reason}
         items = [] if "empty" in job.words else [self._item(job, number) for number in range(job.count)]
-        return {"success": True, "task_id": job.id, "trace_id": job.trace_id, "data": items}
+        usage = self._usage(job)
+        return {"success": True, "task_id": job.id, "trace_id": job.trace_id, "data": items, "usage": usage}
+
+    def _usage(self, job: Job) -> dict[str, Any]:
+        return self._studio.usage(job, failed=job.count if "empty" in job.words else int("partial" in job.words))
 
     def _item(self, job: Job, number: int) -> dict[str, Any]:
         if "partial" in job.words and number == job.count - 1:
@@ -226,7 +222,7 @@ class Sandbox:
         return {**item, "image_url": f"{job.base_url}/pictures/{job.id}/{number}.{ending}"}
 
     async def _lines(self, job: Job) -> AsyncIterator[str]:
-        for number in range(job.count):
+        for number in range(0 if job.refusal else job.count):
             await asyncio.sleep(job.words.get("slow", job.seconds))
             item = self._item(job, number)
             kind = "partial_failed" if "error" in item else "partial_succeeded"
@@ -234,8 +230,8 @@ class Sandbox:
             yield json.dumps({"type": f"image_generation.{kind}", **known, **item}) + "\n"
             if "cut" in job.words:
                 raise ConnectionResetError("asked for by the prompt")
-        usage = {"generated_images": job.count}
-        yield json.dumps({"type": "image_generation.completed", "task_id": job.id, "usage": usage}) + "\n"
+        end = {"usage": self._usage(job)} if not job.refusal else {"error": self._answer(job)["error"]}
+        yield json.dumps({"type": "image_generation.completed", "task_id": job.id, **end}) + "\n"
 
     def _call_back(self, job: Job, url: str) -> None:
         async def post() -> None:
@@ -252,7 +248,7 @@ class Sandbox:
     async def _picture(self, request: Request) -> Response:
         job = self.jobs.get(request.path_params["task"])
         number = request.path_params["number"]
-        if job is None or number >= job.count or not self._pictures:
+        if job is None or job.refusal or number >= job.count or not self._pictures:
             return Response("No such picture", status_code=404)
         file = await asyncio.to_thread(self._studio.file, job, number, self.jobs)
         kind = "image/png" if self._studio.is_png(job, number) else "image/jpeg"
@@ -293,9 +289,17 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--seconds", type=float, help="how long a picture takes (default: 2 to 4)")
     parser.add_argument("--models-file", type=Path, help="another capability table")
+    parser.add_argument(
+        "--sandbox-as-documented", action="store_true", help="take all models and sizes of the vendor's page"
+    )
     parser.add_argument("--no-pictures", dest="pictures", action="store_false", help="draw none: links lead nowhere")
     options = parser.parse_args()
-    sandbox = Sandbox(read_table(options.models_file), seconds=options.seconds, pictures=options.pictures)
+    sandbox = Sandbox(
+        read_table(options.models_file),
+        seconds=options.seconds,
+        pictures=options.pictures,
+        as_documented=options.sandbox_as_documented,
+    )
     print(f"Sandbox at http://127.0.0.1:{options.port} (any token but `invalid` and `used_up`)")  # noqa: T201
     uvicorn.run(sandbox.app, host="127.0.0.1", port=options.port, log_level="warning", lifespan="off")
 

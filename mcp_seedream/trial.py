@@ -22,14 +22,14 @@ def try_out(options: argparse.Namespace, settings: Settings) -> int:
     """Make one picture, show progress on the terminal, save it and say where; 0 if there is one.
 
     Args:
-        options: `prompt`, `edit`, `settings` (name=value pairs), `output`, `sandbox`, `sandbox_seconds`.
+        options: `prompt`, `edit`, `settings` (name=value pairs), `output`, and those of the sandbox.
         settings: Whether there is a token: without one it is the sandbox.
     """
     switches = []
     if options.sandbox or settings.token is None:
         why = "" if options.sandbox else "No ACEDATACLOUD_API_TOKEN is set. "
         _say(f"{why}Using the sandbox: a drawn picture instead of a generated one, at no cost.")
-        switches.append("--sandbox")
+        switches.append("--sandbox-as-documented" if options.sandbox_as_documented else "--sandbox")
         if options.sandbox_seconds is not None:
             switches += ["--sandbox-seconds", str(options.sandbox_seconds)]
     try:
@@ -90,7 +90,7 @@ async def _make(switches: list[str], tool: str, arguments: dict[str, Any]) -> in
                 {"task_id": _answer(result)["task_id"], "save_to": arguments["save_to"]},
                 progress_callback=_progress,
             )
-    _say(_lasting(result) if "--sandbox" in switches else _text(result))
+    _say(_lasting(result) if switches else _text(result))
     paths = [image["path"] for image in _answer(result).get("images", []) if "path" in image]
     for path in paths:
         print(path)  # noqa: T201  (the paths are what this command is for)

@@ -55,7 +55,7 @@ def test_the_sandbox_by_setting(tmp_path: Path) -> None:
 
 def test_try_makes_a_picture_without_a_token(tmp_path: Path) -> None:
     """It says that it uses the sandbox, shows progress, and prints where the picture is."""
-    result = trial("a red fox", "--set", "size=1K", cwd=tmp_path)
+    result = trial("a red fox", "--set", "size=1024x1024", cwd=tmp_path)
     assert result.returncode == 0
     assert "Using the sandbox" in result.stderr
     assert "is accepted" in result.stderr
@@ -89,8 +89,19 @@ def test_try_saves_a_whole_set(tmp_path: Path) -> None:
 
 def test_try_saves_image_data(tmp_path: Path) -> None:
     """Where there is no link."""
-    result = trial("a fox", "--set", "response_format=b64_json", "size=512x512", cwd=tmp_path)
+    result = trial("a fox", "--set", "response_format=b64_json", "size=1024x1024", cwd=tmp_path)
+    assert size(Path(result.stdout.strip())) == (1024, 1024)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_try_as_documented(tmp_path: Path, before: bool) -> None:
+    """The sandbox has the models of the vendor's page, the withdrawn ones as well, wherever the switch stands."""
+    asked = ["try", "a fox", "--sandbox-seconds", "0.2", "--set", "size=512x512", "seed=7"]
+    assert "withdrew on 2026-08-05" in run(*asked, "--sandbox", cwd=tmp_path).stderr
+    switch = "--sandbox-as-documented"
+    result = run(switch, *asked, cwd=tmp_path) if before else run(*asked, switch, cwd=tmp_path)
     assert size(Path(result.stdout.strip())) == (512, 512)
+    assert "http" not in result.stderr
 
 
 def test_try_waits_on_when_it_is_pending(tmp_path: Path) -> None:

@@ -364,10 +364,30 @@ async def test_look_ups_go_in_requests_of_fifty(client: SeedreamClient, server: 
     assert server.requests[0][2] == {"action": "retrieve", "id": "t"}
 
 
-async def test_an_unknown_task_is_not_in_the_answer(client: SeedreamClient, server: Upstream) -> None:
-    """404 for one; simply missing among several."""
-    server.status, server.body = 404, error_body("not_found")
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, '{"error": {"code": "not_found", "message": "m"}}'),
+        (200, "{}"),
+        (200, '{"trace_id": "r1"}'),
+        (200, '{"id": null, "response": null}'),
+    ],
+)
+async def test_an_unknown_task_is_not_in_the_answer(
+    client: SeedreamClient, server: Upstream, status: int, body: str
+) -> None:
+    """404, or an answer that says nothing of any task: it is not one that still runs."""
+    server.status, server.body = status, body.encode()
     assert await client.look_up(["t"], "k") == {}
+
+
+@pytest.mark.parametrize(
+    "body", ['{"task_id": "t"}', '{"request": {"model": "m"}, "response": {}}', '{"state": "queued"}']
+)
+async def test_a_task_that_runs_is_in_the_answer(client: SeedreamClient, server: Upstream, body: str) -> None:
+    """Whatever little is said of it."""
+    server.body = body.encode()
+    assert (await client.look_up(["t"], "k"))["t"].state == "pending"
 
 
 async def test_a_cancelled_submit_is_finished_all_the_same(
