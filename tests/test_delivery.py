@@ -77,7 +77,7 @@ async def test_layers_are_shown_put_together(session: Session) -> None:
     """One picture, as if it had not been taken apart."""
     result = await session.call("edit_image", image=[picture()], layer_decomposition=True, size="1K")
     [image] = previews(result)
-    assert image.size == (768, 768)
+    assert max(image.size) == 768
     assert_small(result)
 
 
@@ -135,7 +135,7 @@ async def test_saving_into_a_folder(session: Session, tmp_path: Path) -> None:
     assert image["path"] in text(result)
     assert image["url"] in text(result)
     with Image.open(path) as saved:
-        assert saved.size == (2048, 2048)
+        assert f"{saved.width}x{saved.height}" == image["size"]
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
@@ -245,10 +245,10 @@ async def test_image_data_is_saved_and_shown_not_sent(session: Session, tmp_path
 
 async def test_hosted_image_data_that_fits_is_shown(table: ModelTable, upstream: str) -> None:
     """The picture itself."""
-    options = {"size": "512x512", "response_format": "b64_json"}
+    options = {"size": "1280x720", "response_format": "b64_json"}
     result = await Session(table, upstream).call("generate_image", prompt="x", **options)
     [block] = [block for block in result.content if isinstance(block, ImageContent)]
-    assert Image.open(io.BytesIO(base64.b64decode(block.data))).size == (512, 512)
+    assert Image.open(io.BytesIO(base64.b64decode(block.data))).size == (1280, 720)
 
 
 async def test_hosted_image_data_that_does_not_fit_says_what_to_do(

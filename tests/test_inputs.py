@@ -276,8 +276,8 @@ async def test_a_task_of_this_server_as_input(session: Session, sandbox: Sandbox
 @pytest.mark.parametrize(
     ("reference", "says"),
     [
-        ("task:{}/9", "has pictures 1 to 3: name one as task:"),
-        ("task:{}/x", "has pictures 1 to 3"),
+        ("task:{}/9", "has pictures 1 to 4: name one as task:"),
+        ("task:{}/x", "has pictures 1 to 4"),
         ("task:nope", "knows no task nope"),
     ],
 )

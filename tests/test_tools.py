@@ -331,10 +331,10 @@ async def test_an_error_that_ends_a_wait_names_the_task(table: ModelTable) -> No
 
 async def test_image_data_comes_as_an_image_block(session: Session) -> None:
     """There is no link to give: the picture itself, once, with the type its bytes have."""
-    result = await session.call("generate_image", prompt="x", size="512x512", response_format="b64_json")
+    result = await session.call("generate_image", prompt="x", size="1280x720", response_format="b64_json")
     blocks = [block for block in result.content if isinstance(block, ImageContent)]
     assert [block.mime_type for block in blocks] == ["image/jpeg"]
-    assert Image.open(io.BytesIO(base64.b64decode(blocks[0].data))).size == (512, 512)
+    assert Image.open(io.BytesIO(base64.b64decode(blocks[0].data))).size == (1280, 720)
     assert blocks[0].data[:100] not in json.dumps(answer(result))
 
 
