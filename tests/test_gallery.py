@@ -598,7 +598,7 @@ async def test_what_the_page_knows_comes_from_the_table(table: ModelTable) -> No
     assert json.loads(known)["models"][-1] == {
         "id": "new-1",
         "name": "</script><b>",
-        "edits": False,
+        "edits": True,
         "sizes": [["1K", 1024**2], ["9.5K", 9728**2]],
         "pixels": None,
         "sides": [512, 2048],
