@@ -66,13 +66,11 @@ def _known(table: ModelTable) -> dict[str, Any]:
 
 
 def _model(model: Model) -> dict[str, Any]:
-    """Its named sizes with their pixels, the smallest first, and what other sizes it takes."""
+    """Its named sizes with their pixels, the smallest first."""
     sizes = sorted((square * square, size) for size in model.sizes if (square := side(size)))
     return {
         "id": model.id,
         "name": model.name,
         "edits": model.does("edit"),
         "sizes": [[size, pixels] for pixels, size in sizes],
-        "pixels": model.pixels,
-        "sides": model.sides,
     }
