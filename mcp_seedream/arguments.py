@@ -18,8 +18,8 @@ from typing import Any, Literal
 from mcp_seedream.capabilities import ModelTable, Operation, Parameter, Value, either, number
 from mcp_seedream.choosing import Wish
 from mcp_seedream.errors import InvalidArguments
-from mcp_seedream.files import checked_reference, reference_kind, shortened
 from mcp_seedream.kinds import UPSTREAM_KINDS
+from mcp_seedream.references import checked_reference, reference_kind, reference_texts, shortened
 from mcp_seedream.schemas import MAX_TASK_IDS, MAX_WAIT_SECONDS
 
 Raw = Mapping[str, Any]
@@ -169,7 +169,7 @@ def _wait(given: Raw, default: float) -> float:
 
 
 def _images(table: ModelTable, value: Any, place: Place) -> tuple[str, ...]:
-    entries = _listed(value)
+    entries = _listed(value) if place == "upstream" else reference_texts(value)
     if not entries:
         raise InvalidArguments("`image` is missing: give the picture to edit, or use generate_image.")
     most = table.limits.images_in_and_out

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from mcp_seedream.capabilities import ANY, Combination, Model, ModelTable, Operation, Value, either, number
 from mcp_seedream.errors import InvalidArguments
-from mcp_seedream.files import kind_of, shortened
+from mcp_seedream.references import kind_of, shortened
 
 _DIMENSIONS = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
 

@@ -20,10 +20,10 @@ PACKAGE = ROOT / "mcp_seedream"
 
 # Each module may import those that stand above it, and nothing below: the line runs one way.
 ORDER = [
-    "__init__", "errors", "tokens", "settings", "survey", "observing", "logs", "stopping", "kinds", "files",
-    "capabilities", "choosing", "schemas", "arguments", "wire", "replies", "refusals", "retries", "answers", "turns",
-    "pools", "unreached", "client", "waiting", "streaming", "heif", "pixels", "pictures", "previews", "downloads",
-    "inputs", "tracing", "limits", "journal", "identity", "shared", "peers", "watch", "orphans",
+    "__init__", "errors", "tokens", "settings", "survey", "observing", "logs", "stopping", "kinds", "references",
+    "files", "capabilities", "choosing", "schemas", "arguments", "wire", "replies", "refusals", "retries", "answers",
+    "turns", "pools", "unreached", "client", "waiting", "streaming", "heif", "pixels", "pictures", "previews",
+    "downloads", "inputs", "tracing", "limits", "journal", "identity", "shared", "peers", "watch", "orphans",
     "jobs", "generation", "delivery", "results", "gallery", "writing", "guide", "prompts", "completions", "icons",
     "tools", "tasks", "server", "stdio", "metrics", "callers", "readiness", "middleware", "access", "sealing", "store",
     "registrations", "vendor", "consent", "grants", "oauth", "pages", "hosting", "serving", "workers", "signin",
