@@ -17,8 +17,8 @@ from mcp_seedream import coercion, dimensions
 from mcp_seedream.capabilities import ModelTable, Operation, Parameter, Rule, Value, either, number
 from mcp_seedream.choosing import Wish
 from mcp_seedream.errors import InvalidArguments
-from mcp_seedream.files import checked_reference, reference_kind, shortened
 from mcp_seedream.kinds import UPSTREAM_KINDS
+from mcp_seedream.references import checked_reference, reference_kind, reference_texts, shortened
 from mcp_seedream.schemas import MAX_TASK_IDS, MAX_WAIT_SECONDS
 
 Raw = Mapping[str, Any]
@@ -223,7 +223,7 @@ def _wait(given: Raw, default: float) -> float:
 
 
 def _images(table: ModelTable, value: Any, place: Place) -> tuple[str, ...]:
-    entries = coercion.listed(value)
+    entries = coercion.listed(value) if place == "upstream" else reference_texts(value)
     if not entries:
         raise InvalidArguments("`image` is missing: give the picture to edit, or use generate_image.")
     most = table.limits.images_in_and_out

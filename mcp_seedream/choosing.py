@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from mcp_seedream import dimensions
 from mcp_seedream.capabilities import ANY, Combination, Model, ModelTable, Operation, Value, either
 from mcp_seedream.errors import InvalidArguments
-from mcp_seedream.files import kind_of, shortened
+from mcp_seedream.references import kind_of, shortened
 
 Refusal = tuple[str, str | None]
 """What production refused: a model's id, and the size that it refused; None: the model itself."""

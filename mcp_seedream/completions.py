@@ -17,9 +17,9 @@ from mcp_types import (
 
 from mcp_seedream.capabilities import Model, ModelTable, area
 from mcp_seedream.errors import InvalidArguments
-from mcp_seedream.files import shortened
 from mcp_seedream.guide import MODEL
 from mcp_seedream.prompts import Prompts
+from mcp_seedream.references import shortened
 
 _MOST = 100  # values in one answer, by the protocol
 

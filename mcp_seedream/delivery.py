@@ -16,8 +16,9 @@ import anyio.to_thread
 
 from mcp_seedream.downloads import Downloads
 from mcp_seedream.errors import SeedreamError, UnreadableReply, UpstreamError
-from mcp_seedream.files import LocalFiles, picture_data, save_as
+from mcp_seedream.files import LocalFiles, save_as
 from mcp_seedream.kinds import kind
+from mcp_seedream.references import picture_data
 from mcp_seedream.wire import Failure, Image, Task
 
 logger = logging.getLogger(__name__)

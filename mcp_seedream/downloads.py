@@ -147,7 +147,7 @@ class Downloads:
             raise UnreadableReply("The picture's link is not https, so it was not followed.")
         if proxied:
             # The proxy resolves the name, and decides what it reaches; only what is plainly inside is refused here.
-            if _is_inside(url.host):
+            if is_inside(url.host):
                 raise UnreadableReply(_PRIVATE)
             return httpx.Request("GET", url, headers=headers)
         address = await _public_address(url.host, url.port or 443)
@@ -181,7 +181,7 @@ def _proxied(host: str) -> bool:
     return any(getproxies().get(kind) for kind in ("https", "all")) and not proxy_bypass(host)
 
 
-def _is_inside(host: str) -> bool:
+def is_inside(host: str) -> bool:
     """A name or address that can only be on a private network."""
     host = host.strip("[]").rstrip(".")  # a name that ends in a dot is the same name
     try:
@@ -190,7 +190,7 @@ def _is_inside(host: str) -> bool:
         # No public name ends in a number: one that does is an address, spelled so that only a resolver knows it.
         last = host.rpartition(".")[2]
         spelled = re.fullmatch(r"[0-9]+|0x[0-9a-f]*", last) is not None
-        return spelled or last == host or last in ("local", "internal", "localhost", "lan")
+        return spelled or last == host or last in ("local", "internal", "localhost", "lan", "home", "corp", "arpa")
 
 
 async def _public_address(host: str, port: int) -> str:

@@ -1,9 +1,7 @@
-"""Pictures as files and as text: what an `image` entry may be, what may be read, and how results are saved."""
+"""Pictures as files on the caller's own machine: what may be read, and how results are saved."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import re
 import shutil
@@ -12,17 +10,16 @@ import unicodedata
 import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import BinaryIO, Literal
-from urllib.parse import urlsplit
+from typing import BinaryIO
 from urllib.request import url2pathname
 
 from mcp_seedream.errors import InvalidArguments
-from mcp_seedream.kinds import CONVERTED_KINDS, UPSTREAM_KINDS, kind, kinds_in_words
+from mcp_seedream.kinds import kind, kinds_in_words
+from mcp_seedream.references import shortened
 
-_DATA_URI = re.compile(r"data:image/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
-_WEB = re.compile(r"https?://", re.IGNORECASE)
 _ENDINGS = {"jpeg": ".jpg"}
 _PICTURE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 _CHAT_FOLDERS = ("/mnt/user-data/", "/mnt/data/")  # of Claude's and ChatGPT's code sandboxes
@@ -30,66 +27,6 @@ _OPEN_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", 
 _MOST_INPUT = 200 * 2**20  # bytes of a file that is made smaller before it is sent
 # Names that Windows keeps for devices, with any ending.
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
-
-
-def kind_of(reference: str) -> str | None:
-    """The kind of an input picture that is given as data and sent as it is; None for others."""
-    payload = _DATA_URI.sub("", reference[:200])
-    found = None if _WEB.match(reference) else kind(_decoded(payload[:64]) or b"")
-    return found if found in UPSTREAM_KINDS else None
-
-
-def checked_reference(
-    text: str, *, position: int, max_bytes: int, kinds: tuple[str, ...] = UPSTREAM_KINDS + CONVERTED_KINDS
-) -> str:
-    """One input picture in a form the upstream takes: an http(s) URL, a data URI or base64.
-
-    Args:
-        text: What the caller gave; blanks, line breaks and missing padding of base64 are mended.
-        position: Its place in the list, from 1, for the error.
-        max_bytes: Limit of a decoded picture, in bytes (the upstream's, from the table).
-        kinds: What the picture may be, told by its first bytes.
-
-    Raises:
-        InvalidArguments: It is none of the three, is too large, or is not a picture of these kinds.
-    """
-    text = text.strip()
-    where = f"`image` number {position}"
-    if _WEB.match(text):
-        if not _has_host(text):
-            raise InvalidArguments(f"{where} is not a complete URL: {shortened(text)}. A blank in it is written %20.")
-        return text
-    prefix = match[0] if (match := _DATA_URI.match(text)) else ""
-    payload = "".join(text[len(prefix) :].split())
-    payload += "=" * (-len(payload) % 4)
-    data = _decoded(payload)
-    if data is None or kind(data) not in kinds:
-        raise InvalidArguments(
-            f"{where} is not a picture the upstream can read: {shortened(text)}. Give an http(s) URL, "
-            f"a data URI (data:image/png;base64,...) or base64 of a {kinds_in_words(kinds)}."
-        )
-    if len(data) > max_bytes:
-        raise InvalidArguments(f"{where} is larger than {max_bytes // 2**20} MB: give a smaller picture, or a URL.")
-    return prefix + payload
-
-
-def _decoded(payload: str) -> bytes | None:
-    try:
-        return base64.b64decode(payload, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-
-
-def _has_host(url: str) -> bool:
-    try:
-        return bool(urlsplit(url).hostname) and url.isprintable() and " " not in url
-    except ValueError:
-        return False
-
-
-def shortened(text: str) -> str:
-    """A caller's text as an error quotes it: whole where it is short."""
-    return repr(text if len(text) <= 60 else f"{text[:40]}... ({len(text):,} characters)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,34 +41,64 @@ class LocalFiles:
     output: Path | None = None
 
 
-def reference_kind(text: str) -> Literal["url", "data", "task", "path"]:
-    """What an `image` entry is: a link, a picture as data, a task of this server, or else a path."""
-    if _WEB.match(text):
-        return "url"
-    if re.fullmatch(r"task:\S+", text):
-        return "task"
-    head = "".join(text[:100].split())[:64]
-    return "data" if text[:5].lower() == "data:" or kind(_decoded(head[: len(head) // 4 * 4]) or b"") else "path"
-
-
 def local_path(text: str, local: LocalFiles) -> Path:
-    """The real path of a picture file that may be read: absolute, relative, `~`, `file://`, Windows style.
+    r"""The real path of a picture file that may be read: absolute, relative, `~`, `file://`, Windows style.
+
+    A file that is not there is looked for without the marks of chats and shells (`@a.png`, `a\ b.png`), then by
+    a name that looks the same: other blanks (macOS has U+202F in its screenshots' names) or composed otherwise.
 
     Raises:
         InvalidArguments: There is no such file, or it lies outside the allowed folders.
     """
-    path = _path(text)
-    try:
-        real = path.resolve(strict=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not a path"
-        looked = "" if path.is_absolute() else f" (looked in {Path.cwd()}; give an absolute path, a link or base64)"
-        raise InvalidArguments(f"The file {shortened(text)} can't be read: {reason}{looked}.") from error
     folders = [folder.resolve() for folder in local.allowed]
-    if folders and not any(real.is_relative_to(folder) for folder in folders):
+    paths = [_path(spelled) for spelled in _spellings(text)]
+    real: Path | None = None
+    failure: Exception | None = None
+    for find in (_real, partial(_lookalike, folders)):
+        for path in paths:
+            try:
+                real = real or find(path)
+            except (OSError, RuntimeError, ValueError) as error:
+                failure = failure or error
+    if real is None:
+        reason = getattr(failure, "strerror", None) or "not a path"
+        looked = "" if paths[0].is_absolute() else f" (looked in {Path.cwd()}; give an absolute path, a link or base64)"
+        raise InvalidArguments(f"The file {shortened(text)} can't be read: {reason}{looked}.") from failure
+    if not _is_within(real, folders):
         named = ", ".join(map(str, folders))
         raise InvalidArguments(f"The file {shortened(text)} lies outside SEEDREAM_ALLOWED_DIRS ({named}).")
     return real
+
+
+def _is_within(path: Path, folders: list[Path]) -> bool:
+    return not folders or any(path.is_relative_to(folder) for folder in folders)
+
+
+def _real(path: Path) -> Path:
+    return path.resolve(strict=True)
+
+
+def _spellings(text: str) -> list[str]:
+    """What a path may mean: itself, without a chat's `@`, without a shell's backslashes."""
+    found = [text]
+    if text.startswith("@"):
+        found.append(text[1:].strip())
+    if os.name != "nt" and "\\" in text:
+        found += [re.sub(r"\\(.)", r"\1", spelled) for spelled in found]
+    return found
+
+
+def _lookalike(folders: list[Path], path: Path) -> Path | None:
+    """The only file of the same folder whose name looks the same; only folders that may be read are listed."""
+    folder = path.parent.resolve(strict=True)
+    if not _is_within(folder, folders):
+        return None
+    found = [file for file in folder.iterdir() if _looks(file.name) == _looks(path.name)]
+    return found[0].resolve(strict=True) if len(found) == 1 else None
+
+
+def _looks(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", name).split())
 
 
 def save_target(text: str, local: LocalFiles) -> Path:
@@ -208,20 +175,6 @@ def open_picture(path: Path) -> tuple[BinaryIO, int]:
     file = os.fdopen(descriptor, "rb")
     file.seek(0)
     return file, status.st_size
-
-
-def data_uri(data: bytes) -> str:
-    """A picture as a data URI, of the kind its bytes have."""
-    return f"data:image/{kind(data) or 'jpeg'};base64,{base64.b64encode(data).decode()}"
-
-
-def picture_data(reference: str) -> bytes:
-    """The bytes of a picture that is given as a data URI or base64.
-
-    Raises:
-        ValueError: It is not base64.
-    """
-    return base64.b64decode(_DATA_URI.sub("", reference[:200]) + reference[200:])
 
 
 def save_as(source: Path, target: Path, name: str, part: str = "") -> Path:

@@ -10,8 +10,8 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError
 
 from mcp_seedream.capabilities import Model, ModelTable, Operation, Rule, number
-from mcp_seedream.files import shortened
 from mcp_seedream.journal import Journal
+from mcp_seedream.references import shortened
 from mcp_seedream.results import listed
 from mcp_seedream.schemas import spelled
 from mcp_seedream.writing import prompt_guide

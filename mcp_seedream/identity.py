@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from mcp_seedream.arguments import ImageCall
-from mcp_seedream.files import reference_kind
+from mcp_seedream.references import reference_kind
 
 RequestId: TypeAlias = int | str | None
 

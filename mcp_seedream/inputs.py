@@ -11,6 +11,7 @@ import io
 import json
 import re
 import sys
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -22,10 +23,11 @@ import anyio
 import anyio.to_thread
 
 from mcp_seedream.client import SeedreamClient
-from mcp_seedream.downloads import Downloads
+from mcp_seedream.downloads import Downloads, is_inside
 from mcp_seedream.errors import InvalidArguments, TaskNotFound, UpstreamError
-from mcp_seedream.files import LocalFiles, data_uri, local_path, open_picture, picture_data, reference_kind
+from mcp_seedream.files import LocalFiles, local_path, open_picture
 from mcp_seedream.kinds import CONVERTED_KINDS, Bounds, kind
+from mcp_seedream.references import data_uri, picture_data, reference_kind, shortened
 
 _LONGEST = 60  # seconds to make one picture fit
 
@@ -76,7 +78,7 @@ async def take_pictures(
         try:
             match reference_kind(reference):
                 case "url":
-                    image, note = await _of_url(reference, downloads, fit)
+                    image, note = await _of_url(reference, client, downloads, fit)
                 case "task":
                     image = await _of_task(reference, client, token)
                 case "data":
@@ -117,9 +119,17 @@ def _check_alpha(image: str, needed_by: str) -> None:
         raise InvalidArguments(f"has no alpha channel, which {needed_by} needs.")
 
 
-async def _of_url(reference: str, downloads: Downloads, fit: _Fit) -> tuple[str, str | None]:
+async def _of_url(reference: str, client: SeedreamClient, downloads: Downloads, fit: _Fit) -> tuple[str, str | None]:
     """The link itself, or the picture that it leads to, where its name says that the upstream would refuse that."""
-    ending = urlsplit(reference).path.rpartition(".")[2].lower()
+    link, upstream = urlsplit(reference), urlsplit(client.base_url)
+    is_upstreams = client.is_local and (link.scheme.lower(), link.netloc) == (upstream.scheme, upstream.netloc)
+    host = unicodedata.normalize("NFKC", link.hostname or "")
+    if is_inside(host) and not is_upstreams:
+        raise InvalidArguments(
+            f"is a link to {shortened(host)}, which only this network can reach, and the upstream fetches links "
+            "itself. Give the picture as data, or a public link."
+        )
+    ending = link.path.rpartition(".")[2].lower()
     if ending not in CONVERTED_KINDS:
         return reference, None
     with TemporaryDirectory(prefix="seedream-", ignore_cleanup_errors=True) as folder:

@@ -18,7 +18,7 @@ from mcp_seedream.arguments import Place, image_call
 from mcp_seedream.capabilities import Model, ModelTable, Operation, either
 from mcp_seedream.choosing import choose
 from mcp_seedream.errors import InvalidArguments
-from mcp_seedream.files import shortened
+from mcp_seedream.references import shortened
 from mcp_seedream.wire import wrapped
 
 _TOOLS: dict[Operation, str] = {"generate": "generate_image", "edit": "edit_image"}

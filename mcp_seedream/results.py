@@ -16,9 +16,9 @@ from typing import Any
 from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent
 
 from mcp_seedream.errors import SeedreamError, UpstreamError
-from mcp_seedream.files import reference_kind
 from mcp_seedream.journal import Entry
 from mcp_seedream.kinds import kind
+from mcp_seedream.references import reference_kind
 from mcp_seedream.wire import Image, Task
 
 _STRING = {"type": "string"}

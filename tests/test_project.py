@@ -20,17 +20,17 @@ PACKAGE = ROOT / "mcp_seedream"
 
 # Each module may import those that stand above it, and nothing below: the line runs one way.
 ORDER = [
-    "__init__", "errors", "tokens", "settings", "survey", "observing", "logs", "stopping", "kinds", "files",
-    "capabilities", "table_file", "dimensions", "choosing", "fallback", "schemas", "coercion", "arguments", "wire",
-    "replies", "refusals", "retries", "answers", "turns", "pools", "unreached", "client", "waiting", "streaming",
-    "heif", "pixels", "pictures", "previews", "downloads", "inputs", "tracing", "limits", "journal", "identity",
-    "shared", "peers", "refusal_memory", "watch", "orphans", "jobs", "services", "generation", "lookups", "delivery",
-    "results", "gallery", "writing", "guide", "prompts", "completions", "icons", "tools", "tasks", "server", "stdio",
-    "metrics", "callers", "readiness", "middleware", "access", "sealing", "store", "registrations", "vendor",
-    "consent", "grants", "oauth", "pages", "hosting", "serving", "workers", "signin", "drawing", "mishaps", "studio",
-    "sandbox", "trial", "spans", "jsonc", "configfile", "entries", "differences", "asked", "installed", "findings",
-    "reaching", "endpoint", "machine", "hosts", "upstream", "refusal_checks", "doctor", "links", "targets",
-    "installing", "uninstalling", "cli", "__main__",
+    "__init__", "errors", "tokens", "settings", "survey", "observing", "logs", "stopping", "kinds", "references",
+    "files", "capabilities", "table_file", "dimensions", "choosing", "fallback", "schemas", "coercion", "arguments",
+    "wire", "replies", "refusals", "retries", "answers", "turns", "pools", "unreached", "client", "waiting",
+    "streaming", "heif", "pixels", "pictures", "previews", "downloads", "inputs", "tracing", "limits", "journal",
+    "identity", "shared", "peers", "refusal_memory", "watch", "orphans", "jobs", "services", "generation", "lookups",
+    "delivery", "results", "gallery", "writing", "guide", "prompts", "completions", "icons", "tools", "tasks",
+    "server", "stdio", "metrics", "callers", "readiness", "middleware", "access", "sealing", "store", "registrations",
+    "vendor", "consent", "grants", "oauth", "pages", "hosting", "serving", "workers", "signin", "drawing", "mishaps",
+    "studio", "sandbox", "trial", "spans", "jsonc", "configfile", "entries", "differences", "asked", "installed",
+    "findings", "reaching", "endpoint", "machine", "hosts", "upstream", "refusal_checks", "doctor", "links",
+    "targets", "installing", "uninstalling", "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
