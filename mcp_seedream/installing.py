@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+from mcp_seedream import DISTRIBUTION
 from mcp_seedream.asked import asks_for_ours, with_question, without_question
 from mcp_seedream.differences import WANTED
 from mcp_seedream.entries import (
@@ -195,7 +196,7 @@ def _print_links(options: argparse.Namespace, url: str | None) -> int:
 def _this_command(*, sandbox: bool) -> list[str]:
     """What starts this very installation, in whatever folder."""
     try:
-        distribution("mcp-seedream")
+        distribution(DISTRIBUTION)
     except PackageNotFoundError:
         raise ConfigurationError("This runs from a folder and is not installed: `pip install .` there first.") from None
     script = shutil.which("mcp-seedream", path=str(Path(sys.executable).parent))

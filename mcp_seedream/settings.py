@@ -174,7 +174,7 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = _env(
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         default=None,
-        description="Collector that spans are sent to (with `mcp-seedream[otel]`; other `OTEL_` variables hold, too)",
+        description="Collector that spans are sent to (install `.[otel]` for it; other `OTEL_` variables hold, too)",
     )
     workers: int = _env("WEB_CONCURRENCY", default=1, ge=1, description="Processes that serve over HTTP")
     metrics_dir: str | None = _env(
