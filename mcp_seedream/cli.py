@@ -207,7 +207,7 @@ def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTa
 
     from mcp_seedream.files import LocalFiles  # noqa: PLC0415
     from mcp_seedream.server import build_server  # noqa: PLC0415
-    from mcp_seedream.serving import connecting  # noqa: PLC0415
+    from mcp_seedream.serving import connecting, local_preview  # noqa: PLC0415
     from mcp_seedream.stdio import serve_stdio  # noqa: PLC0415
     from mcp_seedream.stopping import Stopping  # noqa: PLC0415
     from mcp_seedream.tools import Habits  # noqa: PLC0415
@@ -215,7 +215,7 @@ def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTa
     stopping = Stopping(settings.shutdown_seconds)
     token = settings.token.get_secret_value() if settings.token else None
     local = LocalFiles(tuple(settings.allowed_dirs), settings.output_dir)
-    habits = Habits(settings.wait_seconds, lambda _: settings.preview != "off", local)
+    habits = Habits(settings.wait_seconds, local_preview(settings.preview), local)
     journal = _journal(settings, sandbox=options.sandbox)
     server = build_server(
         table,

@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     preview: Literal["on", "off"] | None = _env(
         "SEEDREAM_PREVIEW",
         default=None,
-        description="on or off: show a thumbnail in results (on over stdio, off over HTTP)",
+        description="on or off: show a thumbnail in results (on over stdio, except for some frameworks; off over HTTP)",
     )
     sandbox: bool = _env(
         "SEEDREAM_SANDBOX",
