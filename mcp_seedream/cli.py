@@ -26,7 +26,17 @@ _WAITING = (
 SANDBOX_TOKEN = "sandbox"  # noqa: S105  (the sandbox takes any word)
 _HOST, _PORT = "127.0.0.1", 8000
 _HTTP_ONLY = ("host", "port", "workers", "sse")
-MCP_CLIENTS = ("claude-desktop", "claude-code", "cursor", "vscode", "windsurf", "devin", "zed")
+MCP_CLIENTS = (
+    "claude-desktop",
+    "claude-code",
+    "cursor",
+    "vscode",
+    "vscode-insiders",
+    "vscodium",
+    "windsurf",
+    "devin",
+    "zed",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
