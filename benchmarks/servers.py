@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mcp_seedream import DISTRIBUTION
+
 TOKEN = "benchmark"  # noqa: S105  (the sandbox takes any word)
 PACKAGES = ("mcp", "pydantic", "httpx", "starlette", "uvicorn", "uvloop", "httptools")
 VENDORS = "mcp-seedream-pro"
@@ -46,7 +48,7 @@ class Running:
 def ours() -> Contender:
     command = (sys.executable, "-m", "mcp_seedream")
     call = {"prompt": "a red fox in the snow", "wait_seconds": 0}
-    versions = _versions(Path(sys.executable), "mcp-seedream")
+    versions = _versions(Path(sys.executable), DISTRIBUTION)
     return Contender("ours", command, (*command, "--transport", "http", "--port"), ("generate_image", call), versions)
 
 

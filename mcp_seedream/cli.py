@@ -16,7 +16,6 @@ from mcp_seedream.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from mcp_seedream.capabilities import ModelTable
-    from mcp_seedream.journal import Journal
     from mcp_seedream.settings import Settings
 
 SANDBOXED = "Drawn by the sandbox: a placeholder, not a generated picture."
@@ -26,7 +25,17 @@ _WAITING = (
 SANDBOX_TOKEN = "sandbox"  # noqa: S105  (the sandbox takes any word)
 _HOST, _PORT = "127.0.0.1", 8000
 _HTTP_ONLY = ("host", "port", "workers", "sse")
-MCP_CLIENTS = ("claude-desktop", "claude-code", "cursor", "vscode", "windsurf", "devin", "zed")
+MCP_CLIENTS = (
+    "claude-desktop",
+    "claude-code",
+    "cursor",
+    "vscode",
+    "vscode-insiders",
+    "vscodium",
+    "windsurf",
+    "devin",
+    "zed",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mcp-seedream: {error}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
+        if options.command == "try":
+            print("Stopped before anything was sent: nothing is billed.", file=sys.stderr)  # noqa: T201
         return 130
 
 
@@ -219,8 +230,9 @@ def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTa
     import anyio  # noqa: PLC0415  (`try` and --help need none of it)
 
     from mcp_seedream.files import LocalFiles  # noqa: PLC0415
+    from mcp_seedream.journal import open_journal  # noqa: PLC0415
     from mcp_seedream.server import build_server  # noqa: PLC0415
-    from mcp_seedream.serving import connecting  # noqa: PLC0415
+    from mcp_seedream.serving import connecting, local_preview  # noqa: PLC0415
     from mcp_seedream.stdio import serve_stdio  # noqa: PLC0415
     from mcp_seedream.stopping import Stopping  # noqa: PLC0415
     from mcp_seedream.tools import Habits  # noqa: PLC0415
@@ -228,8 +240,8 @@ def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTa
     stopping = Stopping(settings.shutdown_seconds)
     token = settings.token.get_secret_value() if settings.token else None
     local = LocalFiles(tuple(settings.allowed_dirs), settings.output_dir)
-    habits = Habits(settings.wait_seconds, lambda _: settings.preview != "off", local, settings.set_images)
-    journal = _journal(settings, sandbox=options.sandbox)
+    habits = Habits(settings.wait_seconds, local_preview(settings.preview), local, settings.set_images)
+    journal = open_journal(settings.journal, in_memory=options.sandbox)
     server = build_server(
         table,
         connecting(settings),
@@ -244,17 +256,6 @@ def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTa
         print(_WAITING, file=sys.stderr)  # noqa: T201
     anyio.run(serve_stdio, server, stopping)
     return 0
-
-
-def _journal(settings: Settings, *, sandbox: bool) -> Journal | None:
-    """Where tasks are written down; those of a sandbox end with it, so they stay in memory unless a file is named."""
-    from mcp_seedream.journal import IN_MEMORY, Journal, usual_path  # noqa: PLC0415
-
-    if settings.journal == "off":
-        return None
-    if settings.journal:
-        return Journal(Path(settings.journal))
-    return Journal(IN_MEMORY if sandbox else usual_path())
 
 
 def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTable) -> int:

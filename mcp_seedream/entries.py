@@ -6,7 +6,7 @@ Places and shapes are from the clients' own documents and, where those are behin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,11 @@ class Place:
 
     file: Path
     sign: Path
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the client is there."""
+        return self.file.exists() or self.sign.exists()
 
 
 @dataclass(frozen=True)
@@ -170,9 +175,38 @@ def _cursor(folders: Folders) -> Place:
     return Place(folder / "mcp.json", folder)
 
 
-def _vscode(folders: Folders) -> Place:
-    folder = folders.config / "Code"
-    return Place(folder / "User" / "mcp.json", folder)
+_VSCODES = {
+    "vscode": (("Code", "com.visualstudio.code", "code"), ("Code - OSS", "com.visualstudio.code-oss", "code-oss")),
+    "vscode-insiders": (("Code - Insiders", "com.visualstudio.code.insiders", "code-insiders"),),
+    "vscodium": (
+        ("VSCodium", "com.vscodium.codium", "codium"),
+        ("VSCodium - Insiders", "com.vscodium.codium-insiders", "codium-insiders"),
+    ),
+}
+"""VS Code and its builds: the settings folder of each, and its names as a Flatpak and as a snap."""
+
+
+def _vscode_places(client: str, folders: Folders) -> Iterator[Place]:
+    """All it may have: of a package of the system, of a Flatpak, and of a snap, which may keep to its own folder."""
+    for product, flatpak, snap in _VSCODES[client]:
+        file = Path(product, "User", "mcp.json")
+        yield Place(folders.config / file, folders.config / product)
+        if folders.system == "linux":
+            inside = folders.home / ".var" / "app" / flatpak
+            yield Place(inside / "config" / file, inside)
+            inside = folders.home / "snap" / snap
+            yield Place(inside / "current" / ".config" / file, inside / "current" / ".config" / product)
+            yield Place(folders.config / file, inside)
+
+
+def _used(places: Iterable[Place]) -> Place:
+    """The first that is used, or else the first."""
+    there = list(places)
+    return next((place for place in there if place.is_used), there[0])
+
+
+def _vscode(client: str) -> Callable[[Folders], Place]:
+    return lambda folders: _used(_vscode_places(client, folders))
 
 
 def _windsurf(folders: Folders) -> Place:
@@ -187,7 +221,8 @@ def _devin(folders: Folders) -> Place:
 
 def _zed(folders: Folders) -> Place:
     folder = _dot_config(folders) / ("Zed" if folders.system == "win32" else "zed")
-    return Place(folder / "settings.json", folder)
+    inside = folders.home / ".var" / "app" / "dev.zed.Zed"  # as a Flatpak
+    return _used([Place(folder / "settings.json", folder), Place(inside / "config" / "zed" / "settings.json", inside)])
 
 
 def _dot_config(folders: Folders) -> Path:
@@ -217,15 +252,22 @@ CLIENTS: Mapping[str, McpClient] = {
     "cursor": McpClient(
         "Cursor", _cursor, "mcpServers", "Restart Cursor; its settings, under MCP, show the server and its switch."
     ),
-    "vscode": McpClient(
-        "VS Code",
-        _vscode,
-        "servers",
-        "In VS Code run the command “MCP: List Servers”, choose the server and start it.",
-        asks="inputs",
-        local={"type": "stdio"},
-        remote={"type": "http"},
-    ),
+    **{
+        client: McpClient(
+            title,
+            _vscode(client),
+            "servers",
+            f"In {title} run the command “MCP: List Servers”, choose the server and start it.",
+            asks="inputs",
+            local={"type": "stdio"},
+            remote={"type": "http"},
+        )
+        for client, title in {
+            "vscode": "VS Code",
+            "vscode-insiders": "VS Code Insiders",
+            "vscodium": "VSCodium",
+        }.items()
+    },
     "windsurf": McpClient(
         "Windsurf", _windsurf, "mcpServers", "Press Refresh in Windsurf's MCP panel, or restart it.", url="serverUrl"
     ),
@@ -242,5 +284,18 @@ CLIENTS: Mapping[str, McpClient] = {
 
 
 def found_as(name: str, folders: Folders) -> str:
-    """The client that is meant: where Windsurf has become Devin Desktop, that is the one which is there."""
+    """The client that is meant: Windsurf may have become Devin Desktop, and VS Code may be another build."""
+    if name == "vscode":
+        return next((client for client in _VSCODES if CLIENTS[client].place(folders).is_used), name)
     return "devin" if name == "windsurf" and _devin(folders).sign.is_dir() else name
+
+
+def other_vscodes(used: Path, folders: Folders) -> list[str]:
+    """VS Codes of any build that are there as well, each with its settings file, in words."""
+    found = {
+        place.file: CLIENTS[client].title
+        for client in _VSCODES
+        for place in _vscode_places(client, folders)
+        if place.is_used and place.file.resolve() != used
+    }
+    return [f"{title} ({file})" for file, title in found.items()]

@@ -18,7 +18,13 @@ from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.settings import ClaudeCode
 from mcp_seedream.spans import value_at
 
-_OURS = re.compile(r"(?:.*[/\\])?mcp[-_]seedream(?:\.exe)?", re.IGNORECASE | re.DOTALL)
+_OURS = re.compile(
+    r"(?:.*[/\\])?mcp[-_]seedream(?:[-_]acedatacloud)?(?:\[[^\]]*\])?(?:\.exe|[=<>~!@].*)?", re.IGNORECASE | re.DOTALL
+)
+_RUNNER = re.compile(r"(?:.*[/\\])?(?:uvx|uv|pipx)(?:\.exe)?", re.IGNORECASE | re.DOTALL)
+_SOURCES = ("--from", "--spec", "--project", "--directory")
+"""Options by which a runner is told where a program comes from; without one it is the package of the program's name."""
+_UNRELATED = re.compile(r"mcp[-_.]seedream(?:\[[^\]]*\])?(?:[=<>~!@].*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Installation:
         command: What it starts; empty for a hosted server.
         there: Whether that command is there.
         sandbox: Whether it starts the server with the sandbox.
+        unrelated: Whether it starts the package index's `mcp-seedream`, which is another project.
         token: What is written where the token belongs, as it is.
     """
 
@@ -43,6 +50,7 @@ class Installation:
     command: str
     there: bool
     sandbox: bool
+    unrelated: bool
     token: str | None
 
     @property
@@ -117,4 +125,18 @@ def _installation(client: str, name: str, file: Path, entry: Mapping[str, Any]) 
     command = command if isinstance(command, str) else ""
     there = not command or shutil.which(command) is not None
     sandbox = "--sandbox" in _words(entry)
-    return Installation(client, CLIENTS[client].title, name, file, command, there, sandbox, token_in(entry))
+    unrelated = _is_unrelated(_words(entry))
+    return Installation(client, CLIENTS[client].title, name, file, command, there, sandbox, unrelated, token_in(entry))
+
+
+def _is_unrelated(words: Sequence[str]) -> bool:
+    """Whether a command line has uv or pipx install the index's `mcp-seedream`."""
+    if not any(_RUNNER.fullmatch(word) for word in words):
+        return False
+    options = [word.partition("=") for word in words]
+    sources = [
+        value if equals else following
+        for (option, equals, value), following in zip(options, [*words[1:], ""], strict=True)
+        if option in _SOURCES
+    ]
+    return any(_UNRELATED.fullmatch(word) for word in sources or words)

@@ -8,10 +8,12 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+from mcp_seedream import DISTRIBUTION
 from mcp_seedream.asked import asks_for_ours, with_question, without_question
 from mcp_seedream.differences import WANTED
 from mcp_seedream.entries import (
@@ -56,11 +58,17 @@ def install(options: argparse.Namespace, settings: Settings) -> int:
     """
     url = options.url or (HOSTED if options.hosted else None)
     _check(options, url)
+    url = _endpoint(url) if url else None
     if options.link:
         return _print_links(options, url)
     target = target_of(options)
     client, config = target.client, target.config
     entry = _remote(options, url, target, settings) if url else _local(options, target, settings)
+    if target.missing and client.asks and has_token(entry):
+        raise ConfigurationError(
+            f"{client.title} was not found here (no {target.missing}): nothing would read the token. Name its settings "
+            "file with --config, or leave the token out with --ask. Nothing was changed."
+        )
     text = _with_entry(target, entry)
     data = config.encoded(text)
     if data == config.data:
@@ -80,6 +88,8 @@ def install(options: argparse.Namespace, settings: Settings) -> int:
         say(remark)
     if target.missing:
         say(f"{client.title} was not found here (no {target.missing}): it will find this once it is installed.")
+    if target.others:
+        say(f"Not changed: {', '.join(target.others)}. --config takes another file.")
     say(client.then)
     return 0
 
@@ -178,6 +188,21 @@ def _check(options: argparse.Namespace, url: str | None) -> None:
         )
 
 
+def _endpoint(url: str) -> str:
+    """An endpoint's address: one that does not end in `/mcp` is asked about, or refused with the right one."""
+    address, mark, query = url.partition("?")
+    if address.rstrip("/").endswith("/mcp"):
+        return url
+    meant = re.sub(r"(/mcp|/sse)?/*$", "/mcp", address, count=1, flags=re.IGNORECASE) + mark + query
+    if sys.stdin and sys.stdin.isatty():
+        with suppress(EOFError):
+            answer = input(f"{url} does not end in /mcp. Is it {meant}? [Y/n] ")
+            return url if answer.strip().lower().startswith("n") else meant
+    raise ConfigurationError(
+        f"{url} does not end in /mcp, as such addresses do: use --url {meant}. Nothing was changed."
+    )
+
+
 def _print_links(options: argparse.Namespace, url: str | None) -> int:
     make = {"cursor": cursor_links, "vscode": vscode_links}.get(options.client)
     if make is None:
@@ -195,7 +220,7 @@ def _print_links(options: argparse.Namespace, url: str | None) -> int:
 def _this_command(*, sandbox: bool) -> list[str]:
     """What starts this very installation, in whatever folder."""
     try:
-        distribution("mcp-seedream")
+        distribution(DISTRIBUTION)
     except PackageNotFoundError:
         raise ConfigurationError("This runs from a folder and is not installed: `pip install .` there first.") from None
     script = shutil.which("mcp-seedream", path=str(Path(sys.executable).parent))

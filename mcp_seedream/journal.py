@@ -213,6 +213,21 @@ class Journal:
 
         return await self._do(take, None)
 
+    async def unanswered(self, prompt: str, since: float) -> tuple[str, bool]:
+        """What calls that ended since then (Unix seconds) left without an answer.
+
+        Returns:
+            The id of the newest such task of this prompt ("" for none), and whether another call may have one.
+        """
+
+        def read(db: sqlite3.Connection) -> tuple[str, bool]:
+            query = "SELECT id FROM tasks WHERE call IS NOT NULL AND prompt = ? AND left_at >= ? ORDER BY left_at DESC"
+            task = db.execute(query, (prompt, since)).fetchone()
+            doubt = db.execute("SELECT 1 FROM doubts WHERE left_at >= ?", (since,)).fetchone()
+            return (task[0] if task else "", doubt is not None)
+
+        return await self._do(read, ("", False))
+
     async def _do(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         """Do it in a thread, even for a caller that leaves; `otherwise` where the journal can't be used."""
         if not self.works or time() < self._busy_until:
@@ -266,6 +281,20 @@ def usual_path() -> Path:
     from platformdirs import user_state_path  # noqa: PLC0415  (only where no path is set)
 
     return user_state_path("mcp-seedream", appauthor=False) / "tasks.sqlite3"
+
+
+def open_journal(setting: str | None, *, in_memory: bool = False) -> Journal | None:
+    """The journal that `SEEDREAM_JOURNAL` names; None if it is off.
+
+    Args:
+        setting: A path, or `off`; None for the usual place.
+        in_memory: Instead of the usual place: the tasks of a sandbox end with it.
+    """
+    if setting == "off":
+        return None
+    if setting:
+        return Journal(Path(setting))
+    return Journal(IN_MEMORY if in_memory else usual_path())
 
 
 def _opened(path: Path | str) -> sqlite3.Connection:

@@ -13,7 +13,7 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from mcp_seedream import __version__
+from mcp_seedream import DISTRIBUTION, __version__
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.findings import Check, Finding, Level, in_background
 from mcp_seedream.installed import Installation, Installed
@@ -23,7 +23,6 @@ from mcp_seedream.survey import FILE, Survey
 from mcp_seedream.table_file import read_table
 from mcp_seedream.tokens import end_of, stands_for_one
 
-_NAME = "mcp-seedream"
 _SHOWN = ("mcp", "pydantic", "httpx", "pillow")
 _LONGEST = 60  # characters shown of what somebody wrote
 _LITTLE = 200 * 2**20  # bytes
@@ -141,6 +140,10 @@ def in_clients(found: Installed) -> Finding:
         if not each.there:
             missing = f"{each.title} starts {each.command}, which is not there (see {each.file})."
             bad.append(Finding("problem", missing, again.format(name)))
+        elif each.unrelated:
+            program = "an unrelated project, the package index's `mcp-seedream`"
+            advice = f"{again.format(name)} Revoke a token that it was given."
+            bad.append(Finding("problem", f"{each.title} starts {program} (see {each.file}).", advice))
         elif each.own_token and (why := stands_for_one(each.own_token)):
             bad.append(Finding("problem", f"{each.title} has no token: {why} in {each.file}.", again.format(name)))
         elif each.command and not each.sandbox and not each.token:
@@ -183,9 +186,9 @@ async def python() -> Finding:
 async def packages() -> Finding:
     """Which packages are installed, and whether they are those that this one needs."""
     try:
-        installed, wanted = metadata.version(_NAME), metadata.requires(_NAME) or []
+        installed, wanted = metadata.version(DISTRIBUTION), metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
-        return Finding("warning", f"{_NAME} is not installed: it runs from {_folder()}.", _INSTALL)
+        return Finding("warning", f"{DISTRIBUTION} is not installed: it runs from {_folder()}.", _INSTALL)
     if installed != __version__:
         found = f"{installed} is what is installed, but {__version__} runs, from {_folder()}."
         return Finding("problem", found, _INSTALL)
@@ -193,7 +196,7 @@ async def packages() -> Finding:
     if wrong:
         return Finding("problem", "; ".join(wrong), _INSTALL)
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in _SHOWN)
-    return Finding("ok", f"{_NAME} {__version__} in {_folder()}; {versions}")
+    return Finding("ok", f"{DISTRIBUTION} {__version__} in {_folder()}; {versions}")
 
 
 def _missing(line: str) -> str | None:
@@ -226,7 +229,7 @@ def _fits(version: str, wanted: str) -> bool | None:
 
 def _python_wanted() -> str:
     try:
-        return metadata.metadata(_NAME)["Requires-Python"]
+        return metadata.metadata(DISTRIBUTION)["Requires-Python"]
     except (metadata.PackageNotFoundError, KeyError):
         return ""
 

@@ -16,7 +16,7 @@ import httpx
 from opentelemetry.propagate import inject
 from opentelemetry.trace import SpanKind, StatusCode, get_tracer
 
-from mcp_seedream import __version__
+from mcp_seedream import DISTRIBUTION, __version__
 from mcp_seedream.answers import ENCODING
 from mcp_seedream.errors import ConfigurationError, UpstreamUnavailable
 from mcp_seedream.observing import Exchange, Observer
@@ -155,7 +155,7 @@ def http_client(base_url: str, tls: ssl.SSLContext, **options: Any) -> httpx.Asy
     except (ImportError, ValueError, httpx.InvalidURL) as error:
         raise ConfigurationError(
             f"The proxy of HTTPS_PROXY, HTTP_PROXY or ALL_PROXY can't be used: {error} "
-            "For a SOCKS proxy install mcp-seedream[socks]."
+            f"For a SOCKS proxy install {DISTRIBUTION}[socks]."
         ) from error
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from mcp_seedream.observing import Observer
 from mcp_seedream.settings import Settings, name_of, read_settings
 from mcp_seedream.stopping import Stopping
 from mcp_seedream.table_file import read_table
-from mcp_seedream.tools import Habits
+from mcp_seedream.tools import Call, Habits
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mcp_seedream.oauth import SignIn
 
 logger = logging.getLogger(__name__)
+_AS_TEXT = re.compile(r"autogen|semantic[\W_]?kernel|llama[\W_]?index|(?<![a-z])adk(?![a-z])", re.IGNORECASE)
 _HOPELESS = 3
 """The exit status that makes uvicorn and gunicorn give up."""
 
@@ -44,6 +46,20 @@ def connecting(settings: Settings, observer: Observer | None = None) -> Callable
     return lambda: SeedreamClient(
         settings.base_url, timeouts=timeouts, connections=settings.connections, observer=observer
     )
+
+
+def local_preview(setting: str | None) -> Callable[[Call], bool]:
+    """Decides over stdio whether a call's result shows its pictures; without a setting it is on.
+
+    It is off for clients whose name (`clientInfo`) is that of a framework that gives a model pictures as base64 text.
+    Of those, google-adk 2.13 alone names itself; the others use the Python SDK's name, `mcp`.
+    """
+
+    def preview(call: Call) -> bool:
+        client = call.session.client_params
+        return setting != "off" and (setting == "on" or not (client and _AS_TEXT.search(client.client_info.name)))
+
+    return preview
 
 
 def prepare(settings: Settings) -> None:

@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     preview: Literal["on", "off"] | None = _env(
         "SEEDREAM_PREVIEW",
         default=None,
-        description="on or off: show a thumbnail in results (on over stdio, off over HTTP)",
+        description="on or off: show a thumbnail in results (on over stdio, except for some frameworks; off over HTTP)",
     )
     sandbox: bool = _env(
         "SEEDREAM_SANDBOX",
@@ -177,7 +177,7 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = _env(
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         default=None,
-        description="Collector that spans are sent to (with `mcp-seedream[otel]`; other `OTEL_` variables hold, too)",
+        description="Collector that spans are sent to (install `.[otel]` for it; other `OTEL_` variables hold, too)",
     )
     workers: int = _env("WEB_CONCURRENCY", default=1, ge=1, description="Processes that serve over HTTP")
     metrics_dir: str | None = _env(

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from mcp_seedream.configfile import ConfigFile, read
 from mcp_seedream.differences import difference
-from mcp_seedream.entries import CLIENTS, McpClient, found_as, has_token
+from mcp_seedream.entries import CLIENTS, McpClient, found_as, has_token, other_vscodes
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.installed import folders_here
 from mcp_seedream.spans import value_at
@@ -26,6 +26,8 @@ class Target:
     entry: Any
     missing: Path | None
     """What shows that the client is there, and is not."""
+    others: tuple[str, ...] = ()
+    """Other builds of the client that are there, with their settings files."""
 
 
 def target_of(options: argparse.Namespace) -> Target:
@@ -48,8 +50,9 @@ def target_of(options: argparse.Namespace) -> Target:
         raise ConfigurationError(
             f"{config.path} is not what {client.title} can read: {error}. Nothing was changed."
         ) from None
-    there = options.config or place.file.exists() or place.sign.exists()
-    return Target(client, config, path, entry, None if there else place.sign)
+    missing = None if options.config or place.is_used else place.sign
+    others = () if options.config or not client.asks else tuple(other_vscodes(config.path, folders))
+    return Target(client, config, path, entry, missing, others)
 
 
 def show(config: ConfigFile, text: str) -> None:

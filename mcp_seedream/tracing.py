@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mcp_seedream import __version__
+from mcp_seedream import DISTRIBUTION, __version__
 from mcp_seedream.errors import ConfigurationError
 
 
@@ -19,7 +19,7 @@ def export_spans() -> None:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError as error:
         raise ConfigurationError(
-            "OTEL_EXPORTER_OTLP_ENDPOINT is set, but nothing is there to export with. Install mcp-seedream[otel]."
+            f"OTEL_EXPORTER_OTLP_ENDPOINT is set, but nothing is there to export with. Install {DISTRIBUTION}[otel]."
         ) from error
     from opentelemetry.trace import set_tracer_provider  # noqa: PLC0415
 

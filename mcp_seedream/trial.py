@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from time import time
 from typing import Any
 
 import anyio
 from mcp import Client, MCPError, StdioServerParameters
 from mcp_types import CallToolResult, TextContent
 
-from mcp_seedream.errors import InvalidArguments
+from mcp_seedream.errors import TOKEN_PAGE, InvalidArguments
+from mcp_seedream.journal import open_journal
 from mcp_seedream.settings import Settings
 from mcp_seedream.table_file import read_table
 
@@ -32,11 +36,21 @@ def try_out(options: argparse.Namespace, settings: Settings) -> int:
         switches.append("--sandbox-as-documented" if options.sandbox_as_documented else "--sandbox")
         if options.sandbox_seconds is not None:
             switches += ["--sandbox-seconds", str(options.sandbox_seconds)]
+    attempt = _Attempt(options.prompt)
+    try:
+        return _tried(options, settings, switches, attempt)
+    except KeyboardInterrupt:
+        _say(_interrupted(attempt, settings, sandbox="--sandbox" in switches))
+        return 130
+
+
+def _tried(options: argparse.Namespace, settings: Settings, switches: list[str], attempt: _Attempt) -> int:
+    """The exit status of one call; what went wrong is said."""
     try:
         tool, arguments = _call(options)
         read_table(settings.models_file)  # here its error is one line; in the server it would be a closed connection
         _make_room(options.output.parent if options.output.suffix else options.output)
-        return anyio.run(_make, switches, tool, {"save_to": str(options.output.resolve()), **arguments})
+        return anyio.run(_make, switches, tool, {"save_to": str(options.output.resolve()), **arguments}, attempt)
     except* (InvalidArguments, OSError, MCPError) as errors:
         for error in _leaves(errors):
             _say(f"mcp-seedream: {error}")
@@ -80,15 +94,55 @@ def as_subprocess(switches: list[str]) -> StdioServerParameters:
     return StdioServerParameters(command=sys.executable, args=arguments, env=dict(os.environ))
 
 
-async def _make(switches: list[str], tool: str, arguments: dict[str, Any]) -> int:
+@dataclass
+class _Attempt:
+    """What is known of the call, for somebody who interrupts it.
+
+    `began` is when it was sent to the server (Unix seconds; 0: not yet); `task_id` is known once it was accepted.
+    """
+
+    prompt: str
+    began: float = 0
+    task_id: str = ""
+
+    async def progress(self, progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG002
+        """Show the server's progress, which tells the task's id first."""
+        if found := re.fullmatch(r"Task (\S+) is accepted", message or ""):
+            self.task_id = found[1]
+        _say(f"  {message or progress}")
+
+
+def _interrupted(attempt: _Attempt, settings: Settings, *, sandbox: bool) -> str:
+    """What became of a call that was interrupted. Its server has ended, and has written down what it left."""
+    if sandbox:
+        return "Stopped. The sandbox's picture is gone; nothing was billed."
+    if not attempt.began:
+        return "Stopped before anything was sent: nothing is billed."
+    journal = open_journal(settings.journal)
+    left, doubtful = anyio.run(journal.unanswered, attempt.prompt, attempt.began) if journal else ("", True)
+    if journal:
+        doubtful |= not journal.works
+        journal.close()
+    if task_id := left or attempt.task_id:
+        again = "Run the same command again within 10 minutes to get its picture without paying again. " if left else ""
+        look = f'In an MCP client, get_task with task_id "{task_id}" gets it.'
+        return f"Stopped. The task {task_id} goes on at AceDataCloud, and is billed. {again}{look}"
+    if doubtful:
+        return f"Stopped. It may have been accepted and billed: the usage at {TOKEN_PAGE} says so."
+    return "Stopped before anything was accepted: nothing is billed."
+
+
+async def _make(switches: list[str], tool: str, arguments: dict[str, Any], attempt: _Attempt) -> int:
     async with Client(as_subprocess(switches)) as client:
-        result = await client.call_tool(tool, arguments, progress_callback=_progress)
+        attempt.began = time()
+        result = await client.call_tool(tool, arguments, progress_callback=attempt.progress)
         while not result.is_error and _answer(result).get("status") == "pending":
             _say(_text(result))
+            attempt.task_id = _answer(result)["task_id"]
             result = await client.call_tool(
                 "get_task",
-                {"task_id": _answer(result)["task_id"], "save_to": arguments["save_to"]},
-                progress_callback=_progress,
+                {"task_id": attempt.task_id, "save_to": arguments["save_to"]},
+                progress_callback=attempt.progress,
             )
     _say(_lasting(result) if switches else _text(result))
     paths = [image["path"] for image in _answer(result).get("images", []) if "path" in image]
@@ -97,10 +151,6 @@ async def _make(switches: list[str], tool: str, arguments: dict[str, Any]) -> in
     if paths and (note := _other_kind(Path(arguments["save_to"]), Path(paths[0]))):
         _say(note)
     return 0 if paths and len(paths) == len(_answer(result)["images"]) else 1
-
-
-async def _progress(progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG001
-    _say(f"  {message or progress}")
 
 
 def _other_kind(wanted: Path, saved: Path) -> str | None:

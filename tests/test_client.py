@@ -348,7 +348,7 @@ async def test_a_proxy_is_used_for_the_world_outside(server: Upstream, monkeypat
 async def test_a_proxy_that_can_not_be_used_is_named(client: SeedreamClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """SOCKS needs an extra; that is said, not a traceback."""
     monkeypatch.setenv("ALL_PROXY", "nonsense://127.0.0.1:9")
-    with pytest.raises(errors.ConfigurationError, match=r"ALL_PROXY can't be used.*mcp-seedream\[socks\]"):
+    with pytest.raises(errors.ConfigurationError, match=r"ALL_PROXY can't be used.*mcp-seedream-acedatacloud\[socks\]"):
         await client.submit(REQUEST, "k")
 
 

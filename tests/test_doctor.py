@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_seedream import __version__, machine
+from mcp_seedream import DISTRIBUTION, __version__, machine
 from mcp_seedream.entries import CLIENTS
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.findings import Check, Finding, Result, as_text, examine, in_background
@@ -465,6 +465,35 @@ def test_an_installation_that_can_not_work() -> None:
         assert clients().level in ("ok", "warning")
 
 
+@pytest.mark.parametrize(
+    ("command", "strangers"),
+    [
+        ("uvx NAME", True),
+        ("/usr/bin/uvx NAME@latest --sandbox", True),
+        ("cmd /c uvx NAME==0.1.0", True),
+        ("uvx --from NAME[otel] NAME", True),
+        ("uvx --from=NAME NAME", True),
+        ("uv tool run NAME", True),
+        ("pipx run NAME", True),
+        ("uvx NAME-acedatacloud", False),
+        ("uvx NAME-acedatacloud==0.1.0", False),
+        ("uvx --from NAME-acedatacloud NAME", False),
+        ("uvx --from /opt/NAME NAME", False),
+        ("uv run --project /opt/NAME NAME", False),
+        ("pipx run --spec . NAME", False),
+    ],
+)
+def test_a_client_that_starts_the_other_project(tmp_path: Path, command: str, strangers: bool) -> None:
+    """The index's package of this name is somebody else's, and would be given the token: that is a problem."""
+    program, *arguments = command.replace("NAME", "mcp-seedream").split()
+    entry = {"command": sys.executable, "args": [program, *arguments], "env": {"ACEDATACLOUD_API_TOKEN": TOKEN}}
+    found = clients(zed=entry)
+    assert found.level == ("problem" if strangers else "ok"), found
+    assert ("Zed starts an unrelated project" in found.found) is strangers
+    assert ("`mcp-seedream install zed` once more" in found.advice) is strangers
+    assert TOKEN not in found.found + found.advice
+
+
 @BUSY
 def test_the_token_of_a_client() -> None:
     """It is looked at where none is set here; where a client sees to it, that is no problem."""
@@ -503,7 +532,7 @@ def test_packages() -> None:
     """As they are: which, and where this one is."""
     found = machines()
     assert found["packages"].level == "ok"
-    assert f"mcp-seedream {__version__} in {Path(machine.__file__).parent}; mcp 2." in found["packages"].found
+    assert f"{DISTRIBUTION} {__version__} in {Path(machine.__file__).parent}; mcp 2." in found["packages"].found
     assert sys.executable in found["python"].found
 
 
@@ -512,7 +541,7 @@ def test_packages_that_do_not_fit(site: Path) -> None:
     installed(site, "pydantic", "1.10")
     installed(
         site,
-        "mcp-seedream",
+        DISTRIBUTION,
         __version__,
         "Requires-Python: >=9",
         "Requires-Dist: pydantic<3,>=2.12",
@@ -530,13 +559,13 @@ def test_without_packaging(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Versions are not compared; what is missing is seen all the same."""
     monkeypatch.setitem(sys.modules, "packaging.specifiers", None)
     installed(site, "pydantic", "1.10")
-    installed(site, "mcp-seedream", __version__, "Requires-Dist: pydantic>=2.12", "Requires-Dist: nowhere-to-be-found")
+    installed(site, DISTRIBUTION, __version__, "Requires-Dist: pydantic>=2.12", "Requires-Dist: nowhere-to-be-found")
     assert machines()["packages"].found == "nowhere-to-be-found is missing"
 
 
 def test_another_version_is_installed(site: Path) -> None:
     """Than the one that runs."""
-    installed(site, "mcp-seedream", "0.0.1")
+    installed(site, DISTRIBUTION, "0.0.1")
     found = machines()["packages"]
     assert found.level == "problem"
     assert f"0.0.1 is what is installed, but {__version__} runs" in found.found

@@ -29,6 +29,7 @@ from tests.test_jsonc import is_within, jsonc, objects
 SCRIPT = str(Path(sys.executable).parent / "mcp-seedream")
 SECRET = "a-secret-token"
 OTHER = {"command": "npx", "args": ["-y", "other"], "env": {"OTHER_API_KEY": "other-secret"}}
+VSCODES = ("vscode", "vscode-insiders", "vscodium")
 REMOTE = [name for name in MCP_CLIENTS if name != "claude-desktop"]
 
 
@@ -71,10 +72,14 @@ class Person:
     def file(self, client: str) -> Path:
         return CLIENTS[client].place(self.folders).file
 
+    def uses(self, client: str) -> None:
+        """Have its settings folder, as one who has started it."""
+        self.file(client).parent.mkdir(parents=True, exist_ok=True)
+
     def has(self, client: str, content: bytes | str) -> Path:
         """Their settings, before."""
         file = self.file(client)
-        file.parent.mkdir(parents=True, exist_ok=True)
+        self.uses(client)
         file.write_bytes(content.encode() if isinstance(content, str) else content)
         return file
 
@@ -113,6 +118,12 @@ WINDOWS = Folders("win32", Path("C:/Users/ann"), Path("C:/Users/ann/Roaming"), P
         (LINUX, "windsurf", "/home/ann/.codeium/windsurf/mcp_config.json"),
         (LINUX, "devin", "/home/ann/.config/devin/mcp_config.json"),
         (LINUX, "zed", "/home/ann/.config/zed/settings.json"),
+        (LINUX, "vscode-insiders", "/home/ann/.config/Code - Insiders/User/mcp.json"),
+        (LINUX, "vscodium", "/home/ann/.config/VSCodium/User/mcp.json"),
+        (MAC, "vscode-insiders", "/Users/ann/Library/Application Support/Code - Insiders/User/mcp.json"),
+        (MAC, "vscodium", "/Users/ann/Library/Application Support/VSCodium/User/mcp.json"),
+        (WINDOWS, "vscode-insiders", "C:/Users/ann/Roaming/Code - Insiders/User/mcp.json"),
+        (WINDOWS, "vscodium", "C:/Users/ann/Roaming/VSCodium/User/mcp.json"),
         (MOVED, "claude-desktop", "/xdg/Claude/claude_desktop_config.json"),
         (MOVED, "claude-code", "/claude/.claude.json"),
         (MOVED, "cursor", "/home/ann/.cursor/mcp.json"),
@@ -163,6 +174,143 @@ def test_windsurf_that_became_devin_desktop(person: Person) -> None:
     assert not person.file("windsurf").exists()
 
 
+FLATPAKS = {
+    "com.visualstudio.code": ("vscode", "Code"),
+    "com.visualstudio.code-oss": ("vscode", "Code - OSS"),
+    "com.visualstudio.code.insiders": ("vscode-insiders", "Code - Insiders"),
+    "com.vscodium.codium": ("vscodium", "VSCodium"),
+    "com.vscodium.codium-insiders": ("vscodium", "VSCodium - Insiders"),
+}
+
+
+@pytest.mark.parametrize("asked", ["vscode", None])
+@pytest.mark.parametrize(
+    ("sign", "client", "file"),
+    [
+        (".config/Code", "vscode", ".config/Code/User/mcp.json"),
+        (".config/Code - OSS", "vscode", ".config/Code - OSS/User/mcp.json"),
+        (".config/Code - Insiders", "vscode-insiders", ".config/Code - Insiders/User/mcp.json"),
+        (".config/VSCodium", "vscodium", ".config/VSCodium/User/mcp.json"),
+        *[
+            (f".var/app/{app}", client, f".var/app/{app}/config/{product}/User/mcp.json")
+            for app, (client, product) in FLATPAKS.items()
+        ],
+        ("snap/code", "vscode", ".config/Code/User/mcp.json"),
+        ("snap/code-insiders", "vscode-insiders", ".config/Code - Insiders/User/mcp.json"),
+        ("snap/codium", "vscodium", ".config/VSCodium/User/mcp.json"),
+        ("snap/code/current/.config/Code", "vscode", "snap/code/current/.config/Code/User/mcp.json"),
+        ("snap/codium/current/.config/VSCodium", "vscodium", "snap/codium/current/.config/VSCodium/User/mcp.json"),
+    ],
+)
+def test_each_vs_code_is_found(person: Person, sign: str, client: str, file: str, asked: str | None) -> None:
+    """By its own name and as `vscode`: builds of others, Flatpaks, and snaps with settings inside and outside."""
+    (person.home / sign).mkdir(parents=True)
+    said = person.done("install", asked or client)
+    assert f"for {CLIENTS[client].title} in {person.home / file}." in said
+    assert parsed((person.home / file).read_text())["servers"]["seedream"]["env"] == {TOKEN: SECRET}
+    assert "was not found here" not in said
+    assert {path.name for path in person.home.rglob("mcp.json*")} == {"mcp.json"}
+    assert "Removed" in person.done("uninstall", asked or client)
+
+
+def test_several_vs_codes(person: Person) -> None:
+    """The usual one is taken, and the others are named, with the way to them."""
+    for folder in (".config/Code", ".config/Code - Insiders", ".var/app/com.visualstudio.code"):
+        (person.home / folder).mkdir(parents=True)
+    said = person.done("install", "vscode")
+    assert f"for VS Code in {person.home}/.config/Code/User/mcp.json." in said
+    others = [
+        f"VS Code ({person.home}/.var/app/com.visualstudio.code/config/Code/User/mcp.json)",
+        f"VS Code Insiders ({person.home}/.config/Code - Insiders/User/mcp.json)",
+    ]
+    assert f"Not changed: {', '.join(others)}. --config takes another file." in said
+    assert "Not changed" not in person.done("install", "vscode", "--config", "mcp.json")
+    assert "Not changed" not in person.done("install", "cursor")
+
+
+@pytest.mark.parametrize("client", VSCODES)
+@pytest.mark.parametrize("hosted", [[], ["--hosted"]])
+def test_no_token_where_no_vs_code_reads_it(person: Person, client: str, hosted: list[str]) -> None:
+    """It is refused, and the ways out work: no token in the file, the sandbox, or a file by name."""
+    (person.home / ".var/app/org.other.editor").mkdir(parents=True)
+    said = person.refused("install", client, *hosted)
+    assert f"{CLIENTS[client].title} was not found here" in said
+    assert "Nothing was changed." in said
+    assert list(person.home.rglob("mcp.json*")) == []
+    assert "it will find this once it is installed" in person.done("install", client, *hosted, "--ask")
+    assert SECRET not in person.file(client).read_text()
+    person.done("install", client, *hosted, "--config", "mcp.json")
+    assert SECRET in (person.home / "mcp.json").read_text()
+
+
+def test_zed_as_a_flatpak(person: Person) -> None:
+    """Has its settings inside, unless there are some outside."""
+    (person.home / ".var/app/dev.zed.Zed").mkdir(parents=True)
+    inside = person.home / ".var/app/dev.zed.Zed/config/zed/settings.json"
+    assert f"for Zed in {inside}." in person.done("install", "zed")
+    (person.home / ".config/zed").mkdir(parents=True)
+    assert f"for Zed in {person.home}/.config/zed/settings.json." in person.done("install", "zed")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("https://seedream.example.com", "https://seedream.example.com/mcp"),
+        ("https://seedream.example.com/", "https://seedream.example.com/mcp"),
+        ("https://seedream.example.com:8443", "https://seedream.example.com:8443/mcp"),
+        ("https://example.com/seedream/", "https://example.com/seedream/mcp"),
+        ("https://example.com/?preview=on", "https://example.com/mcp?preview=on"),
+        ("https://example.com/MCP", "https://example.com/mcp"),
+        ("https://example.com/sse", "https://example.com/mcp"),
+        ("http://localhost:8000", "http://localhost:8000/mcp"),
+        ("https://example.com/mcps", "https://example.com/mcps/mcp"),
+    ],
+)
+def test_an_address_without_the_endpoint(person: Person, given: str, meant: str) -> None:
+    """Is refused with the right one, which is taken; nothing is written, and no link printed."""
+    for more in ([], ["--dry-run"], ["--link"]):
+        said = person.refused("install", "cursor", "--url", given, *more)
+        assert f"--url {meant}" in said
+    assert list(person.home.iterdir()) == []
+    person.done("install", "cursor", "--url", meant)
+    assert person.entry("cursor")["url"] == meant
+
+
+@pytest.mark.parametrize("url", ["https://example.com/mcp/", "https://example.com/mcp?preview=on", "https://a.b/x/mcp"])
+def test_an_address_with_the_endpoint(person: Person, url: str) -> None:
+    """Is taken as it is."""
+    person.done("install", "cursor", "--url", url)
+    assert person.entry("cursor")["url"] == url
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such terminals there")
+@pytest.mark.parametrize(
+    ("typed", "url"),
+    [
+        ("\n", "https://example.com/mcp"),
+        ("y\n", "https://example.com/mcp"),
+        ("n\n", "https://example.com"),
+        ("\x04", ""),
+    ],
+)
+def test_an_address_is_asked_about(person: Person, typed: str, url: str) -> None:
+    """At a terminal; somebody who knows better has their way, and the end of input changes nothing."""
+    import pty  # noqa: PLC0415  (no such module on Windows)
+
+    mine, theirs = pty.openpty()
+    command = [SCRIPT, "install", "cursor", "--url", "https://example.com"]
+    with os.fdopen(mine, "r+b", buffering=0) as terminal, os.fdopen(theirs, "r+b", buffering=0) as end:
+        env = person.env | {TOKEN: SECRET}
+        process = subprocess.Popen(command, env=env, stdin=end, stdout=end, stderr=end, start_new_session=True)
+        terminal.write(typed.encode())
+        assert process.wait(30) == (0 if url else 2)
+        shown = terminal.read(10_000)
+    assert b"https://example.com/mcp?" in shown
+    assert person.file("cursor").exists() is bool(url)
+    if url:
+        assert person.entry("cursor")["url"] == url
+
+
 def test_the_command_line_knows_every_client() -> None:
     """It has their names by itself, since the server's start need not wait for what they are."""
     assert tuple(CLIENTS) == MCP_CLIENTS
@@ -173,9 +321,10 @@ def test_the_command_line_knows_every_client() -> None:
 @pytest.mark.parametrize("client", MCP_CLIENTS)
 def test_a_local_entry(person: Person, client: str) -> None:
     """Runs this very installation, with the token, in a file that is its owner's alone."""
+    person.uses(client)
     said = person.done("install", client)
     file = person.file(client)
-    typed = {"type": "stdio"} if client in ("claude-code", "vscode") else {}
+    typed = {"type": "stdio"} if client in ("claude-code", *VSCODES) else {}
     assert person.entry(client) == {**typed, "command": SCRIPT, "args": [], "env": {TOKEN: SECRET}}
     assert f'Added "seedream" for {CLIENTS[client].title} in {file}.' in said
     assert CLIENTS[client].then in said
@@ -187,14 +336,16 @@ def test_a_local_entry(person: Person, client: str) -> None:
 @pytest.mark.parametrize("token", [SECRET, None])
 def test_a_hosted_entry(person: Person, client: str, token: str | None) -> None:
     """Names the address as the client wants it; without a token people sign in or are asked, and are told."""
+    person.uses(client)
     said = person.done("install", client, "--hosted", token=token)
-    more = {"claude-code": {"type": "http"}, "vscode": {"type": "http"}, "devin": {"transport": "http"}}.get(client, {})
+    typed = {"claude-code": "type", "devin": "transport", **dict.fromkeys(VSCODES, "type")}
+    more = {typed[client]: "http"} if client in typed else {}
     address = "serverUrl" if client == "windsurf" else "url"
-    bearer = token or (ASKED if client == "vscode" else None)
+    bearer = token or (ASKED if client in VSCODES else None)
     headers = {"headers": {"Authorization": f"Bearer {bearer}"}} if bearer else {}
     assert person.entry(client) == {**more, address: HOSTED, **headers}
     assert ("has you sign in at" in said) is (bearer is None)
-    assert ("There is no token in it: VS Code asks" in said) is (bearer == ASKED)
+    assert (f"There is no token in it: {CLIENTS[client].title} asks" in said) is (bearer == ASKED)
 
 
 def test_claude_desktop_has_no_remote_servers(person: Person) -> None:
@@ -352,6 +503,8 @@ SETTINGS = {
     "claude-code": '{\n  "numStartups": 12,\n  "mcpServers": {},\n  "projects": {"/a": {"mcpServers": {}}}\n}\n',
     "cursor": '\ufeff{\r\n\t"mcpServers": {\r\n\t\t"other": OTHER\r\n\t}\r\n}\r\n',
     "vscode": '{\n  // mine\n  "inputs": [],\n  "servers": {\n    "other": OTHER, // keep\n  },\n}\n',
+    "vscode-insiders": '{"servers":{"other":OTHER}}',
+    "vscodium": "",
     "windsurf": '{"mcpServers":{"other":OTHER}}',
     "devin": "{}",
     "zed": '// mine\n{\n  "theme": "One Dark", // dark\n  /* "context_servers": {} */\n  "vim_mode": true,\n}\n',
@@ -424,6 +577,7 @@ def test_a_token_goes_nowhere_else(person: Person) -> None:
 @pytest.mark.parametrize("client", REMOTE)
 def test_from_local_to_hosted_and_back(person: Person, client: str) -> None:
     """No half of the other kind stays."""
+    person.uses(client)
     person.done("install", client)
     local = person.entry(client)
     person.done("install", client, "--hosted")
@@ -558,6 +712,7 @@ def test_the_client_asks(person: Person, more: list[str]) -> None:
 @pytest.mark.parametrize("more", [[], ["--hosted"]])
 def test_from_a_token_to_being_asked_and_back(person: Person, more: list[str]) -> None:
     """A token that is there stays until somebody says otherwise; the question goes when nothing needs its answer."""
+    person.uses("vscode")
     assert "plain text. With --ask, VS Code asks" in person.done("install", "vscode", *more)
     assert "already" in person.done("install", "vscode", *more, token=None)
     assert ", token and all: " in person.done("install", "vscode", *more, "--ask")
@@ -578,7 +733,9 @@ def test_from_a_token_to_being_asked_and_back(person: Person, more: list[str]) -
 
 def test_who_is_asked_where(person: Person) -> None:
     """Only VS Code asks, and only for what needs a token; the others' token is in their file."""
-    assert "asks nobody for a token: --ask is for VS Code." in person.refused("install", "cursor", "--ask")
+    assert "asks nobody for a token: --ask is for VS Code, VS Code Insiders, VSCodium." in person.refused(
+        "install", "cursor", "--ask"
+    )
     assert "The sandbox needs no token" in person.refused("install", "vscode", "--ask", "--sandbox")
     assert "plain text" not in person.done("install", "vscode", "--sandbox") + person.done("install", "cursor")
     assert asked(person) == []

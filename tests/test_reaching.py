@@ -237,7 +237,7 @@ async def test_through_a_proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 async def test_a_socks_proxy_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Says what to install."""
     found = await looked(monkeypatch, "https://api.example.com", ALL_PROXY="socks5://127.0.0.1:1080")
-    assert "mcp-seedream[socks]" in problem(found, "proxy")
+    assert "mcp-seedream-acedatacloud[socks]" in problem(found, "proxy")
 
 
 @pytest.mark.parametrize("proxy", ["nonsense://127.0.0.1:1", "http://127.0.0.1:port"])

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from mcp import Client, StdioServerParameters
+from mcp_types import Implementation
 
 from tests.conftest import BUSY, answer
 from tests.services import heard
@@ -101,6 +102,33 @@ def test_raw_json_rpc_of_the_newest_revision(tmp_path: Path) -> None:
         params = {"name": "generate_image", "arguments": {"prompt": "a fox"}, "_meta": meta}
         result = server.ask("tools/call", params)[-1]["result"]
         assert result["structuredContent"]["status"] == "succeeded"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("mode", ["legacy", LATEST])
+@pytest.mark.parametrize(
+    ("name", "setting", "shown"),
+    [
+        ("claude-ai", None, True),
+        ("mcp", None, True),  # the Python SDK's own name: frameworks that keep it can't be told apart
+        ("google-adk", None, False),
+        ("Google-ADK", None, False),
+        ("autogen-ext", None, False),
+        ("semantic_kernel", None, False),
+        ("llama-index-tools-mcp", None, False),
+        ("roadkill", None, True),
+        ("google-adk", "on", True),
+        ("claude-ai", "off", False),
+    ],
+)
+async def test_previews_by_client(tmp_path: Path, name: str, setting: str | None, shown: bool, mode: Any) -> None:
+    """Off for frameworks that give a model the picture as base64 text, unless the setting says otherwise."""
+    env = {"PATH": "", **({"SEEDREAM_PREVIEW": setting} if setting else {})}
+    arguments = [*COMMAND[1:], "--sandbox", "--sandbox-seconds", "0.1"]
+    server = StdioServerParameters(command=sys.executable, args=arguments, env=env, cwd=tmp_path)
+    async with Client(server, client_info=Implementation(name=name, version="1"), mode=mode) as client:
+        result = await client.call_tool("generate_image", {"prompt": "a fox", "size": "1K"})
+    assert [block.type for block in result.content] == ["text", *(["image"] if shown else [])]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
