@@ -109,7 +109,7 @@ COMMANDS: dict[str, Runs | Serves | Asks | Adds] = {
         (_ENDPOINT, _STRANGE, ("/mcp", "mcp.example.com", 401), (_METADATA, "mcp.example.com", 404)),
     ),
     "SEEDREAM_PUBLIC_URL=https://seedream.example.com "
-    "SEEDREAM_SEAL_KEYS=at-least-32-characters-that-nobody-guesses \\\n"
+    "SEEDREAM_SEAL_KEYS=$(openssl rand -hex 32) \\\n"
     "  .venv/bin/mcp-seedream --transport http": Serves(
         (("/mcp", "seedream.example.com", 401), (_METADATA, "seedream.example.com", 200))
     ),

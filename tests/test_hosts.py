@@ -26,7 +26,7 @@ from tests.services import free_port, listens, program, redis_running, started
 from tests.test_doctor import environment as environment  # noqa: PLC0414  (a fixture: none of our own settings)
 from tests.test_doctor import run
 
-KEYS = "a-seal-key-of-at-least-32-characters"
+KEYS = "8f2c6ab1d94e07355c1e7fa08b62d3490be7a4"
 PASSWORD = "a-redis-password-1234"
 NAMES = ["hosting", "redis", "figures", "address"]
 PUBLIC = "https://seedream.example.invalid"
