@@ -341,13 +341,31 @@ def test_processes_over_http(value: str) -> None:
     assert (done.returncode, "WEB_CONCURRENCY is wrong" in done.stderr) == (2, True)
 
 
-def test_a_folder_of_figures_that_can_not_be(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("workers", "named", "words"),
+    [
+        ("1", "file/figures", "Not a directory"),
+        ("2", "file/figures", "Not a directory"),
+        ("1", "file", "Not a directory"),
+        ("1", "new", "No such file or directory"),
+        ("2", "$UNSET/figures", "which is not set"),
+    ],
+)
+def test_a_folder_of_figures_that_can_not_be(folder: Path, workers: str, named: str, words: str) -> None:
     """Ends a server over HTTP with a sentence."""
     (folder / "file").touch()
-    for workers in ("1", "2"):
-        done = command("--transport", "http", "--workers", workers, PROMETHEUS_MULTIPROC_DIR="file/figures")
-        assert (done.returncode, "the folder file/figures can't be made" in done.stderr) == (2, True)
-        assert "Traceback" not in done.stderr
+    done = command("--transport", "http", "--workers", workers, PROMETHEUS_MULTIPROC_DIR=named)
+    assert done.returncode == 2
+    assert done.stderr.startswith("mcp-seedream: The setting PROMETHEUS_MULTIPROC_DIR is wrong")
+    assert words in done.stderr
+
+
+def test_an_empty_folder_of_figures(folder: Path) -> None:
+    """Is none: the library would write into the working directory."""
+    start = "from mcp_seedream.serving import create_app; create_app()"
+    env = {"PATH": "", "PROMETHEUS_MULTIPROC_DIR": ""}
+    subprocess.run([sys.executable, "-P", "-c", start], env=env, timeout=60, check=True)
+    assert list(folder.iterdir()) == []
 
 
 GUESSED = [
