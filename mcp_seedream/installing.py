@@ -30,7 +30,7 @@ from mcp_seedream.errors import TOKEN_PAGE, ConfigurationError
 from mcp_seedream.fields import ADDRESSES, HARMLESS
 from mcp_seedream.jsonc import changed
 from mcp_seedream.links import cursor_links, entry_without_secret, vscode_links
-from mcp_seedream.settings import Settings, Sources, about_passed_over, name_of
+from mcp_seedream.settings import Settings, Sources, about_passed_over, about_trouble, name_of
 from mcp_seedream.targets import Target, kept, say, show, target_of
 from mcp_seedream.tokens import bare, is_short, stands_for_one
 
@@ -65,8 +65,10 @@ def install(options: argparse.Namespace, settings: Settings, found: Sources) -> 
     token = _remote_token(options, url, target, settings) if url else _local_token(options, settings, target)
     along = {} if url else _taken_along(settings, found, token)
     entry = _remote(url, target, token) if url else _local(options, target, token, along)
+    if found.trouble:
+        say(about_trouble(found.trouble), file=sys.stderr)
     if not url and (left_out := _left_out(found, along)):
-        say(about_passed_over(left_out), file=sys.stderr)
+        say(about_passed_over(left_out, "`install`"), file=sys.stderr)
     text = _with_entry(target, entry)
     data = config.encoded(text)
     if data == config.data:

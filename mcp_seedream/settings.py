@@ -25,6 +25,7 @@ __all__ = [
     "Settings",
     "Sources",
     "about_passed_over",
+    "about_trouble",
     "complaints",
     "name_of",
     "read_settings",
@@ -80,9 +81,10 @@ class Sources:
 
     def warnings(self) -> list[str]:
         """What whoever starts the server should know of."""
-        told = [f"{FILE} in {Path.cwd()} is passed over: {self.trouble}."] if self.trouble else []
+        told = [about_trouble(self.trouble)] if self.trouble else []
         if self.passed_over:
-            told.append(about_passed_over(self.passed_over, hosted=self.use == "hosted"))
+            who = "a server over HTTP" if self.use == "hosted" else "a server whose token is not in the same file"
+            told.append(about_passed_over(self.passed_over, who))
         for name in self.unknown:
             from difflib import get_close_matches  # noqa: PLC0415  (slow to import, and seldom wanted)
 
@@ -91,12 +93,16 @@ class Sources:
         return told
 
 
-def about_passed_over(names: tuple[str, ...], *, hosted: bool = False) -> str:
-    """What to say of settings in `.env` that do not count."""
-    why = "a server over HTTP takes" if hosted else "without a token in the same file, this server takes"
+def about_trouble(why: str) -> str:
+    """What to say of a `.env` that can't be read."""
+    return f"{FILE} in {Path.cwd()} is passed over: {why}."
+
+
+def about_passed_over(names: tuple[str, ...], who: str) -> str:
+    """What to say of settings in `.env` that do not count; `who` passes them over."""
     return (
-        f"{', '.join(names)} in {Path.cwd() / FILE}: passed over, since {why} no addresses, paths or secrets "
-        "from the folder that it is started in. Set them in the environment."
+        f"{', '.join(names)} in {Path.cwd() / FILE}: passed over, since {who} takes no addresses, paths or secrets "
+        "from there. Set them in the environment."
     )
 
 

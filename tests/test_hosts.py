@@ -92,6 +92,11 @@ REDIS = {"SEEDREAM_REDIS_URL": f"redis://:{PASSWORD}@127.0.0.1:9/0"}
         (SIGN_IN | {"WEB_CONCURRENCY": "2"}, "problem", "set SEEDREAM_REDIS_URL"),
         (SIGN_IN | {"PROMETHEUS_MULTIPROC_DIR": "figures"}, "problem", "set SEEDREAM_REDIS_URL"),
         (SIGN_IN | {"SEEDREAM_SEAL_KEYS": KEYS, "SEEDREAM_REDIS_URL": "http://x"}, "problem", "not like redis://host"),
+        (
+            SIGN_IN | {"SEEDREAM_SEAL_KEYS": "at-least-32-characters-that-nobody-guesses"},
+            "problem",
+            "openssl rand -hex 32",
+        ),
         ({"SEEDREAM_SANDBOX": "true", "WEB_CONCURRENCY": "2"}, "problem", "A sandbox serves one process."),
         ({"SEEDREAM_SEAL_KEYS": KEYS} | REDIS, "warning", "Nothing comes of SEEDREAM_SEAL_KEYS and SEEDREAM_REDIS_URL"),
         (SIGN_IN, "warning", "has to do it again when the server ends"),

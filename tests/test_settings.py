@@ -232,6 +232,13 @@ def test_install_writes_no_address_of_a_folder(
     assert BASE_URL in done.stderr
 
 
+def test_install_says_that_a_file_can_not_be_read() -> None:
+    """It goes on without it."""
+    Path(".env").write_bytes(UNREADABLE["git-crypt"])
+    done = command("install", "cursor", "--config", "mcp.json", **{TOKEN: "of-the-environment"})
+    assert (done.returncode, "it is not written in UTF-8" in done.stderr) == (0, True)
+
+
 def test_install_takes_no_path_where_the_client_asks_for_the_token(folder: Path) -> None:
     """The token of the file is not the one that is used then."""
     write({**GUARDED, TOKEN: "of-the-file"})
