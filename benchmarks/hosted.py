@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import socket
 import statistics
@@ -133,7 +134,7 @@ def start(stack: ExitStack, folder: Path, options: argparse.Namespace) -> tuple[
         "SEEDREAM_LOG_LEVEL": "warning",
         "SEEDREAM_PUBLIC_URL": public,
         "SEEDREAM_REDIS_URL": f"redis://127.0.0.1:{ports['redis']}/0",
-        "SEEDREAM_SEAL_KEYS": "x" * 40,
+        "SEEDREAM_SEAL_KEYS": secrets.token_hex(32),
     }
     server = [sys.executable, "-m", "mcp_seedream", "--transport", "http", "--port", str(ports["server"])]
     server += ["--workers", str(options.workers)]

@@ -21,6 +21,7 @@ from mcp_seedream.limits import Limits
 from mcp_seedream.logs import REQUEST_ID
 from mcp_seedream.middleware import bearer, route_path
 from mcp_seedream.observing import caller_id
+from mcp_seedream.tokens import stands_for_one
 
 logger = logging.getLogger(__name__)
 
@@ -147,8 +148,10 @@ class RequireCaller:
         key = await self._opened(token) if token and self._opened else token
         with ExitStack() as counted:
             try:
-                if key is None or (self._check and not await self._check(key)):
-                    await self._unauthorised(given=token is not None)(scope, receive, send)
+                placeholder = stands_for_one(token) if token else None
+                if key is None or placeholder or (self._check and not await self._check(key)):
+                    refusal = self._unauthorised(given=token is not None, placeholder=placeholder)
+                    await refusal(scope, receive, send)
                     return
                 if self._limits:
                     counted.enter_context(self._limits.call(key))
@@ -162,8 +165,10 @@ class RequireCaller:
             scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=caller, scopes=[]))
             await self._app(scope, receive, send)
 
-    def _unauthorised(self, *, given: bool) -> JSONResponse:
-        if given:
+    def _unauthorised(self, *, given: bool, placeholder: str | None) -> JSONResponse:
+        if placeholder:
+            error, why = "invalid_token", f"This is only a placeholder for a token: {placeholder}. Nothing was sent."
+        elif given:
             error, why = "invalid_token", "AceDataCloud does not know this token, or it has ended."
         else:
             error, why = "unauthorized", "Send your AceDataCloud API token as Authorization: Bearer."

@@ -43,11 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     options.sandbox |= options.sandbox_as_documented
     try:
+        from mcp_seedream.tracing import replace_unknown_propagators  # noqa: PLC0415  (--help needs none of it)
+
+        replace_unknown_propagators()
         if options.command == "try":
             from mcp_seedream.settings import read_settings  # noqa: PLC0415  (--help needs none of it)
             from mcp_seedream.trial import try_out  # noqa: PLC0415  (a client: the server has no use for it)
 
-            settings = read_settings()
+            settings = read_settings("local")
             options.sandbox |= settings.sandbox
             return try_out(options, settings)
         if options.command == "doctor":
@@ -169,14 +172,15 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _install(options: argparse.Namespace) -> int:
     from mcp_seedream.installing import install  # noqa: PLC0415  (the server has no use for it)
-    from mcp_seedream.settings import read_settings  # noqa: PLC0415
+    from mcp_seedream.settings import sources  # noqa: PLC0415
     from mcp_seedream.uninstalling import uninstall  # noqa: PLC0415
 
     if options.command == "uninstall":
         return uninstall(options)
-    settings = read_settings()
+    found = sources("local")
+    settings = found.settings()
     options.sandbox |= settings.sandbox and not (options.hosted or options.url)
-    return install(options, settings)
+    return install(options, settings, found)
 
 
 def _examine(options: argparse.Namespace) -> int:
@@ -195,16 +199,15 @@ def _examine(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     with _no_garbage():
         from mcp_seedream.serving import prepare  # noqa: PLC0415
-        from mcp_seedream.settings import read_settings  # noqa: PLC0415
-        from mcp_seedream.survey import misspelt  # noqa: PLC0415
+        from mcp_seedream.settings import sources  # noqa: PLC0415
         from mcp_seedream.table_file import read_table  # noqa: PLC0415  (`try` and --help need none of it)
 
-        settings = read_settings(log_level=options.log_level, sse=options.sse, workers=options.workers)
+        found = sources("hosted" if options.transport == "http" else "local")
+        settings = found.settings(log_level=options.log_level, sse=options.sse, workers=options.workers)
         options.sandbox |= settings.sandbox
-        prepare(settings)
-        for name, meant in misspelt().items():
-            words = "%s is not a setting, and does nothing." + (" Is %s meant?" if meant else "")
-            logging.getLogger(__name__).warning(words, name, *([meant] if meant else []))
+        prepare(settings, local=found.use == "local")
+        for words in found.warnings():
+            logging.getLogger(__name__).warning("%s", words)
         table = read_table(settings.models_file)
     if options.transport != "http":
         for name in _HTTP_ONLY:

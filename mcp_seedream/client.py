@@ -46,10 +46,11 @@ from mcp_seedream.errors import (
     UpstreamUnavailable,
 )
 from mcp_seedream.observing import Observer
-from mcp_seedream.pools import LOOPBACK, Pools
+from mcp_seedream.pools import Pools
 from mcp_seedream.refusals import UNCERTAIN
 from mcp_seedream.replies import is_unknown, read_batch, read_event, read_task
 from mcp_seedream.retries import Retries
+from mcp_seedream.rules import LOOPBACK
 from mcp_seedream.unreached import NEVER_SENT, lost, unreached
 from mcp_seedream.wire import ImageRequest, StreamEvent, Task
 

@@ -34,6 +34,7 @@ from mcp_seedream.access import KeyCheck
 from mcp_seedream.errors import TOKEN_PAGE, SeedreamError, SignInFailed, StoreUnavailable
 from mcp_seedream.registrations import APPS
 from mcp_seedream.sealing import Sealer, fingerprint, has_sealed
+from mcp_seedream.tokens import stands_for_one
 from mcp_seedream.vendor import Vendor
 
 PATH, CALLBACK = "/consent", "/oauth/callback"
@@ -41,10 +42,12 @@ _VENDOR_PATH = f"{PATH}/vendor"
 _SECONDS = 1800  # somebody may have to make an account first
 _COOKIE, _AWAY = "sdm_browser", "sdm_away"
 _BROWSER = re.compile(r"[\w-]{22}", re.ASCII)
-_KEY = re.compile(r"[\x21-\x7e]{1,512}")
+_LONGEST = 512
+_KEY = re.compile(rf"[\x21-\x7e]{{1,{_LONGEST}}}")
 _PROBLEMS = {
     "key_refused": "AceDataCloud does not know this API key. Check that all of it was copied.",
     "key_sealed": "This is not an API key, but a token of this server. An AceDataCloud API key is needed.",
+    "key_placeholder": "This is only a placeholder for an API key. Paste the key itself.",
     "key_unchecked": "The key could not be checked just now. Try again in a moment.",
     "vendor_failed": "Signing in at AceDataCloud did not work. Try again, or use an API key.",
     "vendor_slow": "AceDataCloud took too long to answer. Try again, or use an API key.",
@@ -141,6 +144,8 @@ class Consent:
         key = _bare(form.get("key"))
         if has_sealed(key):
             return self._page(request, transaction, "key_sealed", 400)
+        if len(key) <= _LONGEST and stands_for_one(key):
+            return self._page(request, transaction, "key_placeholder", 400)
         if not _KEY.fullmatch(key):
             return self._page(request, transaction, "key_refused", 400)
         try:

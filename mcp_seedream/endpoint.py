@@ -9,12 +9,12 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from mcp_seedream.errors import ConfigurationError
+from mcp_seedream.errors import TOKEN_PAGE, ConfigurationError
 from mcp_seedream.findings import Check, Finding
 from mcp_seedream.pages import CARD
 from mcp_seedream.reaching import Answer, Way, clock, timing, unexpected
 from mcp_seedream.server import NAME
-from mcp_seedream.tokens import end_of
+from mcp_seedream.tokens import end_of, stands_for_one
 
 _REVISION = "2025-11-25"
 _HEADERS = {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": _REVISION}
@@ -171,6 +171,10 @@ class Endpoint:
             return Finding("not checked", "it is not sent to who does not ask for it")
         if self._way.url.scheme == "http" and not self._way.is_local:
             return Finding("not checked", "it is not sent without https")
+        if why := stands_for_one(self._token):
+            return Finding(
+                "problem", f"{why}. It was not sent.", f"Put your token into ACEDATACLOUD_API_TOKEN ({TOKEN_PAGE})."
+            )
         answer = await self._call("initialize", _hello(), self._token)
         if isinstance(answer, Finding):
             return answer

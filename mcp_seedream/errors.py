@@ -62,13 +62,16 @@ class InvalidArguments(SeedreamError):
 
 
 class MissingToken(SeedreamError):
-    """No API token is configured for this caller."""
+    """No API token is configured for this caller, or only a placeholder; `why` says which one."""
 
     code = "no_token"
 
-    def __init__(self) -> None:
+    def __init__(self, why: str = "") -> None:
+        missing = (
+            f"The AceDataCloud API token is only a placeholder ({why})" if why else "No AceDataCloud API token is set"
+        )
         super().__init__(
-            "No AceDataCloud API token is set, so nothing was sent. Get one at "
+            f"{missing}, so nothing was sent. Get one at "
             f"{TOKEN_PAGE}, and put it as ACEDATACLOUD_API_TOKEN under `env` in the client's settings for this server "
             "(`mcp-seedream install CLIENT` does it), or into the extension's settings. Then start the client again."
         )

@@ -18,6 +18,7 @@ from urllib.request import url2pathname
 
 from mcp_seedream.errors import InvalidArguments
 from mcp_seedream.kinds import kind, kinds_in_words
+from mcp_seedream.paths import from_home, of_another_system
 from mcp_seedream.references import shortened
 
 _ENDINGS = {"jpeg": ".jpg"}
@@ -108,7 +109,9 @@ def save_target(text: str, local: LocalFiles) -> Path:
         InvalidArguments: It can't be a path on this machine.
     """
     try:
-        path = _path(text)
+        path = _path(from_home(text))
+    except ValueError as error:
+        raise InvalidArguments(f"`save_to`: {shortened(text)}: {error}.") from error
     except InvalidArguments as error:
         raise InvalidArguments(f"`save_to`: {error.message}") from error
     if "\0" in str(path):  # a file: URI can spell it %00
@@ -117,6 +120,8 @@ def save_target(text: str, local: LocalFiles) -> Path:
 
 
 def _path(text: str) -> Path:
+    if why := of_another_system(text):
+        raise InvalidArguments(f"{shortened(text)} is {why}.")
     path = Path(_from_uri(text) if text.lower().startswith("file:") else text)
     if text.startswith("sandbox:") or (str(path).startswith(_CHAT_FOLDERS) and not _is_folder(path.parent)):
         raise InvalidArguments(
@@ -125,8 +130,6 @@ def _path(text: str) -> Path:
         )
     if re.match(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]+://", text, re.IGNORECASE):
         raise InvalidArguments(f"{shortened(text)} is neither a path nor an http(s) link.")
-    if os.name != "nt" and re.match(r"/?[A-Za-z]:[\\/]|\\\\\\\\", str(path)):
-        raise InvalidArguments(f"{shortened(text)} is a Windows path, and this server does not run on Windows.")
     try:
         return path.expanduser()
     except RuntimeError as error:

@@ -7,7 +7,7 @@ import getpass
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -29,14 +29,25 @@ from mcp_seedream.entries import (
     token_in,
 )
 from mcp_seedream.errors import TOKEN_PAGE, ConfigurationError
+from mcp_seedream.fields import ADDRESSES, HARMLESS
 from mcp_seedream.jsonc import changed
 from mcp_seedream.links import cursor_links, entry_without_secret, vscode_links
-from mcp_seedream.settings import Settings, name_of
+from mcp_seedream.settings import Settings, Sources, about_passed_over, about_trouble, name_of
 from mcp_seedream.targets import Target, kept, say, show, target_of
 from mcp_seedream.tokens import bare, is_short, stands_for_one
 
 _OF_STDIO = (
-    *("base_url", "models_file", "wait_seconds", "preview", "output_dir", "journal", "allowed_dirs", "image_hosts"),
+    *(
+        "base_url",
+        "models_file",
+        "wait_seconds",
+        "set_images",
+        "preview",
+        "output_dir",
+        "journal",
+        "allowed_dirs",
+        "image_hosts",
+    ),
     *("connect_timeout", "read_timeout", "stream_timeout", "shutdown_seconds", "log_level", "log_format"),
 )
 """Settings that a local server has a use for."""
@@ -46,12 +57,13 @@ _ADDRESS = re.compile(
 )
 
 
-def install(options: argparse.Namespace, settings: Settings) -> int:
+def install(options: argparse.Namespace, settings: Settings, found: Sources) -> int:
     """Write the entry, or show what would be written, or print a link; 0 if it is there.
 
     Args:
         options: `client`, `hosted`, `url`, `sandbox`, `ask`, `name`, `config`, `link`, `dry_run`.
         settings: Where the token comes from.
+        found: Where they come from themselves.
 
     Raises:
         ConfigurationError: It can't be: says why; the file is as it was.
@@ -63,12 +75,14 @@ def install(options: argparse.Namespace, settings: Settings) -> int:
         return _print_links(options, url)
     target = target_of(options)
     client, config = target.client, target.config
-    entry = _remote(options, url, target, settings) if url else _local(options, target, settings)
-    if target.missing and client.asks and has_token(entry):
-        raise ConfigurationError(
-            f"{client.title} was not found here (no {target.missing}): nothing would read the token. Name its settings "
-            "file with --config, or leave the token out with --ask. Nothing was changed."
-        )
+    token = _remote_token(options, url, target, settings) if url else _local_token(options, settings, target)
+    along = {} if url else _taken_along(settings, found, token)
+    entry = _remote(url, target, token) if url else _local(options, target, token, along)
+    _check_reader(target, entry)
+    if found.trouble:
+        say(about_trouble(found.trouble), file=sys.stderr)
+    if not url and (left_out := _left_out(found, along)):
+        say(about_passed_over(left_out, "`install`"), file=sys.stderr)
     text = _with_entry(target, entry)
     data = config.encoded(text)
     if data == config.data:
@@ -84,7 +98,7 @@ def install(options: argparse.Namespace, settings: Settings) -> int:
     say(f'{done} "{options.name}" for {client.title} in {config.path}.{kept(backup, target.entry)}')
     if narrowed:
         say("Others could read that file: now that it holds a token, you alone can.")
-    for remark in (*_about_the_token(client, entry, url), *([] if url else _about_this_server(settings))):
+    for remark in (*_about_the_token(client, entry, url), *([] if url else _about_this_server(along))):
         say(remark)
     if target.missing:
         say(f"{client.title} was not found here (no {target.missing}): it will find this once it is installed.")
@@ -92,6 +106,15 @@ def install(options: argparse.Namespace, settings: Settings) -> int:
         say(f"Not changed: {', '.join(target.others)}. --config takes another file.")
     say(client.then)
     return 0
+
+
+def _check_reader(target: Target, entry: dict[str, Any]) -> None:
+    """Refuse to write a token into a file that no installed client reads."""
+    if target.missing and target.client.asks and has_token(entry):
+        raise ConfigurationError(
+            f"{target.client.title} was not found here (no {target.missing}): nothing would read the token. Name its "
+            "settings file with --config, or leave the token out with --ask. Nothing was changed."
+        )
 
 
 def _with_entry(target: Target, entry: dict[str, Any]) -> str:
@@ -121,40 +144,53 @@ def _about_the_token(client: McpClient, entry: dict[str, Any], url: str | None) 
         yield f"The token is in it in plain text. With --ask, {client.title} asks for it, and keeps it out of the file."
 
 
-def _about_this_server(settings: Settings) -> Iterator[str]:
+def _about_this_server(along: Mapping[str, str]) -> Iterator[str]:
     """What comes along of what is here, and whether it is here to stay."""
-    if along := ", ".join(_taken_along(settings)):
-        yield f"It has what is set here: {along}."
+    if along:
+        yield f"It has what is set here: {', '.join(along)}."
     if {".cache", "cache", "caches"} & {part.lower() for part in Path(sys.executable).parts}:
         yield f"{sys.executable} is in a cache, which may be emptied: install the package for good, and run this again."
 
 
-def _remote(options: argparse.Namespace, url: str, target: Target, settings: Settings) -> dict[str, Any]:
-    client, entry = target.client, target.entry
+def _remote_token(options: argparse.Namespace, url: str, target: Target, settings: Settings) -> str | None:
+    client = target.client
     if client.url is None:
         raise ConfigurationError(
             f"{client.title} has no remote servers in its file. Add {url} there under Settings, Connectors, Add "
             "custom connector, and sign in; or install without --hosted. Nothing was changed."
         )
-    same = isinstance(entry, dict) and entry.get(client.url) == url  # no token goes where it was not meant for
     token = ASKED if options.ask else _given(settings)
-    if token is None and client.asks and not (same and has_authorization(entry)):
-        token = ASKED
-    return merged(entry, client.remote_entry(url, token), keep_token=same)
+    asks = client.asks and not (_same(target, url) and has_authorization(target.entry))
+    return ASKED if token is None and asks else token
 
 
-def _local(options: argparse.Namespace, target: Target, settings: Settings) -> dict[str, Any]:
-    command = _this_command(sandbox=options.sandbox)
-    token = None if options.sandbox else _token(options, settings, target)
-    env = ({TOKEN: token} if token else {}) | _taken_along(settings)
-    return merged(target.entry, target.client.local_entry(command, env), keep_token=False)
+def _same(target: Target, url: str) -> bool:
+    """Whether the entry that is there has this address: no token goes where it was not meant for."""
+    return isinstance(target.entry, dict) and target.entry.get(target.client.url) == url
 
 
-def _taken_along(settings: Settings) -> dict[str, str]:
-    """What is set here for a local server: a client starts it in another folder, and without this environment."""
-    values = {field: getattr(settings, field) for field in _OF_STDIO}
-    if settings.journal not in (None, "off"):
-        values["journal"] = Path(settings.journal)
+def _remote(url: str, target: Target, token: str | None) -> dict[str, Any]:
+    return merged(target.entry, target.client.remote_entry(url, token), keep_token=_same(target, url))
+
+
+def _local(options: argparse.Namespace, target: Target, token: str | None, along: Mapping[str, str]) -> dict[str, Any]:
+    env = {**({TOKEN: token} if token else {}), **along}
+    return merged(
+        target.entry, target.client.local_entry(_this_command(sandbox=options.sandbox), env), keep_token=False
+    )
+
+
+def _taken_along(settings: Settings, found: Sources, token: str | None) -> dict[str, str]:
+    """What is set here for a local server: a client starts it in another folder, and without this environment.
+
+    Of `.env` no address is taken, as it would outlive the folder and get the next token, and paths only with its token.
+    """
+    own = token is not None and TOKEN in found.filed and settings.token and settings.token.get_secret_value() == token
+    kept_back = ADDRESSES if own else frozenset(_OF_STDIO) - HARMLESS
+    left = {field for field in kept_back if name_of(field) in found.filed}
+    values = {field: getattr(settings, field) for field in _OF_STDIO if field not in left}
+    if values.get("journal") not in (None, "off"):
+        values["journal"] = Path(values["journal"])
     fields = Settings.model_fields
     return {name_of(field): _written(v) for field, v in values.items() if v != fields[field].get_default()}
 
@@ -228,8 +264,17 @@ def _this_command(*, sandbox: bool) -> list[str]:
     return [*start, "--sandbox"] if sandbox else start
 
 
-def _token(options: argparse.Namespace, settings: Settings, target: Target) -> str:
+def _left_out(found: Sources, along: Mapping[str, str]) -> tuple[str, ...]:
+    """Settings of `.env` that are not taken along, though a local server has a use for them."""
+    harmless = {name_of(field) for field in HARMLESS} | {TOKEN}
+    ours = {name_of(field) for field in _OF_STDIO}
+    return tuple(sorted({*found.passed_over, *(found.filed.keys() & ours) - harmless - along.keys()}))
+
+
+def _local_token(options: argparse.Namespace, settings: Settings, target: Target) -> str | None:
     """The one that was given, or is there already; otherwise the client asks for it, if it does such a thing, or we."""
+    if options.sandbox:
+        return None
     if options.ask:
         return ASKED
     if given := _given(settings):

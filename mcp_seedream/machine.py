@@ -14,12 +14,13 @@ from importlib import metadata
 from pathlib import Path
 
 from mcp_seedream import DISTRIBUTION, __version__
+from mcp_seedream.envfile import FILE
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.findings import Check, Finding, Level, in_background
 from mcp_seedream.installed import Installation, Installed
 from mcp_seedream.journal import Journal, usual_path
-from mcp_seedream.settings import Settings, name_of
-from mcp_seedream.survey import FILE, Survey
+from mcp_seedream.settings import Settings, about_passed_over, about_trouble, name_of
+from mcp_seedream.survey import Survey
 from mcp_seedream.table_file import read_table
 from mcp_seedream.tokens import end_of, stands_for_one
 
@@ -57,6 +58,12 @@ class Machine:
         if wrong:
             advice = f"Correct it where it is set: under `env` in the client's configuration, or in {FILE}."
             return Finding("problem", "; ".join(wrong), advice)
+        if self._found.trouble:
+            found = about_trouble(self._found.trouble)
+            return Finding("warning", found, "Over HTTP the server does not start with it. Write it in UTF-8.")
+        if self._found.passed_over:
+            advice = "Set them under `env` in the client's configuration. docs/security.md says more."
+            return Finding("warning", about_passed_over(self._found.passed_over, "the server"), advice)
         if self._found.unknown:
             names = [name_of(field) for field in Settings.model_fields]
             near = {name: get_close_matches(name, names, 1, 0.5) for name in self._found.unknown}

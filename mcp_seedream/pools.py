@@ -20,11 +20,8 @@ from mcp_seedream import DISTRIBUTION, __version__
 from mcp_seedream.answers import ENCODING
 from mcp_seedream.errors import ConfigurationError, UpstreamUnavailable
 from mcp_seedream.observing import Exchange, Observer
+from mcp_seedream.rules import LOOPBACK
 from mcp_seedream.turns import Turns
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""This machine: a sandbox there is reached without the proxy of the environment, which is for the world outside."""
-
 
 _ANSWERS: ContextVar[list[httpx.Response] | None] = ContextVar("answers", default=None)
 """The answers of the turn that is being taken."""

@@ -24,7 +24,8 @@ import httpx
 from mcp_seedream.answers import at_most, read_whole
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.findings import Finding, in_background
-from mcp_seedream.pools import LOOPBACK, http_client, tls_context
+from mcp_seedream.pools import http_client, tls_context
+from mcp_seedream.rules import LOOPBACK
 from mcp_seedream.unreached import why
 
 _MOST_WAIT = 10  # seconds for an answer that is no work

@@ -10,7 +10,9 @@ import logging
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcp_seedream.capabilities import ModelTable
@@ -18,7 +20,7 @@ from mcp_seedream.client import SeedreamClient, Timeouts
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.logs import log_to_stderr
 from mcp_seedream.observing import Observer
-from mcp_seedream.settings import Settings, name_of, read_settings
+from mcp_seedream.settings import Settings, name_of, sources
 from mcp_seedream.stopping import Stopping
 from mcp_seedream.table_file import read_table
 from mcp_seedream.tools import Call, Habits
@@ -62,24 +64,54 @@ def local_preview(setting: str | None) -> Callable[[Call], bool]:
     return preview
 
 
-def prepare(settings: Settings) -> None:
+def prepare(settings: Settings, *, local: bool = False) -> None:
     """What a process has before it serves anything: its log, and a collector for its spans where there is one.
 
+    Args:
+        settings: How it logs, and where spans and figures go.
+        local: Over stdio. Spans that can't be sent are only a warning there: the variable is often another program's,
+            and clients show no reason for a server that ended.
+
     Raises:
-        ConfigurationError: Spans can't be sent.
+        ConfigurationError: Spans can't be sent, or there is no folder for figures.
     """
     log_to_stderr(settings.log_level, settings.log_format)
-    # Libraries read these themselves, from the environment alone: what stands in `.env` is handed on.
-    for name, value in (
-        ("PROMETHEUS_MULTIPROC_DIR", settings.metrics_dir),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", settings.otlp_endpoint),
-    ):
-        if value:
-            os.environ.setdefault(name, value)
-    if settings.otlp_endpoint:
-        from mcp_seedream.tracing import export_spans  # noqa: PLC0415  (slow to import, and seldom wanted)
+    if not local:
+        _place_figures(settings)
+    if not settings.otlp_endpoint:
+        return
+    from mcp_seedream.tracing import export_spans  # noqa: PLC0415  (slow to import, and seldom wanted)
 
+    os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = settings.otlp_endpoint  # the exporter reads the environment alone
+    try:
         export_spans()
+    except ConfigurationError as error:
+        if not local:
+            raise
+        logger.warning("No spans are sent: %s", error)
+
+
+def _place_figures(settings: Settings) -> None:
+    """Name the folder for figures of several processes where the library looks for it: in the environment.
+
+    Raises:
+        ConfigurationError: Nothing can be written there. Only a server of several processes makes the folder.
+    """
+    name, folder = name_of("metrics_dir"), settings.metrics_dir
+    if folder is None:
+        os.environ.pop(name, None)  # an empty one would be the working directory to the library
+        return
+    os.environ[name] = folder
+    try:
+        if settings.workers > 1:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigurationError(
+            f"The setting {name} is wrong: nothing can be written to the folder {folder} ({error.strerror}). "
+            "Make it, name another, or leave the setting out."
+        ) from error
 
 
 def create_app(
@@ -135,9 +167,12 @@ def create_app(
 def _of_the_environment(table: ModelTable | None, remark: str | None) -> Starlette:
     """For a process that an ASGI server starts, and starts again as long as it does not know that there is no use."""
     try:
-        settings = read_settings()
+        found = sources("hosted")
+        settings = found.settings()
         _check_sandbox(settings)
         prepare(settings)
+        for words in found.warnings():
+            logger.warning("%s", words)
         return create_app(settings, table=table, remark=remark)
     except ConfigurationError as error:
         logger.critical("%s", error)

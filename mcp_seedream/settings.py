@@ -1,307 +1,158 @@
-"""Every setting, from the environment and a `.env` file in the working directory; only `survey` reads these, too."""
+"""Reads the settings: the command line stands above the environment, and that above `.env`.
+
+A folder that somebody else made may have a `.env`, and clients start servers in the folder that is open. So the file
+may change harmless settings only, unless the token that is used stands in it as well: see `_counts`.
+"""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import ValidationError
+from pydantic_settings import EnvSettingsSource
 
+from mcp_seedream import rules
+from mcp_seedream.envfile import FILE, EnvFile, read_env_file
 from mcp_seedream.errors import ConfigurationError
-from mcp_seedream.tokens import bare
+from mcp_seedream.fields import HARMLESS, HTTP_ONLY, ClaudeCode, Settings, name_of
+from mcp_seedream.tokens import bare, stands_for_one
 
-_LOCAL_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+__all__ = [
+    "ClaudeCode",
+    "Settings",
+    "Sources",
+    "about_passed_over",
+    "about_trouble",
+    "complaints",
+    "name_of",
+    "read_settings",
+    "sources",
+]
+
+Use = Literal["local", "hosted", "doctor"]
+"""Who reads them: a process of one person (stdio, `try`, `install`), a server over HTTP, or `doctor`, for both."""
+_OURS = ("SEEDREAM_", "ACEDATACLOUD_")
+_FIELDS = {name_of(field): field for field in Settings.model_fields}
 
 
-def _env(name: str, **rules: Any) -> Any:
-    return Field(validation_alias=AliasChoices(name), **rules)
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the environment and `.env` say, as it is written there, by names in upper case.
 
+    Args:
+        use: Who reads them.
+        environment: All variables.
+        filed: The settings of `.env` that count.
+        passed_over: Names of settings in `.env` that do not count, because they could lead the token elsewhere.
+        unknown: Names that look like settings and are none.
+        trouble: Why `.env` can't be read.
+    """
 
-class Settings(BaseSettings):
-    """The settings; the documents' table is made from these fields. Times are in seconds, sizes as named."""
+    use: Use
+    environment: Mapping[str, str]
+    filed: Mapping[str, str]
+    passed_over: tuple[str, ...]
+    unknown: tuple[str, ...]
+    trouble: str
 
-    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", populate_by_name=True)
+    def settings(self, **given: Any) -> Settings:
+        """The settings; `given` stands above all that is written.
 
-    token: SecretStr | None = _env(
-        "ACEDATACLOUD_API_TOKEN", default=None, description="API token, over stdio; over HTTP callers bring their own"
-    )
-    base_url: str = _env(
-        "ACEDATACLOUD_API_BASE_URL", default="https://api.acedata.cloud", description="The upstream's address"
-    )
-    models_file: Path | None = _env(
-        "SEEDREAM_MODELS_FILE", default=None, description="Another capability table than the built-in one"
-    )
-    wait_seconds: float = _env(
-        "SEEDREAM_WAIT_SECONDS", default=45, ge=0, le=600, description="How long a call waits for its picture"
-    )
-    set_images: int = _env(
-        "SEEDREAM_SET_IMAGES", default=4, ge=1, le=15, description="Pictures of a set whose size the call leaves open"
-    )
-    preview: Literal["on", "off"] | None = _env(
-        "SEEDREAM_PREVIEW",
-        default=None,
-        description="on or off: show a thumbnail in results (on over stdio, except for some frameworks; off over HTTP)",
-    )
-    sandbox: bool = _env(
-        "SEEDREAM_SANDBOX",
-        default=False,
-        description="true: drawn placeholders at no cost, as with `--sandbox`, which needs no token",
-    )
-    output_dir: Path | None = _env(
-        "SEEDREAM_OUTPUT_DIR", default=None, description="Folder every picture is saved to, over stdio"
-    )
-    journal: str | None = _env(
-        "SEEDREAM_JOURNAL",
-        default=None,
-        description="File that tasks are written down in over stdio, or off (in the user's state folder, unless set)",
-    )
-    allowed_dirs: Annotated[list[Path], NoDecode] = _env(
-        "SEEDREAM_ALLOWED_DIRS",
-        default=[],
-        description="Folders pictures may be read from over stdio, comma-separated (anywhere, unless set)",
-    )
-    image_hosts: Annotated[list[str], NoDecode] = _env(
-        "SEEDREAM_IMAGE_HOSTS",
-        default=["https://platform.cdn.acedata.cloud"],
-        description="Where pictures come from: the gallery in the chat may load them from there, comma-separated",
-    )
-    connect_timeout: float = _env(
-        "SEEDREAM_CONNECT_TIMEOUT", default=10, gt=0, description="To connect to the upstream, in seconds"
-    )
-    read_timeout: float = _env(
-        "SEEDREAM_READ_TIMEOUT", default=60, gt=0, description="For the upstream to answer, or to take data, in seconds"
-    )
-    stream_timeout: float = _env(
-        "SEEDREAM_STREAM_TIMEOUT", default=300, gt=0, description="Between two pictures of a streamed set, in seconds"
-    )
-    shutdown_seconds: float = _env(
-        "SEEDREAM_SHUTDOWN_SECONDS",
-        default=6,
-        ge=0,
-        description="For calls to be answered in, once the server is told to stop",
-    )
-    sse: bool = _env("SEEDREAM_SSE", default=False, description="Serve the older SSE transport as well, at `/sse`")
-    calls_at_once: int = _env(
-        "SEEDREAM_CALLS_AT_ONCE", default=2000, ge=1, description="Requests of one caller that are answered at once"
-    )
-    all_calls_at_once: int = _env(
-        "SEEDREAM_ALL_CALLS_AT_ONCE", default=10_000, ge=1, description="Requests of all callers, likewise"
-    )
-    generations_a_minute: int = _env(
-        "SEEDREAM_GENERATIONS_A_MINUTE",
-        default=0,
-        ge=0,
-        description="Generations of one caller in any minute; 0: as many as the upstream takes",
-    )
-    check_seconds: float = _env(
-        "SEEDREAM_CHECK_SECONDS",
-        default=300,
-        ge=0,
-        description="For which a caller's token is believed, once the upstream knew it; 0: it is not checked",
-    )
-    connections: int = _env(
-        "SEEDREAM_CONNECTIONS",
-        default=100,
-        ge=1,
-        description="Connections to the upstream at once, at most, for each kind of request",
-    )
-    allowed_hosts: Annotated[list[str], NoDecode] = _env(
-        "SEEDREAM_ALLOWED_HOSTS",
-        default=_LOCAL_HOSTS,
-        description="Host names this server answers to over HTTP, comma-separated",
-    )
-    allowed_origins: Annotated[list[str], NoDecode] = _env(
-        "SEEDREAM_ALLOWED_ORIGINS",
-        default=[f"http://{host}" for host in _LOCAL_HOSTS],
-        description="`Origin` headers it accepts over HTTP, comma-separated",
-    )
-    cors_origins: Annotated[list[str], NoDecode] = _env(
-        "SEEDREAM_CORS_ORIGINS",
-        default=[],
-        description="Web pages that may call it from a browser (`https://NAME`, or `*`), comma-separated",
-    )
-    max_header_kib: int = _env(
-        "SEEDREAM_MAX_HEADER_KIB", default=32, ge=1, description="All headers of an HTTP request, in KiB"
-    )
-    max_body_mib: int = _env(
-        "SEEDREAM_MAX_BODY_MIB", default=64, ge=1, description="Largest HTTP request, in MiB: base64 pictures are large"
-    )
-    public_url: str | None = _env(
-        "SEEDREAM_PUBLIC_URL",
-        default=None,
-        description="Origin this server is reached at, such as https://seedream.example.com: turns sign-in on",
-    )
-    seal_keys: Annotated[list[SecretStr], NoDecode] = _env(
-        "SEEDREAM_SEAL_KEYS",
-        default=[],
-        description="Secrets of at least 32 characters for tokens, comma-separated: the first seals, all open",
-    )
-    redis_url: SecretStr | None = _env(
-        "SEEDREAM_REDIS_URL",
-        default=None,
-        description="What several processes share, for sign-in and for calls that were left: redis://… or rediss://…",
-    )
-    access_seconds: int = _env(
-        "SEEDREAM_ACCESS_SECONDS", default=3600, ge=1, description="How long an access token of sign-in is good"
-    )
-    refresh_seconds: int = _env(
-        "SEEDREAM_REFRESH_SECONDS",
-        default=2_592_000,
-        ge=1,
-        description="How long a sign-in lasts that is not used",
-    )
-    vendor_client_id: str | None = _env(
-        "SEEDREAM_VENDOR_CLIENT_ID",
-        default=None,
-        description="This server's client id at AceDataCloud, for signing in there instead of pasting a key",
-    )
-    vendor_auth_url: str = _env(
-        "SEEDREAM_VENDOR_AUTH_URL", default="https://auth.acedata.cloud", description="The vendor's sign-in"
-    )
-    vendor_platform_url: str = _env(
-        "SEEDREAM_VENDOR_PLATFORM_URL",
-        default="https://platform.acedata.cloud",
-        description="Where the vendor keeps people's keys",
-    )
-    log_level: str = _env(
-        "SEEDREAM_LOG_LEVEL",
-        default="INFO",
-        pattern="(?i)^(debug|info|warning|error)$",
-        description="debug, info, warning or error",
-    )
-    log_format: Literal["text", "json"] = _env(
-        "SEEDREAM_LOG_FORMAT", default="text", description="text for people, or json: one object a line"
-    )
-    otlp_endpoint: str | None = _env(
-        "OTEL_EXPORTER_OTLP_ENDPOINT",
-        default=None,
-        description="Collector that spans are sent to (install `.[otel]` for it; other `OTEL_` variables hold, too)",
-    )
-    workers: int = _env("WEB_CONCURRENCY", default=1, ge=1, description="Processes that serve over HTTP")
-    metrics_dir: str | None = _env(
-        "PROMETHEUS_MULTIPROC_DIR",
-        default=None,
-        description="Folder in which several processes of one server share their figures (a temporary one, unless set)",
-    )
-
-    @field_validator(
-        "allowed_hosts", "allowed_origins", "allowed_dirs", "image_hosts", "cors_origins", "seal_keys", mode="before"
-    )
-    @classmethod
-    def _comma_separated(cls, value: Any) -> Any:
-        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-    @field_validator("image_hosts")
-    @classmethod
-    def _origins(cls, value: list[str]) -> list[str]:
-        """They become part of a security policy: an origin is all that may stand there."""
-        for origin in value:
-            if not re.fullmatch(
-                r"https?://(\*\.\w[\w-]*\.|)(\w[\w-]*\.)*(\w[\w-]*|\[[\da-f:]+\])(:\d+)?", origin, re.ASCII
-            ):
-                raise ValueError(f"{origin} is not like https://images.example.com")
-        return value
-
-    @field_validator("token", mode="before")
-    @classmethod
-    def _bare_token(cls, value: Any) -> Any:
-        return bare(value) or None if isinstance(value, str) else value
-
-    @field_validator("output_dir", "models_file", "allowed_dirs")
-    @classmethod
-    def _at_home(cls, value: Any) -> Any:
+        Raises:
+            ConfigurationError: One is unusable; names each that is.
+        """
+        if self.trouble and self.use == "hosted":
+            raise ConfigurationError(f"The setting {FILE} is wrong: {self.trouble}")
         try:
-            return [each.expanduser() for each in value] if isinstance(value, list) else value and value.expanduser()
-        except RuntimeError as error:
-            raise ValueError("there is no such home folder") from error
+            return Settings(**self.values(**given))
+        except ValidationError as error:
+            wrong = complaints(error)
+        raise ConfigurationError("\n".join(f"The setting {name} is wrong: {why}" for name, why in wrong.items()))
 
-    @field_validator("journal")
-    @classmethod
-    def _off_or_path(cls, value: str | None) -> str | None:
-        text = (value or "").strip()
-        if text.lower() in ("", "off"):
-            return text.lower() or None
-        try:
-            return str(Path(text).expanduser())
-        except RuntimeError as error:
-            raise ValueError("there is no such home folder") from error
+    def values(self, **given: Any) -> dict[str, Any]:
+        """What `Settings` is made of beside the environment, by field."""
+        unread = HTTP_ONLY if self.use == "local" else ()
+        defaults = {field: Settings.model_fields[field].get_default() for field in unread}
+        filed = {_FIELDS[name]: value for name, value in self.filed.items()}
+        return filed | {field: value for field, value in given.items() if value is not None} | defaults
 
-    @field_validator("public_url")
-    @classmethod
-    def _origin(cls, value: str | None) -> str | None:
-        """An origin as browsers write it: sign-in compares it, and everything secret goes there."""
-        origin = (value or "").strip().rstrip("/").lower()
-        local = re.fullmatch(r"http://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", origin)
-        if origin and not local and not re.fullmatch(r"https://[a-z0-9.-]+(:\d{1,5})?", origin):
-            raise ValueError("it is not like https://seedream.example.com (http:// is for this machine only)")
-        return origin.removesuffix(":80" if local else ":443") or None
+    def warnings(self) -> list[str]:
+        """What whoever starts the server should know of."""
+        told = [about_trouble(self.trouble)] if self.trouble else []
+        if self.passed_over:
+            who = "a server over HTTP" if self.use == "hosted" else "a server whose token is not in the same file"
+            told.append(about_passed_over(self.passed_over, who))
+        for name in self.unknown:
+            from difflib import get_close_matches  # noqa: PLC0415  (slow to import, and seldom wanted)
 
-    @field_validator("seal_keys")
-    @classmethod
-    def _long(cls, value: list[SecretStr]) -> list[SecretStr]:
-        if any(len(key.get_secret_value()) < 32 for key in value):
-            raise ValueError("each has at least 32 characters")
-        return value
-
-    @field_validator("vendor_client_id", "redis_url", mode="before")
-    @classmethod
-    def _nothing(cls, value: Any) -> Any:
-        return value or None
-
-    @field_validator("base_url", "vendor_auth_url", "vendor_platform_url")
-    @classmethod
-    def _http_url(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")):
-            raise ValueError("it must start with https:// or http://")
-        return value.rstrip("/")
-
-    @field_validator("preview", mode="before")
-    @classmethod
-    def _switch(cls, value: Any) -> Any:
-        """A switch in a client's form comes as true or false."""
-        return {"true": "on", "false": "off"}.get(str(value).lower(), value)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _left_empty(cls, value: Any, info: ValidationInfo) -> Any:
-        """Clients with a form hand on what was left empty as "", as "null", or as the place where it would stand."""
-        field = cls.model_fields[str(info.field_name)]
-        empty = isinstance(value, str) and re.fullmatch(r"\s*(\$\{user_config\.\w+\}|null|undefined)?\s*", value)
-        # An empty list is a list.
-        if empty and (value.strip() or not isinstance(field.default, list)):
-            return field.get_default()
-        return value
+            meant = get_close_matches(name, _FIELDS, 1)
+            told.append(f"{name} is not a setting, and does nothing.{f' Is {meant[0]} meant?' if meant else ''}")
+        return told
 
 
-class ClaudeCode(BaseSettings):
-    """What another program's variable says: `install` has to look where Claude Code does."""
-
-    model_config = SettingsConfigDict(env_ignore_empty=True)
-
-    config_dir: Path | None = _env("CLAUDE_CONFIG_DIR", default=None)
+def about_trouble(why: str) -> str:
+    """What to say of a `.env` that can't be read."""
+    return f"{FILE} in {Path.cwd()} is passed over: {why}."
 
 
-def read_settings(**given: Any) -> Settings:
-    """The settings; `given` (from the command line) stand above the environment, and that above `.env`.
+def about_passed_over(names: tuple[str, ...], who: str) -> str:
+    """What to say of settings in `.env` that do not count; `who` passes them over."""
+    return (
+        f"{', '.join(names)} in {Path.cwd() / FILE}: passed over, since {who} takes no addresses, paths or secrets "
+        "from there. Set them in the environment."
+    )
+
+
+def sources(use: Use) -> Sources:
+    """Look at the environment and `.env`, each once."""
+    environment = {name.upper(): value or "" for name, value in EnvSettingsSource(Settings).env_vars.items()}
+    file = read_env_file()
+    own_token = name_of("token") not in environment and _has_token_of_its_own(file)
+    filed, passed_over = dict[str, str](), list[str]()
+    for name, field in _FIELDS.items():
+        if name in environment or name not in file.values or (use == "local" and field in HTTP_ONLY):
+            continue
+        if field in HARMLESS or field == "token":
+            filed[name] = file.values[name]
+        elif _counts(field, use, own_token=own_token):
+            filed[name] = file.literal[name]  # with nothing of the environment in it, which may be secret
+        elif not rules.is_left_empty(file.literal[name]):
+            passed_over.append(name)
+    ours = {name for name in {*environment, *file.values} if name.startswith(_OURS)}
+    unknown = tuple(sorted(ours - _FIELDS.keys()))
+    return Sources(use, environment, filed, tuple(sorted(passed_over)), unknown, file.trouble)
+
+
+def read_settings(use: Use = "hosted", /, **given: Any) -> Settings:
+    """The settings; `given` (from the command line) stands above the environment, and that above `.env`.
 
     Raises:
         ConfigurationError: One is unusable; names each that is.
     """
+    return sources(use).settings(**given)
+
+
+def _counts(field: str, use: Use, *, own_token: bool) -> bool:
+    """Whether an address, path or secret of `.env` counts: only with the token that is used in the same file.
+
+    Over HTTP it never does, since callers bring tokens that are not in the file.
+    """
+    return own_token and use != "hosted" and field not in HTTP_ONLY
+
+
+def _has_token_of_its_own(file: EnvFile) -> bool:
+    """Whether there is a token in it that is not a placeholder, and does not refer to the environment."""
+    written = file.literal.get(name_of("token"), "")
+    if rules.is_left_empty(written) or written != file.values[name_of("token")]:
+        return False
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        wrong = complaints(error)
-    except (OSError, UnicodeError) as error:
-        wrong = {".env": unreadable(error)}
-    raise ConfigurationError("\n".join(f"The setting {name} is wrong: {why}" for name, why in wrong.items()))
-
-
-def name_of(field: str) -> str:
-    """The name of a setting in the environment, by its field's."""
-    alias = Settings.model_fields[field].validation_alias
-    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else field
+        token = bare(written)
+    except ValueError:
+        return False
+    return bool(token) and not stands_for_one(token)
 
 
 def complaints(error: ValidationError) -> dict[str, str]:
@@ -312,8 +163,3 @@ def complaints(error: ValidationError) -> dict[str, str]:
         name = name_of(field) if field in Settings.model_fields else field
         found.setdefault(name, each["msg"].removeprefix("Value error, "))
     return found
-
-
-def unreadable(error: OSError | UnicodeError) -> str:
-    """Why `.env` can't be read."""
-    return "it is not written in UTF-8" if isinstance(error, UnicodeError) else f"it can't be read ({error.strerror})"

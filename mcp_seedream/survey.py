@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TextIO
+from typing import TextIO
 
 from pydantic import SecretStr, ValidationError
-from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
+from pydantic_settings import EnvSettingsSource
 
-from mcp_seedream.settings import Settings, complaints, name_of, unreadable
+from mcp_seedream.settings import Settings, Sources, complaints, name_of, sources
 from mcp_seedream.tokens import bare
 
-FILE = ".env"
-_OURS = ("SEEDREAM_", "ACEDATACLOUD_")
 _FOR_OTHERS = (
     *("public_url", "seal_keys", "redis_url", "access_seconds", "refresh_seconds", "workers", "metrics_dir", "sse"),
     *("allowed_hosts", "allowed_origins", "cors_origins", "calls_at_once", "all_calls_at_once", "generations_a_minute"),
     *("check_seconds", "max_header_kib", "max_body_mib"),
 )
-"""Settings that only a server over HTTP has a use for."""
+"""Settings that show that a server for others is meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,8 @@ class Survey:
 
     `settings` are those that can be used: why another can't stands in `wrong`, by its name, and it has its default.
     `unknown` are names that look like settings and are none. `written` is what the environment says, `filed` what
-    `.env` says and the environment does not, both as they are written. `lender` has the token of `settings`, where
+    `.env` says and the environment does not, both as they are written. `passed_over` are settings that it says and that
+    do not count, and `trouble` is why it can't be read. `lender` has the token of `settings`, where
     neither of them has one; `elsewhere` is who else sees to a token, where none can be seen.
     """
 
@@ -37,6 +36,8 @@ class Survey:
     unknown: tuple[str, ...]
     written: Mapping[str, str]
     filed: Mapping[str, str]
+    passed_over: tuple[str, ...] = ()
+    trouble: str = ""
     lender: str = ""
     elsewhere: str = ""
 
@@ -59,63 +60,36 @@ class Survey:
         """The same where a sandbox is the upstream: whatever is said of the real one does not count."""
         its_own = {name_of(field) for field in ("token", "base_url", "image_hosts")}
         kept = [{k: v for k, v in each.items() if k not in its_own} for each in (self.wrong, self.written, self.filed)]
-        return Survey(settings, kept[0], self.unknown, kept[1], kept[2])
+        return Survey(settings, kept[0], self.unknown, kept[1], kept[2], self.passed_over, self.trouble)
 
 
 def survey() -> Survey:
     """Look at the environment and `.env`, however wrong they are."""
-    environment = _upper(EnvSettingsSource(Settings).env_vars)
-    filed, wrong = dict[str, str](), dict[str, str]()
-    try:
-        filed = _upper(DotEnvSettingsSource(Settings).env_vars)
-    except (OSError, UnicodeError) as error:
-        wrong[FILE] = unreadable(error)
-    settings, faults = _usable(None if wrong else FILE)
+    found = sources("doctor")
+    settings, wrong = _usable(found)
     names = {name_of(field) for field in Settings.model_fields}
-    ours = {name for name in {**environment, **filed} if name.startswith(_OURS)}
     return Survey(
         settings,
-        wrong | faults,
-        tuple(sorted(ours - names)),
-        {name: environment[name] for name in sorted(names & environment.keys())},
-        {name: filed[name] for name in sorted(names & (filed.keys() - environment.keys()))},
+        wrong,
+        found.unknown,
+        {name: found.environment[name] for name in sorted(names & found.environment.keys())},
+        dict(sorted(found.filed.items())),
+        found.passed_over,
+        found.trouble,
     )
 
 
-def _usable(file: str | None) -> tuple[Settings, dict[str, str]]:
-    given: dict[str, Any] = {"_env_file": file}
+def _usable(found: Sources) -> tuple[Settings, dict[str, str]]:
     try:
-        return Settings(**given), {}
+        return Settings(**found.values()), {}
     except ValidationError as error:
         wrong = complaints(error)
     fields = Settings.model_fields.items()
     defaults = {field: info.get_default() for field, info in fields if name_of(field) in wrong}
-    return Settings(**given, **defaults), wrong
-
-
-def _upper(variables: Mapping[str, str | None]) -> dict[str, str]:
-    return {name.upper(): value or "" for name, value in variables.items()}
+    return Settings(**found.values() | defaults), wrong
 
 
 def coloured(stream: TextIO) -> bool:
     """Whether what is written there may be in colours: on a terminal, unless NO_COLOR or TERM says otherwise."""
     environment = EnvSettingsSource(Settings).env_vars
     return stream.isatty() and not environment.get("no_color") and environment.get("term") not in (None, "dumb")
-
-
-def misspelt() -> dict[str, str | None]:
-    """Names in the environment and `.env` that look like settings and are none, each with the setting it resembles.
-
-    Each start looks for them: it takes a fraction of a millisecond, where `survey` reads every setting once more.
-
-    Raises:
-        OSError, UnicodeError: `.env` can't be read.
-    """
-    names = {name_of(field) for field in Settings.model_fields}
-    given = _upper({**EnvSettingsSource(Settings).env_vars, **DotEnvSettingsSource(Settings).env_vars})
-    unknown = sorted({name for name in given if name.startswith(_OURS)} - names)
-    if not unknown:
-        return {}
-    from difflib import get_close_matches  # noqa: PLC0415  (slow to import, and seldom wanted)
-
-    return {name: next(iter(get_close_matches(name, names, 1)), None) for name in unknown}

@@ -5,20 +5,29 @@ from __future__ import annotations
 import re
 
 _PLACEHOLDER = re.compile(
-    r"x+|bearer|[.]{3}|((your|my|the)[-_ ]?)?((api|acedatacloud)[-_ ]?)*(token|key)([-_ ]here)?", re.IGNORECASE
+    r"(sk-)?x+(-x+)*|[*]+|[.]{2,}|bearer|todo|fixme|(place)?holder|(change|replace)-?(me|this)|"
+    r"((insert|paste|put|enter|add|use|replace-with)-)?((your|my|the)-)?((own|real|actual|personal)-)?"
+    r"((ace-?data-?cloud|ace-?data|seedream|api|access|auth)-?)*(token|key)(-(goes-)?here)?"
 )
-_BRACKETS = re.compile(r"<.*>|[$]?\{.*\}|\[.*\]")
+"""Words that stand for a token in examples: in lower case, with one hyphen between them."""
+_BRACKETS = re.compile(r"<.*>|[$]?\{.*\}|\[.*\]", re.DOTALL)
+_REFERENCE = re.compile(
+    r"`.*`|\$\(.*\)|__\w+__|%\w+%|\$(env:)?[a-z_]\w*|.*(\$\{|\{\{).*|(env|input|secrets?):\S+|\w+://.*",
+    re.IGNORECASE | re.DOTALL,
+)
+"""A reference that a client, a shell or a template was to replace."""
+_SHOWN = 60  # characters of a placeholder
 _SHORT = 12  # characters; the vendor's have more than twice as many
 
 
 def bare(written: str) -> str:
-    """A token as people paste it, without quotes, blanks, or the word Bearer; it may be empty.
+    """A token as people paste it, without quotes, blanks, or the word Bearer; it may be empty, or stand for one.
 
     Raises:
         ValueError: It can't be one.
     """
     text = written.strip().strip("\"'").removeprefix("Bearer ").strip()
-    if any(ord(character) < 33 or ord(character) > 126 for character in text):
+    if not stands_for_one(text) and any(ord(character) < 33 or ord(character) > 126 for character in text):
         raise ValueError("it has blanks or characters that no token has")
     return text
 
@@ -27,7 +36,10 @@ def stands_for_one(token: str) -> str | None:
     """How this is a placeholder as examples have them, and no token; None if it is not."""
     if _BRACKETS.fullmatch(token):
         return "It stands in brackets, as in an example"
-    return f"`{token}` stands where it should be" if _PLACEHOLDER.fullmatch(token) else None
+    if _REFERENCE.fullmatch(token):
+        return "It is a reference that nobody filled in"
+    words = re.sub(r"[-_ ]+", "-", token.lower())
+    return f"`{token[:_SHOWN]}` stands where it should be" if _PLACEHOLDER.fullmatch(words) else None
 
 
 def is_short(token: str) -> bool:

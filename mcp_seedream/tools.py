@@ -32,6 +32,7 @@ from mcp_seedream.generation import make_images
 from mcp_seedream.lookups import get_tasks, newest_tasks
 from mcp_seedream.schemas import MAX_WAIT_SECONDS, image_schema, task_schema
 from mcp_seedream.services import Services
+from mcp_seedream.tokens import stands_for_one
 from mcp_seedream.waiting import Report
 from mcp_seedream.wire import Task
 
@@ -108,7 +109,9 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
         call = arguments.task_call(raw, wait_seconds=seconds, place=place, listing=services.journal is not None)
         _check_save_to(habits, call.save_to)
         if not call.task_ids:
-            return results.listing(await newest_tasks(services, token_of(ctx)))
+            token = token_of(ctx)
+            known = None if token and stands_for_one(token) else token
+            return results.listing(await newest_tasks(services, known))
         found = await get_tasks(services, call, _token(token_of, ctx), _report(ctx))
         if len(call.task_ids) == 1:
             done = await _delivered(habits, found[call.task_ids[0]], call.save_to, ctx)
@@ -272,6 +275,8 @@ def _check_save_to(habits: Habits, save_to: str | None) -> None:
 
 
 def _token(token_of: TokenOf, ctx: Call) -> str:
-    if token := token_of(ctx):
-        return token
-    raise MissingToken
+    token = token_of(ctx)
+    why = stands_for_one(token) if token else None
+    if not token or why:
+        raise MissingToken(why or "")
+    return token

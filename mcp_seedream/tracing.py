@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import os
+
 from mcp_seedream import DISTRIBUTION, __version__
 from mcp_seedream.errors import ConfigurationError
+
+
+def replace_unknown_propagators() -> None:
+    """Where OTEL_PROPAGATORS names one that is not installed, use the default: importing OpenTelemetry would fail."""
+    try:
+        import opentelemetry.propagate  # noqa: F401, PLC0415
+    except ValueError as error:
+        os.environ["OTEL_PROPAGATORS"] = "tracecontext,baggage"
+        logging.getLogger(__name__).warning("OTEL_PROPAGATORS is passed over: %s", error)
 
 
 def export_spans() -> None:
     """Send spans to the collector that the `OTEL_…` variables name; they are OpenTelemetry's own, and it reads them.
 
     Raises:
-        ConfigurationError: What exports them is not installed.
+        ConfigurationError: What exports them is not installed, or refuses a variable.
     """
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
@@ -23,8 +35,11 @@ def export_spans() -> None:
         ) from error
     from opentelemetry.trace import set_tracer_provider  # noqa: PLC0415
 
-    provider = TracerProvider(
-        resource=Resource.create({"service.name": "mcp-seedream", "service.version": __version__})
-    )
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    try:
+        provider = TracerProvider(
+            resource=Resource.create({"service.name": "mcp-seedream", "service.version": __version__})
+        )
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    except (ValueError, OSError) as error:
+        raise ConfigurationError(f"OpenTelemetry refuses an OTEL_ variable: {error}") from error
     set_tracer_provider(provider)

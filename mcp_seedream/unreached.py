@@ -11,7 +11,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from mcp_seedream.pools import LOOPBACK
+from mcp_seedream.rules import LOOPBACK
 
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 """Errors of a request of which nothing left this machine, or the proxy."""

@@ -89,6 +89,19 @@ async def test_a_bad_key_is_found_out(table: ModelTable, upstream: str, sandbox:
     assert "invalid" not in refused.text.replace("invalid_token", "")
 
 
+@pytest.mark.parametrize("seconds", [300, 0])
+@pytest.mark.parametrize("token", ["your-token", "${ACEDATACLOUD_API_TOKEN}", "<token>", "$TOKEN"])
+async def test_a_placeholder_is_no_key(
+    table: ModelTable, upstream: str, sandbox: Sandbox, token: str, seconds: float
+) -> None:
+    """It is refused with what it is, and not sent, even where keys are not checked."""
+    with hosted(table, upstream, check_seconds=seconds) as address:
+        refused = await asked(address, authorization=f"Bearer {token}")
+    assert refused.status_code == 401
+    assert "only a placeholder" in refused.json()["error_description"]
+    assert sandbox.requests == []
+
+
 async def test_who_comes_with_a_new_key_a_hundred_times(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
     """One of them asks, and the others wait for it."""
     with hosted(table, upstream) as address:

@@ -127,6 +127,15 @@ async def test_a_wrong_key(raw: Raw, sandbox: Sandbox) -> None:
     assert {path for path, _, _ in sandbox.requests} == {"/seedream/tasks"}
 
 
+@pytest.mark.parametrize("key", ["your-api-key", "${ACEDATACLOUD_API_TOKEN}", "<your token>"])
+async def test_a_placeholder_is_no_key(raw: Raw, sandbox: Sandbox, key: str) -> None:
+    """It is said so, and not sent."""
+    person = Person(key=key)
+    page = await person.decide(await person.look(raw.url()))
+    assert (page.status_code, "only a placeholder" in page.text) == (400, True)
+    assert sandbox.requests == []
+
+
 async def test_a_token_of_ours_is_no_key(raw: Raw, sandbox: Sandbox) -> None:
     """Whatever is around it: it is not sent upstream."""
     person = Person()

@@ -191,6 +191,10 @@ async def test_a_place_that_can_not_be_written_is_a_note(session: Session, tmp_p
         ("/mnt/user-data/outputs/x.jpg", "exists only in the chat's own sandbox"),
         ("C:\\Users\\me\\fox.jpg", "is a Windows path"),
         ("file://elsewhere/share/x.jpg", "names another machine"),
+        ("\\\\nas\\share\\x.jpg", "is a Windows network path"),
+        ("file:////nas/share/x.jpg", "is a Windows network path"),
+        ("$PICTURES/x.jpg", "the variable $PICTURES is not replaced here"),
+        ("${workspaceFolder}/x.jpg", "the variable ${workspaceFolder} is not replaced here"),
         ("ftp://elsewhere/x.jpg", "is neither a path nor an http(s) link"),
     ],
 )
@@ -202,6 +206,17 @@ async def test_what_can_not_be_a_place_is_refused_before_anything_is_paid(
     assert result.is_error
     assert says in text(result)
     assert sandbox.requests == []
+
+
+async def test_the_home_folder_as_a_place(
+    table: ModelTable, upstream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However shells name it; a `$` within a name is part of it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    session = local(table, upstream)
+    for number, home in enumerate(("$HOME", "${HOME}", "%USERPROFILE%", "~")):
+        result = await session.call("generate_image", prompt="a", save_to=f"{home}/a-$HOME-{number}.jpg")
+        assert Path(answer(result)["images"][0]["path"]) == tmp_path / f"a-$HOME-{number}.jpg"
 
 
 async def test_spellings_of_a_place(table: ModelTable, upstream: str, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ MANIFESTS = rendered()
 names = pytest.mark.parametrize(
     "resource", MANIFESTS, ids=[f"{each['kind']} {each['metadata']['name']}" for each in MANIFESTS]
 )
-KEYS = "a" * 32
+KEYS = "8f2c6ab1d94e07355c1e7fa08b62d3490be7a4"
 
 
 def pod(resource: Resource) -> dict[str, Any]:

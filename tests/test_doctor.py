@@ -306,13 +306,13 @@ def test_unknown_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_file_of_settings_in_another_encoding() -> None:
-    """Neither this nor the server ends with a traceback."""
+    """The server starts without it, and both say so."""
     Path(".env").write_bytes("SEEDREAM_OUTPUT_DIR=é\n".encode("latin-1"))
     found = machines()["settings"]
-    assert (found.level, found.found) == ("problem", ".env: it is not written in UTF-8")
+    told = f".env in {Path.cwd()} is passed over: it is not written in UTF-8."
+    assert (found.level, found.found) == ("warning", told)
     done = run(ACEDATACLOUD_API_TOKEN=TOKEN)
-    assert done.returncode == 2
-    assert done.stderr == "mcp-seedream: The setting .env is wrong: it is not written in UTF-8\n"
+    assert (done.returncode, told in done.stderr) == (0, True)
 
 
 @pytest.mark.parametrize("left_empty", ["", " ", "${user_config.setting}", "null", "undefined"])

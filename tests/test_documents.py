@@ -109,7 +109,7 @@ COMMANDS: dict[str, Runs | Serves | Asks | Adds] = {
         (_ENDPOINT, _STRANGE, ("/mcp", "mcp.example.com", 401), (_METADATA, "mcp.example.com", 404)),
     ),
     "SEEDREAM_PUBLIC_URL=https://seedream.example.com "
-    "SEEDREAM_SEAL_KEYS=at-least-32-characters-that-nobody-guesses \\\n"
+    "SEEDREAM_SEAL_KEYS=$(openssl rand -hex 32) \\\n"
     "  .venv/bin/mcp-seedream --transport http": Serves(
         (("/mcp", "seedream.example.com", 401), (_METADATA, "seedream.example.com", 200))
     ),
@@ -351,7 +351,11 @@ CONFIGURED = configured()
 async def test_configurations(
     entry: dict[str, Any], folder: Path, environment: dict[str, str], upstream: str, sandbox: Sandbox
 ) -> None:
-    """Each server of each client's configuration is started or reached as it says, and takes a call with its token."""
+    """Each server of each client's configuration is started or reached as it says, and takes a call with a token.
+
+    The documents have a placeholder for it, which is not sent as it is.
+    """
+    entry = json.loads(json.dumps(entry).replace("your-token", TOKEN))
     if command := entry.get("command"):
         assert command.startswith(FOLDER)
         own = {name: value for name, value in environment.items() if name != "ACEDATACLOUD_API_TOKEN"}
@@ -367,7 +371,7 @@ async def test_configurations(
                 Client(streamable_http_client(url.replace(HOSTED, address), http_client=web)) as client,
             ):
                 await takes_a_call(client)
-    assert {token for path, token, _ in sandbox.requests if path == "/seedream/images"} == {"your-token"}
+    assert {token for path, token, _ in sandbox.requests if path == "/seedream/images"} == {TOKEN}
 
 
 async def takes_a_call(client: Client) -> None:

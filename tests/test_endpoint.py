@@ -216,6 +216,13 @@ async def test_something_in_between(says: Says, words: str) -> None:
     assert TOKEN not in "".join(says.seen)
 
 
+async def test_a_placeholder_is_not_sent(table: ModelTable, upstream: str) -> None:
+    """It is a problem of this machine's settings: the endpoint, which would refuse it, is not asked."""
+    with hosted(table, upstream) as url:
+        found = await looked(url, "your-token")
+    assert (found["token"].level, "It was not sent" in found["token"].found) == ("problem", True)
+
+
 async def test_tokens_go_out_over_https_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or to this machine."""
     says = Says(401, HEALTHY)

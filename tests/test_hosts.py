@@ -26,7 +26,7 @@ from tests.services import free_port, listens, program, redis_running, started
 from tests.test_doctor import environment as environment  # noqa: PLC0414  (a fixture: none of our own settings)
 from tests.test_doctor import run
 
-KEYS = "a-seal-key-of-at-least-32-characters"
+KEYS = "8f2c6ab1d94e07355c1e7fa08b62d3490be7a4"
 PASSWORD = "a-redis-password-1234"
 NAMES = ["hosting", "redis", "figures", "address"]
 PUBLIC = "https://seedream.example.invalid"
@@ -92,6 +92,11 @@ REDIS = {"SEEDREAM_REDIS_URL": f"redis://:{PASSWORD}@127.0.0.1:9/0"}
         (SIGN_IN | {"WEB_CONCURRENCY": "2"}, "problem", "set SEEDREAM_REDIS_URL"),
         (SIGN_IN | {"PROMETHEUS_MULTIPROC_DIR": "figures"}, "problem", "set SEEDREAM_REDIS_URL"),
         (SIGN_IN | {"SEEDREAM_SEAL_KEYS": KEYS, "SEEDREAM_REDIS_URL": "http://x"}, "problem", "not like redis://host"),
+        (
+            SIGN_IN | {"SEEDREAM_SEAL_KEYS": "at-least-32-characters-that-nobody-guesses"},
+            "problem",
+            "openssl rand -hex 32",
+        ),
         ({"SEEDREAM_SANDBOX": "true", "WEB_CONCURRENCY": "2"}, "problem", "A sandbox serves one process."),
         ({"SEEDREAM_SEAL_KEYS": KEYS} | REDIS, "warning", "Nothing comes of SEEDREAM_SEAL_KEYS and SEEDREAM_REDIS_URL"),
         (SIGN_IN, "warning", "has to do it again when the server ends"),

@@ -461,12 +461,8 @@ def test_a_token_that_the_client_asks_for(person: Person) -> None:
 def test_settings_are_taken_along(person: Person) -> None:
     """Those of `.env` and the environment that a local server has a use for; paths are good in every folder."""
     person.env |= {"SEEDREAM_OUTPUT_DIR": "pictures", "SEEDREAM_SEAL_KEYS": SECRET * 3, "SEEDREAM_PREVIEW": "false"}
-    lines = (
-        "SEEDREAM_WAIT_SECONDS=20",
-        "SEEDREAM_READ_TIMEOUT=60",
-        "SEEDREAM_ALLOWED_DIRS=a,~/b",
-        "SEEDREAM_JOURNAL=j",
-    )
+    person.env |= {"SEEDREAM_ALLOWED_DIRS": "a,~/b", "SEEDREAM_JOURNAL": "j"}
+    lines = ("SEEDREAM_WAIT_SECONDS=20", "SEEDREAM_READ_TIMEOUT=60")
     (person.home / ".env").write_text("\n".join(lines))
     said = person.done("install", "cursor")
     env = {
@@ -482,7 +478,7 @@ def test_settings_are_taken_along(person: Person) -> None:
     assert "already" in person.done("install", "cursor")
     for name in ("SEEDREAM_OUTPUT_DIR", "SEEDREAM_PREVIEW"):
         del person.env[name]
-    (person.home / ".env").write_text("SEEDREAM_JOURNAL=off\nACEDATACLOUD_API_BASE_URL=http://127.0.0.1:9/\n")
+    person.env |= {"SEEDREAM_JOURNAL": "off", "ACEDATACLOUD_API_BASE_URL": "http://127.0.0.1:9/"}
     person.done("install", "cursor")
     more = {"SEEDREAM_JOURNAL": "off", "ACEDATACLOUD_API_BASE_URL": "http://127.0.0.1:9"}
     assert person.entry("cursor")["env"] == env | more
