@@ -37,18 +37,9 @@ from mcp_seedream.targets import Target, kept, say, show, target_of
 from mcp_seedream.tokens import bare, is_short, stands_for_one
 
 _OF_STDIO = (
-    *(
-        "base_url",
-        "models_file",
-        "wait_seconds",
-        "set_images",
-        "preview",
-        "output_dir",
-        "journal",
-        "allowed_dirs",
-        "image_hosts",
-    ),
-    *("connect_timeout", "read_timeout", "stream_timeout", "shutdown_seconds", "log_level", "log_format"),
+    *("base_url", "models_file", "wait_seconds", "set_images", "preview", "output_dir", "journal", "allowed_dirs"),
+    *("image_hosts", "connect_timeout", "read_timeout", "stream_timeout", "shutdown_seconds"),
+    *("log_level", "log_format"),
 )
 """Settings that a local server has a use for."""
 _ATTEMPTS = 3  # at typing a token
