@@ -83,8 +83,8 @@ class Moment:
 
 
 MOMENTS: list[tuple[str, Place]] = [
-    *[(name, "task") for name in ("submit 1", "wait 1", "submit 2", "wait 2")],  # type: ignore[misc]
-    *[(name, "answer") for name in ("submit 1", "submit 2", "wait 2")],  # type: ignore[misc]
+    *[(name, "task") for name in ("submit 1", "wait 1", "submit 2", "wait 2")],
+    *[(name, "answer") for name in ("submit 1", "submit 2", "wait 2")],
 ]
 
 

@@ -160,7 +160,7 @@ async def test_a_stream_that_is_left_is_an_orphan(session: Session, sandbox: San
     async with session.open() as client:
         await given_up(client, sandbox, "generate_image", call, heard=True)
         result = await client.call_tool("generate_image", call)
-    assert len(answer(result)["images"]) == 3
+    assert len(answer(result)["images"]) == 4
     assert len(submits(sandbox)) == 1
 
 

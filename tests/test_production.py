@@ -104,10 +104,9 @@ CASES = [
 
 def moved_on(moved: str, number: int, place: Place, status: int) -> Production:
     """Production as it is, with the default model gone, or with sizes refused at the models that are chosen first."""
-    words = {"model_words": MODEL_WORDS[number], "size_words": SIZE_WORDS[number]}
     gone = [V5] if moved == "model" else []
     refused = refuses_most_sizes if moved == "sizes" else lambda _model, _size: False
-    return Production(place, status, **words, gone=gone, refused=refused)
+    return Production(place, status, MODEL_WORDS[number], SIZE_WORDS[number], gone, refused)
 
 
 @pytest.mark.parametrize(("moved", "number", "place", "status"), CASES)
@@ -234,7 +233,7 @@ async def test_adaptive_is_dropped_from_a_named_model(session: Session, producti
     """It means what no size means: the model stays."""
     async with session.open() as client:
         for place in ("answer", "task"):
-            production.place = place  # type: ignore[assignment]
+            production.place = place
             result = await call(client, place, {"model": "4.5", "size": "adaptive"})
             assert (answer(result)["status"], answer(result)["model"]) == ("succeeded", V45)
     assert [body.get("size") for body in production.submits] == ["adaptive", None, None]

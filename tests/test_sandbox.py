@@ -243,7 +243,7 @@ async def test_production_refuses_what_the_page_names(
     web: httpx.AsyncClient, model: str, size: str | None, message: str
 ) -> None:
     """In the answer; or inside the accepted task, which ends without a picture, in the words of its prompt."""
-    body = {"model": model, "prompt": "x", **({"size": size} if size else {})}
+    body: dict[str, Any] = {"model": model, "prompt": "x", **({"size": size} if size else {})}
     if model == SEEDEDIT:
         body["image"] = ["https://example.com/a.png"]
     refused = await web.post("/seedream/images", json=body)
@@ -260,7 +260,7 @@ async def test_production_refuses_what_the_page_names(
 @pytest.mark.parametrize(("model", "size"), [(m, s) for m, s, _ in REFUSED if s not in ("900x900", "4096x4096")])
 async def test_the_page_refuses_none_of_that(documented: httpx.AsyncClient, model: str, size: str | None) -> None:
     """Where the sandbox follows it, except for what is below the minimum of pixels there as well."""
-    body = {"model": model, "prompt": "x", **({"size": size} if size else {})}
+    body: dict[str, Any] = {"model": model, "prompt": "x", **({"size": size} if size else {})}
     if model == SEEDEDIT:
         body["image"] = ["https://example.com/a.png"]
     below = size == "1024x1024" and model in (V5, LITE, V45)
