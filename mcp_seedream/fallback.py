@@ -42,10 +42,9 @@ class ModelChoice:
         self._notes: list[str] = []
         self.wish = wish
         self.model = choose(table, wish, named, avoiding=self._avoiding)
-        refusing = [table.by_id[id_] for id_, size in self._avoiding if size == wish.size and id_ in table.by_id]
-        if self._has_any_shape() and refusing and (named is None or self.model in refusing):
-            self._drop_size(self.model if named else refusing[0])
-            self.model = choose(table, self.wish, named, avoiding=self._avoiding)
+        shapeless = choose(table, replace(wish, size=None), named, avoiding=self._avoiding)
+        if self._has_any_shape() and (shapeless.id, wish.size) in self._avoiding:
+            self._drop_size(shapeless)
         elif named is None and self.model is not (usual := choose(table, wish)):
             self._notes.append(
                 f"The upstream refused {_named(usual, sent_size(table, usual, wish), self._avoiding)} lately."
@@ -90,7 +89,7 @@ class ModelChoice:
             if notes:
                 notes[-1] = f"{notes[-1].removesuffix('.')}, so {self.model.label} was used."
         if self.model.withdrawn:
-            notes.append(f"{_withdrawal(self.model)}: calls may be refused.")
+            notes.append(f"{withdrawal(self.model)}: calls may be refused.")
         return notes
 
     def advice(self, model_id: str | None) -> str:
@@ -99,13 +98,13 @@ class ModelChoice:
         for name in asked_options(table, wish):
             takers = [m for m in table.models_for(wish.operation) if table.rule(m, name, wish.operation)]
             if all(taker.withdrawn for taker in takers):
-                return f"`{name}` works only with {either(map(_withdrawal, takers))}: leave `{name}` out."
+                return f"`{name}` works only with {either(map(withdrawal, takers))}: leave `{name}` out."
         if self._named is None:
             return "No other model can serve this call: drop what only this one takes."
         others = [m.label for m in able_models(table, wish) if m is not model and not m.withdrawn]
         instead = f" {either(others)} can serve this call; or leave `model` out." if others else ""
         if model.withdrawn:
-            return f"{_withdrawal(model)}.{instead}"
+            return f"{withdrawal(model)}.{instead}"
         return f"{model.label} takes `size` {either([*model.sizes, 'WIDTHxHEIGHT'])}.{instead}"
 
     def _has_any_shape(self) -> bool:
@@ -137,5 +136,6 @@ def _named(model: Model, size: str | None, refusals: Collection[Refusal]) -> str
     return model.label if (model.id, None) in refusals else f"`size` {size} for {model.label}"
 
 
-def _withdrawal(model: Model) -> str:
+def withdrawal(model: Model) -> str:
+    """A withdrawn model and the day it was withdrawn, for an error or a note."""
     return f"{model.name}, which the vendor withdrew on {model.withdrawn}"

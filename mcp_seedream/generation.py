@@ -15,7 +15,7 @@ import anyio.to_thread
 
 from mcp_seedream.arguments import ImageCall
 from mcp_seedream.capabilities import Model
-from mcp_seedream.choosing import Wish, keeps_kinds, needs_alpha, with_set_size
+from mcp_seedream.choosing import Wish, keeps_kinds, needs_alpha, sent_size, with_set_size
 from mcp_seedream.errors import (
     ModelRefused,
     RateLimited,
@@ -81,7 +81,8 @@ async def make_images(services: Services, call: ImageCall, token: str, report: R
         if not await _choose_again(services, choice, task.model, refused):
             task = replace(task, notes=(*task.notes, choice.advice(task.model)))
             break
-        await _replaced(services, watch, task)
+        if not await _replaced(services, watch, task):
+            break
         is_adopted = False
         task = await _finished(services, await _sent(services, choice, token, report, watch), token, deadline, report)
     if not is_adopted:
@@ -149,6 +150,7 @@ async def _adopted(services: Services, key: str, token: str, watch: Watch) -> Ta
 async def _accepted(services: Services, wish: Wish, model: Model, watch: Watch, task: Task) -> None:
     """From here on the task can be found again, whatever happens to this call."""
     await watch.accepted(replace(task, model=task.model or model.id))
+    services.refusals.sent(task.id, model.id, sent_size(services.table, model, wish))
     if services.journal and task.id:
         tool = f"{wish.operation}_image"
         await services.journal.accepted(Entry(task.id, time(), tool, model.id, wish.prompt), watch.key, watch.doubt)
@@ -163,6 +165,7 @@ async def _sent(services: Services, choice: ModelChoice, token: str, report: Rep
         try:
             return await _submitted(services, choice, token, report, watch)
         except (ModelRefused, SizeRefused) as error:
+            watch.uncertain = False
             part: Part = "model" if isinstance(error, ModelRefused) else "size"
             if not await _choose_again(services, choice, choice.model.id, part):
                 error.message = f"{error.message} {choice.advice(choice.model.id)}"
@@ -197,11 +200,11 @@ async def _choose_again(services: Services, choice: ModelChoice, model_id: str |
     return choice.refuse(model_id, part)
 
 
-async def _replaced(services: Services, watch: Watch, task: Task) -> None:
-    """A task was refused after it was accepted: from here on it is not the call's task any more."""
-    await services.orphans.replaced(watch)
+async def _replaced(services: Services, watch: Watch, task: Task) -> bool:
+    """A task was refused after it was accepted: whether the call goes on with another."""
     if services.journal:
         await services.journal.ended(task)
+    return await services.orphans.replaced(watch)
 
 
 async def _finished(services: Services, task: Task, token: str, deadline: float, report: Report) -> Task:

@@ -6,7 +6,9 @@ from dataclasses import replace
 from time import time
 
 from mcp_seedream.arguments import TaskCall
+from mcp_seedream.choosing import Refusal
 from mcp_seedream.errors import InvalidArguments, TaskNotFound, UpstreamError
+from mcp_seedream.fallback import Part, withdrawal
 from mcp_seedream.journal import Entry
 from mcp_seedream.refusals import refused_part
 from mcp_seedream.services import Services, remarked, tell_job, typical_seconds
@@ -53,12 +55,26 @@ async def _as_told(services: Services, task: Task) -> Task:
     if not task.ended:
         return replace(task, elapsed=_age(task), typical_seconds=typical_seconds(services.table, task))
     part = refused_part(task.error) if task.error and not task.images else None
-    if part and task.model in services.table.by_id:
-        size = (task.request or {}).get("size")
-        await services.refusals.add((task.model, size if part == "size" and isinstance(size, str) else None))
-        note = f"The upstream refused the {part}, and nothing was billed. The same call without `{part}` gets another."
-        task = replace(task, notes=(*task.notes, note))
+    if part:
+        model_id, size = _sent(services, task)
+        if model_id in services.table.by_id:
+            await services.refusals.add((model_id, size if part == "size" else None))
+        task = replace(task, notes=(*task.notes, _note(services, part, model_id)))
     return remarked(services, task)
+
+
+def _note(services: Services, part: Part, model_id: str) -> str:
+    model = services.table.by_id.get(model_id)
+    if model and model.withdrawn:
+        return f"Nothing was billed. {withdrawal(model)}: leave out `model`, and what only that model takes."
+    return f"The upstream refused the {part}, and nothing was billed. The same call without `{part}` gets another."
+
+
+def _sent(services: Services, task: Task) -> Refusal:
+    """The model and size that were asked of a task, as this process remembers or the upstream tells them."""
+    size = (task.request or {}).get("size")
+    told = task.model or "", size if isinstance(size, str) else None
+    return services.refusals.sent_for(task.id) or told
 
 
 async def newest_tasks(services: Services, token: str | None) -> list[Entry]:

@@ -135,10 +135,19 @@ class Orphans:
         if self._journal and watch.task and watch.task.id:
             await self._journal.answered(watch.task.id)
 
-    async def replaced(self, watch: Watch) -> None:
-        """The task of a call ended without a picture, and the call goes on with another: nobody gets the first."""
-        await self.answered(watch)
-        watch.task, watch.doubt = None, None
+    async def replaced(self, watch: Watch) -> bool:
+        """The task of a call was refused: whether the call goes on with another, so that nobody gets the first.
+
+        A call whose caller has left does not: the task may be adopted already, and whoever adopts it goes on.
+        """
+        if watch.unanswered:
+            return False
+        task, watch.task, watch.doubt, watch.uncertain = watch.task, None, None, False
+        if self._peers and watch.key and not await self._peers.replaced(watch.key, watch.request, watch.name):
+            watch.task, watch.unanswered, watch.abandoned = task, True, True  # another process has left it
+        elif self._journal and task:
+            await self._journal.answered(task.id)
+        return not watch.unanswered
 
     async def given_up(self, caller: str, request_id: RequestId) -> None:
         """A caller says that it waits no longer: whoever makes the same call gets the task.

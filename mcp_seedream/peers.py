@@ -166,6 +166,11 @@ class Peers:
         args = [watch, json.dumps([call, task.id, task.model or ""]), milliseconds(_LONGEST)]
         return bool(await self._do(1, self._accepted, [_ASKED + request], args))
 
+    async def replaced(self, call: str, request: str, watch: str) -> bool:
+        """A request's task was refused, and it has none now; False where a notice came before, which left the task."""
+        args = [watch, json.dumps([call]), milliseconds(_LONGEST)]
+        return bool(await self._do(1, self._accepted, [_ASKED + request], args))
+
     async def answered(self, request: str, watch: str) -> bool:
         """A request is over; False where a notice came before, at another process, which left the task it had."""
         return bool(await self._do(1, self._answered, [_ASKED + request], [watch]))

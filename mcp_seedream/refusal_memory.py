@@ -7,6 +7,7 @@ one machine through the journal, where `doctor` reads it as well.
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
 from time import time
 from typing import Protocol
@@ -19,6 +20,7 @@ SECONDS = 3 * 3600
 """How long a refusal is remembered."""
 _FRESH = 5  # seconds for which the store is not read again
 _MOST = 200  # refusals: a caller can name any number of sizes
+_MOST_TASKS = 5000
 
 
 class RefusalStore(Protocol):
@@ -45,6 +47,7 @@ class RefusalMemory:
         self._observer = observer or Observer()
         self._clock = clock
         self._until: dict[Refusal, float] = {}
+        self._sent: OrderedDict[str, Refusal] = OrderedDict()
         self._read_at = float("-inf")
 
     async def known(self) -> frozenset[Refusal]:
@@ -55,6 +58,16 @@ class RefusalMemory:
             self._until |= await self._store.refusals()
         self._until = {refusal: until for refusal, until in self._until.items() if until > now}
         return frozenset(self._until)
+
+    def sent(self, task_id: str, model_id: str, size: str | None) -> None:
+        """Keep what was asked of an accepted task: not every look-up tells it."""
+        self._sent[task_id] = (model_id, size)
+        while len(self._sent) > _MOST_TASKS:
+            self._sent.popitem(last=False)
+
+    def sent_for(self, task_id: str) -> Refusal | None:
+        """The model and size of a task that this process had accepted; None: it was not this process."""
+        return self._sent.get(task_id)
 
     async def add(self, refusal: Refusal) -> None:
         """Remember a refusal, and tell the other processes of it."""

@@ -47,27 +47,41 @@ _MODEL_CODES = re.compile(
     r"InvalidEndpointOrModel|Model(?:NotFound|NotOpen|Retired|Deprecated)|model_not_found", re.IGNORECASE
 )
 _MODEL_WORDS = re.compile(
-    rf"\bmodel\b(?:(?!\. ).){{0,160}}?\b(?:{_GONE})|\b(?:invalid|unknown|unsupported) model\b", re.IGNORECASE
+    rf"\bmodel\b(?:(?!\. |\b(?:parameter|argument|field|image|prompt|text|stream)\b).){{0,160}}?\b(?:{_GONE})"
+    r"|\b(?:invalid|unknown|unsupported) model\b",
+    re.IGNORECASE,
 )
 _SIZE_WORDS = re.compile(
     r"\b(?:size|resolution)\b(?:(?!\. ).){0,120}?\b"
     r"(?:must be|should be|not supported|unsupported|invalid|not valid|not allowed)"
-    r"|\b(?:invalid|unsupported) (?:image )?(?:size|resolution)\b",
+    r"|\b(?:invalid|unsupported) (?:image )?(?:size|resolution)\b"
+    r"|\b(?:not|n't|no longer) support(?:(?!\. ).){0,40}?\b(?:size|resolution)\b"
+    r"|\binvalid (?:value|parameter)(?:(?!\. ).){0,20}?\b(?:size|resolution)\b",
     re.IGNORECASE,
 )
 _OTHER_SIZES = re.compile(
-    r"\b(?:input|reference|source|file|body|payload|request size|upload\w*|[KM]i?B|bytes)\b", re.IGNORECASE
+    r"\b(?:input|reference|source|file|body|payload|request size|upload\w*|batch|text|characters|megapixels?|bytes)\b"
+    r"|(?:\b|\d)[KM]i?B\b",
+    re.IGNORECASE,
 )
+_CONTENT = re.compile(r"sensitiv|\bprompt\b|\bpolic(?:y|ies)\b|copyright|violat|unsafe|moderat", re.IGNORECASE)
+"""What an error about the content of a request or picture has in its code or words."""
+_CITED = re.compile(
+    r"https?://\S+|\"[^\"]*\s[^\"]*\"|\N{LEFT DOUBLE QUOTATION MARK}[^\N{RIGHT DOUBLE QUOTATION MARK}]*"
+    r"\N{RIGHT DOUBLE QUOTATION MARK}|(?<!\w)'[^']*\s[^']*'(?!\w)|`[^`]*\s[^`]*`"
+)
+"""Links, and texts in quotation marks: they are the caller's words."""
 _PASSING = re.compile(r"temporar|try again|retry|overload|busy|at the moment|currently|timed? ?out", re.IGNORECASE)
 
 
 def refused_part(failure: Failure) -> Literal["model", "size"] | None:
     """Which choice a failure refuses, told by its code and words; None: it says something else.
 
-    Such a request was not begun, so that nothing is billed for it.
+    Such a request was not begun, so that nothing is billed for it. Words in doubt count as something else: a call that
+    is sent again for nothing would be refused again, or paid for.
     """
-    words = failure.message
-    if failure.code in _OTHER_CODES or _PASSING.search(words):
+    words = _CITED.sub("", failure.message)
+    if failure.code in _OTHER_CODES or _PASSING.search(words) or _CONTENT.search(f"{failure.code} {words}"):
         return None
     if _SIZE_WORDS.search(words) and not _OTHER_SIZES.search(words):
         return "size"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -341,3 +343,21 @@ async def test_no_such_picture(web: httpx.AsyncClient, sandbox: Sandbox) -> None
     assert (await web.get("/pictures/nope/0.jpg")).status_code == 404
     assert (await web.get(made["data"][0]["image_url"].replace("/0.", "/1."))).status_code == 404
     assert len(sandbox.jobs) == 1
+
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.py")]
+ASKED = sorted(
+    {f for p in PAGES for f in re.findall(r"size[\"`]?[=:] ?[\"']?([\d.]+K|\d+x\d+|adaptive)", p.read_text())}
+)
+
+
+@pytest.mark.parametrize("as_documented", [False, True])
+async def test_the_sizes_of_the_documents_work(table: ModelTable, switch: Switch, as_documented: bool) -> None:
+    """In a call that names no model, whichever rules the sandbox follows."""
+    assert {"1K", "2560x1440"} <= set(ASKED)
+    switch.app = Sandbox(table, seconds=0, as_documented=as_documented).app
+    async with Session(table, switch.address).open() as client:
+        for size in ASKED:
+            result = await client.call_tool("generate_image", {"prompt": "a fox", "size": size})
+            assert answer(result)["status"] == "succeeded", size
