@@ -87,6 +87,7 @@ def test_imports_go_one_way(module: str) -> None:
         ),
         ("mcp_types", {"results", "tools", "tasks", "prompts", "completions", "hosting", "icons", "server", "trial"}),
         ("httpx", {"answers", "client", "downloads", "pools", "unreached", "vendor", "reaching"}),
+        ("httpcore", {"downloads"}),
         ("cryptography", {"sealing"}),
         ("redis", {"hosts", "peers", "shared"}),
         ("PIL", {"pictures", "drawing", "studio"}),
