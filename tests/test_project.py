@@ -26,11 +26,11 @@ ORDER = [
     "waiting", "streaming", "pictures", "downloads", "inputs", "tracing", "limits", "journal", "identity", "shared",
     "peers", "watch", "orphans",
     "jobs", "generation", "delivery", "results", "gallery", "writing", "guide", "prompts", "completions", "icons",
-    "tools", "tasks", "server", "jsonrpc", "stdio", "metrics", "callers", "readiness", "middleware", "access",
-    "sealing", "store", "registrations", "vendor", "consent", "grants", "oauth", "pages", "hosting", "serving",
-    "workers", "signin", "drawing", "studio", "mishaps", "sandbox", "trial", "spans", "jsonc", "configfile", "entries",
-    "differences", "asked", "installed", "findings", "reaching", "endpoint", "machine", "hosts", "upstream", "doctor",
-    "links", "targets", "installing", "uninstalling", "cli", "__main__",
+    "tools", "tasks", "server", "jsonrpc", "stdio", "metrics", "callers", "readiness", "middleware", "negotiation",
+    "access", "sealing", "store", "registrations", "vendor", "consent", "grants", "oauth", "pages", "hosting",
+    "serving", "workers", "signin", "drawing", "studio", "mishaps", "sandbox", "trial", "spans", "jsonc", "configfile",
+    "entries", "differences", "asked", "installed", "findings", "reaching", "endpoint", "machine", "hosts", "upstream",
+    "doctor", "links", "targets", "installing", "uninstalling", "cli", "__main__",
 ]  # fmt: skip
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
@@ -96,6 +96,8 @@ def test_imports_go_one_way(module: str) -> None:
                 "hosting",
                 "icons",
                 "jsonrpc",
+                "middleware",
+                "negotiation",
                 "server",
                 "stdio",
                 "trial",

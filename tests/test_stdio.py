@@ -221,6 +221,25 @@ def test_lines_that_are_passed_over(tmp_path: Path) -> None:
         assert len(server.ask("tools/list")[-1]["result"]["tools"]) == 3
 
 
+@pytest.mark.parametrize("revision", [OLD, LATEST])
+def test_arguments_that_are_no_object(tmp_path: Path, revision: str) -> None:
+    """JSON in text is taken, nothing at all is nothing, and what is neither is told so."""
+    meta = {"_meta": ENVELOPE} if revision == LATEST else {}
+    with started("--sandbox", "--sandbox-seconds", "0.2", cwd=tmp_path) as server:
+        if revision == OLD:
+            hello(server, OLD)
+
+        def ask(given: Any) -> dict[str, Any]:
+            return server.ask("tools/call", {"name": "generate_image", "arguments": given, **meta})[-1]
+
+        assert ask('{"prompt": "a fox"}')["result"]["structuredContent"]["status"] == "succeeded"
+        for nothing in ("", "null", None):
+            assert "`prompt` is empty" in ask(nothing)["result"]["content"][0]["text"]
+        others: tuple[Any, ...] = ("a fox", "[]", [], 5, '{"\\ud83d": 1}')
+        for other in others:
+            assert "`arguments` must be a JSON object" in ask(other)["error"]["message"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 def test_in_a_terminal_it_says_what_it_waits_for(tmp_path: Path) -> None:
     """Somebody who starts it by hand sees that it works, and how to end it; and Ctrl-C does."""
