@@ -31,16 +31,35 @@ _ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _SHOWN = 100
 
 
-class PlainHeaders:
-    """Takes blanks off the end of header values: they mean nothing (RFC 9110, 5.5), and httptools leaves them on."""
+class PlainRequests:
+    """Takes off a request what means nothing, so that all that follows knows one spelling.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Blanks at the end of header values (RFC 9110, 5.5), which httptools leaves on; capitals in a media type (8.3.1);
+    and slashes at the end of an address that people copy into their clients.
+
+    Args:
+        paths: Such addresses, without the slash.
+    """
+
+    def __init__(self, app: ASGIApp, *, paths: Collection[str]) -> None:
         self._app = app
+        self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope = {**scope, "headers": [(name, value.strip(b" \t")) for name, value in scope["headers"]]}
+            scope = {**scope, "headers": [(name, _plain(name, value)) for name, value in scope["headers"]]}
+            if scope["path"].endswith("/") and route_path(scope).rstrip("/") in self._paths:
+                scope["path"] = scope["path"].rstrip("/")
+                scope["raw_path"] = scope["path"].encode()
         await self._app(scope, receive, send)
+
+
+def _plain(name: bytes, value: bytes) -> bytes:
+    value = value.strip(b" \t")
+    if name != b"content-type":
+        return value
+    kind, semicolon, parameters = value.partition(b";")
+    return kind.lower() + semicolon + parameters
 
 
 class Identified:

@@ -1,9 +1,9 @@
 """Fetches generated pictures: the one guarded way out for links that somebody else wrote.
 
 A link comes from the upstream's answer, and an answer may be wrong or forged. So: https only (http only to
-the sandbox on this machine); every host is resolved, at each hop, and refused unless all of its addresses are
-public; the connection goes to the address that was checked; at most three redirects; a limit of bytes and of
-time; streamed to disk.
+the sandbox on this machine); every host is resolved, for each connection, and refused unless all of its addresses
+are public; the connection goes to an address that was checked, and its certificate must be for the link's host; at
+most three redirects; a limit of bytes and of time; streamed to disk.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import ipaddress
 import re
 import socket
 import ssl
+from collections.abc import Iterable
 from functools import cached_property, partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
@@ -21,6 +22,7 @@ from urllib.parse import urljoin
 from urllib.request import getproxies, proxy_bypass
 
 import anyio
+import httpcore
 import httpx
 
 from mcp_seedream import __version__
@@ -37,6 +39,9 @@ _NOT_PUBLIC = [
     ipaddress.ip_network(net)
     for net in ("192.0.0.0/24", "::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "fec0::/10")
 ]
+_NEXT_ADDRESS = 0.25  # seconds until the next address is tried beside one that does not answer (RFC 8305)
+_LAST_PORT = 65535
+_HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": f"mcp-seedream/{__version__}"}
 _PRIVATE = "The picture's link leads to a private address, so it was not followed."
 
 
@@ -63,7 +68,7 @@ class Downloads:
         self._seconds = seconds
         self._most_bytes = most_bytes
         self._retries = retries or Retries(seconds=seconds)
-        self._clients: dict[bool, httpx.AsyncClient] = {}
+        self._clients: dict[str, httpx.AsyncClient] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -105,9 +110,8 @@ class Downloads:
     async def _hop(self, url: str, path: Path) -> str | None:
         """One request: the address of the next one, or None where the picture is in the file."""
         target = httpx.URL(url)
-        proxied = target.scheme == "https" and _proxied(target.host)
-        request = await self._checked(target, proxied=proxied)
-        response = await self._client(proxied=proxied).send(request, stream=True)
+        client = self._client(self._route(target))
+        response = await client.send(httpx.Request("GET", target, headers=_HEADERS), stream=True)
         try:
             if response.has_redirect_location:
                 return urljoin(url, response.headers["location"])
@@ -129,45 +133,112 @@ class Downloads:
         finally:
             await response.aclose()
 
-    async def _checked(self, url: httpx.URL, *, proxied: bool) -> httpx.Request:
-        """The request for a link that may be followed, addressed to the IP address that was checked."""
-        headers = {
-            "Accept": "image/*",
-            "Accept-Encoding": "identity",
-            "Host": url.netloc.decode("ascii"),
-            "User-Agent": f"mcp-seedream/{__version__}",
-        }
-        if self._sandbox and (url.scheme, url.host, url.port) == (
-            self._sandbox.scheme,
-            self._sandbox.host,
-            self._sandbox.port,
-        ):
-            return httpx.Request("GET", url, headers=headers)
+    def _route(self, url: httpx.URL) -> str:
+        """How a link is fetched: "sandbox", "direct", or through the proxy of this address.
+
+        Raises:
+            UnreadableReply: It may not be followed.
+        """
+        here = self._sandbox
+        if here and (url.scheme, url.host, url.port) == (here.scheme, here.host, here.port):
+            return "sandbox"
         if url.scheme != "https" or not url.host:
             raise UnreadableReply("The picture's link is not https, so it was not followed.")
-        if proxied:
-            # The proxy resolves the name, and decides what it reaches; only what is plainly inside is refused here.
-            if is_inside(url.host):
-                raise UnreadableReply(_PRIVATE)
-            return httpx.Request("GET", url, headers=headers)
-        address = await _public_address(url.host, url.port or 443)
-        pinned = url.copy_with(host=address)
-        return httpx.Request("GET", pinned, headers=headers, extensions={"sni_hostname": url.host})
+        if url.port is not None and not 0 < url.port <= _LAST_PORT:
+            raise UnreadableReply("The picture's link has a port that does not exist, so it was not followed.")
+        proxy = _proxy(url.host)
+        # A proxy resolves the name, and decides what it reaches; only what is plainly inside is refused here.
+        if proxy and is_inside(url.host):
+            raise UnreadableReply(_PRIVATE)
+        return proxy or "direct"
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
         return httpx.create_ssl_context()  # with what SSL_CERT_FILE says, whether there is a proxy or not
 
-    def _client(self, *, proxied: bool) -> httpx.AsyncClient:
-        """One for requests to an address that was checked, which no proxy may resolve anew, and one for the proxy."""
-        if proxied not in self._clients:
-            self._clients[proxied] = httpx.AsyncClient(
+    def _client(self, route: str) -> httpx.AsyncClient:
+        """The client of a route. None reads proxies from the environment: `_route` alone decides."""
+        if route not in self._clients:
+            if route == "sandbox":
+                transport = httpx.AsyncHTTPTransport(verify=self._tls)
+            elif route == "direct":
+                transport = _PublicTransport(self._tls)
+            else:
+                transport = httpx.AsyncHTTPTransport(verify=self._tls, proxy=route)
+            self._clients[route] = httpx.AsyncClient(
+                transport=transport,
                 timeout=self._seconds / 3,  # a silent host leaves time for another attempt
-                trust_env=proxied,
-                verify=self._tls,
+                trust_env=False,
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             )
-        return self._clients[proxied]
+        return self._clients[route]
+
+
+class _PublicTransport(httpx.AsyncHTTPTransport):
+    """Connects to public addresses only.
+
+    The URL keeps its host, so that connections are pooled, and certificates checked, by name and not by address.
+    """
+
+    def __init__(self, tls: ssl.SSLContext) -> None:
+        super().__init__(verify=tls)
+        # httpx has no argument for the network back-end of its pool. With one (`network_backend=`, as httpcore's
+        # pools have), this class would go.
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=tls,
+            network_backend=_PublicNetwork(),
+            max_connections=100,  # these three as httpx has them
+            max_keepalive_connections=20,
+            keepalive_expiry=5,
+        )
+
+
+class _PublicNetwork(httpcore.AnyIOBackend):
+    """Resolves a host, checks all of its addresses, and connects to the first one that answers."""
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109  (httpcore's signature)
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect; each next address is tried once the one before has failed, or has not answered for a while.
+
+        Raises:
+            httpcore.ConnectError: No address took the connection.
+            httpcore.ConnectTimeout: None did in time.
+            UpstreamUnavailable: The name can't be resolved.
+            UnreadableReply: The host is not public.
+        """
+        connected: list[httpcore.AsyncNetworkStream] = []
+        failures: list[httpcore.ConnectError] = []
+        connect = super().connect_tcp
+
+        async def attempt(address: str, over: anyio.Event) -> None:
+            try:
+                stream = await connect(address, port, None, local_address, socket_options)
+            except httpcore.ConnectError as error:
+                failures.append(error)
+                over.set()
+                return
+            connected.append(stream)
+            group.cancel_scope.cancel()
+
+        with anyio.move_on_after(timeout):
+            addresses = await _public_addresses(host, port)
+            async with anyio.create_task_group() as group:
+                for address in addresses:
+                    over = anyio.Event()
+                    group.start_soon(attempt, address, over)
+                    with anyio.move_on_after(_NEXT_ADDRESS):
+                        await over.wait()
+        for stream in connected[1:]:
+            await stream.aclose()
+        if connected:
+            return connected[0]
+        raise failures[-1] if failures else httpcore.ConnectTimeout
 
 
 async def _check(path: Path) -> None:
@@ -177,8 +248,13 @@ async def _check(path: Path) -> None:
             raise UnreadableReply("The link did not answer with a picture.")
 
 
-def _proxied(host: str) -> bool:
-    return any(getproxies().get(kind) for kind in ("https", "all")) and not proxy_bypass(host)
+def _proxy(host: str) -> str | None:
+    """The address of the proxy for https requests to a host; None where they go directly."""
+    proxies = getproxies()
+    found = proxies.get("https") or proxies.get("all")
+    if not found or proxy_bypass(host):
+        return None
+    return found if "://" in found else f"http://{found}"
 
 
 def is_inside(host: str) -> bool:
@@ -193,8 +269,8 @@ def is_inside(host: str) -> bool:
         return spelled or last == host or last in ("local", "internal", "localhost", "lan", "home", "corp", "arpa")
 
 
-async def _public_address(host: str, port: int) -> str:
-    """The first of a host's addresses, when all of them are public.
+async def _public_addresses(host: str, port: int) -> list[str]:
+    """A host's addresses, when all of them are public.
 
     Raises:
         UpstreamUnavailable: The name can't be resolved.
@@ -204,10 +280,10 @@ async def _public_address(host: str, port: int) -> str:
         found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise UpstreamUnavailable("The host of the picture's link is unknown.") from error
-    addresses = [str(entry[4][0]).partition("%")[0] for entry in found]
+    addresses = list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
     if not addresses or not all(is_public(address) for address in addresses):
         raise UnreadableReply(_PRIVATE)
-    return addresses[0]
+    return addresses
 
 
 def is_public(address: str) -> bool:

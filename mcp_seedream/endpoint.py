@@ -44,7 +44,7 @@ class Endpoint:
         if not _is_address(url):
             raise ConfigurationError(f"{url} is not an address like https://seedream.example.com/mcp.")
         self._to = partial(Way, connect=connect, read=read)
-        self._way = self._to(url)
+        self._way = self._to(url.rstrip("/"))  # the same endpoint
         self._token = token
         self._health: Answer | None = None
         self._asks_for_token = False

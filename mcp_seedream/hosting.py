@@ -28,15 +28,16 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_seedream import __version__
-from mcp_seedream.access import Identified, KeyCheck, KnownNames, PlainHeaders, RequireCaller
+from mcp_seedream.access import Identified, KeyCheck, KnownNames, PlainRequests, RequireCaller
 from mcp_seedream.callers import Callers
 from mcp_seedream.client import SeedreamClient
 from mcp_seedream.errors import TooMuch
 from mcp_seedream.limits import Limits
 from mcp_seedream.metrics import CONTENT_TYPE, Metrics
 from mcp_seedream.middleware import ENDPOINT, DropUnfinished, EnterInTurn, StopInOrder, route_path
+from mcp_seedream.negotiation import Negotiate
 from mcp_seedream.oauth import SignIn
-from mcp_seedream.pages import CARD, server_card, welcome
+from mcp_seedream.pages import CARD, elsewhere, server_card, welcome
 from mcp_seedream.readiness import Readiness
 from mcp_seedream.services import Services
 from mcp_seedream.settings import Settings
@@ -120,6 +121,7 @@ def build_app(
     app.router.redirect_slashes = False
     app.routes.extend(_pages(server, settings, stopping, upstream, metrics))
     app.routes.extend(signing_in)
+    app.exception_handlers.update(elsewhere(settings))
     app.router.lifespan_context = _lifespan(app, stopping, upstream, sign_in)
     app.state.server, app.state.stopping = server, stopping
     return app
@@ -131,7 +133,8 @@ def _doors(settings: Settings, stopping: Stopping, open_paths: Collection[str], 
     web = settings.cors_origins
     origins = ["*"] if "*" in web else [*settings.allowed_origins, *own, *web]
     names = [*settings.allowed_hosts, *(url.partition("://")[2] for url in own)]
-    doors = [Middleware(PlainHeaders), Middleware(DropUnfinished), Middleware(Identified)]
+    plain = Middleware(PlainRequests, paths=(ENDPOINT, SSE))
+    doors = [plain, Middleware(DropUnfinished), Middleware(Identified)]
     if web:
         doors.append(Middleware(_Cors, elsewhere=open_paths, web=web))
     most = settings.max_header_kib * 1024
@@ -141,6 +144,7 @@ def _doors(settings: Settings, stopping: Stopping, open_paths: Collection[str], 
         Middleware(StopInOrder, stopping=stopping),
         caller,
         Middleware(EnterInTurn),
+        Middleware(Negotiate),
     ]
 
 
@@ -225,8 +229,9 @@ async def _entered(
 ) -> HandlerResult:
     """What was asked begins: the next one may come in. Over SSE it is counted here: its request is over by now."""
     state = getattr(ctx.request, "state", None)
-    if done := getattr(state, "entered", None):
-        done()
+    for told in ("entered", "begun"):
+        if tell := getattr(state, told, None):
+            tell()
     with ExitStack() as counted:
         if isinstance(ctx.request, Request) and route_path(ctx.request.scope).startswith(MESSAGES):
             try:

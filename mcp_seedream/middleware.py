@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import codecs
 import math
 import re
 from collections import deque
 from contextlib import ExitStack
+from typing import Any
 
 import anyio
 import anyio.lowlevel
+from mcp_types import JSONRPCError
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mcp_seedream import jsonrpc
 from mcp_seedream.stopping import Stopping
 from mcp_seedream.turns import Turns
 
@@ -24,6 +28,7 @@ _LOOK = "get_task"
 _BODY_SECONDS = 60  # for a body to come, and more for a large one
 _SLOWEST = 50_000  # bytes a second of a line that is still waited for
 _ENTERING = 1  # second at most, whatever holds a call up
+_REVISION, _OLDEST = "mcp-protocol-version", "2025-03-26"
 _SMALL = 64 * 1024  # bytes of a request that is all there before its turn
 _STOPPING = {"error": "stopping", "error_description": "The server is being stopped. Try again in a moment."}
 
@@ -89,7 +94,7 @@ class StopInOrder:
         with self._stopping.answering():
             if self._stopping.begun.is_set():
                 receive, start = await _peek(receive)
-                if _called(start) is not None:
+                if _called(_read(start)) is not None:
                     await JSONResponse(_STOPPING, 503, {"Retry-After": "2"})(scope, receive, send)
                     return
             await self._app(scope, receive, send)
@@ -101,6 +106,9 @@ class EnterInTurn:
     Up to where its tool begins, a call is work for the one processor; afterwards it waits, and the next may come in.
     Who only looks does not wait for those who generate. A large request goes past: it is busy being received, for
     longer than anybody should wait for.
+
+    What is no message is answered here, as over stdio. A client of revision 2026-07-28 is left to the SDK, which does
+    it by that revision's rules; of older ones it would take a request with a wrong id for a notification.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -112,10 +120,15 @@ class EnterInTurn:
             await self._app(scope, receive, send)
             return
         receive, start = await _peek(receive)
+        found = _read(start)
+        if isinstance(found, list) and Headers(scope=scope).get(_REVISION, _OLDEST) in HANDSHAKE_PROTOCOL_VERSIONS:
+            body = found[0].model_dump(mode="json", exclude_unset=True)
+            await JSONResponse(body, 400)(scope, receive, send)
+            return
         key = scope.get("state", {}).get("caller_key", "")
-        tool = _called(start)
+        tool = _called(found)
         with ExitStack() as stack:
-            if tool is not None and len(start) <= _SMALL:
+            if tool is not None and found is not None:
                 turns = self._looking if tool == _LOOK else self._making
                 await turns.take(key)
                 stack.callback(turns.give)
@@ -141,29 +154,35 @@ def _is_call(scope: Scope) -> bool:
     return scope["type"] == "http" and route_path(scope) == ENDPOINT and bool(scope["method"] == "POST")
 
 
-def _called(start: bytes) -> str | None:
+def _read(start: bytes) -> dict[str, Any] | list[JSONRPCError] | None:
+    """The message of a request, or what is wrong with it; None where it is too large to be looked at."""
+    return jsonrpc.read(start) if len(start) <= _SMALL else None
+
+
+def _called(found: dict[str, Any] | list[JSONRPCError] | None) -> str | None:
     """The tool that a request calls ("" where that can't be told), or None: it calls none.
 
-    JSON can write a word in many ways, so that it has to be read; what is large, or no JSON, counts as a call.
+    JSON can write a word in many ways, so that it has to be read; what is large, or no message, counts as a call.
     """
-    if len(start) > _SMALL:
+    if not isinstance(found, dict):
         return ""
-    try:
-        message = json.loads(start)
-        params = message.get("params") if message["method"] == "tools/call" else None
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        return ""
-    if params is None and message["method"] != "tools/call":
+    if found.get("method") != "tools/call":
         return None
+    params = found.get("params")
     return str(params.get("name", "")) if isinstance(params, dict) else ""
 
 
 async def _peek(receive: Receive) -> tuple[Receive, bytes]:
-    """The start of a request's body, all of it where it is small, and a way to receive it all the same."""
+    """The start of a request's body, all of it where it is small, and a way to receive it all the same.
+
+    A byte order mark is left out: it means nothing.
+    """
     unread: deque[Message] = deque()
     start = b""
     while True:
         message = await receive()
+        if not start and (body := message.get("body", b"")).startswith(codecs.BOM_UTF8):
+            message = {**message, "body": body.removeprefix(codecs.BOM_UTF8)}
         unread.append(message)
         start += message.get("body", b"")
         if not message.get("more_body") or len(start) > _SMALL:

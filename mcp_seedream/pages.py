@@ -9,6 +9,7 @@ from string import Template
 from typing import Any
 
 from mcp.server.mcpserver import MCPServer
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -72,6 +73,19 @@ def server_card(server: MCPServer[Any], settings: Settings) -> list[Route]:
         return JSONResponse(found, headers={"Access-Control-Allow-Origin": "*", "Cache-Control": kept})
 
     return [Route(CARD, card)]
+
+
+def elsewhere(settings: Settings) -> dict[int, Any]:
+    """What is answered where nothing is, by status: where the endpoint is, as its client may show it to people."""
+
+    async def show(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        endpoint = _origin(request, settings) + ENDPOINT
+        words = f"The MCP endpoint of this server, for streamable HTTP, is {endpoint}; it is not here."
+        body = {"error": error.detail.lower().replace(" ", "_"), "error_description": words}
+        return JSONResponse(body, error.status_code, error.headers)
+
+    return {404: show, 405: show}
 
 
 def _origin(request: Request, settings: Settings) -> str:

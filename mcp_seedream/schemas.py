@@ -75,7 +75,7 @@ def _object(properties: Schema, required: list[str]) -> Schema:
     schema: Schema = {"type": "object", "properties": properties}
     if required:
         schema["required"] = required
-    return {**schema, "additionalProperties": False}
+    return schema
 
 
 def _prompt_note(table: ModelTable, operation: Operation) -> str:

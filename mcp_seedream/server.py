@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import anyio
 import anyio.to_thread
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, GetPromptResult, Prompt
+from pydantic_core import from_json
 
 from mcp_seedream import __version__, icons
 from mcp_seedream.capabilities import ModelTable
@@ -35,6 +38,10 @@ from mcp_seedream.tasks import Tasks
 from mcp_seedream.tools import Habits, TokenOf, make_tools
 from mcp_seedream.waiting import TaskWaiter, open_waiter
 
+_NO_OBJECT = (
+    '`arguments` must be a JSON object with the tool\'s arguments by their names, such as {"prompt": "a fox"}. '
+    "Nothing was sent."
+)
 _HANGING = 0.75  # of the grace, after which nobody hopes for an answer any more
 INSTRUCTIONS = """\
 Seedream makes pictures; each generation is billed.
@@ -127,6 +134,7 @@ def build_server(
         extensions=[gallery(table, image_hosts), tasks],
         subscriptions=False,  # no list ever changes: who listened would wait in vain, and hold up the server's end
     )
+    server.middleware.append(_arguments_by_name)
     server.prompts = Prompts(table, local=habits.local is not None)
     _add_reading(server, table, journal)
     return server
@@ -138,6 +146,24 @@ def _add_reading(server: _Server, table: ModelTable, journal: Journal | None) ->
     add_guide(server, table)
     if journal:
         add_journal(server, journal)
+
+
+async def _arguments_by_name(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
+    """Some models give a tool's arguments as JSON in text, or as no text at all, which the SDK refuses unread."""
+    given = (ctx.params or {}).get("arguments")
+    if ctx.method == "tools/call" and given is not None and not isinstance(given, dict):
+        ctx = replace(ctx, params={**(ctx.params or {}), "arguments": _as_object(given)})
+    return await call_next(ctx)
+
+
+def _as_object(given: Any) -> dict[str, Any]:
+    try:
+        found = from_json(given.strip() or "{}") if isinstance(given, str) else given
+    except ValueError:
+        found = given
+    if found is not None and not isinstance(found, dict):
+        raise MCPError(INVALID_PARAMS, _NO_OBJECT)
+    return found or {}
 
 
 @asynccontextmanager

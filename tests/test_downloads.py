@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import socket
+import ssl
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import anyio
-import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from mcp_seedream.downloads import Downloads
-from mcp_seedream.errors import UpstreamError
+from mcp_seedream.errors import UnreadableReply, UpstreamError, UpstreamUnavailable
+from mcp_seedream.retries import Retries
 from tests.conftest import BUSY, QUICK, Switch, serving
 
 pytestmark = [pytest.mark.anyio, BUSY]
+ONCE = Retries(attempts=1)
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 
 
@@ -62,6 +70,102 @@ class Hostile:
         for _ in range(2**11):  # 2 GiB, if anybody takes it
             yield bytes(2**20 if not pause else 10)
             await asyncio.sleep(pause)
+
+
+class Network:
+    """Names and addresses of an internet that ends at this machine's loopback."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, list[str]] = {}
+        self.changes: dict[str, list[str]] = {}  # what a name means when it is asked for again
+        self.otherwise: list[str] | None = None
+        self.listeners: dict[str, int] = {}
+        self.silent: set[str] = set()
+        self.resolved: list[str] = []
+        self.connected: list[str] = []
+        self._resolve, self._connect = anyio.getaddrinfo, anyio.connect_tcp
+
+    async def getaddrinfo(self, host: str, port: int, **options: Any) -> list[Any]:
+        found = self.names.get(host, self.otherwise)
+        if found is None or host == "127.0.0.1":
+            return list(await self._resolve(host, port, **options))
+        self.resolved.append(host)
+        self.names[host] = self.changes.get(host, found)
+        return [(socket.AF_INET6 if ":" in ip else socket.AF_INET, 1, 6, "", (ip, port)) for ip in found]
+
+    async def connect_tcp(self, remote_host: str, remote_port: int, **options: Any) -> Any:
+        if remote_host == "127.0.0.1":
+            return await self._connect(remote_host, remote_port, **options)
+        self.connected.append(remote_host)
+        if remote_host in self.silent:
+            await anyio.sleep_forever()
+        if remote_host not in self.listeners:
+            raise ConnectionRefusedError
+        return await self._connect("127.0.0.1", self.listeners[remote_host], **options)
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> Network:
+    network = Network()
+    monkeypatch.setattr(anyio, "getaddrinfo", network.getaddrinfo)
+    monkeypatch.setattr(anyio, "connect_tcp", network.connect_tcp)
+    return network
+
+
+class TlsCdn:
+    """Serves pictures with a certificate for a.example, whatever name it is asked for."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.names: list[str | None] = []
+        self.hosts: list[str] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                self.hosts += [line[6:] for line in head.splitlines() if line.lower().startswith("host: ")]
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(PNG), PNG))
+        writer.close()
+
+    def noted(self, _: Any, name: str | None, __: Any) -> None:
+        self.names.append(name)
+
+
+@pytest.fixture
+async def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TlsCdn]:
+    cdn = TlsCdn()
+    certificate = self_signed("a.example", tmp_path / "a.example.pem")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    context.sni_callback = cdn.noted
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    async with await asyncio.start_server(cdn.serve, "127.0.0.1", ssl=context) as server:
+        cdn.port = server.sockets[0].getsockname()[1]
+        yield cdn
+
+
+def self_signed(name: str, path: Path) -> Path:
+    """A file with a key, and a certificate for one name that whoever trusts it accepts."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    plain = serialization.NoEncryption()
+    path.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain) + certificate.public_bytes(pem))
+    return path
 
 
 @pytest.fixture
@@ -177,30 +281,77 @@ async def test_without_a_sandbox_this_machine_is_private(hostile: Hostile, cdn: 
 
 
 async def test_a_name_is_refused_when_one_of_its_addresses_is_private(
-    fetcher: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fetcher: Downloads, tmp_path: Path, network: Network
 ) -> None:
-    """A forged record beside a good one."""
-
-    async def resolve(*_: Any, **__: Any) -> list[Any]:
-        return [(socket.AF_INET, 1, 6, "", (ip, 443)) for ip in ("93.184.216.34", "10.0.0.1")]
-
-    monkeypatch.setattr(anyio, "getaddrinfo", resolve)
+    """A forged record beside a good one: neither address is connected to."""
+    network.names["cdn.example.com"] = ["93.184.216.34", "10.0.0.1"]
     assert "private address" in await refused(fetcher, "https://cdn.example.com/a.png", tmp_path / "a")
+    assert network.connected == []
 
 
-async def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Resolved once: a second answer of a hostile name server is never asked for."""
+async def test_the_connection_goes_to_the_address_that_was_checked(
+    fetcher: Downloads, tmp_path: Path, network: Network
+) -> None:
+    """Resolved once for each connection: a second answer of a hostile name server is never asked for."""
+    network.names["cdn.example.com"] = ["93.184.216.34"]
+    network.changes["cdn.example.com"] = ["10.0.0.1"]
+    assert "ConnectError" in await refused(
+        Downloads(seconds=1, retries=ONCE), "https://cdn.example.com/a.png", tmp_path / "a"
+    )
+    assert network.connected == ["93.184.216.34"]
+    assert "private address" in await refused(fetcher, "https://cdn.example.com/a.png", tmp_path / "a")
+    assert network.connected == ["93.184.216.34"]
 
-    async def resolve(*_: Any, **__: Any) -> list[Any]:
-        return [(socket.AF_INET, 1, 6, "", ("93.184.216.34", 443))]
 
-    monkeypatch.setattr(anyio, "getaddrinfo", resolve)
-    async with Downloads() as fetcher:
-        request = await fetcher._checked(httpx.URL("https://cdn.example.com/a.png?x=1"), proxied=False)
-    assert str(request.url) == "https://93.184.216.34/a.png?x=1"
-    assert request.headers["host"] == "cdn.example.com"
-    assert request.extensions["sni_hostname"] == "cdn.example.com"
-    assert "authorization" not in request.headers
+async def test_each_name_shows_its_own_certificate(tls: TlsCdn, network: Network, tmp_path: Path) -> None:
+    """Two names on one address: an open connection to the first is not used for the second."""
+    network.names |= {"a.example": ["93.184.216.34"], "b.example": ["93.184.216.34"]}
+    network.listeners["93.184.216.34"] = tls.port
+    async with Downloads(seconds=2, retries=ONCE) as fetcher:
+        await fetcher.fetch(f"https://a.example:{tls.port}/a.png", tmp_path / "a")
+        await fetcher.fetch(f"https://a.example:{tls.port}/b.png", tmp_path / "a")
+        assert "ConnectError" in await refused(fetcher, f"https://b.example:{tls.port}/b.png", tmp_path / "b")
+    assert tls.hosts == [f"a.example:{tls.port}"] * 2
+    assert tls.names == ["a.example", "b.example"]
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_every_address_is_tried(tls: TlsCdn, network: Network, tmp_path: Path, silent: bool) -> None:
+    """The first of three refuses the connection, or never answers; so does the second."""
+    bad = ["2606:2800:220:1::1", "93.184.216.33"]
+    network.names["a.example"] = [*bad, "93.184.216.34"]
+    network.listeners["93.184.216.34"] = tls.port
+    network.silent |= set(bad) if silent else set()
+    async with Downloads(seconds=3, retries=ONCE) as fetcher:
+        await fetcher.fetch(f"https://a.example:{tls.port}/a.png", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == PNG
+    assert network.connected == [*bad, "93.184.216.34"]
+
+
+async def test_when_no_address_answers(network: Network, tmp_path: Path) -> None:
+    """All of them are tried, and the picture can be asked for again."""
+    network.names["a.example"] = ["93.184.216.33", "93.184.216.34"]
+    async with Downloads(seconds=2, retries=ONCE) as fetcher:
+        with pytest.raises(UpstreamUnavailable):
+            await fetcher.fetch("https://a.example/a.png", tmp_path / "a")
+    assert network.connected == ["93.184.216.33", "93.184.216.34"]
+
+
+PORTS = ["99999", "65536", "0", "-1"]
+
+
+@pytest.mark.parametrize("port", PORTS)
+async def test_a_port_that_is_none(
+    fetcher: Downloads, hostile: Hostile, cdn: str, network: Network, tmp_path: Path, port: str
+) -> None:
+    """Such a link is refused, as is a redirect to one; nothing is resolved for it."""
+    network.names["cdn.example.com"] = ["93.184.216.34"]
+    hostile.target = url = f"https://cdn.example.com:{port}/a.png"
+    for link in (url, f"{cdn}/redirect"):
+        with pytest.raises(UnreadableReply):
+            await fetcher.fetch(link, tmp_path / "a")
+    assert network.connected == []
 
 
 class Proxy:
@@ -217,51 +368,50 @@ class Proxy:
 
 
 @pytest.fixture(params=["HTTPS_PROXY", "ALL_PROXY"])
-async def proxy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Proxy]:
+async def proxy(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, network: Network
+) -> AsyncIterator[Proxy]:
     """In the environment, for everything but one host and this machine; names resolve to a private address here."""
     proxy = Proxy()
-
-    async def resolve(*_: Any, **__: Any) -> list[Any]:
-        return [(socket.AF_INET, 1, 6, "", ("10.0.0.1", 443))]
-
+    network.otherwise = ["10.0.0.1"]
     async with await asyncio.start_server(proxy.serve, "127.0.0.1") as server:
         for kind in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
             monkeypatch.delenv(kind, raising=False)
             monkeypatch.delenv(kind.upper(), raising=False)
         monkeypatch.setenv(str(request.param), f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         monkeypatch.setenv("NO_PROXY", "direct.example.com,127.0.0.1")
-        monkeypatch.setattr(anyio, "getaddrinfo", resolve)
         yield proxy
 
 
-async def test_a_proxy_resolves_the_name_itself(fetcher: Downloads, proxy: Proxy, tmp_path: Path) -> None:
+async def test_a_proxy_resolves_the_name_itself(
+    fetcher: Downloads, proxy: Proxy, network: Network, tmp_path: Path
+) -> None:
     """It is asked for the host by name: what the name means here may not be what it means there."""
     assert "ProxyError" in await refused(fetcher, "https://cdn.example.com/a.png", tmp_path / "a")
     assert set(proxy.asked) == {"CONNECT cdn.example.com:443 HTTP/1.1"}
-    request = await fetcher._checked(httpx.URL("https://cdn.example.com/a.png"), proxied=True)
-    assert str(request.url) == "https://cdn.example.com/a.png"
-    assert "sni_hostname" not in request.extensions
+    assert set(network.resolved) <= {"127.0.0.1"}
 
 
-async def test_a_host_that_is_not_for_the_proxy_is_pinned(
-    fetcher: Downloads, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_host_that_is_not_for_the_proxy_is_checked(
+    fetcher: Downloads, proxy: Proxy, network: Network, tmp_path: Path
 ) -> None:
     """NO_PROXY: checked and addressed as if there were none."""
     assert "private address" in await refused(fetcher, "https://direct.example.com/a.png", tmp_path / "a")
-    seen: list[str] = []
-
-    async def resolve(*_: Any, **__: Any) -> list[Any]:
-        return [(socket.AF_INET, 1, 6, "", ("93.184.216.34", 443))]
-
-    async def send(_: httpx.AsyncClient, request: httpx.Request, **__: Any) -> httpx.Response:
-        seen.append(str(request.url))
-        return httpx.Response(404)
-
-    monkeypatch.setattr(anyio, "getaddrinfo", resolve)
-    monkeypatch.setattr(httpx.AsyncClient, "send", send)
-    assert "HTTP 404" in await refused(fetcher, "https://direct.example.com/a.png", tmp_path / "a")
-    assert seen == ["https://93.184.216.34/a.png"]
+    assert network.connected == []
+    network.names["direct.example.com"] = ["93.184.216.34"]
+    assert "ConnectError" in await refused(fetcher, "https://direct.example.com/a.png", tmp_path / "a")
+    assert set(network.connected) == {"93.184.216.34"}
     assert proxy.asked == []
+
+
+async def test_only_one_place_decides_what_is_for_the_proxy(
+    fetcher: Downloads, proxy: Proxy, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A spelling of NO_PROXY that httpx knows and the standard library doesn't leads to no unchecked connection."""
+    monkeypatch.setenv("NO_PROXY", "https://cdn.example.com,127.0.0.1")
+    await refused(fetcher, "https://cdn.example.com/a.png", tmp_path / "a")
+    assert "10.0.0.1" not in network.connected
+    assert set(proxy.asked) == {"CONNECT cdn.example.com:443 HTTP/1.1"}
 
 
 INSIDE = [

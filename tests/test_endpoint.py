@@ -113,10 +113,17 @@ async def test_an_upstream_that_is_gone(table: ModelTable) -> None:
     assert "the upstream can't be reached" in found["upstream"].found
 
 
+async def test_a_slash_at_the_end(table: ModelTable, upstream: str) -> None:
+    """Is the same endpoint, whose probes lie where they always do."""
+    with hosted(table, upstream) as url:
+        found = await looked(f"{url}/")
+    assert [found[name].level for name in ("server", "upstream", "sign-in", "token")] == ["ok"] * 4
+
+
 async def test_a_wrong_path(table: ModelTable, upstream: str) -> None:
     """The endpoint is one level up."""
     with hosted(table, upstream) as url:
-        found = await looked(f"{url}/")
+        found = await looked(f"{url}/v1")
     assert found["server"].level == "warning"
     assert found["sign-in"].level == "problem"
     assert "no endpoint at this address (HTTP 404)" in found["sign-in"].found

@@ -165,11 +165,12 @@ async def test_what_passes(upstream: str, tmp_path: Path) -> None:
                     "/health",
                     "/x",
                     "/mcp",
+                    "/mcp/",
                 )
             }
             found = (await web.get("/.well-known/oauth-authorization-server")).json()
             await web.get("/consent?transaction=a-secret")
-        assert list(statuses.values()) == [200, 200, 404, 404, 404, 404, 401]
+        assert list(statuses.values()) == [200, 200, 404, 404, 404, 404, 401, 401]
         assert found["issuer"].rstrip("/") == f"https://{NAME}"
         assert await front.answer_to(f"POST /mcp HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {65 * 2**20}") == 413
         assert '"GET /consent" 400' in front.log

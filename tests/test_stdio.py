@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -10,11 +11,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
 from mcp import Client, StdioServerParameters
-from mcp_types import Implementation
+from mcp_types import INVALID_REQUEST, PARSE_ERROR, Implementation
 
 from tests.conftest import BUSY, answer
 from tests.services import heard
@@ -51,6 +53,20 @@ class Process:
                 return messages
         raise AssertionError(f"the server ended: {self.process.communicate()[1]}")
 
+    def write(self, lines: bytes) -> None:
+        assert isinstance(self.process.stdin, io.TextIOWrapper)
+        self.process.stdin.buffer.write(lines)
+        self.process.stdin.buffer.flush()
+
+    def read(self) -> dict[str, Any]:
+        """The next message; a server that says nothing is ended."""
+        assert self.process.stdout is not None
+        patience = Timer(20, self.process.kill)
+        patience.start()
+        message: dict[str, Any] = json.loads(self.process.stdout.readline() or '{"error": "no answer"}')
+        patience.cancel()
+        return message
+
     def tell(self, message: dict[str, Any]) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
@@ -75,6 +91,20 @@ def hello(server: Process, revision: str) -> dict[str, Any]:
     return result
 
 
+def line(method: str, id_: int | None, params: dict[str, Any] | None = None) -> bytes:
+    message = {"jsonrpc": "2.0", "method": method, **({} if id_ is None else {"id": id_}), "params": params or {}}
+    return json.dumps(message).encode() + b"\n"
+
+
+ENVELOPE = {
+    f"io.modelcontextprotocol/{key}": value
+    for key, value in {
+        "protocolVersion": LATEST, "clientInfo": {"name": "raw", "version": "1"}, "clientCapabilities": {}
+    }.items()
+}  # fmt: skip
+HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
+
+
 def call(server: Process, **arguments: Any) -> list[dict[str, Any]]:
     params = {"name": "generate_image", "arguments": arguments, "_meta": {"progressToken": 1}}
     return server.ask("tools/call", params)
@@ -94,14 +124,120 @@ def test_raw_json_rpc_with_a_handshake(tmp_path: Path, revision: str) -> None:
 
 def test_raw_json_rpc_of_the_newest_revision(tmp_path: Path) -> None:
     """No handshake: each request says what it is."""
-    meta = {"protocolVersion": LATEST, "clientInfo": {"name": "raw", "version": "1"}, "clientCapabilities": {}}
-    meta = {f"io.modelcontextprotocol/{key}": value for key, value in meta.items()}
     with started("--sandbox", "--sandbox-seconds", "0.2", cwd=tmp_path) as server:
-        found = server.ask("server/discover", {"_meta": meta})[-1]["result"]
-        assert LATEST in found["supportedVersions"]
-        params = {"name": "generate_image", "arguments": {"prompt": "a fox"}, "_meta": meta}
+        for _ in range(2):
+            found = server.ask("server/discover", {"_meta": ENVELOPE})[-1]["result"]
+            assert LATEST in found["supportedVersions"]
+        params = {"name": "generate_image", "arguments": {"prompt": "a fox"}, "_meta": ENVELOPE}
         result = server.ask("tools/call", params)[-1]["result"]
         assert result["structuredContent"]["status"] == "succeeded"
+        found = server.ask("server/discover", {"_meta": ENVELOPE})[-1]["result"]
+        assert LATEST in found["supportedVersions"]
+
+
+@pytest.mark.parametrize("order", ["answered", "pipelined", "cancelled", "twice"])
+def test_a_probe_and_then_a_handshake(tmp_path: Path, order: str) -> None:
+    """A client that gave up on `server/discover`, or did not like the answer, has a session all the same."""
+    probe = line("server/discover", 0, {"_meta": ENVELOPE})
+    handshake = line("initialize", 1, HELLO) + line("notifications/initialized", None) + line("tools/list", 2)
+    with started("--sandbox", cwd=tmp_path) as server:
+        match order:
+            case "answered":
+                server.write(probe)
+                answers = {0: server.read()}
+                server.write(handshake)
+            case "pipelined":
+                server.write(probe + handshake)
+                answers = {}
+            case "cancelled":
+                server.write(probe + line("notifications/cancelled", None, {"requestId": 0}) + handshake)
+                answers = {}
+            case _:
+                server.write(probe + line("server/discover", 3, {"_meta": ENVELOPE}) + handshake)
+                answers = {}
+        wanted = {0, 1, 2, 3} if order == "twice" else {0, 1, 2}
+        while answers.keys() != wanted:
+            message = server.read()
+            answers[message["id"]] = message
+        assert LATEST in answers[0]["result"]["supportedVersions"]
+        assert answers[1]["result"]["protocolVersion"] == "2025-11-25"
+        assert len(answers[2]["result"]["tools"]) == 3
+        late = server.ask("server/discover", {"_meta": ENVELOPE})[-1]
+        assert late["error"]["code"] == INVALID_REQUEST  # the client speaks the older protocol by now
+
+
+CALL = b'{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"get_task","arguments":{"task_id":%s}}}'
+BROKEN = [
+    (CALL % b'"\\ud83d"', PARSE_ERROR, 7),
+    (CALL % b'"secret\tsecret"', PARSE_ERROR, 7),
+    (CALL % (b"[" * 300 + b"]" * 300), PARSE_ERROR, 7),
+    (CALL % b'"caf\xe9"', PARSE_ERROR, 7),
+    (CALL % (b"9" * 5000), PARSE_ERROR, 7),
+    (CALL[:-40], PARSE_ERROR, 7),
+    (b"hello", PARSE_ERROR, None),
+    (b"[]", INVALID_REQUEST, None),
+    (b"[" + CALL % b'"x"' + b"]", INVALID_REQUEST, 7),
+    (b"5", INVALID_REQUEST, None),
+    (b"NaN", INVALID_REQUEST, None),
+    (b'{"jsonrpc":"2.0","id":7}', INVALID_REQUEST, 7),
+    (b'{"jsonrpc":"2.0","id":7,"method":5}', INVALID_REQUEST, 7),
+    (b'{"jsonrpc":"2.0","id":7,"method":"tools/list","params":[]}', INVALID_REQUEST, 7),
+    (b'{"jsonrpc":"2.0","id":7.0,"method":"tools/list"}', INVALID_REQUEST, 7),
+    (b'{"jsonrpc":"2.0","id":null,"method":"tools/list"}', INVALID_REQUEST, None),
+    (b'{"id":7,"method":"tools/list"}', INVALID_REQUEST, 7),
+    ('{"id":7}'.encode("utf-16"), PARSE_ERROR, None),
+]
+
+
+def test_a_line_that_is_no_message_is_answered(tmp_path: Path) -> None:
+    """Before the handshake and after it, with the id where there is one; it is logged, but not what it held."""
+    server = Process("--sandbox", cwd=tmp_path)
+    for greeted in (False, True):
+        if greeted:
+            hello(server, OLD)
+        for sent, code, id_ in BROKEN:
+            server.write(sent + b"\n")
+            found = server.read()
+            assert (found["jsonrpc"], found["id"], found["error"]["code"]) == ("2.0", id_, code), sent[:80]
+    assert len(server.ask("tools/list")[-1]["result"]["tools"]) == 3
+    errors = server.process.communicate(timeout=20)[1]
+    assert errors.count("a line that is no message") == 2 * len(BROKEN)
+    assert "secret" not in errors
+    assert "Traceback" not in errors
+
+
+def test_lines_that_are_passed_over(tmp_path: Path) -> None:
+    """A byte order mark, blank lines, carriage returns, numbers that JSON has not; answers nobody waits for."""
+    odd = CALL % b"NaN"
+    with started("--sandbox", cwd=tmp_path) as server:
+        server.write(b"\xef\xbb\xbf" + line("initialize", 1, HELLO))
+        assert server.read()["result"]["serverInfo"]["name"] == "seedream"
+        server.write(b"\n  \r\n" + line("notifications/initialized", None).replace(b"\n", b"\r\n"))
+        server.write(b'{"jsonrpc":"2.0","id":5,"result":"x"}\n{"jsonrpc":"2.0","id":5,"error":{}}\n')
+        server.write(b'{"jsonrpc":"2.0","id":5,"result":{}}\n' + odd + b"\n")
+        found = server.read()
+        assert (found["id"], found["result"]["isError"]) == (7, True)
+        assert "NaN" in found["result"]["content"][0]["text"]
+        assert len(server.ask("tools/list")[-1]["result"]["tools"]) == 3
+
+
+@pytest.mark.parametrize("revision", [OLD, LATEST])
+def test_arguments_that_are_no_object(tmp_path: Path, revision: str) -> None:
+    """JSON in text is taken, nothing at all is nothing, and what is neither is told so."""
+    meta = {"_meta": ENVELOPE} if revision == LATEST else {}
+    with started("--sandbox", "--sandbox-seconds", "0.2", cwd=tmp_path) as server:
+        if revision == OLD:
+            hello(server, OLD)
+
+        def ask(given: Any) -> dict[str, Any]:
+            return server.ask("tools/call", {"name": "generate_image", "arguments": given, **meta})[-1]
+
+        assert ask('{"prompt": "a fox"}')["result"]["structuredContent"]["status"] == "succeeded"
+        for nothing in ("", "null", None):
+            assert "`prompt` is empty" in ask(nothing)["result"]["content"][0]["text"]
+        others: tuple[Any, ...] = ("a fox", "[]", [], 5, '{"\\ud83d": 1}')
+        for other in others:
+            assert "`arguments` must be a JSON object" in ask(other)["error"]["message"]
 
 
 @pytest.mark.anyio
