@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypedDict
 
@@ -15,10 +18,14 @@ from starlette.applications import Starlette
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
+from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.settings import Settings
 
+logger = logging.getLogger("uvicorn.error")  # the rest of the start is told by it
 FACTORY = "mcp_seedream.serving:create_app"
 _FILES = 65_536
+_BACKLOG = 2048  # connections that wait to be accepted
+_NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 LINGER = 2
 """Seconds that who only listens keeps a server that has answered everything else."""
 
@@ -41,9 +48,18 @@ _WAYS = _Ways(
 
 
 def serve_here(app: Starlette, host: str, port: int) -> None:
-    """Serve one app in this process, until a signal."""
+    """Serve one app in this process, until a signal.
+
+    Raises:
+        ConfigurationError: The address can't be listened to.
+        SystemExit: The app could not start.
+    """
     take_files()
-    uvicorn.run(app, host=host, port=port, workers=1, **_WAYS)
+    server = uvicorn.Server(uvicorn.Config(app, workers=1, **_WAYS))
+    with suppress(KeyboardInterrupt):
+        server.run(listening(host, port))
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
 
 
 def serve_in_workers(settings: Settings, host: str, port: int) -> int:
@@ -56,15 +72,50 @@ def serve_in_workers(settings: Settings, host: str, port: int) -> int:
 
     Returns:
         The exit status: 2 if the processes could not start.
+
+    Raises:
+        ConfigurationError: The address can't be listened to.
     """
     take_files()
+    sockets = listening(host, port)
     os.environ |= {"SEEDREAM_LOG_LEVEL": settings.log_level, "SEEDREAM_SSE": str(settings.sse)}
     with _figures(settings.metrics_dir) as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        config = uvicorn.Config(FACTORY, factory=True, host=host, port=port, workers=settings.workers, **_WAYS)
-        supervisor = Multiprocess(config, [config.bind_socket()])
+        config = uvicorn.Config(FACTORY, factory=True, workers=settings.workers, **_WAYS)
+        supervisor = Multiprocess(config, sockets)
         supervisor.run()
     return 2 if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes) else 0
+
+
+def listening(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address of a host. Clients that connect before the app has started wait for it.
+
+    uvicorn binds after the app has started, and then says both that it has started and that the address is in use.
+
+    Raises:
+        ConfigurationError: One of them can't be listened to.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(f"--host {host} can't be used: {getattr(error, 'strerror', error)}.") from error
+    listeners: list[socket.socket] = []
+    for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+        try:
+            listeners.append(socket.create_server(address, family=family, backlog=_BACKLOG))
+        except OSError as error:
+            if family == socket.AF_INET6 and error.errno in _NO_SUCH_ADDRESS and len(found) > 1:
+                continue  # this machine has no IPv6
+            for each in listeners:
+                each.close()
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise ConfigurationError(f"Port {port} of {address[0]} can't be used: {why}.") from error
+    for each in listeners:
+        each.set_inheritable(True)
+        name, number = each.getsockname()[:2]
+        shown = f"[{name}]" if ":" in name else name
+        logger.info("Uvicorn running on http://%s:%d (Press CTRL+C to quit)", shown, number)
+    return listeners
 
 
 def take_files() -> None:

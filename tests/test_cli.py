@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mcp_seedream import __version__
+from mcp_seedream.workers import listening
 
 
 def run(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -189,11 +190,34 @@ def test_flags_of_another_transport(tmp_path: Path) -> None:
     assert "--host does" not in result.stderr
 
 
-def test_a_port_that_is_taken(tmp_path: Path) -> None:
-    """Ends with a line that says so."""
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("more", [["--sandbox"], ["--workers", "2"]])
+def test_a_port_that_is_taken(tmp_path: Path, host: str, more: list[str]) -> None:
+    """Ends with a line that says so, before anything is said to run."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        result = run("--transport", "http", "--port", port, "--sandbox", cwd=tmp_path)
-    assert result.returncode != 0
-    assert "address already in use" in result.stderr.lower()
-    assert "Traceback" not in result.stderr
+        result = run("--transport", "http", "--host", host, "--port", port, *more, cwd=tmp_path)
+    assert result.returncode == 2
+    assert f"Port {port} of 127.0.0.1 can't be used: Address already in use." in result.stderr
+    assert not [word for word in ("Traceback", "startup complete", "running on") if word in result.stderr]
+
+
+@pytest.mark.parametrize("more", [["--sandbox"], ["--workers", "2"]])
+def test_a_host_that_is_none(tmp_path: Path, more: list[str]) -> None:
+    """Is named, before anything is said to run."""
+    result = run("--transport", "http", "--host", "nowhere.invalid", "--port", "0", *more, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "--host nowhere.invalid can't be used: " in result.stderr
+    assert not [word for word in ("Traceback", "startup complete", "running on") if word in result.stderr]
+
+
+def test_a_host_with_two_addresses() -> None:
+    """All of them are listened to, and what was bound is closed where one can't be."""
+    listeners = listening("localhost", 0)
+    try:
+        assert {each.getsockname()[0] for each in listeners} == {
+            address[4][0] for address in socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)
+        }
+    finally:
+        for each in listeners:
+            each.close()
