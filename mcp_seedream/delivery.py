@@ -35,13 +35,15 @@ PREVIEW_ROOM = 74_000
 class Wanted:
     """What is to be done with the pictures: where to save them (None: nowhere), what to call them, a preview.
 
-    `room` is how many bytes of image files the result has room for.
+    `room` is how many bytes of image files the result has room for; `kept` are the files that an earlier call saved,
+    one for each picture: they are not saved again.
     """
 
     folder: Path | None = None
     name: str = ""
     preview: bool = False
     room: int = PREVIEW_ROOM
+    kept: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,11 @@ async def deliver(
 async def _deliver(
     task: Task, wanted: Wanted, downloads: Downloads, local: LocalFiles | None, decoding: anyio.CapacityLimiter
 ) -> Delivered:
+    if wanted.kept:
+        pairs = zip(task.images, wanted.kept, strict=True)
+        task = replace(task, images=tuple(replace(image, b64_json=None, path=str(path)) for image, path in pairs))
     data = [image for image in task.images if image.b64_json]
-    folder = wanted.folder if local else None
+    folder = wanted.folder if local and not wanted.kept else None
     if local and data and folder is None:
         folder = local.output or Path.home() / "Pictures" / "seedream"
     if not task.images or not (folder or wanted.preview or data):
@@ -124,11 +129,13 @@ async def _fetched(
     limit = anyio.CapacityLimiter(_AT_ONCE)
 
     async def fetch(index: int, image: Image) -> None:
-        path = folder / str(index)
+        path = Path(image.path) if image.path else folder / str(index)
         async with limit:
             try:
-                if image.b64_json:
-                    data = picture_data(image.b64_json)
+                if image.path:
+                    pass  # an earlier call saved it
+                elif image.b64_json:
+                    data = await anyio.to_thread.run_sync(picture_data, image.b64_json)
                     if kind(data) is None:
                         raise UnreadableReply("The image data is not that of a picture.")
                     await anyio.Path(path).write_bytes(data)
@@ -179,11 +186,11 @@ def _preview(images: tuple[Image, ...], files: list[Path | None]) -> tuple[tuple
     try:
         if base and layers:
             boxes = [(file, image.box) for image, file in layers if image.box]
-            return (previews.composed(base, boxes),), "Shown: the layers put together, reduced."
+            return (previews.composed(base, boxes),), "shows the layers put together, reduced"
         if len(there) > 1:
-            return (previews.contact_sheet([file for _, file in there]),), "Shown: all of them, reduced."
+            return (previews.contact_sheet([file for _, file in there]),), "shows all of them, reduced"
         if there:
-            return (previews.thumbnail(there[0][1]),), "Shown: a thumbnail."
+            return (previews.thumbnail(there[0][1]),), "is only a thumbnail"
     except (SeedreamError, OSError, ValueError, ArithmeticError, MemoryError) as error:
         logger.info("no preview: %s", error)
     return (), None

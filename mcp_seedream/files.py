@@ -8,6 +8,7 @@ import shutil
 import stat
 import unicodedata
 import uuid
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -192,7 +193,7 @@ def save_as(source: Path, target: Path, name: str, part: str = "") -> Path:
     Raises:
         OSError: It can't be written there.
     """
-    into_folder = target.is_dir() or target.suffix.lower() not in _PICTURE_ENDINGS
+    into_folder = _is_folder_target(target)
     folder = target if into_folder else target.parent
     folder.mkdir(parents=True, exist_ok=True)
     with source.open("rb") as file:
@@ -208,6 +209,33 @@ def save_as(source: Path, target: Path, name: str, part: str = "") -> Path:
         beside.unlink(missing_ok=True)
     source.unlink()
     return path.resolve()
+
+
+def saved_set(files: Sequence[str], count: int, target: Path | None) -> tuple[Path, ...]:
+    """The newest whole set of a task's pictures that is on the disk already, in their order; nothing if there is none.
+
+    Args:
+        files: Where they were saved, as `Journal.files` has it.
+        count: How many pictures the task has.
+        target: Where they are to be, as for `save_as`; None: anywhere.
+    """
+    for end in range(len(files), count - 1, -count) if count else ():
+        paths = tuple(map(Path, files[end - count : end]))
+        if all(path.is_file() and (target is None or _is_saved_as(path, target)) for path in paths):
+            return paths
+    return ()
+
+
+def _is_saved_as(path: Path, target: Path) -> bool:
+    """Whether `save_as` may have put a file there for this target."""
+    if _is_folder_target(target):
+        return path.parent == target.resolve()
+    named = re.fullmatch(rf"{re.escape(target.stem)}(-.*)?", path.stem)
+    return path.parent == target.parent.resolve() and named is not None
+
+
+def _is_folder_target(target: Path) -> bool:
+    return target.is_dir() or target.suffix.lower() not in _PICTURE_ENDINGS
 
 
 def readable(name: str) -> str:

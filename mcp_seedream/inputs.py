@@ -6,7 +6,6 @@ converted, turned upright or made smaller.
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import re
@@ -80,7 +79,7 @@ async def take_pictures(
                 case "url":
                     image, note = await _of_url(reference, client, downloads, fit)
                 case "task":
-                    image = await _of_task(reference, client, token)
+                    image, note = await _of_task(reference, client, token, fit)
                 case "data":
                     image, note = await _of_data(reference, fit)
                 case "path":
@@ -96,7 +95,7 @@ async def take_pictures(
     return Inputs(tuple(images), tuple(notes))
 
 
-async def _of_task(reference: str, client: SeedreamClient, token: str) -> str:
+async def _of_task(reference: str, client: SeedreamClient, token: str, fit: _Fit) -> tuple[str, str | None]:
     id_, _, number = reference.removeprefix("task:").partition("/")
     task = (await client.look_up([id_], token)).get(id_)
     if task is None:
@@ -108,7 +107,10 @@ async def _of_task(reference: str, client: SeedreamClient, token: str) -> str:
             raise InvalidArguments(f"task {id_} is {task.state} and has no picture{wait}.")
         raise InvalidArguments(f"task {id_} has pictures 1 to {len(task.images)}: name one as task:{id_}/1.")
     image = task.images[wanted - 1]
-    return image.url or data_uri(base64.b64decode(image.b64_json or ""))
+    if image.url:
+        return image.url, None
+    data, note = await _of_bytes(image.b64_json or "", fit)
+    return data_uri(data), note
 
 
 def _check_alpha(image: str, needed_by: str) -> None:
@@ -142,11 +144,27 @@ async def _of_url(reference: str, client: SeedreamClient, downloads: Downloads, 
 
 
 async def _of_data(reference: str, fit: _Fit) -> tuple[str, str | None]:
-    data = picture_data(reference)
+    data, note = await _of_bytes(reference, fit)
+    return (data_uri(data), note) if note else (reference, None)
+
+
+async def _of_bytes(reference: str, fit: _Fit) -> tuple[bytes, str | None]:
+    """The bytes of a picture as they are sent; without a note on what was done, as they were given."""
+    data = await anyio.to_thread.run_sync(_decoded, reference, limiter=fit.at_once)
     if _is_cheap(data) and await anyio.to_thread.run_sync(_fits, io.BytesIO(data), len(data), fit.bounds):
-        return reference, None
+        return data, None
     picture, note = await fit(data)
-    return (data_uri(picture), note) if picture else (reference, None)
+    return picture or data, note
+
+
+def _decoded(reference: str) -> bytes:
+    try:
+        data = picture_data(reference)
+    except ValueError as error:
+        raise InvalidArguments("can't be decoded: it is not base64.") from error
+    if kind(data) is None:
+        raise InvalidArguments("can't be decoded: it is not a picture.")
+    return data
 
 
 async def _of_path(reference: str, local: LocalFiles | None, fit: _Fit) -> tuple[str, str | None]:

@@ -138,8 +138,11 @@ class Journal:
                 known = db.execute("SELECT files FROM tasks WHERE id = ?", (task.id,)).fetchone()
                 if known and task.ended:
                     links = [image.url for image in task.images if image.url]
-                    files = [*json.loads(known[0]), *(image.path for image in task.images if image.path)]
-                    row = (task.state, json.dumps(links), json.dumps(list(dict.fromkeys(files))), task.id)
+                    saved = [image.path for image in task.images if image.path]
+                    older = [path for path in json.loads(known[0]) if path not in saved]
+                    # Whole sets stand at the end, each in the order of its pictures: see `files.saved_set`.
+                    files = [*older, *saved] if len(saved) == len(task.images) else [*saved, *older]
+                    row = (task.state, json.dumps(links), json.dumps(files), task.id)
                     db.execute("UPDATE tasks SET state = ?, links = ?, files = ? WHERE id = ?", row)
 
         await self._do(write, None)
@@ -153,6 +156,15 @@ class Journal:
             return [Entry(*row[:6], *map(_strings, row[6:])) for row in rows]
 
         return await self._do(read, [])
+
+    async def files(self, id_: str) -> tuple[str, ...]:
+        """Where the pictures of a task were saved: files of whole sets at the end, the newest set last."""
+
+        def read(db: sqlite3.Connection) -> tuple[str, ...]:
+            row = db.execute("SELECT files FROM tasks WHERE id = ?", (id_,)).fetchone()
+            return _strings(row[0]) if row else ()
+
+        return await self._do(read, ())
 
     async def count(self) -> int | None:
         """How many tasks are in it; None: it can't be used, at least for a while."""

@@ -8,20 +8,32 @@ an error. This module has the one definition of when a task has ended (`_state`)
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import zip_longest
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from mcp_seedream.errors import UnreadableReply
+from mcp_seedream.references import reference_kind
 from mcp_seedream.wire import Failure, Image, JSONObject, State, StreamEvent, Task
 
+logger = logging.getLogger(__name__)
+
+NO_PICTURE = Failure(
+    "empty_result",
+    "it ended with neither a picture nor a reason. It may have been billed: ask the vendor, with its trace_id",
+)
 _SUCCEEDED = frozenset({"succeeded", "succeed", "success", "completed", "complete"})
 _FAILED = frozenset({"failed", "error", "cancelled", "canceled"})
 _OF_A_TASK = ("id", "task_id", "request", "response", "data", "status", "state", "error", "created_at", "started_at")
 """Fields that say something of a task."""
+_LINKS = ("image_url", "image_urls", "url")
+_DEPTH = 4  # lists and objects in one another
 _LONGEST_REASON = 1000
 """Characters of the upstream's words that are passed on."""
 _MOST_COUNTS = 20
@@ -45,14 +57,13 @@ def read_task(reply: Any, task_id: str | None = None) -> Task:
     nested = _object(reply.get("response"))
     answer = nested or reply
     request = _object(reply.get("request"))
-    data = answer.get("data")
-    items = [item for item in (data if isinstance(data, list) else [data]) if isinstance(item, dict)]
+    items = _items(answer.get("data"))
     images = _images(items)
-    failures = tuple(failure for item in items if (failure := read_failure(item)))
+    failures = tuple(failure for item in items if (failure := read_failure(item) or _unreadable(item)))
     error = read_failure(answer) or read_failure(reply)
     state = _state(reply, answer, images, error)
     if state == "failed" and error is None:
-        error = failures[0] if failures else Failure("empty_result", "no reason given")
+        error = failures[0] if failures else NO_PICTURE
     id_ = task_id or _id(reply) or _id(answer)
     if not id_ and state == "pending":
         raise UnreadableReply("The upstream's answer has neither a task id nor a picture.")
@@ -164,13 +175,14 @@ def read_event(line: str) -> StreamEvent | None:
         whole = read_task(event, ids["task_id"] or "unknown")
         failed = (whole.error,) if whole.error else ()
         return StreamEvent(whole.images, (*whole.failures, *failed), completed=whole.ended, **ids)
-    items = [item for item in (data if isinstance(data, list) else [fields]) if isinstance(item, dict)]
+    items = _items(data) if isinstance(data, list | str) else [fields]
     failures = [failure for item in items if (failure := read_failure(item))]
     if kind == "partial_failed" and not failures:
         failures = [Failure("api_error", "no reason given")]
     # A failure that is not of one picture is the end of all.
     ended = kind == "completed" or (bool(failures) and kind != "partial_failed")
     images = _images(items)
+    failures += [failure for item in items if (failure := _unreadable(item))]
     found = images or failures or ended or any(ids.values())
     usage = _usage(fields)
     return StreamEvent(images, tuple(failures), completed=ended, usage=usage, **ids) if found else None
@@ -186,27 +198,88 @@ def _usage(fields: JSONObject) -> JSONObject | None:
     return found or None
 
 
+def _items(data: Any) -> list[JSONObject]:
+    """The entries of `data`, in lists of any depth: objects, and texts, which can only be pictures."""
+    items: list[JSONObject] = []
+    for entry in _flat(data):
+        if isinstance(entry, dict):
+            items.append(entry)
+        elif isinstance(entry, str) and [*_sources(entry)]:
+            items.append({"image_url": entry})
+    return items
+
+
+def _flat(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
+    """The value, or what is in lists of lists, which reach so deep."""
+    if isinstance(value, list) and depth:
+        for entry in value:
+            yield from _flat(entry, depth - 1)
+    else:
+        yield value
+
+
 def _images(items: Iterable[JSONObject]) -> tuple[Image, ...]:
     """The pictures among the items, none twice."""
-    found = [image for item in items if (image := _image(item))]
+    found = [image for item in items for image in _pictures(item)]
     return tuple({(image.url or image.b64_json, image.z_index): image for image in found}.values())
 
 
-def _image(item: JSONObject) -> Image | None:
-    url = _text(item.get("image_url")) or _text(item.get("url"))
-    b64_json = _text(item.get("b64_json"))
-    if not b64_json and not (url and url.lower().startswith(("http://", "https://"))):
-        return None
+def _pictures(item: JSONObject) -> list[Image]:
+    """The pictures of one item: one as a rule, with a link, with data, or with both."""
+    sources = next((found for key in _LINKS if (found := [*_sources(item.get(key))])), [])
+    links = [source for source in sources if _is_link(source)]
+    texts = (text.strip() for text in _flat(item.get("b64_json")) if isinstance(text, str))
+    data = [*filter(None, texts), *(source for source in sources if not _is_link(source))]
     z_index = item.get("z_index")
-    return Image(
-        url=url,
-        b64_json=b64_json,
+    about = Image(
+        url=None,
         size=_words(item.get("size")),
         z_index=z_index if isinstance(z_index, int) and _is_number(z_index) else None,
         name=_words(item.get("name")),
         description=_words(item.get("description")),
         bounding_box=_boxes(item.get("bounding_box")) or None,
     )
+    pairs = zip_longest(links, data)
+    return [replace(about, url=_text(link), b64_json=_text(encoded)) for link, encoded in pairs]
+
+
+def _sources(value: Any, depth: int = _DEPTH) -> Iterator[str]:
+    """The links, data URIs and base64 of pictures in a value that should be one link, however they are wrapped."""
+    for entry in _flat(value, depth):
+        if isinstance(entry, dict) and depth:
+            inner = (entry[key] for key in (*_LINKS, "b64_json") if entry.get(key))
+            yield from _sources(next(inner, None), depth - 1)
+        elif isinstance(entry, str):
+            text = entry.strip().strip("\"'<>")
+            text = f"https:{text}" if re.match(r"//[\w-]+\.", text) else text
+            if _is_link(text):
+                yield from re.split(r"\s+(?=https?://)", text, flags=re.IGNORECASE)
+            elif reference_kind(text) == "data":
+                yield text
+
+
+def _is_link(text: str) -> bool:
+    return text[:8].lower().startswith(("http://", "https://"))
+
+
+def _unreadable(item: JSONObject) -> Failure | None:
+    """Why an item that should have a picture has none that can be read, if that is so. Links are not repeated."""
+    if _pictures(item) or read_failure(item):
+        return None
+    values = {key: item[key] for key in ("image_url", "image_urls", "b64_json") if item.get(key)}
+    if not values:
+        return None
+    what = ", ".join(f"{key} is {_shape(value)}" for key, value in values.items())
+    logger.warning("a picture in the upstream's answer can't be read: %s", what)
+    reason = f"it can't be read from the answer: {what}. It may have been billed: ask the vendor, with its trace_id"
+    return Failure("unreadable_reply", reason)
+
+
+def _shape(value: Any) -> str:
+    """What a JSON value is, without its content."""
+    if isinstance(value, str):
+        return f"a text of {len(value)} characters"
+    return {bool: "a boolean", list: "a list", dict: "an object"}.get(type(value), "a number")
 
 
 def _boxes(value: Any) -> JSONObject:

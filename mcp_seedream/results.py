@@ -57,6 +57,7 @@ _LONGEST = 140_000
 _LONGEST_CALL = 10_000
 _SOON = 10
 """Seconds after which to look again for a picture that takes longer than usual."""
+_LONGEST_PLACE = 4_000  # characters for where the whole picture is, which the text and the structured result say
 _REASONS = 5
 """Reasons for failed images that are told, each once."""
 
@@ -76,11 +77,17 @@ def one(
     Args:
         task: As it stands.
         shown: Image files to put into the result: a preview, or data that was asked for.
-        caption: What is shown, for the text.
+        caption: What the image in the result is, if it is not the picture itself: "is only a thumbnail".
         known: Arguments that may be told of the earlier call which made it: clients may want to make it again.
     """
     task = _within_room(task)
-    result = _result(_text(task), _structured(task), shown, caption, is_error=task.state == "failed")
+    text, structured = _text(task), _structured(task)
+    if blocks := _blocks(shown, _LONGEST - len(text) - len(json.dumps(structured)) - _LONGEST_PLACE):
+        words = _preview(task, caption) if caption else None
+        # Clients that drop the text would save the preview as if it were the picture.
+        structured = {**_first(structured, "status", "images"), **({"preview": words} if words else {}), **structured}
+        text = "\n".join(filter(None, [text, words]))
+    result = _result(text, structured, blocks, is_error=task.state == "failed")
     if known and (call := _call(task, known)):
         result.meta = {CALL: call}
     return result
@@ -108,7 +115,8 @@ def several(tasks: Sequence[Task], missing: Iterable[str] = (), shown: Sequence[
     if failed := sum(task["status"] == "failed" for task in found):
         structured["notes"] = [f"{failed} of {len(found)} tasks failed."]
         text = f"{structured['notes'][0]}\n\n{text}"
-    return _result(text, structured, shown, is_error=status == "failed")
+    blocks = _blocks(shown, _LONGEST - len(text) - len(json.dumps(structured)))
+    return _result(text, structured, blocks, is_error=status == "failed")
 
 
 def listing(entries: Sequence[Entry]) -> CallToolResult:
@@ -174,24 +182,34 @@ def failure(error: SeedreamError) -> CallToolResult:
 
 
 def _result(
-    text: str,
-    structured: dict[str, Any],
-    shown: Sequence[bytes] = (),
-    caption: str | None = None,
-    *,
-    is_error: bool,
+    text: str, structured: dict[str, Any], blocks: Sequence[ImageContent] = (), *, is_error: bool
 ) -> CallToolResult:
-    blocks: list[ContentBlock] = []
-    room = _LONGEST - len(text) - len(json.dumps(structured))
+    content: list[ContentBlock] = [TextContent(type="text", text=text), *blocks]
+    return CallToolResult(content=content, structured_content=structured, is_error=is_error)
+
+
+def _blocks(shown: Sequence[bytes], room: int) -> list[ImageContent]:
+    """The image files as blocks, as far as a result has room for them (in characters)."""
+    blocks = []
     for data in shown:
         found, encoded = kind(data), base64.b64encode(data).decode()
         room -= len(encoded)
         # The type its bytes have, and one that models know: a wrong one can poison a whole conversation.
         if found in _SHOWABLE and room > 0:
             blocks.append(ImageContent(type="image", data=encoded, mime_type=f"image/{found}"))
-    words = TextContent(type="text", text=f"{text}\n{caption}" if blocks and caption else text)
-    content: list[ContentBlock] = [words, *blocks]
-    return CallToolResult(content=content, structured_content=structured, is_error=is_error)
+    return blocks
+
+
+def _preview(task: Task, caption: str) -> str:
+    """Where the whole picture is, and that the image in the result is not that."""
+    [*places] = filter(None, (image.path or image.url for image in task.images))
+    short = len(task.images) == 1 and places and len(places[0]) <= _LONGEST_PLACE // 4
+    where = f"The picture is {places[0]}. " if short else "The pictures are under `images`. " if places else ""
+    return f"{where}The image in this result {caption}."
+
+
+def _first(structured: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: structured[key] for key in keys if key in structured}
 
 
 def _structured(task: Task) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import anyio
 
 from mcp_seedream.errors import SubmissionUncertain, UpstreamError
 from mcp_seedream.refusals import UNCERTAIN
+from mcp_seedream.replies import NO_PICTURE
 from mcp_seedream.stopping import Stopping
 from mcp_seedream.waiting import Report
 from mcp_seedream.wire import Failure, Image, JSONObject, StreamEvent, Task
@@ -118,13 +119,12 @@ class _Reading:
         if not images and not self.failures and not self.completed:
             message = f"The stream ended without a picture. {UNCERTAIN}"
             raise SubmissionUncertain(message, trace_id=self.trace_id)
-        nothing = Failure("empty_result", "no reason given")
         return Task(
             id=self.task_id or "",
             state="succeeded" if images else "failed",
             images=images,
             failures=tuple(self.failures) if images else (),
-            error=None if images else next(iter(self.failures), nothing),
+            error=None if images else next(iter(self.failures), NO_PICTURE),
             trace_id=self.trace_id,
             usage=self.usage,
             notes=(self._broke_off(),) if images and (self.error or not self.completed) else (),

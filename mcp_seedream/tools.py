@@ -26,7 +26,7 @@ from mcp_seedream.arguments import ImageCall, TaskCall
 from mcp_seedream.capabilities import ModelTable, Operation
 from mcp_seedream.delivery import PREVIEW_ROOM, Delivered, Wanted, deliver, within_budget
 from mcp_seedream.errors import MissingToken, SeedreamError
-from mcp_seedream.files import LocalFiles, save_target
+from mcp_seedream.files import LocalFiles, save_target, saved_set
 from mcp_seedream.gallery import TOOL_META
 from mcp_seedream.generation import make_images
 from mcp_seedream.lookups import get_tasks, newest_tasks
@@ -256,7 +256,9 @@ async def _delivered(habits: Habits, task: Task, save_to: str | None, ctx: Call,
         )
     services = ctx.request_context.lifespan_context
     name = f"{(task.prompt or 'seedream')[:40]} {task.id[:8]}"
-    wanted = Wanted(folder, name, habits.preview(ctx), PREVIEW_ROOM // share)
+    files = await services.journal.files(task.id) if services.journal and local else ()
+    kept = await anyio.to_thread.run_sync(saved_set, files, len(task.images), folder if save_to else None)
+    wanted = Wanted(folder, name, habits.preview(ctx), PREVIEW_ROOM // share, kept)
     done = await deliver(task, wanted, services.downloads, local, services.decoding)
     if services.journal:
         await services.journal.ended(done.task)

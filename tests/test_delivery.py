@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from PIL import Image
 from mcp_seedream import delivery
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.files import LocalFiles, readable
+from mcp_seedream.journal import Journal
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.tools import Habits
+from mcp_seedream.wire import Image as WireImage
+from mcp_seedream.wire import Task
 from tests.conftest import BUSY, Session, answer, submits, text
 from tests.test_tools import picture
 
@@ -328,3 +332,116 @@ async def test_a_failed_task_delivers_nothing(session: Session, tmp_path: Path) 
     result: Any = await session.call("generate_image", prompt="[sandbox:failed]", save_to=str(tmp_path / "new"))
     assert result.is_error
     assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def kept(table: ModelTable, upstream: str, tmp_path: Path) -> Session:
+    """A server that saves every result, and writes down where."""
+    habits = Habits(20, lambda _: True, LocalFiles(output=tmp_path / "all"))
+    return Session(table, upstream, habits=habits, journal=Journal(tmp_path / "tasks.sqlite3"))
+
+
+SET = {"sequential_image_generation": "auto", "sequential_image_generation_options": 3}
+KINDS: dict[str, dict[str, Any]] = {
+    "one": {"prompt": "a fox"},
+    "set": {"prompt": "seasons", **SET},
+    "data": {"prompt": "a fox", "response_format": "b64_json"},
+    "pending": {"prompt": "a fox", "wait_seconds": 0},
+}
+
+
+def paths(result: CallToolResult) -> list[Path]:
+    return [Path(image["path"]) for image in answer(result)["images"]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_task_that_is_asked_for_again_is_saved_once(kept: Session, tmp_path: Path, kind: str) -> None:
+    """The same paths each time, in the same order, with the preview."""
+    first = await kept.call("generate_image", **KINDS[kind])
+    results = [await kept.call("get_task", task_id=answer(first)["task_id"]) for _ in range(3)]
+    results += [first] if kind != "pending" else []
+    assert len({tuple(paths(result)) for result in results}) == 1
+    assert sorted((tmp_path / "all").iterdir()) == sorted(paths(results[0]))
+    assert all(len(previews(result)) == 1 for result in results)
+
+
+async def test_tasks_that_are_asked_for_together_are_saved_once(kept: Session, tmp_path: Path) -> None:
+    """Two at a time."""
+    ids = [answer(await kept.call("generate_image", prompt=prompt))["task_id"] for prompt in ("a", "b")]
+    for _ in range(2):
+        await kept.call("get_task", task_ids=ids)
+    assert len([*(tmp_path / "all").iterdir()]) == 2
+
+
+@pytest.mark.parametrize("kind", ["one", "set"])
+async def test_another_place_gets_its_own_copy(kept: Session, tmp_path: Path, kind: str) -> None:
+    """Once, too, be it a folder or a file's name."""
+    first = await kept.call("generate_image", **KINDS[kind])
+    id_, places = answer(first)["task_id"], (tmp_path / "other", tmp_path / "named.png", tmp_path / "all")
+    seen = []
+    for _ in range(2):
+        for place in places:
+            found = paths(await kept.call("get_task", task_id=id_, save_to=str(place)))
+            assert all(place in (path.parent, path.parent / "named.png") for path in found)
+            seen.append(tuple(found))
+    assert seen[:3] == seen[3:]
+    assert seen[2] == tuple(paths(first))
+
+
+@pytest.mark.parametrize("kind", ["one", "set"])
+async def test_a_file_that_is_gone_is_saved_again(kept: Session, kind: str) -> None:
+    """And then reused, in the order of the pictures."""
+    first = await kept.call("generate_image", **KINDS[kind])
+    gone = paths(first)[-1]
+    gone.unlink()
+    again = [paths(await kept.call("get_task", task_id=answer(first)["task_id"])) for _ in range(2)]
+    assert again[0] == again[1]
+    assert all(path.is_file() for path in again[0])
+    if kind == "set":
+        assert [path.stem.split(answer(first)["task_id"][:8])[1][:2] for path in again[0]] == ["-1", "-2", "-3"]
+
+
+async def test_a_set_of_which_one_could_not_be_saved(kept: Session, tmp_path: Path) -> None:
+    """Is not taken for a whole one."""
+    first = await kept.call("generate_image", **KINDS["set"])
+    journal = kept_journal(tmp_path)
+    images = [WireImage(image["url"], path=image["path"]) for image in answer(first)["images"]]
+    partly = [replace(images[0], path=str(tmp_path / "partly.jpg")), WireImage(images[1].url), WireImage(images[2].url)]
+    (tmp_path / "partly.jpg").write_bytes(paths(first)[0].read_bytes())
+    await journal.ended(Task(answer(first)["task_id"], "succeeded", tuple(partly)))
+    journal.close()
+    assert paths(await kept.call("get_task", task_id=answer(first)["task_id"])) == paths(first)
+
+
+def kept_journal(folder: Path) -> Journal:
+    return Journal(folder / "tasks.sqlite3")
+
+
+async def test_a_preview_is_named_as_one_in_the_structured_result(session: Session, tmp_path: Path) -> None:
+    """Some clients drop the text, and would keep the thumbnail as if it were the picture: where that is comes first."""
+    result = await session.call("generate_image", prompt="a fox", save_to=str(tmp_path))
+    assert (
+        answer(result)["preview"] == f"The picture is {paths(result)[0]}. The image in this result is only a thumbnail."
+    )
+    assert [*answer(result)][:3] == ["status", "images", "preview"]
+    assert text(result).endswith(answer(result)["preview"])
+    linked = await session.call("generate_image", prompt="a fox")
+    url = answer(linked)["images"][0]["url"]
+    assert answer(linked)["preview"] == f"The picture is {url}. The image in this result is only a thumbnail."
+    several = await session.call("generate_image", prompt="a", **SET)
+    says = "The pictures are under `images`. The image in this result shows all of them, reduced."
+    assert answer(several)["preview"] == says
+    layers = await session.call("edit_image", image=[picture()], layer_decomposition=True, size="1K")
+    says = "The pictures are under `images`. The image in this result shows the layers put together, reduced."
+    assert answer(layers)["preview"] == says
+    unsaved = await session.call("generate_image", prompt="a", save_to="/proc/nowhere", response_format="b64_json")
+    assert answer(unsaved)["preview"] == "The image in this result is only a thumbnail."
+
+
+async def test_a_result_without_a_preview_says_nothing_of_one(table: ModelTable, upstream: str) -> None:
+    """Nor one that shows the picture itself."""
+    hosted = Session(table, upstream)
+    for options in ({}, {"size": "512x512", "response_format": "b64_json"}):
+        result = await hosted.call("generate_image", prompt="a fox", **options)
+        assert "preview" not in answer(result)
+        assert "The image in this result" not in text(result)

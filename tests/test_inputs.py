@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,18 @@ from typing import Any
 import pillow_heif
 import pytest
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from mcp_seedream import inputs
 from mcp_seedream.capabilities import ModelTable
 from mcp_seedream.files import LocalFiles, open_picture
+from mcp_seedream.references import picture_data
 from mcp_seedream.sandbox import Sandbox
 from mcp_seedream.tools import Habits
-from tests.conftest import BUSY, Session, answer, huge_png, submits, text
+from tests.conftest import BUSY, Session, Switch, answer, huge_png, submits, text
 from tests.test_capabilities import PRO
 
 pytestmark = [pytest.mark.anyio, BUSY]
@@ -382,3 +388,70 @@ async def test_a_file_is_opened_once(session: Session, sandbox: Sandbox, tmp_pat
     await edit(session, "wide.png")
     red, _, blue = pixel(sent(sandbox), 9, 9)
     assert red > blue
+
+
+@pytest.fixture
+def answering(switch: Switch) -> Callable[..., str]:
+    """An upstream whose one task has these pictures, and which keeps what is submitted."""
+
+    def begin(sent: list[dict[str, Any]], *items: dict[str, Any]) -> str:
+        async def post(request: Request) -> JSONResponse:
+            body = await request.json()
+            if "prompt" in body:
+                sent.append(body)
+                return JSONResponse({"task_id": "next"})
+            return JSONResponse({"success": True, "task_id": "t1", "data": items})
+
+        paths = ("/seedream/images", "/seedream/tasks")
+        switch.app = Starlette(routes=[Route(path, post, methods=["POST"]) for path in paths])
+        return switch.address
+
+    return begin
+
+
+@pytest.mark.parametrize(
+    "data", ["####", "aGVsbG8gd29ybGQsIGhvdyBhcmUgeW91Pw==", "iVBORw0KGgo", "A", "data:image/png;base64,x"]
+)
+async def test_a_task_with_broken_data_as_input(table: ModelTable, answering: Callable[..., str], data: str) -> None:
+    """Refused with a reason, and nothing is sent."""
+    sent: list[dict[str, Any]] = []
+    result = await edit(Session(table, answering(sent, {"b64_json": data})), "task:t1")
+    assert answer(result)["error"]["code"] == "invalid_arguments"
+    assert "`image` number 1" in text(result)
+    assert "can't be decoded" in text(result)
+    assert sent == []
+
+
+async def test_a_tasks_data_is_made_to_fit(table: ModelTable, answering: Callable[..., str]) -> None:
+    """As any other picture."""
+    file = io.BytesIO()
+    Image.new("RGB", (8000, 5000), "red").save(file, "PNG")
+    sent: list[dict[str, Any]] = []
+    data = f" {base64.urlsafe_b64encode(file.getvalue()).decode()} "
+    result = await edit(Session(table, answering(sent, {"b64_json": data})), "task:t1")
+    assert "was made to fit" in " ".join(answer(result)["notes"])
+    prefix, _, image = sent[0]["image"][0].partition(",")
+    assert prefix == "data:image/jpeg;base64"
+    picture = Image.open(io.BytesIO(base64.b64decode(image)))
+    assert picture.width * picture.height <= 36e6
+
+
+async def test_data_is_decoded_in_threads_that_are_counted(
+    table: ModelTable, answering: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Megabytes of base64 keep nobody else waiting."""
+    threads: list[str] = []
+
+    def watched(reference: str) -> bytes:
+        threads.append(threading.current_thread().name)
+        return picture_data(reference)
+
+    monkeypatch.setattr("mcp_seedream.inputs.picture_data", watched)
+    file = io.BytesIO()
+    Image.new("RGB", (50, 50), "red").save(file, "PNG")
+    data = base64.b64encode(file.getvalue()).decode()
+    session = Session(table, answering([], {"b64_json": data}))
+    for image in ("task:t1", data):
+        assert not (await edit(session, image)).is_error
+    assert len(threads) == 2
+    assert threading.main_thread().name not in threads

@@ -194,3 +194,82 @@ def test_a_line_that_is_no_json_is_unreadable() -> None:
     """Half an object."""
     with pytest.raises(UnreadableReply):
         read_event('{"type": "ima')
+
+
+DATA = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+OTHER = "https://cdn.example.com/2.jpg"
+
+
+@pytest.mark.parametrize(
+    ("data", "links", "contents"),
+    [
+        ([{"image_url": f"  {LINK}\n"}], [LINK], []),
+        ([{"image_url": f'"{LINK}"'}], [LINK], []),
+        ([{"image_url": f"<{LINK}>"}], [LINK], []),
+        ([{"image_url": LINK.removeprefix("https:")}], [LINK], []),
+        ([{"image_url": [LINK]}], [LINK], []),
+        ([{"image_url": [LINK, OTHER]}], [LINK, OTHER], []),
+        ([{"image_url": f"{LINK}\n{OTHER}"}], [LINK, OTHER], []),
+        ([{"image_url": {"url": LINK}}], [LINK], []),
+        ([{"image_url": [{"url": LINK}, {"url": f" {OTHER}"}]}], [LINK, OTHER], []),
+        ([{"image_url": None, "url": [f" {LINK}"]}], [LINK], []),
+        ([{"image_url": "", "url": LINK}], [LINK], []),
+        ([{"image_urls": [LINK, OTHER]}], [LINK, OTHER], []),
+        ({"image_url": [LINK, OTHER]}, [LINK, OTHER], []),
+        ([LINK, f" {OTHER}"], [LINK, OTHER], []),
+        ([[{"image_url": LINK}], [{"image_url": OTHER}]], [LINK, OTHER], []),
+        (LINK, [LINK], []),
+        ([{"image_url": f"data:image/png;base64,{DATA}"}], [], [f"data:image/png;base64,{DATA}"]),
+        ([{"image_url": f" DATA:image/png;base64,{DATA}"}], [], [f"DATA:image/png;base64,{DATA}"]),
+        ([{"url": DATA}], [], [DATA]),
+        ([{"image_url": {"b64_json": DATA}}], [], [DATA]),
+        ([{"b64_json": [DATA]}], [], [DATA]),
+        ([f"data:image/png;base64,{DATA}"], [], [f"data:image/png;base64,{DATA}"]),
+    ],
+    ids=str,
+)
+def test_what_can_only_be_a_picture_is_one(data: Any, links: list[str], contents: list[str]) -> None:
+    """In a look-up, in a plain answer, and in a stream."""
+    for reply in ({"success": True, "task_id": "t", "data": data}, {"id": "t", "response": {"data": data}}):
+        task = read_task(reply)
+        assert task.state == "succeeded"
+        assert [image.url for image in task.images if image.url] == links
+        assert [image.b64_json for image in task.images if image.b64_json] == contents
+    event = read_event(json.dumps({"type": COMPLETED, "data": data}))
+    assert event is not None
+    assert [image.url or image.b64_json for image in event.images] == [*links, *contents]
+
+
+@pytest.mark.parametrize(
+    ("item", "says"),
+    [
+        ({"image_url": 5}, "image_url is a number"),
+        ({"image_url": "cdn/1.jpg"}, "image_url is a text of 9 characters"),
+        ({"image_url": [{"href": LINK}]}, "image_url is a list"),
+        ({"image_url": {"href": LINK}}, "image_url is an object"),
+        ({"b64_json": True}, "b64_json is a boolean"),
+    ],
+)
+def test_a_picture_that_can_not_be_read_is_told(item: Any, says: str, caplog: pytest.LogCaptureFixture) -> None:
+    """With what came in its place, and that it may have been billed; alone, and beside others."""
+    task = read_task({"success": True, "task_id": "t", "data": [item]})
+    assert task.state == "failed"
+    assert task.error is not None
+    assert says in task.error.message
+    assert "billed" in task.error.message
+    assert says in caplog.text
+    assert LINK not in caplog.text
+    task = read_task({"success": True, "task_id": "t", "data": [item, ITEM]})
+    assert (task.images, len(task.failures)) == ((PICTURE,), 1)
+    assert says in task.failures[0].message
+    event = read_event(json.dumps({"type": SUCCEEDED, "data": item}))
+    assert event is not None
+    assert (len(event.failures), event.completed) == (1, False)
+
+
+@pytest.mark.parametrize("response", [{"success": True, "data": []}, {"success": True, "data": [{"size": "2K"}]}])
+def test_an_end_without_a_picture_may_have_been_billed(response: Any) -> None:
+    """Nothing says why: the vendor can tell."""
+    error = read_task({"id": "t", "response": response}).error
+    assert error is not None
+    assert "may have been billed" in error.message
