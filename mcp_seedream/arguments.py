@@ -73,7 +73,7 @@ def image_call(
             options[name] = value
     wish = Wish(
         operation=operation,
-        prompt=_text("prompt", given.get("prompt", "")),
+        prompt=prompt if (prompt := _text("prompt", given.get("prompt", ""))).strip() else "",
         images=_images(table, given.get("image"), place) if operation == "edit" else (),
         size=_size(table, given.get("size")),
         options=options,

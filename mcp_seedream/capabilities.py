@@ -17,7 +17,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mcp_seedream.errors import ConfigurationError
+from mcp_seedream.errors import ConfigurationError, why_invalid
 
 Operation = Literal["generate", "edit"]
 Value = bool | int | float | str
@@ -211,7 +211,7 @@ def read_table(path: Path | None = None) -> ModelTable:
     except ValidationError as error:
         # A misspelt key makes two errors, one of them "missing": the misspelling is the one to show.
         found = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        fault: _Fault | None = (found["loc"], found["msg"])
+        fault: _Fault | None = (found["loc"], why_invalid(found))
     else:
         fault = next(_faults(table), None)
     if fault:

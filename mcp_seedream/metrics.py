@@ -59,7 +59,6 @@ class Metrics(Observer):
             buckets=_ANSWERS,
             registry=registry,
         )
-        self._looks = Counter("seedream_look_ups", "Look-up requests to the upstream", registry=registry)
         self._bytes = Counter("seedream_upstream_bytes", "Bytes of bodies", ("direction",), registry=registry)
         self._limits = Counter("seedream_limits_hit", "Calls that were too much", ("limit",), registry=registry)
 
@@ -74,8 +73,6 @@ class Metrics(Observer):
     def exchange(self, exchange: Exchange) -> None:
         kind = exchange.kind.replace(" ", "_")
         self._upstream.labels(kind, exchange.status).observe(exchange.seconds)
-        if exchange.kind in ("look up", "round"):
-            self._looks.inc()
         self._bytes.labels("sent").inc(exchange.sent)
         self._bytes.labels("received").inc(exchange.received)
 

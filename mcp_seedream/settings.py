@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from mcp_seedream.errors import ConfigurationError
+from mcp_seedream.errors import ConfigurationError, why_invalid
 from mcp_seedream.tokens import bare
 
 _LOCAL_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
@@ -307,7 +307,7 @@ def complaints(error: ValidationError) -> dict[str, str]:
     for each in error.errors(include_input=False, include_url=False):
         field = str(each["loc"][0]) if each["loc"] else "settings"
         name = name_of(field) if field in Settings.model_fields else field
-        found.setdefault(name, each["msg"].removeprefix("Value error, "))
+        found.setdefault(name, why_invalid(each))
     return found
 
 
