@@ -84,7 +84,7 @@ def image_call(
     size, ratio = _size_and_ratio(table, given, options)
     wish = Wish(
         operation=operation,
-        prompt=coercion.text("prompt", given.get("prompt", "")),
+        prompt=prompt if (prompt := coercion.text("prompt", given.get("prompt", ""))).strip() else "",
         images=_images(table, given.get("image"), place) if operation == "edit" else (),
         size=size,
         options=options,

@@ -27,8 +27,57 @@ error table. No other module defines an exception.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
 TOKEN_PAGE = "https://platform.acedata.cloud"  # noqa: S105  (a page about tokens, not a token)
 """Where a person gets a token and tops up the balance (the vendor's platform)."""
+
+
+_WRONG = {
+    "missing": "it is missing",
+    "extra_forbidden": "there is nothing of that name",
+    "literal_error": "it has to be {expected}",
+    "greater_than": "it has to be above {gt:.15g}",
+    "greater_than_equal": "it has to be {ge:.15g} or more",
+    "less_than_equal": "it has to be {le:.15g} or less",
+    "too_short": "it has to have {min_length} or more",
+    "too_long": "it has to have {max_length} or fewer",
+    "string_too_short": "it has to have {min_length} or more characters",
+    "int_parsing_size": "it has too many digits",
+    "finite_number": "it has to be a finite number",
+}
+"""What is wrong, by pydantic's name for the error."""
+_KINDS = {
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "string": "a text",
+    "path": "a path",
+    "list": "a list",
+    "dict": "a table",
+    "model": "a table",
+}
+"""What something has to be, by the beginning of such a name."""
+
+
+def why_invalid(details: Mapping[str, Any]) -> str:
+    """What is wrong with a setting, or with a value of the model table, in words of this project.
+
+    Args:
+        details: One of `ValidationError.errors()`, whose own sentences are for programmers.
+    """
+    kind, context = details["type"], details.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
+    if kind in _WRONG:
+        return _WRONG[kind].format(**context)
+    if kind == "string_pattern_mismatch" and (words := re.search(r"\(([\w|]+)\)\$", context["pattern"])):
+        *most, last = words[1].split("|")
+        return f"it has to be {', '.join(most)} or {last}"
+    meant = _KINDS.get(kind.partition("_")[0])
+    return f"it has to be {meant}" if meant else "it is not of the right form"
 
 
 class SeedreamError(Exception):

@@ -59,7 +59,6 @@ class Metrics(Observer):
             buckets=_ANSWERS,
             registry=registry,
         )
-        self._looks = Counter("seedream_look_ups", "Look-up requests to the upstream", registry=registry)
         self._bytes = Counter("seedream_upstream_bytes", "Bytes of bodies", ("direction",), registry=registry)
         self._refused = Counter(
             "seedream_refused_choices",
@@ -80,8 +79,6 @@ class Metrics(Observer):
     def exchange(self, exchange: Exchange) -> None:
         kind = exchange.kind.replace(" ", "_")
         self._upstream.labels(kind, exchange.status).observe(exchange.seconds)
-        if exchange.kind in ("look up", "round"):
-            self._looks.inc()
         self._bytes.labels("sent").inc(exchange.sent)
         self._bytes.labels("received").inc(exchange.received)
 

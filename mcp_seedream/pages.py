@@ -9,6 +9,7 @@ from string import Template
 from typing import Any
 
 from mcp.server.mcpserver import MCPServer
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -20,7 +21,6 @@ from mcp_seedream.middleware import ENDPOINT
 from mcp_seedream.settings import Settings
 
 CARD = "/.well-known/mcp/server-card.json"
-_REVISIONS = ["2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"]
 _ALONE = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -58,7 +58,7 @@ def server_card(server: MCPServer[Any], settings: Settings) -> list[Route]:
             "version": __version__,
             "description": "Generate and edit pictures with ByteDance's Seedream models through AceDataCloud.",
             "instructions": server.instructions,
-            "protocolVersions": _REVISIONS,
+            "protocolVersions": [*HANDSHAKE_PROTOCOL_VERSIONS, *MODERN_PROTOCOL_VERSIONS],
             "transport": {"type": "streamable-http", "endpoint": _origin(request, settings) + ENDPOINT},
             "authentication": {
                 "required": True,

@@ -146,7 +146,7 @@ def listed(entries: Sequence[Entry]) -> str:
     if not entries:
         return "No task was made on this machine in the last 30 days."
     lines = [
-        " ".join([f"{_time(entry.at)} {entry.state} {entry.tool} task_id {entry.id}", _shortened(entry.prompt)]).strip()
+        f"{_time(entry.at)} {entry.state} {entry.tool} task_id {entry.id} {_shortened(entry.prompt)}".strip()
         + "".join(f"\n  {where}" for where in (*entry.files, *entry.links))
         for entry in entries
     ]
@@ -154,6 +154,9 @@ def listed(entries: Sequence[Entry]) -> str:
 
 
 def _shortened(prompt: str) -> str:
+    """A prompt in quotation marks; nothing where there was none, as for layers."""
+    if not prompt.strip():
+        return ""
     return json.dumps(prompt if len(prompt) <= 60 else f"{prompt[:60]}…", ensure_ascii=False)
 
 
@@ -261,7 +264,7 @@ def _call(task: Task, known: Collection[str]) -> dict[str, Any] | None:
     """The call that made a task, as far as it can be made again: pictures given as data can't be told any more."""
     asked = {name: value for name, value in (task.request or {}).items() if name in known}
     images = asked.get("image", [])
-    if not isinstance(asked.get("prompt"), str) or len(json.dumps(asked)) > _LONGEST_CALL:
+    if not isinstance(asked.get("prompt", "" if images else None), str) or len(json.dumps(asked)) > _LONGEST_CALL:
         return None
     if not (isinstance(images, list) and all(isinstance(i, str) and reference_kind(i) == "url" for i in images)):
         return None

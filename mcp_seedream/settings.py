@@ -16,7 +16,7 @@ from pydantic_settings import EnvSettingsSource
 
 from mcp_seedream import rules
 from mcp_seedream.envfile import FILE, EnvFile, read_env_file
-from mcp_seedream.errors import ConfigurationError
+from mcp_seedream.errors import ConfigurationError, why_invalid
 from mcp_seedream.fields import HARMLESS, HTTP_ONLY, ClaudeCode, Settings, name_of
 from mcp_seedream.tokens import bare, stands_for_one
 
@@ -161,5 +161,5 @@ def complaints(error: ValidationError) -> dict[str, str]:
     for each in error.errors(include_input=False, include_url=False):
         field = str(each["loc"][0]) if each["loc"] else "settings"
         name = name_of(field) if field in Settings.model_fields else field
-        found.setdefault(name, each["msg"].removeprefix("Value error, "))
+        found.setdefault(name, why_invalid(each))
     return found

@@ -12,7 +12,7 @@ from typing import get_args
 from pydantic import ValidationError
 
 from mcp_seedream.capabilities import Model, ModelTable, Operation, Parameter, Rule
-from mcp_seedream.errors import ConfigurationError
+from mcp_seedream.errors import ConfigurationError, why_invalid
 
 
 def read_table(path: Path | None = None) -> ModelTable:
@@ -30,7 +30,7 @@ def read_table(path: Path | None = None) -> ModelTable:
     except ValidationError as error:
         # A misspelt key makes two errors, one of them "missing": the misspelling is the one to show.
         found = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        fault: _Fault | None = (found["loc"], found["msg"])
+        fault: _Fault | None = (found["loc"], why_invalid(found))
     else:
         fault = next(_faults(table), None)
     if fault:

@@ -36,7 +36,9 @@ from tests.node import MCPB, node, npm_install, with_node
 
 ROOT = Path(__file__).parent.parent
 MANIFEST = ROOT / "manifest.json"
-BUNDLE = ROOT / "dist" / "mcp-seedream.mcpb"
+COMMAND = "mcp-seedream"
+"""What the bundle is called as well: hosts know an extension by that name."""
+BUNDLE = ROOT / "dist" / f"{COMMAND}.mcpb"
 PACKED = ("mcp_seedream", "manifest.json", "pyproject.toml", "README.md", "LICENSE", "docs/icon.png")
 CONFIG = {
     "api_token": "token",
@@ -64,7 +66,7 @@ async def manifest(table: ModelTable) -> dict[str, Any]:
     assert holder is not None
     return {
         "manifest_version": "0.4",
-        "name": project["name"],
+        "name": COMMAND,
         "display_name": server["title"],
         "version": project["version"],
         "description": server["description"],
@@ -76,7 +78,7 @@ async def manifest(table: ModelTable) -> dict[str, Any]:
             "entry_point": "mcp_seedream/__main__.py",
             "mcp_config": {
                 "command": "uv",
-                "args": ["run", "--project", "${__dirname}", project["name"]],
+                "args": ["run", "--project", "${__dirname}", COMMAND],
                 "env": {name_of(field): f"${{user_config.{key}}}" for key, field in CONFIG.items()},
             },
         },

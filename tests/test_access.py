@@ -20,6 +20,7 @@ import pytest
 from mcp import Client
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
+from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -369,13 +370,30 @@ async def test_what_the_operator_sees(table: ModelTable, upstream: str, caplog: 
     assert 'seedream_upstream_seconds_count{kind="submit",status="200"}' in page
     for name in (
         "seedream_waiting_calls 0.0",
-        "seedream_look_ups_total",
         'seedream_upstream_bytes_total{direction="sent"}',
     ):
         assert name in page
     for secret in (prompt, "alices-secret-key"):
         assert secret not in caplog.text
         assert secret not in page
+
+
+async def test_each_request_to_the_upstream_is_one_figure(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
+    """Submits, rounds, look-ups and checks, by kind; none of them is counted anywhere else."""
+    with hosted(table, upstream) as address:
+        async with connected(address, "a-key") as client:
+            made = await client.call_tool("generate_image", {"prompt": "a fox"})
+            await client.call_tool("get_task", {"task_id": answer(made)["task_id"]})
+        page = (await asked(address, "/metrics")).text
+    figures = {name: float(value) for name, value in re.findall(r"^(\w+(?:\{[^}]*\})?) (\S+)$", page, re.MULTILINE)}
+    counts = {name: value for name, value in figures.items() if name.startswith("seedream_upstream_seconds_count")}
+    assert sum(counts.values()) == len(sandbox.requests)
+    assert 'seedream_upstream_seconds_count{kind="look_up",status="200"}' in counts
+    counted = {re.sub(r"_(bucket|sum|count|total|created)?(\{.*)?$", "", name) for name in figures}
+    assert {name for name in counted if re.search("look|upstream|round", name)} == {
+        "seedream_upstream_seconds",
+        "seedream_upstream_bytes",
+    }
 
 
 async def test_requests_have_an_id(table: ModelTable, upstream: str) -> None:
@@ -424,6 +442,7 @@ async def test_pages_for_people_and_clients(table: ModelTable, upstream: str) ->
     assert card["transport"]["endpoint"] == "https://mcp.example.com/mcp"
     assert [tool["name"] for tool in card["tools"]] == [tool.name for tool in tools]
     assert card["tools"][0]["inputSchema"] == tools[0].input_schema
+    assert card["protocolVersions"] == list(KNOWN_PROTOCOL_VERSIONS)  # test_http.py makes calls in each of them
 
 
 async def test_a_page_takes_no_markup_from_its_request(table: ModelTable, upstream: str) -> None:

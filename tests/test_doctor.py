@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -14,17 +15,18 @@ from typing import Any
 
 import anyio
 import pytest
+from pydantic import ValidationError
 
 from mcp_seedream import DISTRIBUTION, __version__, machine
 from mcp_seedream.entries import CLIENTS
-from mcp_seedream.errors import ConfigurationError
+from mcp_seedream.errors import ConfigurationError, why_invalid
 from mcp_seedream.findings import Check, Finding, Result, as_text, examine, in_background
 from mcp_seedream.installed import folders_here
 from mcp_seedream.installed import installed as where_installed
 from mcp_seedream.journal import Journal
 from mcp_seedream.machine import Machine, in_clients
 from mcp_seedream.refusal_checks import refused_lately
-from mcp_seedream.settings import read_settings
+from mcp_seedream.settings import Settings, read_settings
 from mcp_seedream.survey import survey
 from tests.conftest import BUSY
 from tests.obstacles import nobody, silent
@@ -275,7 +277,7 @@ def test_wrong_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     found = machines()
     assert found["settings"].level == "problem"
     assert all(name in found["settings"].found for name in wrong)
-    assert "valid number, unable to parse string as a number: 'soon'" in found["settings"].found
+    assert "it has to be a number: 'soon'" in found["settings"].found
     assert "under `env`" in found["settings"].advice
     assert found["output"].level == "ok"
     with pytest.raises(ConfigurationError) as raised:
@@ -313,6 +315,46 @@ def test_a_file_of_settings_in_another_encoding() -> None:
     assert (found.level, found.found) == ("warning", told)
     done = run(ACEDATACLOUD_API_TOKEN=TOKEN)
     assert (done.returncode, told in done.stderr) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("SEEDREAM_WAIT_SECONDS", "soon", "it has to be a number"),
+        ("SEEDREAM_WAIT_SECONDS", "601", "it has to be 600 or less"),
+        ("SEEDREAM_SHUTDOWN_SECONDS", "-0.5", "it has to be 0 or more"),
+        ("SEEDREAM_READ_TIMEOUT", "0", "it has to be above 0"),
+        ("SEEDREAM_CONNECTIONS", "0", "it has to be 1 or more"),
+        ("SEEDREAM_CALLS_AT_ONCE", "1.5", "it has to be a whole number"),
+        ("SEEDREAM_ACCESS_SECONDS", "9" * 5000, "it has too many digits"),
+        ("SEEDREAM_SANDBOX", "perhaps", "it has to be true or false"),
+        ("SEEDREAM_PREVIEW", "maybe", "it has to be 'on' or 'off'"),
+        ("SEEDREAM_LOG_LEVEL", "loud", "it has to be debug, info, warning or error"),
+        ("SEEDREAM_LOG_FORMAT", "xml", "it has to be 'text' or 'json'"),
+        ("SEEDREAM_SEAL_KEYS", "short", "each has at least 32 characters"),
+        ("ACEDATACLOUD_API_BASE_URL", "api.example.com", "it must start with https:// or http://"),
+    ],
+)
+def test_what_is_wrong_with_a_setting(monkeypatch: pytest.MonkeyPatch, name: str, value: str, why: str) -> None:
+    """In words of our own, where the start ends and where the doctor looks; never the validator's."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings()
+    assert caught.value.message == f"The setting {name} is wrong: {why}"
+    assert f"{name}: {why}" in machines()["settings"].found
+
+
+def test_every_rule_of_the_settings_has_words() -> None:
+    """Whatever a validator says of any setting, nothing of it is passed on."""
+    for name, field in Settings.model_fields.items():
+        for odd in ("?", "-1", "1e999", "nan", "\0", "[]", "x" * 2000):
+            try:
+                Settings.model_validate({name: odd})
+            except ValidationError as error:
+                for details in error.errors():
+                    said = why_invalid(details)
+                    assert "not of the right form" not in said, (field, details)
+                    assert not re.search("Input|String should|Value error|valid", said)
 
 
 @pytest.mark.parametrize("left_empty", ["", " ", "${user_config.setting}", "null", "undefined"])

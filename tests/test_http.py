@@ -16,6 +16,7 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import METHOD_NOT_FOUND
+from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -85,7 +86,7 @@ def read(response: httpx.Response) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("revision", [OLD, "2025-06-18", "2025-11-25", LATEST])
+@pytest.mark.parametrize("revision", KNOWN_PROTOCOL_VERSIONS)
 async def test_raw_json_rpc_of_every_revision(endpoint: str, revision: str) -> None:
     """Start, list, and a picture with its progress, with nothing but an HTTP client."""
     async with httpx.AsyncClient(timeout=30) as web:

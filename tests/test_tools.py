@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,10 +19,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from mcp_seedream import results
 from mcp_seedream.capabilities import ModelTable
+from mcp_seedream.files import LocalFiles
+from mcp_seedream.journal import IN_MEMORY, Journal
 from mcp_seedream.mishaps import REFUSALS
 from mcp_seedream.results import IMAGE_RESULT, TASK_RESULT
 from mcp_seedream.sandbox import Sandbox, running
+from mcp_seedream.tools import Habits
+from mcp_seedream.wire import Task
 from tests.conftest import INTERVAL, Session, answer, look_ups, serving, submits, text
 from tests.contract import faults
 from tests.test_capabilities import LITE, PRO, V5
@@ -82,6 +88,34 @@ async def test_layers(session: Session) -> None:
     assert "layer 1 subject" in text(result)
     assert answer(result)["model"] == PRO
     assert_complete_twice(result)
+
+
+@pytest.mark.parametrize("prompt", [None, "", " \n"])
+async def test_layers_without_a_prompt(
+    table: ModelTable, upstream: str, sandbox: Sandbox, tmp_path: Path, prompt: str | None
+) -> None:
+    """However it is left out: none is sent, none names a file, and none is shown as `""`."""
+    local = Habits(20, local=LocalFiles(output=tmp_path))
+    here = Session(table, upstream, habits=local, journal=Journal(IN_MEMORY))
+    image = "https://example.com/poster.png"
+    async with here.open() as client:
+        call = {"image": [image], "layer_decomposition": True, **({} if prompt is None else {"prompt": prompt})}
+        made = answer(await client.call_tool("edit_image", call))
+        listing = await client.call_tool("get_task", {})
+    assert "prompt" not in submits(sandbox)[-1]
+    assert all(Path(each["path"]).name.startswith("seedream-") for each in made["images"])
+    [found] = [each for each in answer(listing)["tasks"] if each["task_id"] == made["task_id"]]
+    assert "prompt" not in found
+    assert '""' not in text(listing)
+
+
+async def test_layers_that_were_looked_up() -> None:
+    """The gallery can make the call again, though it has no prompt; a request of which nothing is known is no call."""
+    asked = {"model": PRO, "image": ["https://example.com/poster.png"], "layer_decomposition": True}
+    known = ("prompt", "image", "model", "layer_decomposition")
+    found = results.one(Task("t1", "succeeded", request=asked), known=known)
+    assert found.meta == {results.CALL: {"tool": "edit_image", "args": asked}}
+    assert results.one(Task("t1", "succeeded", request={"model": PRO}), known=known).meta is None
 
 
 async def test_a_set_streamed(session: Session) -> None:
