@@ -188,12 +188,14 @@ def main() -> None:
         source = io.BytesIO(source.read())
     size = source.seek(0, io.SEEK_END)
     source.seek(0)
+    if is_heif := _is_heif(source):
+        import mcp_seedream.heif  # noqa: F401, PLC0415  (before the limit: its libraries take 30 MB of addresses)
     _limit_memory(_MOST_MEMORY)
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     answer: dict[str, str | bool] = {"fits": True}
     data = b""
     try:
-        if _is_heif(source) or not fits(source, size, bounds, cheaply=False):
+        if is_heif or not fits(source, size, bounds, cheaply=False):
             source.seek(0)
             found = fitted(source, size, bounds, keep_alpha=alpha == "alpha")
             answer, data = {"note": found.note}, found.data

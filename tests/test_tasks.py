@@ -132,6 +132,8 @@ def told(result: CallToolResult) -> dict[str, Any]:
     """What does not differ from one picture to the next."""
     volatile = ("task_id", "trace_id", "elapsed_seconds", "links_until")
     found = {key: value for key, value in answer(result).items() if key not in volatile}
+    if "preview" in found:  # it says where the picture is
+        found = found | {"preview": found["preview"].rpartition("The image")[2]}
     return found | {"images": [{**image, "url": "", "path": ""} for image in found.get("images", [])]}
 
 
