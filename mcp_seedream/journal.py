@@ -22,6 +22,7 @@ import anyio
 import anyio.to_thread
 
 from mcp_seedream.choosing import Refusal
+from mcp_seedream.journal_file import open_database
 from mcp_seedream.wire import State, Task
 
 logger = logging.getLogger(__name__)
@@ -33,23 +34,7 @@ IN_MEMORY = ":memory:"
 NEWEST = 20
 """Tasks in a listing."""
 _KEPT = 30 * 24 * 3600  # seconds
-_BUSY, _PAUSE = 1, 60  # seconds to wait for another's writing, and to do without the journal after that
-_VERSION, _OURS = 1, 0x5EED
-_TABLE = """
-CREATE TABLE IF NOT EXISTS tasks (
-    id TEXT PRIMARY KEY, at REAL NOT NULL, tool TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL,
-    state TEXT NOT NULL DEFAULT 'pending', links TEXT NOT NULL DEFAULT '[]', files TEXT NOT NULL DEFAULT '[]',
-    call TEXT, owner INTEGER, left_at REAL
-);
-CREATE TABLE IF NOT EXISTS doubts (
-    number INTEGER PRIMARY KEY, call TEXT NOT NULL, owner INTEGER, left_at REAL NOT NULL
-);
-CREATE TABLE IF NOT EXISTS refusals (
-    model TEXT NOT NULL, size TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (model, size)
-);
-CREATE INDEX IF NOT EXISTS tasks_at ON tasks (at);
-CREATE INDEX IF NOT EXISTS tasks_call ON tasks (call) WHERE call IS NOT NULL;
-"""
+_PAUSE = 60  # seconds without the journal after another process kept it busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +249,7 @@ class Journal:
             self._connection = None
 
     def _locked(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        self._connection = self._connection or _opened(self.path)
+        self._connection = self._connection or open_database(self.path)
         with self._connection:  # one transaction
             return work(self._connection)
 
@@ -307,32 +292,3 @@ def open_journal(setting: str | None, *, in_memory: bool = False) -> Journal | N
     if setting:
         return Journal(Path(setting))
     return Journal(IN_MEMORY if in_memory else usual_path())
-
-
-def _opened(path: Path | str) -> sqlite3.Connection:
-    if isinstance(path, Path):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # prompts are their writer's own
-    db = sqlite3.connect(path, timeout=_BUSY, check_same_thread=False)
-    try:
-        _check(db)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-        # Whose it is comes first: to another server that looks at this moment, tables without it would be strange.
-        db.execute(f"PRAGMA application_id = {_OURS}")
-        db.executescript(_TABLE)
-        db.execute(f"PRAGMA user_version = {_VERSION}")
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _check(db: sqlite3.Connection) -> None:
-    if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-        raise sqlite3.DatabaseError("it is damaged")
-    if db.execute("PRAGMA user_version").fetchone()[0] > _VERSION:
-        raise sqlite3.DatabaseError("a newer version wrote it")
-    empty = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-    if not empty and db.execute("PRAGMA application_id").fetchone()[0] != _OURS:
-        raise sqlite3.DatabaseError("it is another program's")

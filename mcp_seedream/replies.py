@@ -11,14 +11,12 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from mcp_seedream.errors import UnreadableReply
+from mcp_seedream.link_expiry import unix_time
 from mcp_seedream.references import reference_kind
 from mcp_seedream.wire import Failure, Image, JSONObject, State, StreamEvent, Task
 
@@ -77,8 +75,8 @@ def read_task(reply: Any, task_id: str | None = None) -> Task:
         model=_first(_words(o.get("model")) for o in (*items, request, answer)),
         prompt=_first(_text(o.get("prompt")) for o in (request, *items)),
         elapsed=_elapsed(reply),
-        created_at=_moment(reply.get("created_at")),
-        finished_at=_moment(reply.get("finished_at")),
+        created_at=unix_time(reply.get("created_at")),
+        finished_at=unix_time(reply.get("finished_at")),
         usage=_usage(answer) or _usage(reply),
         request=request or None,
     )
@@ -106,23 +104,6 @@ def _state(reply: JSONObject, answer: JSONObject, images: tuple[Image, ...], err
         return "pending"
     ended = word in _SUCCEEDED or error or isinstance(data, list) or _number(reply.get("finished_at"))
     return "failed" if ended else "pending"
-
-
-def link_expiry(url: str) -> float | None:
-    """When a signed link says that it dies, in Unix seconds: `X-…-Date` and `X-…-Expires`, or `Expires`."""
-    try:
-        fields = parse_qs(urlsplit(url).query)
-    except ValueError:
-        return None
-    query = {name.rpartition("-")[2].lower(): values[-1] for name, values in fields.items()}
-    expires, date = query.get("expires", ""), query.get("date", "")
-    if not re.fullmatch(r"[0-9]{1,10}", expires):
-        return None
-    if re.fullmatch(r"[0-9]{8}T[0-9]{6}Z", date):
-        with suppress(ValueError):
-            start = datetime.strptime(date, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
-            return _moment(start + int(expires))
-    return _moment(int(expires)) if len(expires) == 10 else None
 
 
 def read_batch(reply: Any) -> dict[str, Task]:
@@ -317,14 +298,6 @@ def _id(reply: JSONObject) -> str | None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
-
-
-def _moment(value: Any) -> float | None:
-    """A Unix time in seconds; milliseconds are told by their size, anything before 2001 or after 2100 is none."""
-    seconds = _number(value)
-    if seconds is not None and seconds > 1e11:
-        seconds /= 1000
-    return seconds if seconds is not None and 1e9 < seconds < 4.1e9 else None
 
 
 def _number(value: Any) -> float | None:

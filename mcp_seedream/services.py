@@ -14,10 +14,10 @@ from mcp_seedream.files import LocalFiles
 from mcp_seedream.jobs import Job, Jobs
 from mcp_seedream.journal import Journal
 from mcp_seedream.limits import Limits
+from mcp_seedream.link_expiry import link_expiry
 from mcp_seedream.observing import Observer
 from mcp_seedream.orphans import Orphans
 from mcp_seedream.refusal_memory import RefusalMemory
-from mcp_seedream.replies import link_expiry
 from mcp_seedream.stopping import Stopping
 from mcp_seedream.waiting import TaskWaiter
 from mcp_seedream.wire import Task

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mcp_seedream import DISTRIBUTION
 from mcp_seedream.errors import ConfigurationError
 from mcp_seedream.fields import ADDRESSES, HARMLESS, HTTP_ONLY, Settings, name_of
 from mcp_seedream.paths import expanded
@@ -336,9 +337,9 @@ def test_spans_without_an_exporter() -> None:
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
     done = greet(code=NO_EXPORTER, **env)
     assert greeted(done), done.stderr
-    assert "Install mcp-seedream[otel]" in done.stderr
+    assert f"Install {DISTRIBUTION}[otel]" in done.stderr
     done = greet("--transport", "http", code=NO_EXPORTER, **env)
-    assert (done.returncode, "Install mcp-seedream[otel]" in done.stderr) == (2, True)
+    assert (done.returncode, f"Install {DISTRIBUTION}[otel]" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("value", ["auto", "0"])
