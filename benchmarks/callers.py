@@ -19,9 +19,9 @@ from typing import Any
 import httpx
 
 from benchmarks.servers import wait_for
-from mcp_seedream.callers import NO_TASK
-from mcp_seedream.sandbox import Sandbox, running
-from mcp_seedream.table_file import read_table
+from mcp_seedream.catalog.table_file import read_table
+from mcp_seedream.hosting.key_verifier import NO_TASK
+from mcp_seedream.sandbox.app import Sandbox, running
 
 PORT = 18731
 HEADERS = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-06-18"}

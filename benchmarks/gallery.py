@@ -14,10 +14,10 @@ from pathlib import Path
 
 import anyio
 
-from mcp_seedream.capabilities import ModelTable
-from mcp_seedream.sandbox import Sandbox, running
-from mcp_seedream.table_file import read_table
-from tests.gallery_host import Host, bundle, hosting
+from mcp_seedream.catalog.table import ModelTable
+from mcp_seedream.catalog.table_file import read_table
+from mcp_seedream.sandbox.app import Sandbox, running
+from tests.support.gallery_host import Host, bundle, hosting
 
 # The clock starts before the page's own listener, and stops in the frame that comes after the picture is there.
 CLOCK = """

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcp_seedream import __version__
-from mcp_seedream.errors import ConfigurationError
+from mcp_seedream.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from mcp_seedream.capabilities import ModelTable
-    from mcp_seedream.settings import Settings
+    from mcp_seedream.catalog.table import ModelTable
+    from mcp_seedream.core.settings import Settings
 
 SANDBOXED = "Drawn by the sandbox: a placeholder, not a generated picture."
 _WAITING = (
@@ -43,12 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     options.sandbox |= options.sandbox_as_documented
     try:
-        from mcp_seedream.tracing import replace_unknown_propagators  # noqa: PLC0415  (--help needs none of it)
+        from mcp_seedream.telemetry.tracing import replace_unknown_propagators  # noqa: PLC0415  (--help needs none of it)
 
         replace_unknown_propagators()
         if options.command == "try":
-            from mcp_seedream.settings import read_settings  # noqa: PLC0415  (--help needs none of it)
-            from mcp_seedream.trial import try_out  # noqa: PLC0415  (a client: the server has no use for it)
+            from mcp_seedream.core.settings import read_settings  # noqa: PLC0415  (--help needs none of it)
+            from mcp_seedream.try_command import try_out  # noqa: PLC0415  (a client: the server has no use for it)
 
             settings = read_settings("local")
             options.sandbox |= settings.sandbox
@@ -171,9 +171,9 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _install(options: argparse.Namespace) -> int:
-    from mcp_seedream.installing import install  # noqa: PLC0415  (the server has no use for it)
-    from mcp_seedream.settings import sources  # noqa: PLC0415
-    from mcp_seedream.uninstalling import uninstall  # noqa: PLC0415
+    from mcp_seedream.core.settings import sources  # noqa: PLC0415
+    from mcp_seedream.install.commands import install  # noqa: PLC0415  (the server has no use for it)
+    from mcp_seedream.install.uninstall import uninstall  # noqa: PLC0415
 
     if options.command == "uninstall":
         return uninstall(options)
@@ -184,9 +184,9 @@ def _install(options: argparse.Namespace) -> int:
 
 
 def _examine(options: argparse.Namespace) -> int:
-    from mcp_seedream.doctor import doctor  # noqa: PLC0415  (the server has no use for it)
-    from mcp_seedream.survey import survey  # noqa: PLC0415
-    from mcp_seedream.table_file import read_table  # noqa: PLC0415
+    from mcp_seedream.catalog.table_file import read_table  # noqa: PLC0415
+    from mcp_seedream.core.settings_report import survey  # noqa: PLC0415
+    from mcp_seedream.doctor.command import doctor  # noqa: PLC0415  (the server has no use for it)
 
     found = survey()
     options.sandbox |= found.settings.sandbox
@@ -198,9 +198,9 @@ def _examine(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     with _no_garbage():
-        from mcp_seedream.serving import prepare  # noqa: PLC0415
-        from mcp_seedream.settings import sources  # noqa: PLC0415
-        from mcp_seedream.table_file import read_table  # noqa: PLC0415  (`try` and --help need none of it)
+        from mcp_seedream.assembly import prepare  # noqa: PLC0415
+        from mcp_seedream.catalog.table_file import read_table  # noqa: PLC0415  (`try` and --help need none of it)
+        from mcp_seedream.core.settings import sources  # noqa: PLC0415
 
         found = sources("hosted" if options.transport == "http" else "local")
         settings = found.settings(log_level=options.log_level, sse=options.sse, workers=options.workers)
@@ -232,13 +232,13 @@ def _no_garbage() -> Iterator[None]:
 def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTable) -> int:
     import anyio  # noqa: PLC0415  (`try` and --help need none of it)
 
-    from mcp_seedream.files import LocalFiles  # noqa: PLC0415
-    from mcp_seedream.journal import open_journal  # noqa: PLC0415
-    from mcp_seedream.server import build_server  # noqa: PLC0415
-    from mcp_seedream.serving import connecting, local_preview  # noqa: PLC0415
-    from mcp_seedream.stdio import serve_stdio  # noqa: PLC0415
-    from mcp_seedream.stopping import Stopping  # noqa: PLC0415
-    from mcp_seedream.tools import Habits  # noqa: PLC0415
+    from mcp_seedream.assembly import connecting, local_preview  # noqa: PLC0415
+    from mcp_seedream.core.shutdown import Stopping  # noqa: PLC0415
+    from mcp_seedream.generation.journal import open_journal  # noqa: PLC0415
+    from mcp_seedream.media.local_files import LocalFiles  # noqa: PLC0415
+    from mcp_seedream.server.server import build_server  # noqa: PLC0415
+    from mcp_seedream.server.stdio import serve_stdio  # noqa: PLC0415
+    from mcp_seedream.server.tools import Habits  # noqa: PLC0415
 
     stopping = Stopping(settings.shutdown_seconds)
     token = settings.token.get_secret_value() if settings.token else None
@@ -262,8 +262,8 @@ def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTa
 
 
 def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTable) -> int:
-    from mcp_seedream.serving import create_app  # noqa: PLC0415  (stdio starts faster without)
-    from mcp_seedream.workers import serve_here, serve_in_workers  # noqa: PLC0415
+    from mcp_seedream.assembly import create_app  # noqa: PLC0415  (stdio starts faster without)
+    from mcp_seedream.hosting.workers import serve_here, serve_in_workers  # noqa: PLC0415
 
     if settings.workers > 1 and options.sandbox:
         raise ConfigurationError("A sandbox serves one process: leave it out, or --workers and WEB_CONCURRENCY.")
@@ -288,8 +288,8 @@ def _upstream(options: argparse.Namespace, settings: Settings, table: ModelTable
         return
     from pydantic import SecretStr  # noqa: PLC0415
 
-    from mcp_seedream.sandbox import Sandbox, running  # noqa: PLC0415  (draws: only where it is asked for)
-    from mcp_seedream.signin import CLIENT_ID  # noqa: PLC0415
+    from mcp_seedream.sandbox.app import Sandbox, running  # noqa: PLC0415  (draws: only where it is asked for)
+    from mcp_seedream.sandbox.vendor_sign_in import CLIENT_ID  # noqa: PLC0415
 
     sandbox = Sandbox(table, seconds=options.sandbox_seconds, as_documented=options.sandbox_as_documented)
     with running(sandbox) as address:

@@ -20,17 +20,17 @@ from mcp_types import CallToolResult, TextContent
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_seedream.capabilities import ModelTable
-from mcp_seedream.client import SeedreamClient, Timeouts
-from mcp_seedream.journal import Journal
-from mcp_seedream.limits import Limits
-from mcp_seedream.peers import Peers
-from mcp_seedream.retries import Retries
-from mcp_seedream.sandbox import Sandbox
-from mcp_seedream.server import build_server
-from mcp_seedream.stopping import Stopping
-from mcp_seedream.table_file import read_table
-from mcp_seedream.tools import Habits, TokenOf
+from mcp_seedream.catalog.table import ModelTable
+from mcp_seedream.catalog.table_file import read_table
+from mcp_seedream.core.shutdown import Stopping
+from mcp_seedream.generation.journal import Journal
+from mcp_seedream.generation.peers import Peers
+from mcp_seedream.hosting.limits import Limits
+from mcp_seedream.sandbox.app import Sandbox
+from mcp_seedream.server.server import build_server
+from mcp_seedream.server.tools import Habits, TokenOf
+from mcp_seedream.upstream.client import SeedreamClient, Timeouts
+from mcp_seedream.upstream.retries import Retries
 
 TOKEN = "a-token"
 QUICK = Retries(first=0.01, seconds=1.5)
@@ -42,7 +42,7 @@ BUSY = pytest.mark.flaky(reruns=1)
 # How long an example takes is the machine's business, which may be busy with others.
 settings.register_profile("default", deadline=None)
 LONG = "long"
-# `.venv/bin/pytest tests/test_fuzz_tools.py tests/test_fuzz_http.py --hypothesis-profile=long` looks for minutes.
+# `.venv/bin/pytest -k fuzz --hypothesis-profile=long` looks for minutes.
 settings.register_profile(LONG, max_examples=5000, deadline=None)
 
 

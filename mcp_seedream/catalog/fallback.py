@@ -1,0 +1,141 @@
+"""The choice of a model for one call, made again after each refusal, and what the caller should know of it.
+
+Only what the caller left open is chosen again: a named model or size is never swapped. The one exception is the size
+that leaves the shape to the model (`adaptive`), which means the same as no size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Literal
+
+from mcp_seedream.catalog import dimensions
+from mcp_seedream.catalog.selection import Refusal, Wish, able_models, asked_options, choose, sent_size, takes_shape
+from mcp_seedream.catalog.table import Model, ModelTable, either
+from mcp_seedream.core.errors import InvalidArguments
+
+Part = Literal["model", "size"]
+"""The part of a request that the upstream refused."""
+
+
+class ModelChoice:
+    """The model of one call, and the call as it is sent to it.
+
+    Args:
+        table: The capability table.
+        wish: What is asked for.
+        named: The model that the caller named, if any.
+        avoiding: What production refused lately.
+
+    Raises:
+        InvalidArguments: No model serves the call.
+    """
+
+    def __init__(
+        self, table: ModelTable, wish: Wish, named: str | None = None, avoiding: Collection[Refusal] = ()
+    ) -> None:
+        self._table = table
+        self._named = named
+        self._avoiding = frozenset(avoiding)
+        self._refused: list[Refusal] = []
+        self._notes: list[str] = []
+        self.wish = wish
+        self.model = choose(table, wish, named, avoiding=self._avoiding)
+        shapeless = choose(table, replace(wish, size=None), named, avoiding=self._avoiding)
+        if self._has_any_shape() and (shapeless.id, wish.size) in self._avoiding:
+            self._drop_size(shapeless)
+        elif named is None and self.model is not (usual := choose(table, wish)):
+            self._notes.append(
+                f"The upstream refused {_named(usual, sent_size(table, usual, wish), self._avoiding)} lately."
+            )
+
+    def refused(self, model_id: str | None, part: Part) -> Refusal:
+        """What is remembered of a refusal: the model, and its size where that was refused."""
+        model = self._table.by_id.get(model_id or "", self.model)
+        return model.id, sent_size(self._table, model, self.wish) if part == "size" else None
+
+    def refuse(self, model_id: str | None, part: Part) -> bool:
+        """Choose again after a refusal.
+
+        Args:
+            model_id: The model that was refused, or that refused the size.
+            part: Which of the two was refused.
+
+        Returns:
+            Whether there is another choice, which `model` and `wish` hold then.
+        """
+        refusal = self.refused(model_id, part)
+        model = self._table.by_id[refusal[0]]
+        self._refused.append(refusal)
+        if part == "size" and self._has_any_shape():
+            self._drop_size(model)
+            return True
+        if self._named is not None:
+            return False
+        try:
+            self.model = choose(self._table, self.wish, excluding=self._refused, avoiding=self._avoiding)
+        except InvalidArguments:
+            return False
+        self._notes.append(f"The upstream refused {_named(model, refusal[1], [refusal])}.")
+        return True
+
+    def notes(self) -> list[str]:
+        """What the caller should know of the choice: refusals, a size that decided on the model, a withdrawn model."""
+        notes = list(self._notes)
+        if self._named is None:
+            if why := self._why_another():
+                notes.append(f"{why}.")
+            if notes:
+                notes[-1] = f"{notes[-1].removesuffix('.')}, so {self.model.label} was used."
+        if self.model.withdrawn:
+            notes.append(f"{withdrawal(self.model)}: calls may be refused.")
+        return notes
+
+    def advice(self, model_id: str | None) -> str:
+        """What would work instead of the refused call, in a sentence or two; nothing was billed for it."""
+        table, wish, model = self._table, self.wish, self._table.by_id.get(model_id or "", self.model)
+        for name in asked_options(table, wish):
+            takers = [m for m in table.models_for(wish.operation) if table.rule(m, name, wish.operation)]
+            if all(taker.withdrawn for taker in takers):
+                return f"`{name}` works only with {either(map(withdrawal, takers))}: leave `{name}` out."
+        if self._named is None:
+            return "No other model can serve this call: drop what only this one takes."
+        others = [m.label for m in able_models(table, wish) if m is not model and not m.withdrawn]
+        instead = f" {either(others)} can serve this call; or leave `model` out." if others else ""
+        if model.withdrawn:
+            return f"{withdrawal(model)}.{instead}"
+        return f"{model.label} takes `size` {either([*model.sizes, 'WIDTHxHEIGHT'])}.{instead}"
+
+    def _has_any_shape(self) -> bool:
+        return self.wish.size == self._table.named_sizes.any_shape
+
+    def _drop_size(self, model: Model) -> None:
+        self._notes.append(f"{model.label} no longer takes `size` {self.wish.size}; without a size it means the same.")
+        self.wish, self.model = replace(self.wish, size=None), model
+
+    def _why_another(self) -> str | None:
+        """Why the size or shape of the call needs another model than the default, in a clause."""
+        wish = self.wish
+        if not (wish.size or wish.aspect_ratio) or self._notes:
+            return None
+        usual = choose(self._table, replace(wish, size=None, aspect_ratio=None), avoiding=self._avoiding)
+        if usual is self.model or takes_shape(self._table, usual, wish):
+            return None
+        asked = " with ".join(filter(None, (wish.aspect_ratio, wish.size)))
+        if (sides := dimensions.pixels(wish.size or "")) and usual.pixels:
+            for bound, word, broken in zip(usual.pixels, ("below", "above"), ("minimum", "maximum"), strict=True):
+                area = sides[0] * sides[1]
+                if (area < bound) if word == "below" else (area > bound):
+                    return f"{asked} is {word} {usual.label}'s {broken} of {bound:,} pixels"
+        return f"{usual.label} does not take {asked}"
+
+
+def _named(model: Model, size: str | None, refusals: Collection[Refusal]) -> str:
+    """A refused model, or a refused size of a model, for a note."""
+    return model.label if (model.id, None) in refusals else f"`size` {size} for {model.label}"
+
+
+def withdrawal(model: Model) -> str:
+    """A withdrawn model and the day it was withdrawn, for an error or a note."""
+    return f"{model.name}, which the vendor withdrew on {model.withdrawn}"

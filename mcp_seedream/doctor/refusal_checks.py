@@ -1,0 +1,50 @@
+"""What production refused lately, as the servers on this machine and the replicas of a server remember it."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from datetime import datetime
+from pathlib import Path
+
+from mcp_seedream.catalog.selection import Refusal
+from mcp_seedream.core.redis_client import connect
+from mcp_seedream.core.settings import Settings
+from mcp_seedream.doctor.findings import Finding, in_background
+from mcp_seedream.generation.journal import Journal, usual_path
+from mcp_seedream.generation.peers import Peers
+
+
+async def refused_lately(settings: Settings) -> Finding:
+    """Which models and sizes are not chosen at the moment, since production refused them."""
+    found = {**await _in_journal(settings), **await _in_redis(settings)}
+    if not found:
+        return Finding("ok", "production refused no model and no size lately")
+    told = "; ".join(_clause(refusal, until) for refusal, until in sorted(found.items(), key=lambda item: item[1]))
+    advice = "Calls that name no model get another one until then. There is nothing to do."
+    return Finding("warning", f"production refused {told}", advice)
+
+
+def _clause(refusal: Refusal, until: float) -> str:
+    model, size = refusal
+    moment = f"{datetime.fromtimestamp(until).astimezone():%H:%M}"
+    return f"{f'size {size} for ' if size else ''}{model} (remembered until {moment})"
+
+
+async def _in_journal(settings: Settings) -> dict[Refusal, float]:
+    if settings.journal == "off":
+        return {}
+    path = Path(settings.journal) if settings.journal else usual_path()
+    if not await in_background(path.exists):
+        return {}
+    journal = Journal(path)
+    try:
+        return await journal.refusals()
+    finally:
+        journal.close()
+
+
+async def _in_redis(settings: Settings) -> dict[Refusal, float]:
+    if settings.redis_url is None:
+        return {}
+    async with aclosing(Peers(connect(settings.redis_url.get_secret_value()))) as peers:
+        return await peers.refusals()

@@ -1,0 +1,80 @@
+"""Remembers for some hours which models and sizes production refused, so that the next call does not try them.
+
+One process remembers on its own. Replicas of a server share what they know over Redis (`peers.Peers`), and servers on
+one machine through the journal, where `doctor` reads it as well.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from time import time
+from typing import Protocol
+
+from mcp_seedream.catalog.selection import Refusal
+from mcp_seedream.core.events import Observer
+
+logger = logging.getLogger(__name__)
+SECONDS = 3 * 3600
+"""How long a refusal is remembered."""
+_FRESH = 5  # seconds for which the store is not read again
+_MOST = 200  # refusals: a caller can name any number of sizes
+_MOST_TASKS = 5000
+
+
+class RefusalStore(Protocol):
+    """Where processes share refusals, each with the Unix time until which it is remembered."""
+
+    async def refusals(self) -> dict[Refusal, float]: ...
+
+    async def remember(self, refusal: Refusal, until: float) -> None: ...
+
+
+class RefusalMemory:
+    """The refusals that this process knows of.
+
+    Args:
+        store: Where they are shared; None: nowhere.
+        observer: Told of each refusal.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(
+        self, store: RefusalStore | None = None, observer: Observer | None = None, *, clock: Callable[[], float] = time
+    ) -> None:
+        self._store = store
+        self._observer = observer or Observer()
+        self._clock = clock
+        self._until: dict[Refusal, float] = {}
+        self._sent: OrderedDict[str, Refusal] = OrderedDict()
+        self._read_at = float("-inf")
+
+    async def known(self) -> frozenset[Refusal]:
+        """The refusals of the last hours."""
+        now = self._clock()
+        if self._store and now - self._read_at >= _FRESH:
+            self._read_at = now
+            self._until |= await self._store.refusals()
+        self._until = {refusal: until for refusal, until in self._until.items() if until > now}
+        return frozenset(self._until)
+
+    def sent(self, task_id: str, model_id: str, size: str | None) -> None:
+        """Keep what was asked of an accepted task: not every look-up tells it."""
+        self._sent[task_id] = (model_id, size)
+        while len(self._sent) > _MOST_TASKS:
+            self._sent.popitem(last=False)
+
+    def sent_for(self, task_id: str) -> Refusal | None:
+        """The model and size of a task that this process had accepted; None: it was not this process."""
+        return self._sent.get(task_id)
+
+    async def add(self, refusal: Refusal) -> None:
+        """Remember a refusal, and tell the other processes of it."""
+        model, size = refusal
+        logger.warning("the upstream refused %s", f"size {size} for {model}" if size else model)
+        self._observer.choice_refused(model, "size" if size else "model")
+        if len(self._until) < _MOST or refusal in self._until:
+            self._until[refusal] = self._clock() + SECONDS
+            if self._store:
+                await self._store.remember(refusal, self._until[refusal])

@@ -1,0 +1,271 @@
+"""Serving over HTTP: the endpoint, who may use it, what probes and operators see.
+
+A caller brings an own API token as `Authorization: Bearer`, or one of this server's sign-in, in which such a token is
+sealed; it is used upstream for that request and for nothing else. Without one the answer is 401: the operator's token
+is never used for a caller.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import anyio
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.transport_security import TransportSecuritySettings
+from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mcp_seedream import __version__
+from mcp_seedream.core.credentials import KeyCheck
+from mcp_seedream.core.errors import TooMuch
+from mcp_seedream.core.settings import Settings
+from mcp_seedream.core.shutdown import Handler, Stopping, die, stopped_by_signals
+from mcp_seedream.generation.services import Services
+from mcp_seedream.hosting.access import Identified, KnownNames, PlainRequests, RequireCaller
+from mcp_seedream.hosting.key_verifier import Callers
+from mcp_seedream.hosting.limits import Limits
+from mcp_seedream.hosting.middleware import ENDPOINT, DropUnfinished, EnterInTurn, StopInOrder, route_path
+from mcp_seedream.hosting.negotiation import Negotiate
+from mcp_seedream.hosting.pages import CARD, elsewhere, server_card, welcome
+from mcp_seedream.hosting.probes import Readiness
+from mcp_seedream.oauth.routes import SignIn
+from mcp_seedream.telemetry.metrics import CONTENT_TYPE, Metrics
+from mcp_seedream.upstream.client import SeedreamClient
+
+SSE, MESSAGES = "/sse", "/messages/"
+PROBES = ("/health", "/ready", "/metrics")
+_FEW = 100  # calls, which a full collection looks through in some 30 ms
+_LAST_QUESTIONS = 0.5  # seconds in which a client may ask what it needs to understand its last answer
+_EXPOSED = ("Mcp-Session-Id", "WWW-Authenticate", "Retry-After", "X-Request-ID")
+
+
+def bearer_token(call: Context[Any, Any]) -> str | None:
+    """The key of whoever made this HTTP request."""
+    request = call.request_context.request
+    return getattr(request.state, "caller_key", None) if isinstance(request, Request) else None
+
+
+def wants_preview(default: bool) -> Callable[[Context[Any, Any]], bool]:
+    """Reads `?preview=on` or `off` from the endpoint's URL; the default holds where it says nothing."""
+
+    def preview(call: Context[Any, Any]) -> bool:
+        request = call.request_context.request
+        asked = request.query_params.get("preview") if isinstance(request, Request) else None
+        return {"on": True, "off": False}.get(asked or "", default)
+
+    return preview
+
+
+def build_app(
+    server: MCPServer[Any],
+    settings: Settings,
+    stopping: Stopping | None = None,
+    *,
+    upstream: SeedreamClient | None = None,
+    callers: Callers | None = None,
+    limits: Limits | None = None,
+    metrics: Metrics | None = None,
+    sign_in: SignIn | None = None,
+) -> Starlette:
+    """The ASGI app: `/mcp` for every protocol revision (older ones stateless), probes, and pages for people.
+
+    Args:
+        server: A server whose tools take the caller's token from `bearer_token`.
+        settings: Allowed hosts and origins, and limits of a request.
+        stopping: What the server's waits end with; begun by SIGTERM or SIGINT while the app runs.
+        upstream: Asked whether it can be reached, and whether it takes a key; opened and closed by the app.
+        callers: Remembers whose key is good; None: the call itself finds out.
+        limits: How much callers may ask for.
+        metrics: For `/metrics`.
+        sign_in: For clients that have no token to send; closed by the app.
+
+    Returns:
+        The app, which has the server and what stops it in its `state`.
+    """
+    stopping = stopping or Stopping()
+    most = settings.max_body_mib * 2**20
+    unchecked = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # `KnownNames` does it
+    app = server.streamable_http_app(
+        streamable_http_path=ENDPOINT,
+        stateless_http=True,
+        max_request_body_size=most,
+        transport_security=unchecked,
+    )
+    if settings.sse:
+        paths = {"sse_path": SSE, "message_path": MESSAGES}
+        app.routes.extend(server.sse_app(**paths, max_request_body_size=most, transport_security=unchecked).routes)
+    signing_in = sign_in.routes() if sign_in else []
+    # Sign-in is done from anywhere; what comes from a browser is told apart by its pages themselves.
+    open_paths = {*PROBES, CARD, *(route.path for route in signing_in)}
+    caller = Middleware(
+        RequireCaller,
+        paths=(ENDPOINT, SSE, MESSAGES),
+        check=_key_check(callers, upstream),
+        limits=limits,
+        challenge=sign_in.challenge if sign_in else "",
+        opened=sign_in.opened if sign_in else None,
+    )
+    app.user_middleware[:0] = _doors(settings, stopping, open_paths, caller)
+    server.middleware.extend([partial(_entered, limits, stopping), _given_up])
+    app.router.redirect_slashes = False
+    app.routes.extend(_pages(server, settings, stopping, upstream, metrics))
+    app.routes.extend(signing_in)
+    app.exception_handlers.update(elsewhere(settings))
+    app.router.lifespan_context = _lifespan(app, stopping, upstream, sign_in)
+    app.state.server, app.state.stopping = server, stopping
+    return app
+
+
+def _doors(settings: Settings, stopping: Stopping, open_paths: Collection[str], caller: Middleware) -> list[Middleware]:
+    """What a request passes on its way in, in this order."""
+    own = [settings.public_url] if settings.public_url else []
+    web = settings.cors_origins
+    origins = ["*"] if "*" in web else [*settings.allowed_origins, *own, *web]
+    names = [*settings.allowed_hosts, *(url.partition("://")[2] for url in own)]
+    plain = Middleware(PlainRequests, paths=(ENDPOINT, SSE))
+    doors = [plain, Middleware(DropUnfinished), Middleware(Identified)]
+    if web:
+        doors.append(Middleware(_Cors, elsewhere=open_paths, web=web))
+    most = settings.max_header_kib * 1024
+    return [
+        *doors,
+        Middleware(KnownNames, hosts=names, origins=origins, open_paths=open_paths, most_header_bytes=most),
+        Middleware(StopInOrder, stopping=stopping),
+        caller,
+        Middleware(EnterInTurn),
+        Middleware(Negotiate),
+    ]
+
+
+def _key_check(callers: Callers | None, upstream: SeedreamClient | None) -> KeyCheck | None:
+    if callers is None or upstream is None:
+        return None
+
+    async def check(key: str) -> bool:
+        return await callers.good(key, partial(upstream.look_up, kind="check"))
+
+    return check
+
+
+def _pages(
+    server: MCPServer[Any],
+    settings: Settings,
+    stopping: Stopping,
+    upstream: SeedreamClient | None,
+    metrics: Metrics | None,
+) -> list[Route]:
+    """What anybody may see: pages for people and clients, probes, figures."""
+    readiness = Readiness(stopping, partial(upstream.look_up, kind="probe") if upstream else None)
+
+    async def health(_: Request) -> Response:
+        return JSONResponse({"status": "ok", "version": __version__})
+
+    async def ready(_: Request) -> Response:
+        trouble = await readiness.trouble()
+        return JSONResponse({"status": trouble or "ready"}, 503 if trouble else 200)
+
+    async def figures(_: Request) -> Response:
+        return Response(metrics.page() if metrics else b"", media_type=CONTENT_TYPE)
+
+    routes = [Route("/health", health), Route("/ready", ready)]
+    if metrics:
+        routes.append(Route("/metrics", figures))
+    return [*routes, *welcome(server, settings), *server_card(server, settings)]
+
+
+def _lifespan(
+    app: Starlette, stopping: Stopping, upstream: SeedreamClient | None, sign_in: SignIn | None
+) -> Callable[[Starlette], Any]:
+    serve = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(served: Starlette) -> AsyncIterator[Any]:
+        async with AsyncExitStack() as stack:
+            if upstream:
+                await stack.enter_async_context(upstream)
+            if sign_in:
+                stack.push_async_callback(sign_in.aclose)
+            group = await stack.enter_async_context(anyio.create_task_group())
+            await stack.enter_async_context(stopped_by_signals(stopping, _hand_on))
+            state = await stack.enter_async_context(serve(served))
+            group.start_soon(_collect_when_quiet, stopping)
+            yield state
+            stopping.begin()  # whoever told the app to end, if no signal did
+            group.cancel_scope.cancel()
+
+    return lifespan
+
+
+async def _collect_when_quiet(stopping: Stopping) -> None:
+    """Collect garbage once a minute, when few wait: a full collection takes as long as there are waiting calls."""
+    while True:
+        await anyio.sleep(60)
+        if stopping.calls < _FEW:
+            gc.collect()
+
+
+async def _hand_on(number: int, handler: Handler | None) -> None:
+    """Tell the HTTP server to stop, once nothing is left to be answered: it would cut older clients' streams off."""
+    await anyio.sleep(_LAST_QUESTIONS)
+    if handler:
+        handler(number, None)
+    else:
+        die(number)
+
+
+async def _entered(
+    limits: Limits | None, stopping: Stopping, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+) -> HandlerResult:
+    """What was asked begins: the next one may come in. Over SSE it is counted here: its request is over by now."""
+    state = getattr(ctx.request, "state", None)
+    for told in ("entered", "begun"):
+        if tell := getattr(state, told, None):
+            tell()
+    with ExitStack() as counted:
+        if isinstance(ctx.request, Request) and route_path(ctx.request.scope).startswith(MESSAGES):
+            try:
+                counted.enter_context(limits.call(state.caller_key) if limits and state else nullcontext())
+            except TooMuch as error:
+                raise MCPError(INTERNAL_ERROR, error.message) from error
+            counted.enter_context(stopping.answering())
+        return await call_next(ctx)
+
+
+async def _given_up(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
+    """A client of an older revision says that it waits no longer, in a request that knows nothing of the other."""
+    if ctx.method == "notifications/cancelled" and isinstance(ctx.request, Request):
+        request_id = (ctx.params or {}).get("requestId")
+        if isinstance(request_id, int | str):
+            await ctx.lifespan_context.orphans.given_up(ctx.request.state.caller_key, request_id)
+    return await call_next(ctx)
+
+
+class _Cors:
+    """For the endpoint: what anybody may read says so itself."""
+
+    def __init__(self, app: ASGIApp, *, elsewhere: Collection[str], web: Sequence[str]) -> None:
+        self._app = app
+        self._elsewhere = elsewhere
+        self._cors = CORSMiddleware(
+            app,
+            allow_origins=web,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        open_to_all = scope["type"] == "http" and route_path(scope) in self._elsewhere
+        await (self._app if open_to_all else self._cors)(scope, receive, send)

@@ -1,0 +1,7 @@
+"""The commands `install` and `uninstall`: this server's entry in the settings files of MCP clients.
+
+Front door: `commands.install` and `uninstall.uninstall`; `clients.CLIENTS` knows each client and its files.
+
+It changes nothing in a settings file but its own entry, keeps a backup, and never writes a token where no client
+reads it. It rests on `core` alone.
+"""

@@ -1,0 +1,142 @@
+"""Where this server is installed: its entries in the settings of the MCP clients of this machine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_config_path
+
+from mcp_seedream.core.errors import ConfigurationError
+from mcp_seedream.core.settings import ClaudeCode
+from mcp_seedream.install.clients import CLIENTS, HOSTED, Folders, is_filled_in, token_in
+from mcp_seedream.install.json_positions import value_at
+from mcp_seedream.install.settings_file import read
+
+_OURS = re.compile(
+    r"(?:.*[/\\])?mcp[-_]seedream(?:[-_]acedatacloud)?(?:\[[^\]]*\])?(?:\.exe|[=<>~!@].*)?", re.IGNORECASE | re.DOTALL
+)
+_RUNNER = re.compile(r"(?:.*[/\\])?(?:uvx|uv|pipx)(?:\.exe)?", re.IGNORECASE | re.DOTALL)
+_SOURCES = ("--from", "--spec", "--project", "--directory")
+"""Options by which a runner is told where a program comes from; without one it is the package of the program's name."""
+_UNRELATED = re.compile(r"mcp[-_.]seedream(?:\[[^\]]*\])?(?:[=<>~!@].*)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Installation:
+    """An entry for this server in a client's settings.
+
+    Args:
+        client: The client, as the command line calls it.
+        title: The client, for people.
+        name: What the client calls the server.
+        file: The settings file.
+        command: What it starts; empty for a hosted server.
+        there: Whether that command is there.
+        sandbox: Whether it starts the server with the sandbox.
+        unrelated: Whether it starts the package index's `mcp-seedream`, which is another project.
+        token: What is written where the token belongs, as it is.
+    """
+
+    client: str
+    title: str
+    name: str
+    file: Path
+    command: str
+    there: bool
+    sandbox: bool
+    unrelated: bool
+    token: str | None
+
+    @property
+    def own_token(self) -> str | None:
+        """The token that the server is started with, where the file has it."""
+        return None if self.token is None or is_filled_in(self.token) else self.token
+
+    @property
+    def sees_to_a_token(self) -> bool:
+        """Whether its client has people sign in, asks for a token, or needs none."""
+        return not self.command or self.sandbox or (self.token is not None and self.own_token is None)
+
+
+@dataclass(frozen=True)
+class Installed:
+    """All that is found: entries, and why files can't be read, by the client's title."""
+
+    entries: Sequence[Installation]
+    broken: Mapping[str, str]
+
+
+def folders_here() -> Folders:
+    """Where programs keep the settings of whoever runs this.
+
+    Raises:
+        ConfigurationError: There is no home folder.
+    """
+    try:
+        home, roaming = Path.home(), user_config_path(roaming=True)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"Where settings are kept is not known ({error}): name the file with --config."
+        ) from None
+    # What the XDG variables say is nothing to programs on macOS, though platformdirs follows them there.
+    config = home / "Library" / "Application Support" if sys.platform == "darwin" else roaming
+    return Folders(sys.platform, home, config, user_config_path(), ClaudeCode().config_dir)
+
+
+def installed(folders: Folders) -> Installed:
+    """Look into the settings file of every client that `install` knows; those that are not there are passed over."""
+    entries: list[Installation] = []
+    broken: dict[str, str] = {}
+    for client, about in CLIENTS.items():
+        try:
+            config = read(about.place(folders).file)
+            servers = value_at(config.text, (about.servers,), comments=about.comments)
+        except ConfigurationError as error:
+            broken[about.title] = error.message.removesuffix(" Nothing was changed.")
+            continue
+        except ValueError as error:
+            broken[about.title] = f"{config.path} is not what it can read: {error}."
+            continue
+        for name, entry in servers.items() if isinstance(servers, Mapping) else ():
+            if isinstance(entry, Mapping) and _is_ours(name, entry):
+                entries.append(_installation(client, name, config.path, entry))
+    return Installed(entries, broken)
+
+
+def _is_ours(name: str, entry: Mapping[str, Any]) -> bool:
+    return name == "seedream" or any(_OURS.fullmatch(each) or each == HOSTED for each in _words(entry))
+
+
+def _words(entry: Mapping[str, Any]) -> list[str]:
+    """What says where a server is: its command, arguments and address."""
+    arguments = entry.get("args")
+    words = [entry.get("command"), entry.get("url"), entry.get("serverUrl")]
+    return [each for each in [*words, *(arguments if isinstance(arguments, list) else [])] if isinstance(each, str)]
+
+
+def _installation(client: str, name: str, file: Path, entry: Mapping[str, Any]) -> Installation:
+    command = entry.get("command")
+    command = command if isinstance(command, str) else ""
+    there = not command or shutil.which(command) is not None
+    sandbox = "--sandbox" in _words(entry)
+    unrelated = _is_unrelated(_words(entry))
+    return Installation(client, CLIENTS[client].title, name, file, command, there, sandbox, unrelated, token_in(entry))
+
+
+def _is_unrelated(words: Sequence[str]) -> bool:
+    """Whether a command line has uv or pipx install the index's `mcp-seedream`."""
+    if not any(_RUNNER.fullmatch(word) for word in words):
+        return False
+    options = [word.partition("=") for word in words]
+    sources = [
+        value if equals else following
+        for (option, equals, value), following in zip(options, [*words[1:], ""], strict=True)
+        if option in _SOURCES
+    ]
+    return any(_UNRELATED.fullmatch(word) for word in sources or words)

@@ -1,0 +1,196 @@
+"""JSON with comments and trailing commas, changed in place: one member is set or taken out, and all other text stays.
+
+Parsing and writing anew would lose what people put into their settings: comments, order, indentation. So text is
+edited where a member stands, which `spans` knows.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mcp_seedream.install.json_positions import BLANKS, Holder, Member, objects, with_list, without_comments
+
+_REST_OF_LINE = re.compile(r"(?:[ \t]*(?://[^\r\n]*|/\*.*?\*/))*", re.DOTALL)
+_FIRST_MEMBER = re.compile(r'\{[ \t\r\n]*\n([ \t]+)"')
+
+
+def with_member(text: str, path: Sequence[str], value: Any) -> str:
+    """The text with the member at `path` set to `value`; objects on the way to it are made where there are none.
+
+    A new member comes last, in the manner of those before it: on a line of its own, indented as they are, or beside
+    them. A text without any value becomes an object.
+
+    Raises:
+        ValueError: The text is not JSON, or something on the way is not an object; says what.
+    """
+    found = objects(text, path[:-1])
+    bare = without_comments(text)
+    if not found:
+        manner = _Manner("", _newline(text), "  ")
+        start = text if not text or text.endswith("\n") else text + manner.line
+        return start + manner.written(_nested(path, value)) + manner.line
+    missing = path[len(found) - 1 :]
+    member = found[-1].find(missing[0])
+    if member:
+        return text[: member.value] + _manner(text, bare, member.start).written(value) + text[member.end :]
+    return _added(text, bare, found, missing[0], _nested(missing[1:], value))
+
+
+def without_member(text: str, path: Sequence[str]) -> str:
+    """The text without the member at `path`, or as it is if there is none. An object left empty becomes `{}`.
+
+    Raises:
+        ValueError: As for `with_member`.
+    """
+    found = objects(text, path[:-1])
+    if len(found) < len(path):
+        return text
+    holder = found[-1]
+    member = holder.find(path[-1])
+    return _removed(text, without_comments(text), holder, member) if member else text
+
+
+def with_item(text: str, path: Sequence[str], value: Any) -> str:
+    """The text with one item more at the end of the list at `path`, which is made where there is none.
+
+    Raises:
+        ValueError: As for `with_member`, or there is something else than a list.
+    """
+    found = with_list(text, path)
+    if not found:
+        return with_member(text, path, [value])
+    return _added(text, without_comments(text), found, None, value)
+
+
+def without_item(text: str, path: Sequence[str], index: int) -> str:
+    """The text without one item of the list at `path`, which is there. A list left empty becomes `[]`.
+
+    Raises:
+        ValueError: As for `with_item`.
+    """
+    items = with_list(text, path)[-1]
+    return _removed(text, without_comments(text), items, items.members[index])
+
+
+def changed(text: str, path: Sequence[str], old: Any, new: Any) -> str:
+    """The text with `new` at `path`, where `old` stands: in it, only the members that differ are touched."""
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return text if old == new else with_member(text, path, new)
+    for key, value in new.items():
+        inner = [*path, key]
+        text = changed(text, inner, old[key], value) if key in old else with_member(text, inner, value)
+    for key in old:
+        if key not in new:
+            text = without_member(text, [*path, key])
+    return text
+
+
+def _added(text: str, bare: str, found: Sequence[Holder], key: str | None, value: Any) -> str:
+    holder = found[-1]
+    if not holder.members:
+        return _filled(text, bare, found, key, value)
+    last = holder.members[-1]
+    comma = bare.find(",", last.end, holder.end)
+    after = last.end if comma == -1 else comma + 1
+    manner = _manner(text, bare, last.start)
+    if manner.indent is None:
+        start, end = " ", after
+    else:
+        start = manner.line + manner.indent
+        rest = _REST_OF_LINE.match(text, after)  # what is said about the last member stays with it
+        end = rest.end() if rest else after
+    before, behind = (",", "") if comma == -1 else ("", ",")
+    return text[: last.end] + before + text[last.end : end] + start + manner.pair(key, value) + behind + text[end:]
+
+
+def _filled(text: str, bare: str, found: Sequence[Holder], key: str | None, value: Any) -> str:
+    """With the first member of an object that was empty."""
+    holder = found[-1]
+    start = text[: holder.end].rstrip(BLANKS)
+    if "\n" not in text.strip(BLANKS) and len(found) > 1:  # a file on one line stays on one line
+        return start + _Manner(None).pair(key, value) + text[holder.end :]
+    outer, line, unit = _indent(text, holder.start), _newline(text), _unit(bare)
+    member = _Manner(outer + unit, line, unit).pair(key, value)
+    return start + line + outer + unit + member + line + outer + text[holder.end :]
+
+
+def _removed(text: str, bare: str, holder: Holder, member: Member) -> str:
+    at = holder.members.index(member)
+    following = holder.members[at + 1].start if at + 1 < len(holder.members) else holder.end
+    comma = bare.find(",", member.end, following)
+    start, end = _with_blanks(
+        text, member.start, member.end if comma == -1 else comma + 1, last=following == holder.end
+    )
+    if not text[holder.start + 1 : start].strip(BLANKS) and not text[end : holder.end].strip(BLANKS):
+        return text[: holder.start + 1] + text[holder.end :]
+    before = text[:start]
+    if comma == -1 and at:
+        separator = bare.rfind(",", holder.members[at - 1].end, member.start)
+        before = text[:separator] + text[separator + 1 : start]
+    return before + text[end:]
+
+
+def _with_blanks(text: str, start: int, end: int, *, last: bool) -> tuple[int, int]:
+    """A cut with the blanks that belong to it: its line, if nothing else is on it, or those up to a neighbour."""
+    after = end
+    while text[after] in " \t":
+        after += 1
+    if _on_own_line(text, start) and text[after] in "\r\n}]":
+        line = text.rindex("\n", 0, start)
+        return line - (text[line - 1 : line] == "\r"), end if text[after] in "}]" else after
+    if not last:
+        return start, after
+    return len(text[:start].rstrip(" \t")), end
+
+
+@dataclass(frozen=True)
+class _Manner:
+    """How a value is written: on one line without `indent`, otherwise on lines that begin with it."""
+
+    indent: str | None
+    line: str = "\n"
+    unit: str = "  "
+
+    def written(self, value: Any) -> str:
+        if self.indent is None:
+            return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False, indent=self.unit).replace("\n", self.line + self.indent)
+
+    def pair(self, key: str | None, value: Any) -> str:
+        return self.written(value) if key is None else f"{json.dumps(key, ensure_ascii=False)}: {self.written(value)}"
+
+
+def _manner(text: str, bare: str, at: int) -> _Manner:
+    """That of the member that begins here."""
+    indent = _indent(text, at) if _on_own_line(bare, at) else None
+    return _Manner(indent, _newline(text), _unit(bare))
+
+
+def _nested(path: Sequence[str], value: Any) -> Any:
+    for key in reversed(path):
+        value = {key: value}
+    return value
+
+
+def _indent(text: str, at: int) -> str:
+    """The blanks that the line begins with."""
+    line = text[text.rfind("\n", 0, at) + 1 : at]
+    return line[: len(line) - len(line.lstrip(" \t"))]
+
+
+def _on_own_line(text: str, at: int) -> bool:
+    return text[:at].rstrip(" \t").endswith("\n")
+
+
+def _unit(bare: str) -> str:
+    """What one level is indented by."""
+    match = _FIRST_MEMBER.search(bare)
+    return match[1] if match else "  "
+
+
+def _newline(text: str) -> str:
+    return "\r\n" if "\r\n" in text else "\n"

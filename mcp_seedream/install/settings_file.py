@@ -1,0 +1,166 @@
+"""Another program's settings file: read as it is, backed up, and replaced as a whole or not at all."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from glob import escape
+from pathlib import Path
+
+from mcp_seedream.core.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """One file at one moment.
+
+    Args:
+        path: Where its bytes are: a symbolic link stays one, and what it points to is replaced.
+        data: Its bytes; None while there is no such file.
+    """
+
+    path: Path
+    data: bytes | None
+
+    @property
+    def text(self) -> str:
+        """Without a byte order mark; empty while there is no file.
+
+        Raises:
+            ConfigurationError: It is not UTF-8.
+        """
+        try:
+            return (self.data or b"").removeprefix(codecs.BOM_UTF8).decode("utf-8")
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"{self.path} is not UTF-8. Nothing was changed.") from None
+
+    def encoded(self, text: str) -> bytes:
+        """As this file has it: with its byte order mark, if it begins with one."""
+        mark = codecs.BOM_UTF8 if (self.data or b"").startswith(codecs.BOM_UTF8) else b""
+        try:
+            return mark + text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ConfigurationError(f"A path has bytes that {self.path} can't hold. Nothing was changed.") from None
+
+    @property
+    def is_read_by_others(self) -> bool:
+        """Whether others than its owner may read it; not known on Windows, where permissions are another matter."""
+        if sys.platform == "win32" or self.data is None:
+            return False
+        with _explained(self.path, "read"):
+            return bool(self.path.stat().st_mode & 0o044)
+
+    def backups(self) -> Iterator[ConfigFile]:
+        """What `replaced` kept, the newest first; without those that can't be read."""
+        for path in sorted(self.path.parent.glob(f"{escape(self.path.name)}.backup-*"), reverse=True):
+            try:
+                yield read(path)
+            except ConfigurationError:
+                continue
+
+    def replaced(self, data: bytes | None, *, keep: bool = True, private: bool = False) -> Path | None:
+        """Have these bytes in place of the file's, or no file: at one stroke, after a backup.
+
+        A new file and a backup are their owner's alone, since they may hold tokens; an old file keeps its mode and
+        owner, unless it is to be private.
+
+        Args:
+            data: What it is to hold; None for no file.
+            keep: Whether there is a backup.
+            private: Whether it is to be its owner's alone, as one with a token should.
+
+        Returns:
+            Where the backup is; None if there was nothing to keep.
+
+        Raises:
+            ConfigurationError: It can't be written, or was changed since it was read; the file is as it was.
+        """
+        with _explained(self.path, "written"):
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            backup = self._backed_up() if keep else None
+            try:
+                self._put(data, private=private)
+            except BaseException:
+                if backup:
+                    backup.unlink()
+                raise
+            return backup
+
+    def _put(self, data: bytes | None, *, private: bool) -> None:
+        if data is None:
+            self._check_unchanged()
+            self.path.unlink()
+            return
+        handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
+        try:
+            self._fill(handle, data, private=private)
+            self._check_unchanged()
+            Path(name).replace(self.path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    def _backed_up(self) -> Path | None:
+        if self.data is None:
+            return None
+        moment = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S.%f")
+        backup = self.path.with_name(f"{self.path.name}.backup-{moment}")
+        handle = os.open(backup, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        try:
+            self._fill(handle, self.data, private=True)
+        except BaseException:
+            backup.unlink(missing_ok=True)
+            raise
+        return backup
+
+    def _fill(self, handle: int, data: bytes, *, private: bool) -> None:
+        """Write an open file, with the owner of the one it is for, and its mode, unless it is private."""
+        with os.fdopen(handle, "wb") as file:
+            if self.data is not None and sys.platform != "win32":
+                like = self.path.stat()
+                own = os.fstat(handle)
+                if (own.st_uid, own.st_gid) != (like.st_uid, like.st_gid):
+                    os.fchown(handle, like.st_uid, like.st_gid)
+                os.fchmod(handle, stat.S_IMODE(like.st_mode) & (0o600 if private else 0o7777))
+            file.write(data)
+            file.flush()
+            os.fsync(handle)
+
+    def _check_unchanged(self) -> None:
+        if read(self.path).data != self.data:
+            raise ConfigurationError(
+                f"{self.path} was changed by another program just now, and is left as it is. Close it, and try again."
+            )
+
+
+def read(path: Path) -> ConfigFile:
+    """The file as it is now; one that is not there is no error.
+
+    Raises:
+        ConfigurationError: It can't be read, or is no file.
+    """
+    with _explained(path, "read"):
+        real = path.expanduser().resolve()
+        try:
+            regular = stat.S_ISREG(real.stat().st_mode)
+        except FileNotFoundError:
+            return ConfigFile(real, None)
+        if not regular:
+            raise ConfigurationError(f"{path} is not a file. Nothing was changed.")
+        return ConfigFile(real, real.read_bytes())
+
+
+@contextmanager
+def _explained(path: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:  # no such home folder, a circle of links, a NUL
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigurationError(f"{path} can't be {what}: {why}. Nothing was changed.") from None

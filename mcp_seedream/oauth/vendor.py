@@ -1,0 +1,153 @@
+"""The vendor's own sign-in: a person signs in there, and what comes back is an API key of theirs.
+
+The code flow with PKCE at its authorization server, then two look-ups on its platform: the person's application
+for all services, and in it the credential that carries our name; each is made if it is not there.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode
+
+import anyio
+import httpx
+
+from mcp_seedream.core.errors import SignInFailed
+
+CREDENTIAL = "mcp-seedream"
+"""The name of the credential in the person's account, where they can see and delete it."""
+_SCOPE = "profile platform"
+_SECONDS = 30  # for all of it, while a person looks at a blank page
+_LONGEST_KEY = 512
+
+
+@dataclass(frozen=True)
+class Vendor:
+    """The vendor's sign-in, as this server is registered there.
+
+    Args:
+        client_id: Ours, at the vendor.
+        auth_url: The authorization server's address.
+        platform_url: The address of the platform that keeps credentials.
+        callback: Where the vendor sends people back to, at this server.
+        seconds: How long asking for the key may take.
+    """
+
+    client_id: str
+    auth_url: str
+    platform_url: str
+    callback: str
+    seconds: float = field(default=_SECONDS)
+
+    def address(self, state: str, challenge: str) -> str:
+        """Where a person is sent to sign in."""
+        asked = {
+            "response_type": "code",
+            "client_id": self.client_id,
+            "redirect_uri": self.callback,
+            "scope": _SCOPE,
+            "state": state,
+            "code_challenge": challenge,
+            "code_challenge_method": "S256",
+        }
+        return f"{self.auth_url}/oauth2/authorize?{urlencode(asked)}"
+
+    async def key(self, code: str, verifier: str) -> str:
+        """The API key of the person who came back with this code.
+
+        Raises:
+            SignInFailed: With a `code` that says what went wrong, for the consent page.
+        """
+        with anyio.move_on_after(self.seconds):
+            async with _asking(), httpx.AsyncClient(timeout=self.seconds) as http:
+                token = await self._token(http, code, verifier)
+                http.headers["Authorization"] = f"Bearer {token}"
+                return await self._credential(http, await self._application(http, _user(token)))
+        raise SignInFailed("The vendor's sign-in took too long.", code="vendor_slow")
+
+    async def _token(self, http: httpx.AsyncClient, code: str, verifier: str) -> str:
+        form = {
+            "grant_type": "authorization_code",
+            "client_id": self.client_id,
+            "code": code,
+            "redirect_uri": self.callback,
+            "code_verifier": verifier,
+        }
+        reply = await http.post(f"{self.auth_url}/oauth2/token", data=form)
+        if reply.status_code in (400, 401):
+            raise SignInFailed("The vendor refused the code.", code="vendor_refused")
+        return _text(_read(reply), "access_token")
+
+    async def _application(self, http: httpx.AsyncClient, user: str | None) -> str:
+        url = f"{self.platform_url}/api/v1/applications/"
+        wanted = {"type": "Usage", "scope": "Global"}
+        asked = {**wanted, "limit": "10", "ordering": "-created_at", **({"user_id": user} if user else {})}
+        for item in _items(_read(await http.get(url, params=asked))):
+            if item.get("id"):
+                return str(item["id"])
+        return _text(_read(await http.post(url, json=wanted)), "id")
+
+    async def _credential(self, http: httpx.AsyncClient, application: str) -> str:
+        url = f"{self.platform_url}/api/v1/credentials/"
+        wanted = {"application_id": application, "name": CREDENTIAL}
+        for item in _items(_read(await http.get(url, params=wanted))):
+            if item.get("token") and item.get("name", CREDENTIAL) == CREDENTIAL:
+                return _key(item)
+        return _key(_read(await http.post(url, json=wanted)))
+
+
+@asynccontextmanager
+async def _asking() -> AsyncIterator[None]:
+    try:
+        yield
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise SignInFailed(f"The vendor could not be asked ({type(error).__name__}).") from error
+
+
+def _read(reply: httpx.Response) -> dict[str, Any]:
+    """The JSON object of an answer. What it says is in no error: there may be a key in it."""
+    try:
+        found = json.loads(reply.content)
+    except (ValueError, RecursionError):
+        found = None
+    if not reply.is_success or not isinstance(found, dict):
+        raise SignInFailed(f"The vendor's answer can't be used (status {reply.status_code}).")
+    return found
+
+
+def _items(found: dict[str, Any]) -> list[dict[str, Any]]:
+    items = found.get("items")
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+
+
+def _text(found: dict[str, Any], name: str) -> str:
+    value = found.get(name)
+    if not isinstance(value, str | int) or not str(value) or not f"{value}".isascii():
+        raise SignInFailed(f"The vendor's answer has no {name}.")
+    return str(value)
+
+
+def _key(found: dict[str, Any]) -> str:
+    key = _text(found, "token")
+    if len(key) > _LONGEST_KEY or any(not 33 <= ord(character) <= 126 for character in key):
+        raise SignInFailed("The vendor's answer has no token that could be sent.")
+    return key
+
+
+def _user(token: str) -> str | None:
+    """The `user_id` in a JWT, unverified: it only narrows a search that the same token is shown for."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return None
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (binascii.Error, ValueError, RecursionError):
+        return None
+    user = claims.get("user_id") if isinstance(claims, dict) else None
+    return str(user) if isinstance(user, str | int) and user else None

@@ -1,0 +1,211 @@
+"""The sandbox's studio: which pictures a job has, at what size, and their files. Drawn when first asked for."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import re
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from mcp_seedream.catalog import dimensions
+from mcp_seedream.catalog.selection import Wish
+from mcp_seedream.catalog.table import Model, ModelTable, side
+from mcp_seedream.sandbox import drawing
+from mcp_seedream.sandbox.faults import words_in
+
+_KEPT = 64
+_LAYERS = ("subject", "headline", "ornament")
+_SHAPES = ("3:2", "2:3", "4:3", "3:4", "16:9", "9:16", "21:9")
+"""Aspect ratios of pictures whose shape nobody says: the prompt decides which."""
+_TOKEN_PIXELS = 256
+"""Pixels of one output token."""
+
+
+@dataclass(slots=True)
+class Job:
+    """One accepted request and when its pictures are done.
+
+    `seconds` is the time of one picture, `created_at` a Unix time; `size` is the width and height of the `count`
+    pictures, and `refusal` is why there will be none.
+    """
+
+    id: str
+    token: str
+    wish: Wish
+    model: str
+    body: dict[str, Any]
+    seconds: float
+    base_url: str
+    size: tuple[int, int] = (0, 0)
+    count: int = 1
+    refusal: str | None = None
+    created_at: float = field(default_factory=time.time)
+    trace_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    @property
+    def words(self) -> dict[str, float]:
+        return words_in(self.wish.prompt)
+
+    @property
+    def finished_at(self) -> float:
+        pictures = 1 if self.refusal or self.wish.options.get("layer_decomposition") else self.count
+        return self.created_at + self.words.get("slow", self.seconds) * pictures
+
+    @property
+    def finished(self) -> bool:
+        return time.time() >= self.finished_at
+
+
+class Studio:
+    """Draws the pictures of jobs, and keeps the newest files."""
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def size(self, job: Job, number: int) -> tuple[int, int]:
+        """Width and height in pixels of picture `number`."""
+        whole = job.size
+        if number and job.wish.options.get("layer_decomposition"):
+            box = drawing.boxes(*whole, len(_LAYERS))[number]
+            return box[2] - box[0], box[3] - box[1]
+        return whole
+
+    def is_png(self, job: Job, number: int) -> bool:
+        asked = job.wish.options.get("output_format") == "png"
+        return asked or bool(number and job.wish.options.get("layer_decomposition"))
+
+    def layer(self, job: Job, number: int) -> dict[str, Any]:
+        """The fields that only a layer has."""
+        if not job.wish.options.get("layer_decomposition"):
+            return {}
+        if not number:
+            return {"z_index": 0, "name": "base"}
+        width, height = job.size
+        box = drawing.boxes(width, height, len(_LAYERS))[number]
+        scale = (width, height, width, height)
+        normalized = [round(value * 1000 / side) for value, side in zip(box, scale, strict=True)]
+        name = _LAYERS[number - 1]
+        boxes = {"absolute": box, "normalized": normalized}
+        return {"z_index": number, "name": name, "description": f"the {name}", "bounding_box": boxes}
+
+    def usage(self, job: Job, failed: int = 0) -> dict[str, Any]:
+        """What a job is counted as, where some of its pictures failed."""
+        made = max(0, job.count - failed)
+        sizes = [self.size(job, number) for number in range(made)]
+        usage = {
+            "generated_images": made,
+            "input_images": len(job.wish.images),
+            "output_tokens": sum(width * height for width, height in sizes) // _TOKEN_PIXELS,
+        }
+        return {**usage, "tool_usage": {"web_search": 1}} if job.wish.options.get("tools") else usage
+
+    def file(self, job: Job, number: int, jobs: Mapping[str, Job]) -> bytes:
+        """The bytes of picture `number`; `jobs` are those whose pictures may be its input."""
+        key = (job.id, number)
+        with self._lock:
+            if key not in self._files:
+                image = self._draw(job, number, jobs)
+                self._files[key] = drawing.encoded(image, "png" if self.is_png(job, number) else "jpeg")
+                while len(self._files) > _KEPT:
+                    self._files.popitem(last=False)
+            return self._files[key]
+
+    def _draw(self, job: Job, number: int, jobs: Mapping[str, Job]) -> Image.Image:
+        wish = job.wish
+        width, height = job.size
+        sketch = drawing.Sketch(
+            words=wish.prompt,
+            caption=f"{job.model}  {width}x{height}"
+            + (f"  seed {wish.options['seed']}" if "seed" in wish.options else ""),
+            width=width,
+            height=height,
+            variant=number + 1000 * int(wish.options.get("seed", 0)),
+            watermark=bool(wish.options.get("watermark", True)),
+        )
+        if not wish.images:
+            return drawing.picture(sketch)
+        sources = [self._source(text, jobs) for text in wish.images]
+        if wish.options.get("layer_decomposition"):
+            box = drawing.boxes(width, height, len(_LAYERS))[number]
+            return drawing.layer(sources[0], width, height, box)
+        image = drawing.edited(sketch, sources)
+        return drawing.cut_out(image) if wish.options.get("background") == "transparent" else image
+
+    def _source(self, text: str, jobs: Mapping[str, Job]) -> Image.Image:
+        """An input picture: given as data, made here, or a stand-in for one that is elsewhere."""
+        if made := _made_here(text, jobs):
+            return self._draw(*made, jobs)
+        with suppress(OSError, ValueError):
+            if image := _decoded(text):
+                image.load()
+                return image
+        return drawing.picture(drawing.Sketch(f"(a picture from {text[:60]})", "not fetched", 1024, 1024))
+
+
+def picture_size(
+    table: ModelTable, model: Model, wish: Wish, jobs: Mapping[str, Job], *, squares: bool
+) -> tuple[int, int]:
+    """Width and height of a call's pictures, in pixels.
+
+    Args:
+        table: The capability table.
+        model: The model that makes them.
+        wish: The call; its size is `WIDTHxHEIGHT`, a named size, or none.
+        jobs: Those whose pictures may be the input.
+        squares: A named size is a square, as the vendor's page has it. Otherwise it is an area: its shape is that of
+            the first input picture, or depends on the prompt.
+    """
+    if exact := dimensions.pixels(wish.size or ""):
+        return exact
+    area = side(wish.size or "")
+    if squares and area:
+        return area, area
+    named = wish.size if area else None
+    for shape in (_first_shape(wish, jobs), _shape_of_prompt(wish.prompt), "1:1"):
+        if shape and (found := dimensions.pixels(dimensions.shaped(table, model, shape, named) or "")):
+            return found
+    square = area or side(table.named_sizes.default) or 2048
+    return square, square
+
+
+def _shape_of_prompt(prompt: str) -> str:
+    return _SHAPES[hashlib.sha256(prompt.encode("utf-8", "replace")).digest()[0] % len(_SHAPES)]
+
+
+def _first_shape(wish: Wish, jobs: Mapping[str, Job]) -> str | None:
+    """The aspect ratio of the first input picture; None: there is none, or it is elsewhere."""
+    if not wish.images:
+        return None
+    if made := _made_here(wish.images[0], jobs):
+        return "{}:{}".format(*made[0].size)
+    image = _decoded(wish.images[0])
+    return f"{image.width}:{image.height}" if image else None
+
+
+def _made_here(text: str, jobs: Mapping[str, Job]) -> tuple[Job, int] | None:
+    """The job and number of a picture that was made here; None: the link leads elsewhere."""
+    found = re.search(r"/pictures/([\w-]+)/(\d+)\.\w+$", text)
+    job = jobs.get(found[1]) if found else None
+    return (job, int(found[2])) if found and job else None
+
+
+def _decoded(text: str) -> Image.Image | None:
+    """A picture that was given as data, its pixels not read yet."""
+    if text.startswith(("http://", "https://")):
+        return None
+    try:
+        return Image.open(io.BytesIO(base64.b64decode(text.partition("base64,")[2] or text)))
+    except (binascii.Error, OSError, ValueError, Image.DecompressionBombError):
+        return None

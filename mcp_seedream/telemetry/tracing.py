@@ -1,0 +1,45 @@
+"""Spans for a collector, where one is configured: the SDK's for each call, and ours for each upstream request."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from mcp_seedream import DISTRIBUTION, __version__
+from mcp_seedream.core.errors import ConfigurationError
+
+
+def replace_unknown_propagators() -> None:
+    """Where OTEL_PROPAGATORS names one that is not installed, use the default: importing OpenTelemetry would fail."""
+    try:
+        import opentelemetry.propagate  # noqa: F401, PLC0415
+    except ValueError as error:
+        os.environ["OTEL_PROPAGATORS"] = "tracecontext,baggage"
+        logging.getLogger(__name__).warning("OTEL_PROPAGATORS is passed over: %s", error)
+
+
+def export_spans() -> None:
+    """Send spans to the collector that the `OTEL_…` variables name; they are OpenTelemetry's own, and it reads them.
+
+    Raises:
+        ConfigurationError: What exports them is not installed, or refuses a variable.
+    """
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigurationError(
+            f"OTEL_EXPORTER_OTLP_ENDPOINT is set, but nothing is there to export with. Install {DISTRIBUTION}[otel]."
+        ) from error
+    from opentelemetry.trace import set_tracer_provider  # noqa: PLC0415
+
+    try:
+        provider = TracerProvider(
+            resource=Resource.create({"service.name": "mcp-seedream", "service.version": __version__})
+        )
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    except (ValueError, OSError) as error:
+        raise ConfigurationError(f"OpenTelemetry refuses an OTEL_ variable: {error}") from error
+    set_tracer_provider(provider)

@@ -1,0 +1,136 @@
+"""The project itself: layers, documents, versions, what is packaged."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft7Validator
+
+from mcp_seedream import __version__
+from mcp_seedream.catalog.table import ModelTable
+from tools import documents
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "mcp_seedream"
+
+LINT = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def test_imports_keep_the_contract() -> None:
+    """Layers, independence, circles and libraries, as `pyproject.toml` has them."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "contract"),
+    [
+        ("core/events.py", "from mcp_seedream.catalog import table", "A package imports only packages below it"),
+        ("upstream/types.py", "from mcp_seedream.upstream import client", "No circles"),
+        ("install/diff.py", "from mcp_seedream.telemetry import logs", "rest on core alone"),
+        ("generation/service.py", "import starlette.requests", "MCP and ASGI"),
+        ("server/tools.py", "import httpx", "HTTP requests"),
+        ("hosting/limits.py", "import redis", "Redis and SQLite"),
+    ],
+)
+def test_the_contract_can_be_broken(tmp_path: Path, module: str, line: str, contract: str) -> None:
+    """An import that goes the other way is found, whatever it is."""
+    shutil.copytree(PACKAGE, tmp_path / "mcp_seedream", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    path = tmp_path / "mcp_seedream" / module
+    path.write_text(f"{path.read_text('utf-8')}\n{line}\n", "utf-8")
+    done = subprocess.run(LINT, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout
+    assert re.search(rf"{contract}.* BROKEN", done.stdout), done.stdout
+
+
+def test_packages_say_what_they_are() -> None:
+    """At most twelve modules each; what is for, its front door and what it must never do, in an empty `__init__`."""
+    for folder in PACKAGE.iterdir():
+        if not (folder / "__init__.py").is_file():
+            continue
+        modules = [path for path in folder.glob("*.py") if path.stem not in ("__init__", "__main__")]
+        assert len(modules) <= 12, folder.name
+        tree = ast.parse((folder / "__init__.py").read_text("utf-8"))
+        assert ast.get_docstring(tree), folder.name
+        assert len(tree.body) == 1, f"importing {folder.name} must load nothing"
+
+
+def test_only_settings_read_the_environment() -> None:
+    """`try` hands it on to its subprocess whole, unread; workers are told in it what the command line said.
+
+    What libraries could not use is replaced there.
+    """
+    readers = {name for name, path in MODULES.items() if re.search(r"os\.environ|getenv", path.read_text("utf-8"))}
+    assert readers <= {"assembly", "telemetry.tracing", "hosting.workers"}
+
+
+def test_nothing_about_a_model_is_written_outside_the_table(table: ModelTable) -> None:
+    """No model's id, and no parameter only some models have."""
+    special = {name for model in table.models for name in model.parameters} - {"stream", "tools"}
+    for name, path in MODULES.items():
+        if name.startswith("sandbox."):
+            continue  # it draws what the parameters ask for
+        source = re.sub(r"mcp_seedream(\.\w+)+", "", path.read_text("utf-8"))  # but for the names of modules
+        assert not [model.id for model in table.models if model.id in source]
+        assert not [one for one in special if re.search(rf"\b{one}\b", source)], path
+
+
+def test_documents_are_generated(table: ModelTable) -> None:
+    """`python -m tools.documents` writes their parts anew; each part is in one of them."""
+    made = documents.blocks(table)
+    texts = {path: path.read_text("utf-8") for path in documents.pages()}
+    assert {path: documents.rewritten(text, made) for path, text in texts.items()} == texts
+    assert all(any(f"<!-- generated: {name} -->" in text for text in texts.values()) for name in made)
+
+
+def test_one_version_everywhere() -> None:
+    """Package, project, registry entry and changelog."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    server = json.loads((ROOT / "server.json").read_text("utf-8"))
+    newest = re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert newest is not None
+    versions = [project["version"], server["version"], server["packages"][0]["version"], newest[1]]
+    assert versions == [__version__] * 4
+
+
+def test_server_json_is_valid() -> None:
+    """By the registry's own schema, where it is at hand."""
+    schema = ROOT.parent / "shared" / "server.schema.json"
+    if not schema.is_file():
+        pytest.skip("the registry's schema is not beside this checkout")
+    server = json.loads((ROOT / "server.json").read_text("utf-8"))
+    assert [error.message for error in Draft7Validator(json.loads(schema.read_text("utf-8"))).iter_errors(server)] == []
+
+
+def test_server_json_and_readme_name_the_same_server() -> None:
+    """The registry looks for the mark in the README."""
+    name = json.loads((ROOT / "server.json").read_text("utf-8"))["name"]
+    assert f"<!-- mcp-name: {name} -->" in documents.README.read_text("utf-8")
+
+
+def test_functions_fit_a_screen() -> None:
+    """45 lines without the docstring, and modules stay under 320."""
+    for path in MODULES.values():
+        source = path.read_text("utf-8")
+        assert source.count("\n") <= 320, path
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                doc = ast.get_docstring(node, clean=False)
+                size = (node.end_lineno or 0) - node.lineno + 1 - (doc.count("\n") + 1 if doc else 0)
+                assert size <= 45, f"{path.stem}.{node.name}"

@@ -1,0 +1,315 @@
+"""Calls that leave the choice of model and size to the server, against an upstream that refuses as production does."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client
+from mcp_types import CallToolResult
+from PIL import Image
+
+from mcp_seedream.catalog.table import ModelTable
+from tests.conftest import BUSY, Session, Switch, answer, text
+from tests.support.production import (
+    LITE,
+    MODEL_WORDS,
+    PRO,
+    SEEDEDIT,
+    SIZE_WORDS,
+    T2I,
+    V4,
+    V5,
+    V45,
+    Place,
+    Production,
+    Several,
+    Words,
+)
+
+pytestmark = [pytest.mark.anyio, BUSY]
+
+
+def _png() -> str:
+    """A PNG file with an alpha channel, as base64."""
+    file = io.BytesIO()
+    Image.new("RGBA", (64, 64), (9, 99, 9, 128)).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+PNG = _png()
+SET = {"sequential_image_generation": "auto"}
+CALLS: dict[str, dict[str, Any]] = {
+    "bare": {},
+    **{tier: {"size": tier} for tier in ("1K", "1.5K", "2K", "3K", "4K")},
+    "adaptive": {"size": "adaptive"},
+    "1024x1024": {"size": "1024x1024"},
+    "1920x1080": {"size": "1920x1080"},
+    "16:9": {"aspect_ratio": "16:9"},
+    "portrait 1K": {"aspect_ratio": "portrait", "size": "1K"},
+    "21:9 4K": {"aspect_ratio": "21:9", "size": "4K"},
+    "edit of one": {"image": [PNG]},
+    "edit of two": {"image": ["https://example.com/a.png", "https://example.com/b.png"]},
+    "edit, adaptive": {"image": [PNG], "size": "adaptive"},
+    "set": SET,
+    "layers": {"image": [PNG], "layer_decomposition": True},
+    "transparent": {"image": [PNG], "background": "transparent", "output_format": "png"},
+    "png": {"output_format": "png"},
+    "web search": {"tools": [{"type": "web_search"}]},
+    "fast prompt": {"optimize_prompt_options": {"mode": "fast"}},
+    "streamed": {"stream": True},
+    "streamed set": {"stream": True, **SET, "size": "2K"},
+}
+"""Calls that name no model."""
+
+
+def refuses_most_sizes(model: str, size: str) -> bool:
+    """At the models that are chosen first, wherever another takes them."""
+    return model == V5 or (model == PRO and size != "1.5K")
+
+
+async def call(client: Client, prompt: str, arguments: dict[str, Any]) -> CallToolResult:
+    tool = "edit_image" if "image" in arguments else "generate_image"
+    return await client.call_tool(tool, {"prompt": prompt, **arguments})
+
+
+@pytest.fixture
+def production(switch: Switch) -> Production:
+    switch.app = production = Production()
+    return production
+
+
+@pytest.fixture
+def session(table: ModelTable, switch: Switch, production: Production) -> Session:
+    del production
+    return Session(table, switch.address)
+
+
+PLACES: list[tuple[Place, int]] = [("answer", 400), ("answer", 404), ("success", 200), ("task", 200)]
+CASES = [
+    *[pytest.param("as it is", 0, place, status, id=f"as it is-{place}-{status}") for place, status in PLACES],
+    *[
+        pytest.param(moved, number, place, status, id=f"{moved}-{number}-{place}-{status}")
+        for moved in ("model", "sizes")
+        for number in range(len(MODEL_WORDS))
+        for place, status in PLACES
+        if status == 200 or status == (400, 404)[number % 2]
+    ],
+]
+"""How production may have moved on, in which words it says so, and where."""
+
+
+def moved_on(moved: str, number: int, place: Place, status: int) -> Production:
+    """Production as it is, with the default model gone, or with sizes refused at the models that are chosen first."""
+    gone = [V5] if moved == "model" else []
+    refused = refuses_most_sizes if moved == "sizes" else lambda _model, _size: False
+    return Production(place, status, MODEL_WORDS[number], SIZE_WORDS[number], gone, refused)
+
+
+@pytest.mark.parametrize(("moved", "number", "place", "status"), CASES)
+async def test_every_default_call_comes_to_a_picture(
+    table: ModelTable, switch: Switch, moved: str, number: int, place: Place, status: int
+) -> None:
+    """In one tool call, however and wherever a refusal comes; the next of its kind goes with exactly one submit."""
+    there = {name.replace(" ", "-"): moved_on(moved, number, place, status) for name in CALLS}
+    switch.app = Several(there)
+    came: dict[str, tuple[Any, ...]] = {}
+
+    async def check(name: str) -> None:
+        at = name.replace(" ", "-")
+        production = there[at]
+        async with few, Session(table, f"{switch.address}/{at}").open() as client:
+            first = await call(client, "a fox", CALLS[name])
+            pictures, submits = len(production.billed), len(production.submits)
+            second = await call(client, "a hare", CALLS[name])
+        came[name] = (
+            *(answer(each)["status"] for each in (first, second)),
+            pictures,
+            len(production.submits) - submits,
+        )
+
+    few = anyio.CapacityLimiter(8)
+    async with anyio.create_task_group() as group:
+        for name in CALLS:
+            group.start_soon(check, name)
+    assert came == dict.fromkeys(CALLS, ("succeeded", "succeeded", 1, 1))
+
+
+@pytest.mark.parametrize("shape", [1, 2])
+@pytest.mark.parametrize("name", ["bare", "adaptive", "4K", "edit of one", "set"])
+async def test_what_get_task_finds_refused_is_learned(
+    session: Session, production: Production, name: str, shape: int
+) -> None:
+    """A call that did not wait is not sent again by looking; but the same call then goes to another choice at once."""
+    production.place, production.shape = "task", shape
+    if "size" in CALLS[name]:
+        production.refused = refuses_most_sizes
+    else:
+        production.gone = [V5]
+    async with session.open() as client:
+        told = await call(client, "a fox", {**CALLS[name], "wait_seconds": 0})
+        assert answer(told)["status"] == "pending"
+        refused = await client.call_tool("get_task", {"task_id": answer(told)["task_id"]})
+        assert answer(refused)["status"] == "failed"
+        assert "nothing was billed" in text(refused)
+        assert len(production.submits) == 1
+        again = await call(client, "a fox", {**CALLS[name], "wait_seconds": 0})
+        found = await client.call_tool("get_task", {"task_id": answer(again)["task_id"]})
+    assert answer(found)["status"] == "succeeded"
+    assert (len(production.submits), len(production.billed)) == (2, 1)
+
+
+async def test_get_task_tells_of_a_withdrawn_model(session: Session, production: Production) -> None:
+    """The same call would be refused again."""
+    production.place = "task"
+    async with session.open() as client:
+        told = await call(client, "a fox", {"seed": 7, "wait_seconds": 0})
+        refused = await client.call_tool("get_task", {"task_id": answer(told)["task_id"]})
+    assert refused.is_error
+    assert "withdrew on 2026-08-05: leave out `model`, and what only that model takes" in text(refused)
+
+
+@pytest.mark.parametrize("place", ["answer", "success"])
+async def test_a_call_that_does_not_wait_is_accepted_by_the_next_model(
+    session: Session, production: Production, place: Place
+) -> None:
+    """Where the refusal is the answer to the submit."""
+    production.place, production.gone = place, [V5]
+    async with session.open() as client:
+        told = await call(client, "a fox", {"wait_seconds": 0})
+        found = await client.call_tool("get_task", {"task_id": answer(told)["task_id"]})
+    assert (answer(told)["status"], answer(found)["status"]) == ("pending", "succeeded")
+    assert (answer(found)["model"], len(production.submits)) == (LITE, 2)
+
+
+@pytest.mark.parametrize("place", ["answer", "success", "task"])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("seed", {"seed": 7}), ("guidance_scale", {"guidance_scale": 3}), ("seed", {"seed": 7, "image": [PNG]})],
+)
+async def test_what_only_withdrawn_models_have(
+    session: Session, production: Production, name: str, expected: dict[str, Any], place: Place
+) -> None:
+    """An error that says so, and what to do; it costs nothing."""
+    production.place = place
+    async with session.open() as client:
+        result = await call(client, "a fox", expected)
+    said = text(result)
+    assert result.is_error
+    assert f"`{name}` works only with" in said
+    assert "withdrew on 2026-08-05" in said
+    assert f"leave `{name}` out" in said
+    assert (len(production.submits), production.billed) == (1, [])
+
+
+@pytest.mark.parametrize("place", ["answer", "success", "task"])
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"model": "5.0", "size": "1K"}, ["`size` 2K, 3K, 4K or WIDTHxHEIGHT", "Pro", "4.0"]),
+        ({"model": "4.5", "size": "1K"}, ["`size` 2K, 4K or WIDTHxHEIGHT", "Pro", "4.0"]),
+        ({"model": "Pro", "size": "1920x1080"}, ["`size` 1K, 1.5K, 2K or WIDTHxHEIGHT", "4.0"]),
+        ({"model": T2I}, ["withdrew on 2026-08-05", "5.0, Lite, Pro, 4.5 or 4.0 can serve this call"]),
+        ({"model": T2I, "size": "2K"}, ["withdrew on 2026-08-05", "5.0, Lite, Pro, 4.5 or 4.0 can serve this call"]),
+        ({"model": SEEDEDIT, "image": [PNG]}, ["withdrew on 2026-08-05", "leave `model` out"]),
+    ],
+)
+async def test_what_was_named_is_not_swapped(
+    session: Session, production: Production, asked: dict[str, Any], said: list[str], place: Place
+) -> None:
+    """An error that says what that model takes, or who takes the call; one submit, nothing billed."""
+    production.place = place
+    async with session.open() as client:
+        result = await call(client, "a fox", asked)
+    assert result.is_error
+    assert all(words in text(result) for words in said), text(result)
+    assert (len(production.submits), production.billed) == (1, [])
+
+
+async def test_adaptive_is_dropped_from_a_named_model(session: Session, production: Production) -> None:
+    """It means what no size means: the model stays."""
+    async with session.open() as client:
+        for place in ("answer", "task"):
+            production.place = place
+            result = await call(client, place, {"model": "4.5", "size": "adaptive"})
+            assert (answer(result)["status"], answer(result)["model"]) == ("succeeded", V45)
+    assert [body.get("size") for body in production.submits] == ["adaptive", None, None]
+
+
+ENDED: list[Words] = [
+    ("bad_request", "The request failed because the prompt may contain sensitive information."),
+    ("OutputImageSensitiveContentDetected", "The output image may contain sensitive information."),
+    ("InputTextSensitiveContentDetected", 'The prompt "a model that is not available" may be sensitive.'),
+    ("bad_request", "The text 'the size must be 1K, the model is invalid' was rejected."),
+    ("api_error", "fetch failed"),
+    ("api_error", "fetch failed: https://example.com/model/a.png was not found"),
+    ("internal_error", "Internal server error."),
+    ("used_up", "Your balance is not sufficient for current request: the model is not available."),
+    ("too_many_requests", "You have exceeded the rate limit of the model."),
+    ("empty_result", "no reason given"),
+]
+"""How tasks end without a picture, for other reasons than the choice of a model or a size."""
+
+
+@pytest.mark.parametrize("words", ENDED)
+@pytest.mark.parametrize("name", ["bare", "1K", "edit of one", "streamed"])
+async def test_a_task_that_failed_is_not_sent_again(
+    session: Session, production: Production, words: Words, name: str
+) -> None:
+    """It may have been billed; and no model is remembered for it."""
+    production.failure = words
+    async with session.open() as client:
+        for n, prompt in enumerate(("a fox", "a hare"), 1):
+            result = await call(client, prompt, CALLS[name])
+            assert result.is_error
+            assert len(production.submits) == n
+    assert len({body["model"] for body in production.submits}) == 1
+
+
+ANSWERED: list[tuple[int, Any]] = [
+    *[(400, {"error": {"code": code, "message": message}}) for code, message in ENDED[:4]],
+    (403, {"error": {"code": "used_up", "message": "Your balance is not sufficient for current request."}}),
+    (401, {"error": {"code": "invalid_token", "message": "The model or endpoint does not exist."}}),
+    (413, {"error": {"code": "request_too_large", "message": "The size must be less than 10 MB."}}),
+    (500, {"error": {"code": "api_error", "message": "model is invalid."}}),
+    (502, "<html>The requested model is not available</html>"),
+    (503, {"error": {"code": "api_error", "message": "The requested model is not available"}}),
+    (200, {"success": False, "error": {"code": "api_error", "message": "fetch failed"}}),
+    (200, ["model is invalid."]),
+]
+
+
+@pytest.mark.parametrize("answered", ANSWERED, ids=lambda answered: str(answered)[:60])
+async def test_an_answer_that_refuses_something_else_is_the_end(
+    session: Session, production: Production, answered: tuple[int, Any]
+) -> None:
+    """Content, balance, token, trouble, or an answer of which nobody knows what it means."""
+    production.answer = answered
+    async with session.open() as client:
+        result = await call(client, "a fox", {})
+    assert result.is_error
+    assert len(production.submits) == 1
+
+
+async def test_a_rate_limit_chooses_no_other_model(session: Session, production: Production) -> None:
+    """It is waited out with the same request, which was not accepted."""
+    production.answer = (429, {"error": {"code": "too_many_requests", "message": "the model is not available"}})
+    async with session.open() as client:
+        result = await call(client, "a fox", {})
+    assert answer(result)["error"]["code"] == "too_many_requests"
+    assert {body["model"] for body in production.submits} == {V5}
+
+
+@pytest.mark.parametrize("place", ["answer", "task"])
+async def test_when_every_model_is_gone(session: Session, production: Production, place: Place) -> None:
+    """Each is tried once, and the error says so."""
+    production.place, production.gone = place, [V5, LITE, PRO, V45, V4]
+    async with session.open() as client:
+        result = await call(client, "a fox", {})
+    assert result.is_error
+    tried = [body["model"] for body in production.submits]
+    assert sorted(tried) == sorted({V5, LITE, PRO, V45, V4, T2I})
+    assert "No other model can serve this call" in text(result)

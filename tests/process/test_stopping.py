@@ -1,0 +1,288 @@
+"""How processes end: over stdio and HTTP, by signals, a closed stdin, a kill; and what the next one finds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import httpx2
+import pytest
+from mcp import Client, MCPError, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
+
+from mcp_seedream.sandbox.app import Sandbox
+from tests.conftest import BUSY, answer, submits, text
+from tests.process.test_stdio import COMMAND, OLD, Process, hello
+
+pytestmark = BUSY
+
+SLOW = {"prompt": "a fox [sandbox:slow=60]"}
+
+
+def environment(upstream: str, folder: Path) -> dict[str, str]:
+    return {
+        "ACEDATACLOUD_API_BASE_URL": upstream,
+        "ACEDATACLOUD_API_TOKEN": "alice",
+        "SEEDREAM_JOURNAL": str(folder / "tasks.sqlite3"),
+        "SEEDREAM_PREVIEW": "off",
+    }
+
+
+def begin(server: Process, tool: str = "generate_image", **arguments: Any) -> None:
+    """A call that is not waited for, until the upstream has accepted it."""
+    params = {"name": tool, "arguments": arguments, "_meta": {"progressToken": 1}}
+    server.tell({"id": 2, "method": "tools/call", "params": params})
+    assert server.process.stdout is not None
+    assert "is accepted" in server.process.stdout.readline()
+
+
+def left(server: Process) -> str:
+    """What the server still says before it ends."""
+    return server.process.communicate(timeout=20)[0]
+
+
+def close_input(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    process.stdin = None  # communicate() would flush it
+
+
+ENDS: list[tuple[Callable[[subprocess.Popen[str]], None], int]] = [
+    (close_input, 0),
+    (lambda process: process.send_signal(signal.SIGTERM), -signal.SIGTERM),
+    (lambda process: process.send_signal(signal.SIGINT), -signal.SIGINT),
+]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+@pytest.mark.parametrize(("end", "status"), ENDS, ids=["closed stdin", "SIGTERM", "SIGINT"])
+def test_a_wait_over_stdio_ends_with_what_it_has(
+    upstream: str, sandbox: Sandbox, tmp_path: Path, end: Callable[[subprocess.Popen[str]], None], status: int
+) -> None:
+    """The pending result, at once; no traceback; the journal has the task, and the next server adopts it."""
+    server = Process(cwd=tmp_path, env=environment(upstream, tmp_path))
+    hello(server, OLD)
+    begin(server, **SLOW)
+    end(server.process)
+    said, errors = server.process.communicate(timeout=20)
+    assert '"status":"pending"' in said.replace(" ", "")
+    assert "Traceback" not in errors
+    assert server.process.returncode == status
+    again = Process(cwd=tmp_path, env=environment(upstream, tmp_path))
+    hello(again, OLD)
+    result = again.ask("tools/call", {"name": "generate_image", "arguments": {**SLOW, "wait_seconds": 0}})[-1]
+    assert "nothing was billed again" in str(result)
+    assert left(again) == ""
+    assert len(submits(sandbox)) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+def test_a_second_signal_ends_at_once(upstream: str, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Although a request is under way that could take a minute."""
+    server = Process(cwd=tmp_path, env=environment(upstream, tmp_path))
+    hello(server, OLD)
+    arguments = {"prompt": "a fox [sandbox:hang=30]"}
+    server.tell({"id": 2, "method": "tools/call", "params": {"name": "generate_image", "arguments": arguments}})
+    while not submits(sandbox):
+        time.sleep(0.01)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.stderr is not None
+    while "stopping" not in server.process.stderr.readline():
+        pass
+    started = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    assert "Traceback" not in server.process.communicate(timeout=20)[1]
+    assert server.process.returncode == -signal.SIGTERM
+    assert time.monotonic() - started < 6  # the grace is longer
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+def test_a_request_that_hangs_is_given_up_in_time(upstream: str, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Before the grace ends, its caller is told that nobody knows what became of it."""
+    server = Process(cwd=tmp_path, env={**environment(upstream, tmp_path), "SEEDREAM_SHUTDOWN_SECONDS": "1"})
+    hello(server, OLD)
+    arguments = {"prompt": "a fox [sandbox:hang=30]"}
+    server.tell({"id": 2, "method": "tools/call", "params": {"name": "generate_image", "arguments": arguments}})
+    while not submits(sandbox):
+        time.sleep(0.01)
+    server.process.send_signal(signal.SIGTERM)
+    said, errors = server.process.communicate(timeout=20)
+    assert "submission_uncertain: The server was stopped before the upstream answered." in said
+    assert "Traceback" not in errors
+    assert server.process.returncode == -signal.SIGTERM
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+def test_a_stream_is_broken_off_with_what_came(upstream: str, tmp_path: Path) -> None:
+    """The pictures so far, and the task's id for the others."""
+    server = Process(cwd=tmp_path, env=environment(upstream, tmp_path))
+    hello(server, OLD)
+    arguments = {"prompt": "foxes", "stream": True, "sequential_image_generation": "auto"}
+    params = {"name": "generate_image", "arguments": arguments, "_meta": {"progressToken": 1}}
+    server.tell({"id": 2, "method": "tools/call", "params": params})
+    assert server.process.stdout is not None
+    assert "Image 1" in server.process.stdout.readline()
+    server.process.send_signal(signal.SIGTERM)
+    said, errors = server.process.communicate(timeout=20)
+    assert "The stream broke off after 1 of the images: get_task with task_id" in said
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("word", ["slow=1", "hang=1"])
+def test_who_repeats_after_a_crash_is_not_billed_again(
+    upstream: str, sandbox: Sandbox, tmp_path: Path, word: str
+) -> None:
+    """`kill -9` during a wait: the task is adopted; while it was being sent: the doubt is told."""
+    call = {"name": "generate_image", "arguments": {"prompt": f"a red fox [sandbox:{word}]"}}
+    server = Process(cwd=tmp_path, env=environment(upstream, tmp_path))
+    hello(server, OLD)
+    server.tell({"id": 2, "method": "tools/call", "params": call})
+    while not submits(sandbox):
+        time.sleep(0.01)
+    time.sleep(0.3)
+    server.process.kill()
+    server.process.communicate()
+    again = Process(cwd=tmp_path, env=environment(upstream, tmp_path))
+    hello(again, OLD)
+    said = str(again.ask("tools/call", call)[-1])
+    assert ("nothing was billed again" if word == "slow=1" else "submission_uncertain") in said
+    assert left(again) == ""
+    assert len(submits(sandbox)) == 1
+
+
+def test_a_killed_server_loses_no_task(upstream: str, sandbox: Sandbox, tmp_path: Path) -> None:
+    """`kill -9` during a wait; the next server's get_task, without an id, has the picture."""
+    server = Process(cwd=tmp_path, env=environment(upstream, tmp_path))
+    hello(server, OLD)
+    begin(server, prompt="a red fox [sandbox:slow=1]")
+    server.process.kill()
+    server.process.communicate()
+    again = Process(cwd=tmp_path, env=environment(upstream, tmp_path))
+    hello(again, OLD)
+    [task] = sandbox.jobs
+    result = again.ask("tools/call", {"name": "get_task", "arguments": {"task_id": task}})[-1]["result"]
+    assert result["structuredContent"]["status"] == "succeeded"
+    listed = again.ask("tools/call", {"name": "get_task", "arguments": {}})[-1]["result"]
+    assert listed["structuredContent"]["tasks"][0]["images"] == [
+        {"url": result["structuredContent"]["images"][0]["url"]}
+    ]
+    assert left(again) == ""
+    assert len(submits(sandbox)) == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("word", ["slow=1.5", "hang=1.5"])
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+async def test_a_client_that_gives_up_and_repeats_pays_once(
+    upstream: str, sandbox: Sandbox, tmp_path: Path, mode: str, word: str
+) -> None:
+    """Over stdio, with the official client; whether the task is accepted by then, or still being sent."""
+    command, *arguments = COMMAND
+    parameters = StdioServerParameters(command=command, args=arguments, env=environment(upstream, tmp_path))
+    call = {"prompt": f"a fox [sandbox:{word}]"}
+    async with Client(parameters, mode=mode) as client:
+        for _ in range(2):
+            with pytest.raises(MCPError):
+                await client.call_tool("generate_image", call, read_timeout_seconds=0.5)
+        result = await client.call_tool("generate_image", call)
+    assert answer(result)["status"] == "succeeded"
+    assert len(submits(sandbox)) == 1
+
+
+@contextmanager
+def hosted(upstream: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`mcp-seedream --transport http` as a process, and its endpoint."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    listener.close()
+    command = [*COMMAND, "--transport", "http", "--port", str(port)]
+    env = {**os.environ, **environment(upstream, folder)}
+    with subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "Uvicorn running" in line:
+                break
+        try:
+            yield process, f"http://127.0.0.1:{port}/mcp"
+        finally:
+            process.kill()
+
+
+@asynccontextmanager
+async def connected(endpoint: str, mode: str, token: str = "alice") -> AsyncIterator[Client]:
+    async with (
+        httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=60) as web,
+        Client(streamable_http_client(endpoint, http_client=web), mode=mode) as client,
+    ):
+        yield client
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+async def test_waits_over_http_return_their_ids(upstream: str, sandbox: Sandbox, tmp_path: Path, mode: str) -> None:
+    """Within the grace; new calls get 503, with when to come back; no traceback."""
+    results = []
+
+    async def wait(endpoint: str, token: str) -> None:
+        async with connected(endpoint, mode, token) as client:
+            results.append(await client.call_tool("generate_image", SLOW))
+
+    with hosted(upstream, tmp_path) as (process, endpoint):
+        async with anyio.create_task_group() as group:
+            for n in range(3):
+                group.start_soon(wait, endpoint, f"caller-{n}")
+            with anyio.fail_after(10):
+                while len(sandbox.jobs) < 3:  # noqa: ASYNC110  (in another process)
+                    await anyio.sleep(0.02)
+            await anyio.sleep(0.3)
+            headers = {"Authorization": "Bearer alice", "Accept": "text/event-stream"}
+            async with (
+                httpx.AsyncClient(headers=headers) as web,
+                web.stream("GET", endpoint),  # whoever only listens holds nothing up
+            ):
+                process.send_signal(signal.SIGTERM)
+                started = time.monotonic()
+                await anyio.sleep(0.1)
+                new = await web.post(endpoint, json={"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {}})
+        assert (new.status_code, new.headers["retry-after"]) == (503, "2")
+        assert await anyio.to_thread.run_sync(process.wait, 10) == -signal.SIGTERM
+        assert time.monotonic() - started < 5  # the grace is longer
+        assert process.stderr is not None
+        log = process.stderr.read()
+        assert "Traceback" not in log
+        assert "could not be answered" not in log
+    assert [answer(result)["status"] for result in results] == ["pending"] * 3
+    assert {answer(result)["task_id"] for result in results} == set(sandbox.jobs)
+    assert all("is still running" in text(result) for result in results)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+async def test_a_client_that_leaves_over_http_and_comes_back_pays_once(
+    upstream: str, sandbox: Sandbox, tmp_path: Path, mode: str
+) -> None:
+    """It closes its connection, and asks again on another one; another caller's call is another picture."""
+    call = {"prompt": "a fox [sandbox:slow=1.5]"}
+    with hosted(upstream, tmp_path) as (_, endpoint):
+        async with connected(endpoint, mode) as client:
+            with anyio.move_on_after(0.7):
+                await client.call_tool("generate_image", call)
+        assert len(submits(sandbox)) == 1
+        async with connected(endpoint, mode, "bob") as client:
+            await client.call_tool("generate_image", {**call, "wait_seconds": 0})
+        assert len(submits(sandbox)) == 2
+        async with connected(endpoint, mode) as client:
+            result = await client.call_tool("generate_image", call)
+    assert answer(result)["status"] == "succeeded"
+    assert len(submits(sandbox)) == 2

@@ -1,0 +1,65 @@
+"""Spans, as a collector gets them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+from mcp import Client, StdioServerParameters
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from mcp_seedream.sandbox.app import Sandbox
+from tests.conftest import BUSY, serving, submits
+
+pytestmark = [pytest.mark.anyio, BUSY]
+
+
+async def test_upstream_requests_are_spans_of_their_call(upstream: str, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Children of the SDK's span for the tool call; no prompt and no key among their attributes."""
+    spans: list[Span] = []
+
+    async def collect(request: Request) -> Response:
+        sent = ExportTraceServiceRequest.FromString(await request.body())
+        spans.extend(span for r in sent.resource_spans for scope in r.scope_spans for span in scope.spans)
+        return Response(status_code=200)
+
+    with serving(Starlette(routes=[Route("/v1/traces", collect, methods=["POST"])])) as collector:
+        env = {
+            "ACEDATACLOUD_API_BASE_URL": upstream,
+            "ACEDATACLOUD_API_TOKEN": "a-secret-key",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector,
+            "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
+            "SEEDREAM_JOURNAL": str(tmp_path / "tasks"),
+        }
+        server = StdioServerParameters(command=sys.executable, args=["-m", "mcp_seedream"], env=env)
+        async with Client(server) as client:
+            await client.call_tool("generate_image", {"prompt": "a secret prompt"})
+            with anyio.fail_after(20):
+                while not any(span.name == "tools/call generate_image" for span in spans):  # noqa: ASYNC110
+                    await anyio.sleep(0.05)
+    named = {span.name: span for span in spans}
+    submit = named["seedream submit"]
+    assert submit.kind == Span.SPAN_KIND_CLIENT
+    assert submit.parent_span_id == named["tools/call generate_image"].span_id
+    assert "secret" not in str(spans)
+    assert len(submits(sandbox)) == 1
+
+
+def test_without_a_collector_there_is_nothing() -> None:
+    """Not even an import."""
+    code = (
+        "import sys; from mcp_seedream.assembly import prepare; from mcp_seedream.core.settings import Settings;"
+        "prepare(Settings(_env_file=None)); sys.exit('opentelemetry.sdk' in sys.modules)"
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == 0

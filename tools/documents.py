@@ -1,0 +1,204 @@
+"""The documents, and their generated parts: `python -m tools.documents` writes those anew. A test compares them.
+
+A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`, in whichever document.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mcp_seedream.catalog.schemas import spelled
+from mcp_seedream.catalog.selection import Wish, choose
+from mcp_seedream.catalog.table import ANY, ModelTable, Operation, Value, either
+from mcp_seedream.catalog.table_file import read_table
+from mcp_seedream.core.errors import InvalidArguments
+from mcp_seedream.core.settings import Settings, read_settings
+from mcp_seedream.install.clients import HOSTED
+from mcp_seedream.install.links import cursor_links, entry_without_secret, vscode_links
+from mcp_seedream.sandbox.faults import WORDS
+from mcp_seedream.server.resources import models_markdown, parameters_markdown
+from tools import reference
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+TOOLS, MODELS = ROOT / "docs" / "tools.md", ROOT / "docs" / "models.md"
+_ONE, _TWO = ("https://example.com/a.png",), ("https://example.com/a.png", "https://example.com/b.png")
+_CHOICES: list[tuple[str, Operation, tuple[str, ...], str | None, dict[str, Value]]] = [
+    ("a picture, and nothing else", "generate", (), None, {}),
+    ('`size: "4K"`', "generate", (), "4K", {}),
+    ('`size: "1.5K"`', "generate", (), "1.5K", {}),
+    ('`size: "1024x1024"`', "generate", (), "1024x1024", {}),
+    ("`seed: 7`", "generate", (), None, {"seed": 7}),
+    ('a set: `sequential_image_generation: "auto"`', "generate", (), None, {"sequential_image_generation": "auto"}),
+    ('`optimize_prompt_options: {"mode": "fast"}`', "generate", (), None, {"optimize_prompt_options": "fast"}),
+    ("one picture changed", "edit", _ONE, None, {}),
+    ('one picture changed, with `size: "3K"`', "edit", _ONE, "3K", {}),
+    ("two pictures put together", "edit", _TWO, None, {}),
+    ("`layer_decomposition: true`", "edit", _ONE, None, {"layer_decomposition": True}),
+    (
+        "`seed: 7` in a set",
+        "generate",
+        (),
+        None,
+        {"seed": 7, "sequential_image_generation": "auto"},
+    ),
+]
+"""Calls that name no model, for the table of which one they get: in words, and what they ask for."""
+
+
+def pages() -> list[Path]:
+    """Every document that is held to what it says."""
+    more = [path for folder in ("deploy", "examples") if (path := ROOT / folder / "README.md").is_file()]
+    return [README, *sorted((ROOT / "docs").glob("*.md")), *more]
+
+
+def blocks(table: ModelTable) -> dict[str, str]:
+    """The generated parts by name. The sandbox is asked for some of them, which takes seconds."""
+    return {
+        **of_the_table(table),
+        "sandbox": _sandbox(),
+        "settings": _settings(),
+        "links": _links(),
+        "packages": _packages(),
+        "errors": reference.errors(),
+        **reference.answers(table),
+    }
+
+
+def of_the_table(table: ModelTable) -> dict[str, str]:
+    """Those that a new model changes."""
+    return {
+        "models": models_markdown(table),
+        "parameters": parameters_markdown(table),
+        "combinations": _combinations(table),
+        "choices": _choices(table),
+        **reference.tools(table),
+    }
+
+
+def rewritten(text: str, made: Mapping[str, str]) -> str:
+    """The document with every generated part made anew.
+
+    Raises:
+        KeyError: It asks for one that nobody makes.
+    """
+    pattern = r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)"
+    return re.sub(pattern, lambda found: found[1] + made[found[2]] + found[3], text, flags=re.DOTALL)
+
+
+def _table(*rows: tuple[str, ...]) -> str:
+    """A Markdown table; the first row is its head."""
+    head, *rest = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, f"| {' | '.join('---' for _ in rows[0])} |", *rest]) + "\n"
+
+
+def _settings() -> str:
+    rows = [("setting", "default", "what it is")]
+    for field in Settings.model_fields.values():
+        [name] = field.validation_alias.choices  # type: ignore[union-attr]
+        default = ", ".join(field.default) if isinstance(field.default, list) else field.default
+        shown = "-" if default in (None, "") else f"`{str(default).lower() if default is False else default}`"
+        bounds = "".join(_bounds(field.metadata))
+        rows.append((f"`{name}`", f"{shown}{bounds}", str(field.description)))
+    return _table(*rows)
+
+
+def _bounds(metadata: list[Any]) -> Iterator[str]:
+    for rule in metadata:
+        for name, words in (("gt", "above {}"), ("ge", "{} or more"), ("le", "{} or less")):
+            if (bound := getattr(rule, name, None)) is not None:
+                yield f", {words.format(bound)}"
+
+
+def _combinations(table: ModelTable) -> str:
+    """What parameters need and exclude."""
+    lines = []
+    for rule in table.combinations:
+        kinds = [kind.upper() for kind in rule.input_kinds]
+        parts = [f"needs {' and '.join(_spelled(rule.needs))}"] if rule.needs else []
+        parts += [f"can't be combined with {either(_spelled(rule.excludes))}"] if rule.excludes else []
+        parts += [f"takes pictures in {either(kinds)}"] if kinds else []
+        parts += ["needs them to have an alpha channel"] if rule.input_alpha else []
+        lines.append(f"- {' and '.join(_spelled(rule.when))} {', and '.join(parts)}.")
+    return "\n".join(lines) + "\n"
+
+
+def _spelled(values: Mapping[str, Value]) -> list[str]:
+    return [f"`{name}`" if value == ANY else f"`{name}: {spelled(value)}`" for name, value in values.items()]
+
+
+def _sandbox() -> str:
+    return _table(
+        ("in the prompt", "what happens"), *((f"`[sandbox:{word}]`", effect) for word, effect in WORDS.items())
+    )
+
+
+def _choices(table: ModelTable) -> str:
+    rows = [("a call that names no model, and asks for", "gets")]
+    for words, operation, images, size, options in _CHOICES:
+        try:
+            model = choose(table, Wish(operation, "a fox", images, size, options))
+            rows.append((words, f"{model.name}"))
+        except InvalidArguments as error:
+            rows.append((words, f"an error: {error.message}"))
+    return _table(*rows)
+
+
+def _links() -> str:
+    """The hosted server as web addresses, which are all that can be clicked on such a page."""
+    links = {
+        title: make("seedream", entry_without_secret(client, None, HOSTED, token=True))[0]
+        for title, client, make in (("Cursor", "cursor", cursor_links), ("VS Code", "vscode", vscode_links))
+    }
+    shown = " · ".join(f"[Add to {title}]({link})" for title, link in links.items())
+    return f"{shown}: the server that AceDataCloud runs. Cursor has you sign in; VS Code asks for your token.\n"
+
+
+def _packages() -> str:
+    """The packages from the ground up, as `pyproject.toml` orders them, and the modules on top."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    rows = [("package", "what it is", "may import")]
+    below: list[str] = []
+    for layer in reversed(contracts[0]["layers"]):
+        names = layer.split(" | ")
+        for name in names:
+            folder = ROOT / "mcp_seedream" / name
+            path = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+            forbidden = {
+                module.partition(".")[2]
+                for contract in contracts
+                if f"mcp_seedream.{name}" in contract.get("source_modules", ())
+                for module in contract["forbidden_modules"]
+            }
+            allowed = [each for each in below if each not in forbidden]
+            every = len(allowed) == len(below) > 4
+            rows.append((f"`{name}`", _first_line(path), "all above" if every else ", ".join(allowed) or "nothing"))
+        below += names
+    return _table(*rows)
+
+
+def _first_line(path: Path) -> str:
+    found = re.match(r'"""(.+?)(?:"""|\n)', path.read_text("utf-8"))
+    assert found, f"{path.name} has no docstring"
+    return found[1].replace("|", r"\|")
+
+
+def main() -> None:
+    """Write them."""
+    logging.basicConfig(level=logging.WARNING)
+    made = blocks(read_table(read_settings().models_file))
+    for path in pages():
+        text = path.read_text("utf-8")
+        if (new := rewritten(text, made)) != text:
+            path.write_text(new, "utf-8")
+            print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,344 @@
+"""The reference of the tools in docs/tools.md: made from the tools themselves, and of calls that the sandbox answers.
+
+What is another each time (ids, times, ports, folders) is replaced by words that stay, so that it can be compared.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+from mcp import Client
+from mcp_types import CallToolResult
+
+from mcp_seedream.catalog.schemas import spelled
+from mcp_seedream.catalog.table import ModelTable, Operation, Rule, either, number
+from mcp_seedream.core.errors import SeedreamError
+from mcp_seedream.generation.journal import IN_MEMORY, Journal
+from mcp_seedream.media.local_files import LocalFiles
+from mcp_seedream.sandbox.app import Sandbox, running
+from mcp_seedream.server.server import build_server
+from mcp_seedream.server.tools import Habits, make_tools
+from mcp_seedream.upstream.client import SeedreamClient
+
+Schema = dict[str, Any]
+_SECONDS = 0.6
+_HOME = "/home/you/Pictures"
+_PORT = "http://127.0.0.1:8080"
+_NOW, _UNTIL = "2026-11-23T09:00Z", "2026-11-24T09:00Z"
+_FOX = "A red fox in fresh snow, low winter sun, loose watercolour"
+_MEANINGS = {
+    "status": "How it stands. `pending` is not a failure: the task goes on.",
+    "task_id": "What `get_task`, and `task:ID` in `image`, know it by.",
+    "model": "The model that was used, named or chosen.",
+    "images": "The pictures; for several, in their order.",
+    "images[].url": "The link. Not there where the picture came as data.",
+    "images[].path": "Where the picture was saved; over stdio.",
+    "images[].size": "WIDTHxHEIGHT, in pixels.",
+    "images[].z_index": "Of a layer: 0 is the base.",
+    "images[].name": "Of a layer.",
+    "images[].description": "Of a layer.",
+    "links_until": "When the links stop working: UTC. Not there with `--sandbox`: they end with the server.",
+    "elapsed_seconds": "How long it took, or has taken.",
+    "notes": "What else there is to know, in words: what was changed, left out, or did not work.",
+    "error": "Why there is no picture.",
+    "error.code": "One of [the codes](#errors), or one of the upstream's own.",
+    "error.message": "What happened, and what would work.",
+    "error.retryable": "Whether the same call can succeed later, with nothing done meanwhile.",
+    "tasks": "Of `get_task`, for several tasks: one object like this one for each.",
+}
+"""What the fields of a result are; the output schema says no more than their types."""
+_CODES = {
+    "invalid_arguments": "The call breaks a rule: the message says which, and what would work. Nothing was sent.",
+    "no_token": "The server was given no API token, so nothing was sent; or AceDataCloud got none.",
+    "invalid_token": "AceDataCloud does not take the token. It may say `token_expired` or `token_mismatched` as well.",
+    "used_up": "The account's balance is used up. Once it is topped up, the same call works.",
+    "too_many_requests": "A limit, of this server or of AceDataCloud: the message says how long to wait.",
+    "bad_request": "AceDataCloud found the request wrong, or will not make this picture. It would refuse it again.",
+    "model_refused": "AceDataCloud does not offer the model (any more). The message says which ones can serve it.",
+    "size_refused": "AceDataCloud does not take the size for this model. The message says which ones it takes.",
+    "not_found": "AceDataCloud knows no such task for this token.",
+    "unavailable": "AceDataCloud could not be reached, or failed where asking again is safe.",
+    "submission_uncertain": "The answer was lost on the way: the picture may have been made and billed.",
+    "api_error": "AceDataCloud failed. The message says whether the picture may have been billed.",
+    "unreadable_reply": "An answer that is none, such as a proxy's page.",
+    "empty_result": "The task ended with neither a picture nor a reason.",
+    "result_too_large": "Asked for as data over HTTP, the picture is larger than a result can carry.",
+    "stopping": "The server is being stopped, so nothing was sent.",
+    "internal_error": "A mistake in this server: its log has the details.",
+}
+"""The codes that a call can end with, in words for whoever meets one."""
+_UNSEEN = {"error", "configuration", "temporarily_unavailable", "vendor_failed", "upstream_error"}
+"""Codes of errors that never end a call, or that the upstream's own code stands for."""
+
+
+def tools(table: ModelTable) -> dict[str, str]:
+    """What each tool takes, and what they give back: generated parts by name."""
+    local, hosted = (_schemas(table, habits) for habits in (Habits(local=LocalFiles()), Habits()))
+    made = {f"tool_{name}": _tool(table, schema, hosted[name]["inputSchema"]) for name, schema in local.items()}
+    return {**made, "results": _results([schema["outputSchema"] for schema in local.values()])}
+
+
+def answers(table: ModelTable) -> dict[str, str]:
+    """What a server answers that works against a sandbox: resources, prompts, calls. Generated parts by name."""
+    return anyio.run(_asked, table)
+
+
+def _schemas(table: ModelTable, habits: Habits) -> dict[str, Schema]:
+    tools = make_tools(table, lambda _: None, habits, listing=habits.local is not None)
+    return {
+        tool.name: {
+            "title": tool.title,
+            "description": tool.description,
+            "inputSchema": tool.parameters,
+            "outputSchema": tool.fn_metadata.output_schema,
+            "annotations": tool.annotations.model_dump(by_alias=True, exclude_none=True) if tool.annotations else {},
+        }
+        for tool in tools
+    }
+
+
+def _tool(table: ModelTable, tool: Schema, hosted: Schema) -> str:
+    """One tool: what it says of itself, and a row for each argument; columns that would be empty are left out."""
+    hints = ", ".join(f"`{name}: {spelled(value)}`" for name, value in tool["annotations"].items())
+    operation: Operation = "edit" if "image" in tool["inputSchema"]["properties"] else "generate"
+    required = tool["inputSchema"].get("required", [])
+    rows = []
+    for name, schema in tool["inputSchema"]["properties"].items():
+        rules = table.parameters_for(operation).get(name, {}) if name in table.parameters else {}
+        where = "" if name in hosted["properties"] else "Over stdio only. "
+        row = {
+            "argument": f"`{name}`{' (required)' if name in required else ''}",
+            "type": _typed(table, name, schema, rules),
+            "default": _default(name, table, rules),
+            "models": _models(table, operation, rules, name),
+            "what the tool says of it": f"{where}{schema.get('description', '')}".strip(),
+        }
+        rows.append(row)
+    columns = [column for column in rows[0] if any(row[column] for row in rows)]
+    lines = [columns, ["---"] * len(columns), *([row[column] or "-" for column in columns] for row in rows)]
+    listed = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"**{tool['title']}.** {tool['description']}\n\nAnnotations: {hints}.\n\n{listed}\n"
+
+
+def _typed(table: ModelTable, name: str, schema: Schema, rules: dict[str, Rule]) -> str:
+    """The type, and the words or bounds that there are; ids of models would make a table hard to read."""
+    if name == "model":
+        return f"an id of [the table](models.md#what-each-can-do): {_labels(table, schema['enum'])}"
+    values = _values(schema, table, rules)
+    return f"{_type(schema)}, {values}" if values else _type(schema)
+
+
+def _labels(table: ModelTable, ids: Iterable[str]) -> str:
+    return ", ".join(table.by_id[id_].label for id_ in ids)
+
+
+def _type(schema: Schema) -> str:
+    match schema["type"]:
+        case "array":
+            kind, _, rest = _type(schema["items"]).partition(" ")
+            return f"list of {kind}s {rest}".strip()
+        case "object":
+            inside = ", ".join(f"`{name}`: {_type(each)}" for name, each in schema.get("properties", {}).items())
+            return f"object with {inside}" if inside else "object"
+        case plain:
+            return str(plain)
+
+
+def _inner(schema: Schema) -> Schema:
+    """The schema of the value itself, inside whatever the upstream wants around it."""
+    if schema["type"] == "array" and schema["items"]["type"] == "object":
+        schema = schema["items"]
+    [*inside] = schema.get("properties", {}).values()
+    return inside[0] if inside else schema
+
+
+def _values(schema: Schema, table: ModelTable, rules: dict[str, Rule]) -> str:
+    """Words, or bounds; where models differ, each with those that have it."""
+    inner = _inner(schema)
+    if "enum" in inner:
+        return either(f"`{value}`{_having(value, table, rules)}" for value in inner["enum"])
+    if "minItems" in inner or "maxItems" in inner:
+        return f"{inner.get('minItems', 0)} to {inner['maxItems']} entries"
+    if "minimum" in inner or "maximum" in inner:
+        return f"{number(inner.get('minimum'))} to {number(inner.get('maximum'))}"
+    return ""
+
+
+def _having(value: str, table: ModelTable, rules: dict[str, Rule]) -> str:
+    having = [id_ for id_, rule in rules.items() if value in (rule.values or ())]
+    return f" ({_labels(table, having)})" if 0 < len(having) < len(rules) else ""
+
+
+def _default(name: str, table: ModelTable, rules: dict[str, Rule]) -> str:
+    ours = {"model": "the first that fits", "wait_seconds": f"`{number(Habits().wait_seconds)}`"}
+    defaults: dict[str, list[str]] = {}
+    for id_, rule in rules.items():
+        if rule.default is not None:
+            defaults.setdefault(spelled(rule.default), []).append(table.by_id[id_].label)
+    if len(defaults) == 1:
+        return f"`{next(iter(defaults))}`"
+    return ours.get(name) or "<br>".join(f"`{value}` ({', '.join(labels)})" for value, labels in defaults.items())
+
+
+def _models(table: ModelTable, operation: Operation, rules: dict[str, Rule], name: str) -> str:
+    """Those that take a field of the upstream's request; nothing for what is ours."""
+    if name in ("prompt", "image", "model", "size"):
+        return "all"
+    able = table.models_for(operation)
+    return "all" if len(rules) == len(able) else _labels(table, rules)
+
+
+def errors() -> str:
+    """The codes that a call can end with."""
+    kinds = {kind.code: kind.retryable for kind in _kinds(SeedreamError) if kind.code not in _UNSEEN}
+    assert kinds.keys() <= _CODES.keys(), f"say what {kinds.keys() - _CODES.keys()} means"
+    rows = [
+        "| code | what happened | can the same call succeed later, with nothing done meanwhile? |",
+        "| --- | --- | --- |",
+    ]
+    for code, words in _CODES.items():
+        again = "as `retryable` says" if code == "api_error" else "yes" if kinds.get(code) else "no"
+        rows.append(f"| `{code}` | {words} | {again} |")
+    return "\n".join(rows) + "\n"
+
+
+def _kinds(kind: type[SeedreamError]) -> Iterator[type[SeedreamError]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _kinds(below)
+
+
+def _results(schemas: list[Schema]) -> str:
+    """The fields of a result, as the output schemas have them: that of `get_task` has the most."""
+    rows = ["| field | type | what it is |", "| --- | --- | --- |"]
+    fields = dict(field for schema in schemas for field in _fields(schema))
+    for name, kind in fields.items():
+        rows.append(f"| `{name}` | {kind} | {_MEANINGS[name]} |")
+    always = ", ".join(f"`{name}`" for name in schemas[0]["required"])
+    return "\n".join(rows) + f"\n\nAlways there: {always}.\n"
+
+
+def _fields(schema: Schema, before: str = "") -> Iterator[tuple[str, str]]:
+    for name, each in schema["properties"].items():
+        words = " or ".join(f"`{value}`" for value in each["enum"]) if "enum" in each else _kind(each)
+        yield f"{before}{name}", words
+        inner = each.get("items", each)
+        if inner.get("properties"):
+            yield from _fields(inner, f"{before}{name}{'[]' if each['type'] == 'array' else ''}.")
+
+
+def _kind(schema: Schema) -> str:
+    return f"list of {schema['items']['type']}s" if schema["type"] == "array" else str(schema["type"])
+
+
+@dataclass
+class _Steady:
+    """Replaces what is another each time: the same thing by the same word."""
+
+    upstream: str
+    folder: str
+
+    def __post_init__(self) -> None:
+        self._ids: dict[str, str] = {}
+
+    def __call__(self, text: str) -> str:
+        text = text.replace(self.upstream, _PORT).replace(self.folder, _HOME)
+        text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", self._id, text)
+        text = re.sub(r"(?<=-)[0-9a-f]{8}(?=\.(jpg|png))", self._start, text)
+        text = re.sub(r"(live until )?20\d\d-\d\d-\d\dT\d\d:\d\dZ", self._moment, text)
+        return re.sub(r"(links_until\": \")[\dT:Z-]{17}", rf"\g<1>{_UNTIL}", text)
+
+    def _id(self, found: re.Match[str]) -> str:
+        return self._ids.setdefault(found[0], str(uuid.uuid5(uuid.NAMESPACE_URL, f"seedream:{len(self._ids)}")))
+
+    def _start(self, found: re.Match[str]) -> str:
+        """The start of an id, in a file's name."""
+        return next((new[:8] for old, new in self._ids.items() if old.startswith(found[0])), found[0])
+
+    @staticmethod
+    def _moment(found: re.Match[str]) -> str:
+        return f"{found[1]}{_UNTIL}" if found[1] else _NOW
+
+
+async def _asked(table: ModelTable) -> dict[str, str]:
+    with running(Sandbox(table, seconds=_SECONDS)) as upstream, tempfile.TemporaryDirectory() as name:
+        folder = str(Path(name).resolve())
+        server = build_server(
+            table,
+            lambda: SeedreamClient(upstream),
+            token_of=lambda _: "sandbox",
+            habits=Habits(preview=lambda _: True, local=LocalFiles(output=Path(folder))),
+            journal=Journal(IN_MEMORY),
+            look_interval=0.1,
+        )
+        async with Client(server) as client:
+            steady = _Steady(upstream, folder)
+            return {
+                "resources": await _resources(client),
+                "prompts": await _prompts(client),
+                **await _examples(client, steady),
+            }
+
+
+async def _resources(client: Client) -> str:
+    listed = (await client.list_resources()).resources
+    templates = (await client.list_resource_templates()).resource_templates
+    found = [(each.uri, each.description, each.mime_type) for each in listed]
+    found += [(each.uri_template, each.description, each.mime_type) for each in templates]
+    rows = [f"| `{uri}` | {words}. | `{kind}` |" for uri, words, kind in found]
+    return "\n".join(["| resource | what it is | type |", "| --- | --- | --- |", *rows]) + "\n"
+
+
+async def _prompts(client: Client) -> str:
+    rows = ["| prompt | what it is for | arguments |", "| --- | --- | --- |"]
+    for prompt in (await client.list_prompts()).prompts:
+        given = [f"`{a.name}`{' (required)' if a.required else ''}: {a.description}." for a in prompt.arguments or ()]
+        rows.append(f"| `{prompt.name}` | {prompt.description}. | {'<br>'.join(given)} |")
+    return "\n".join(rows) + "\n"
+
+
+async def _examples(client: Client, steady: Callable[[str], str]) -> dict[str, str]:
+    """A call of each tool and what comes of it, one after the other: later ones ask for what earlier ones made."""
+
+    async def call(tool: str, **arguments: Any) -> tuple[CallToolResult, str]:
+        result = await client.call_tool(tool, arguments)
+        return result, _shown(tool, arguments, result, steady)
+
+    made, generate = await call("generate_image", prompt=_FOX, size="2560x1440", output_format="png")
+    id_ = str((made.structured_content or {})["task_id"])
+    _, listing = await call("get_task")
+    _, edit = await call("edit_image", prompt="Make it night, with stars", image=[f"task:{id_}"], save_to="night.jpg")
+    left, pending = await call("generate_image", prompt=_FOX, wait_seconds=0)
+    _, get = await call("get_task", task_id=str((left.structured_content or {})["task_id"]))
+    _, refused = await call("generate_image", prompt=_FOX, size="1K", sed=7)
+    return {
+        "call_generate_image": generate,
+        "call_edit_image": edit,
+        "call_pending": pending,
+        "call_get_task": get,
+        "call_listing": listing,
+        "call_refused": refused,
+    }
+
+
+def _shown(tool: str, arguments: dict[str, Any], result: CallToolResult, steady: Callable[[str], str]) -> str:
+    """The call and its answer as JSON, with pictures left out."""
+    whole = result.model_dump(mode="json", by_alias=True, exclude_none=True)
+    for block in whole["content"]:
+        if block["type"] == "image":
+            block["data"] = "…"
+    if whole["structuredContent"]["status"] == "pending":
+        whole["structuredContent"]["elapsed_seconds"] = 0.0
+    answer = {name: whole[name] for name in ("content", "structuredContent", "isError")}
+    asked, answered = (
+        json.dumps(each, ensure_ascii=False, indent=2) for each in ({"name": tool, "arguments": arguments}, answer)
+    )
+    return steady(f"```json\n{asked}\n```\n\n```json\n{answered}\n```\n")
