@@ -2,7 +2,7 @@
 
 Agents spell values in more ways than a schema says ("5" for 5, a bare string for a list of one, JSON in
 a string, null or "" for absent): what can be meant in only one way is taken, everything else is an
-error that names the argument. The rules between arguments and models are `choosing.choose`.
+error that names the argument. The rules between arguments and models are `selection.choose`.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class Peers:
     No method raises: while Redis can't be used, it is as if there were no others.
 
     Args:
-        redis: See `shared.connect`.
+        redis: See `redis_client.connect`.
         seconds: For how long a task that was left can be taken.
     """
 

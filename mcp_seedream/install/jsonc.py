@@ -1,7 +1,7 @@
 """JSON with comments and trailing commas, changed in place: one member is set or taken out, and all other text stays.
 
 Parsing and writing anew would lose what people put into their settings: comments, order, indentation. So text is
-edited where a member stands, which `spans` knows.
+edited where a member stands, which `json_positions` knows.
 """
 
 from __future__ import annotations

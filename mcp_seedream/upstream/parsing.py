@@ -1,4 +1,4 @@
-"""Reads every reply shape the upstream is known to give, into the objects of `wire`.
+"""Reads every reply shape the upstream is known to give, into the objects of `types`.
 
 Facts: the vendor's API documents of `POST /seedream/images` and `POST /seedream/tasks`, 2026. Replies are
 read tolerantly: a field of the wrong type counts as absent, and only a reply that says nothing at all is

@@ -130,7 +130,7 @@ def decoded(reply: Reply, *, submitting: bool) -> Any:
 
     Args:
         reply: The answer.
-        submitting: As for `refusals.refusal`.
+        submitting: As for `error_mapping.refusal`.
 
     Raises:
         UpstreamError: The status is a refusal.
