@@ -2,9 +2,9 @@
 
 A Starlette app that speaks the contract of `POST /seedream/images` and `POST /seedream/tasks`: synchronous,
 asynchronous, with a callback, streamed; look-ups of one task or many in each documented shape; the documented
-errors; and the vendor's sign-in (`vendor_sign_in`). Its rules are the capability table's: it refuses what the table says
-that production refuses, or takes all that the vendor's page names. Words in a prompt bring the rest about (`faults.WORDS`).
-It draws on this machine and fetches nothing from anywhere else.
+errors; and the vendor's sign-in (`vendor_sign_in`). Its rules are the capability table's: it refuses what the table
+says that production refuses, or takes all that the vendor's page names. Words in a prompt bring the rest about
+(`faults.WORDS`). It draws on this machine and fetches nothing from anywhere else.
 
 Run alone: `python -m mcp_seedream.sandbox --port 8080`.
 """
