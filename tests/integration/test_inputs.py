@@ -340,7 +340,7 @@ def test_sixty_megapixels_take_less_than_350_mb(tmp_path: Path, name: str) -> No
     make, outcome = LARGE[name]
     make(tmp_path / "large")
     script = (
-        "import sys; from mcp_seedream import pictures; pictures.main(); "
+        "import sys; from mcp_seedream.media import decoder; decoder.main(); "
         "print(open('/proc/self/status').read(), file=sys.stderr)"
     )
     command = [sys.executable, "-c", script, str(10 * 2**20), "15", "36000000", "16.0", "alpha"]
