@@ -479,7 +479,12 @@ def test_the_diagram_is_of_this_package() -> None:
     assert root.findtext("svg:title", namespaces=space)
     assert root.findtext("svg:desc", namespaces=space)
     names = [text.text or "" for text in root.iterfind(".//svg:text[@class='name']", space)]
-    modules = {part for name in names for part in name.split(" · ")} - {"the client", "mcp-seedream", "AceDataCloud", "pictures"}
+    modules = {part for name in names for part in name.split(" · ")} - {
+        "the client",
+        "mcp-seedream",
+        "AceDataCloud",
+        "pictures",
+    }
     assert modules <= {name.rpartition(".")[2] for name in MODULES}
     assert len(modules) > 12
 

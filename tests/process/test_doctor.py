@@ -332,7 +332,7 @@ def test_a_file_of_settings_in_another_encoding() -> None:
         ("SEEDREAM_PREVIEW", "maybe", "it has to be 'on' or 'off'"),
         ("SEEDREAM_LOG_LEVEL", "loud", "it has to be debug, info, warning or error"),
         ("SEEDREAM_LOG_FORMAT", "xml", "it has to be 'text' or 'json'"),
-        ("SEEDREAM_SEAL_KEYS", "short", "each has at least 32 characters"),
+        ("SEEDREAM_SEAL_KEYS", "short", "each has at least 32 characters (`openssl rand -hex 32` makes one)"),
         ("ACEDATACLOUD_API_BASE_URL", "api.example.com", "it must start with https:// or http://"),
     ],
 )
@@ -575,7 +575,7 @@ def test_packages() -> None:
     """As they are: which, and where this one is."""
     found = machines()
     assert found["packages"].level == "ok"
-    assert f"{DISTRIBUTION} {__version__} in {Path(machine.__file__).parent}; mcp 2." in found["packages"].found
+    assert f"{DISTRIBUTION} {__version__} in {Path(machine.__file__).parents[1]}; mcp 2." in found["packages"].found
     assert sys.executable in found["python"].found
 
 

@@ -37,8 +37,8 @@ pytestmark = [pytest.mark.anyio, BUSY]
 PATIENCE = 2.0
 """Seconds for pictures, in place of 8 to show and 30 to save them: as much as a slow answer has to be slower than."""
 IMPATIENT = (
-    "import sys; from mcp_seedream import cli, delivery; "
-    f"delivery._PREVIEWING = outputs._SAVING = {PATIENCE}; sys.exit(cli.main())"
+    "import sys; from mcp_seedream import cli; from mcp_seedream.media import outputs; "
+    f"outputs._PREVIEWING = outputs._SAVING = {PATIENCE}; sys.exit(cli.main())"
 )
 
 
