@@ -29,7 +29,7 @@ from mcp_seedream.errors import (
     UpstreamUnavailable,
 )
 from mcp_seedream.replies import read_failure
-from mcp_seedream.wire import Failure
+from mcp_seedream.wire import Failure, Task
 
 _TOKEN_CODES = {"invalid_token", "token_expired", "token_mismatched", "no_token"}
 _OTHER_CODES = _TOKEN_CODES | {"used_up", "too_many_requests", "disabled", "request_too_large", "no_api"}
@@ -95,6 +95,12 @@ def refused_part(failure: Failure) -> Literal["model", "size"] | None:
         return "size"
     words = _BESIDE_THE_MODEL.sub("", words)
     return "model" if _MODEL_CODES.search(failure.code) or _MODEL_WORDS.search(words) else None
+
+
+def refused_in(task: Task) -> Literal["model", "size"] | None:
+    """Which choice was refused inside an accepted task, by its code and words; never by its mere failure."""
+    is_billed = (task.usage or {}).get("generated_images")
+    return refused_part(task.error) if task.error and not is_billed else None
 
 
 def _unless_cited(found: re.Match[str]) -> str:
