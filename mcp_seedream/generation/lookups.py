@@ -11,7 +11,7 @@ from mcp_seedream.catalog.selection import Refusal
 from mcp_seedream.core.errors import InvalidArguments, TaskNotFound, UpstreamError
 from mcp_seedream.generation.journal import Entry
 from mcp_seedream.generation.services import Services, remarked, tell_job, typical_seconds
-from mcp_seedream.upstream.error_mapping import refused_part
+from mcp_seedream.upstream.error_mapping import refused_in
 from mcp_seedream.upstream.poller import Report
 from mcp_seedream.upstream.types import Task
 
@@ -54,10 +54,9 @@ async def _as_told(services: Services, task: Task) -> Task:
     """A task with what its caller should know of it; what production refused in it is remembered."""
     if not task.ended:
         return replace(task, elapsed=_age(task), typical_seconds=typical_seconds(services.table, task))
-    part = refused_part(task.error) if task.error and not task.images else None
-    if part:
+    if part := refused_in(task):
         model_id, size = _sent(services, task)
-        if model_id in services.table.by_id:
+        if model_id in services.table.by_id and (part == "model" or size):  # without the size, nothing is known of it
             await services.refusals.add((model_id, size if part == "size" else None))
         task = replace(task, notes=(*task.notes, _note(services, part, model_id)))
     return remarked(services, task)

@@ -32,7 +32,7 @@ from mcp_seedream.generation.journal import Entry
 from mcp_seedream.generation.services import Services, remarked, tell_job, typical_seconds
 from mcp_seedream.generation.watch import Watch
 from mcp_seedream.media.inputs import take_pictures
-from mcp_seedream.upstream.error_mapping import refused_part
+from mcp_seedream.upstream.error_mapping import refused_in
 from mcp_seedream.upstream.poller import Report
 from mcp_seedream.upstream.streaming import read_stream
 from mcp_seedream.upstream.types import ImageRequest, Task
@@ -77,7 +77,7 @@ async def make_images(services: Services, call: ImageCall, token: str, report: R
         task = await _sent(services, choice, token, report, watch)
     tell_job(services, task)
     task = await _finished(services, task, token, deadline, report)
-    while (refused := _refused_part(task)) and not watch.unanswered:
+    while (refused := refused_in(task)) and not watch.unanswered:
         if not await _choose_again(services, choice, task.model, refused):
             task = replace(task, notes=(*task.notes, choice.advice(task.model)))
             break
@@ -189,14 +189,11 @@ async def _submitted(services: Services, choice: ModelChoice, token: str, report
     return replace(task, model=task.model or model.id)
 
 
-def _refused_part(task: Task) -> Part | None:
-    """The choice that production refused inside an accepted task, by its code and words; never by its mere failure."""
-    return refused_part(task.error) if task.state == "failed" and task.error and not task.images else None
-
-
 async def _choose_again(services: Services, choice: ModelChoice, model_id: str | None, part: Part) -> bool:
     """Remember a refusal, and choose again; whether there is another choice."""
-    await services.refusals.add(choice.refused(model_id, part))
+    refusal = choice.refused(model_id, part)
+    if part == "model" or refusal[1]:  # a size that was never sent says nothing of other calls
+        await services.refusals.add(refusal)
     return choice.refuse(model_id, part)
 
 

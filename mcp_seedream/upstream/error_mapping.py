@@ -29,7 +29,7 @@ from mcp_seedream.core.errors import (
     UpstreamUnavailable,
 )
 from mcp_seedream.upstream.parsing import read_failure
-from mcp_seedream.upstream.types import Failure
+from mcp_seedream.upstream.types import Failure, Task
 
 _TOKEN_CODES = {"invalid_token", "token_expired", "token_mismatched", "no_token"}
 _OTHER_CODES = _TOKEN_CODES | {"used_up", "too_many_requests", "disabled", "request_too_large", "no_api"}
@@ -40,37 +40,45 @@ UNCERTAIN = (
 """What to say of a submit whose fate is unknown."""
 
 _GONE = (
-    r"(?:does not|doesn't|do not) exist|not found|is (?:not|no longer) (?:available|supported|served|offered|open)|"
-    r"(?:is|was|has been) (?:invalid|retired|withdrawn|deprecated|removed|discontinued|shut ?down|taken offline)"
+    r"(?:not|doesn't) exist|not found|(?:not|no longer) (?:available|supported|served|offered|open)|"
+    r"(?:is|was|has been) (?:invalid|unavailable|retired|withdrawn|deprecated|decommissioned|removed|discontinued|"
+    r"shut ?down|taken offline)"
 )
+_NOT_OF_THE_MODEL = (
+    r"parameter|argument|field|image|prompt|text|stream|seed|watermark|format|background|size|resolution|search|tool|"
+    r"layer|output|result|response|answer|file|url|task|inference|upload|download|\w+_\w+"
+)
+"""What an error that has the word "model" may be about instead: another parameter, or what the model has made."""
 _MODEL_CODES = re.compile(
     r"InvalidEndpointOrModel|Model(?:NotFound|NotOpen|Retired|Deprecated)|model_not_found", re.IGNORECASE
 )
 _MODEL_WORDS = re.compile(
-    rf"\bmodel\b(?:(?!\. |\b(?:parameter|argument|field|image|prompt|text|stream)\b).){{0,160}}?\b(?:{_GONE})"
-    r"|\b(?:invalid|unknown|unsupported) model\b",
+    rf"\bmodel\b(?:(?!\. |\b(?:{_NOT_OF_THE_MODEL})s?\b).){{0,160}}?\b(?:{_GONE})"
+    r"|\b(?:invalid|unknown|unsupported|no such|not a (?:valid|known|supported)) model\b(?! (?:output|res))",
     re.IGNORECASE,
 )
+_BESIDE_THE_MODEL = re.compile(r"\b(?:of|by|to|from) (?:the )?model\b", re.IGNORECASE)
+"""The model is named, but what is said is not about it: "the image you gave to the model is invalid"."""
 _SIZE_WORDS = re.compile(
     r"\b(?:size|resolution)\b(?:(?!\. ).){0,120}?\b"
-    r"(?:must be|should be|not supported|unsupported|invalid|not valid|not allowed)"
-    r"|\b(?:invalid|unsupported) (?:image )?(?:size|resolution)\b"
+    r"(?:must be|should be|not supported|unsupported|invalid|not valid|not allowed|not available|out of range)"
+    r"|\b(?:invalid|unsupported|not a (?:valid|supported)) (?:image )?(?:size|resolution)\b"
     r"|\b(?:not|n't|no longer) support(?:(?!\. ).){0,40}?\b(?:size|resolution)\b"
     r"|\binvalid (?:value|parameter)(?:(?!\. ).){0,20}?\b(?:size|resolution)\b",
     re.IGNORECASE,
 )
 _OTHER_SIZES = re.compile(
-    r"\b(?:input|reference|source|file|body|payload|request size|upload\w*|batch|text|characters|megapixels?|bytes)\b"
-    r"|(?:\b|\d)[KM]i?B\b",
+    r"\b(?:input|reference|source|generated|file|body|payload|request size|upload\w*|batch|text|characters|"
+    r"megapixels?|bytes)\b|(?:\b|\d)[KM]i?B\b",
     re.IGNORECASE,
 )
 _CONTENT = re.compile(r"sensitiv|\bprompt\b|\bpolic(?:y|ies)\b|copyright|violat|unsafe|moderat", re.IGNORECASE)
 """What an error about the content of a request or picture has in its code or words."""
 _CITED = re.compile(
-    r"https?://\S+|\"[^\"]*\s[^\"]*\"|\N{LEFT DOUBLE QUOTATION MARK}[^\N{RIGHT DOUBLE QUOTATION MARK}]*"
-    r"\N{RIGHT DOUBLE QUOTATION MARK}|(?<!\w)'[^']*\s[^']*'(?!\w)|`[^`]*\s[^`]*`"
+    r"https?://\S+|\"[^\"]*\"|\N{LEFT DOUBLE QUOTATION MARK}[^\N{RIGHT DOUBLE QUOTATION MARK}]*"
+    r"\N{RIGHT DOUBLE QUOTATION MARK}|(?<!\w)'[^']*'(?!\w)|`[^`]*`"
 )
-"""Links, and texts in quotation marks: they are the caller's words."""
+"""Links, and texts in quotation marks."""
 _PASSING = re.compile(r"temporar|try again|retry|overload|busy|at the moment|currently|timed? ?out", re.IGNORECASE)
 
 
@@ -80,12 +88,25 @@ def refused_part(failure: Failure) -> Literal["model", "size"] | None:
     Such a request was not begun, so that nothing is billed for it. Words in doubt count as something else: a call that
     is sent again for nothing would be refused again, or paid for.
     """
-    words = _CITED.sub("", failure.message)
+    words = _CITED.sub(_unless_cited, failure.message)
     if failure.code in _OTHER_CODES or _PASSING.search(words) or _CONTENT.search(f"{failure.code} {words}"):
         return None
     if _SIZE_WORDS.search(words) and not _OTHER_SIZES.search(words):
         return "size"
+    words = _BESIDE_THE_MODEL.sub("", words)
     return "model" if _MODEL_CODES.search(failure.code) or _MODEL_WORDS.search(words) else None
+
+
+def refused_in(task: Task) -> Literal["model", "size"] | None:
+    """Which choice was refused inside an accepted task, by its code and words; never by its mere failure."""
+    is_billed = (task.usage or {}).get("generated_images")
+    return refused_part(task.error) if task.error and not is_billed else None
+
+
+def _unless_cited(found: re.Match[str]) -> str:
+    """A single word in quotation marks, such as a name; nothing for a link or a text, which are the caller's words."""
+    cited = found[0]
+    return "" if "://" in cited or re.search(r"\s", cited) else cited
 
 
 def refusal(status: int, reply: Any, headers: Mapping[str, str], *, submitting: bool) -> UpstreamError:

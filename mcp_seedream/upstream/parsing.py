@@ -60,6 +60,8 @@ def read_task(reply: Any, task_id: str | None = None) -> Task:
     failures = tuple(failure for item in items if (failure := read_failure(item) or _unreadable(item)))
     error = read_failure(answer) or read_failure(reply)
     state = _state(reply, answer, images, error)
+    if state == "succeeded" and error:
+        failures = (*failures, error)
     if state == "failed" and error is None:
         error = failures[0] if failures else NO_PICTURE
     id_ = task_id or _id(reply) or _id(answer)
@@ -95,7 +97,7 @@ def _state(reply: JSONObject, answer: JSONObject, images: tuple[Image, ...], err
     words = (o.get(key) for o in (_object(data), answer, reply) for key in ("status", "state"))
     word = _first(word.strip().lower() for word in words if isinstance(word, str))
     if word in _FAILED or answer.get("success") is False or reply.get("success") is False:
-        return "failed"
+        return "succeeded" if images else "failed"  # of a set that failed, some pictures are there, and billed
     finished = answer.get("success") is True or _number(reply.get("finished_at")) or _number(reply.get("elapsed"))
     if images:
         # A word nobody documents does not outweigh pictures that are finished by every other sign.

@@ -109,15 +109,16 @@ class _Reading:
 
     def result(self) -> Task:
         images = tuple(self.images.values())
-        if self.task_id and not images and not self.failures and (self.error or not self.completed):
+        if self.task_id and not images and (self.error or not self.completed):
             note = "The stream broke off before its first picture came."
-            return Task(self.task_id, trace_id=self.trace_id, notes=(note,))
+            return Task(self.task_id, failures=tuple(self.failures), trace_id=self.trace_id, notes=(note,))
         if self.error and not images:
             self.error.task_id = self.error.task_id or self.task_id
             self.error.trace_id = self.error.trace_id or self.trace_id
             raise self.error
-        if not images and not self.failures and not self.completed:
-            message = f"The stream ended without a picture. {UNCERTAIN}"
+        if not images and not self.completed:
+            reasons = "".join(f" An image failed: {failure.message.rstrip('.')}." for failure in self.failures[:1])
+            message = f"The stream ended without a picture.{reasons} {UNCERTAIN}"
             raise SubmissionUncertain(message, trace_id=self.trace_id)
         return Task(
             id=self.task_id or "",

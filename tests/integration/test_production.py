@@ -11,6 +11,7 @@ import pytest
 from mcp import Client
 from mcp_types import CallToolResult
 from PIL import Image
+from starlette.types import Message, Receive, Scope, Send
 
 from mcp_seedream.catalog.table import ModelTable
 from tests.conftest import BUSY, Session, Switch, answer, text
@@ -288,6 +289,50 @@ async def test_an_answer_that_refuses_something_else_is_the_end(
 ) -> None:
     """Content, balance, token, trouble, or an answer of which nobody knows what it means."""
     production.answer = answered
+    async with session.open() as client:
+        result = await call(client, "a fox", {})
+    assert result.is_error
+    assert len(production.submits) == 1
+
+
+@pytest.mark.parametrize("place", ["answer", "task"])
+async def test_a_refused_size_that_was_not_sent_is_not_remembered(
+    session: Session, production: Production, place: Place
+) -> None:
+    """The model itself is not refused: the next call tries it as before, whoever finds the refusal."""
+    production.place, production.shape = place, 2
+    production.gone, production.model_words = [V5], SIZE_WORDS[0]
+    async with session.open() as client:
+        told = await call(client, "a fox", {"wait_seconds": 0})
+        if place == "task":
+            await client.call_tool("get_task", {"task_id": answer(told)["task_id"]})
+        tried = len(production.submits)
+        production.gone = []
+        result = await call(client, "a hare", {})
+    assert answer(result)["status"] == "succeeded"
+    assert production.submits[tried]["model"] == V5
+
+
+async def test_a_task_that_made_a_picture_is_not_sent_again(
+    session: Session, switch: Switch, production: Production
+) -> None:
+    """Whatever its error says: the usage tells that it is billed."""
+    production.failure = MODEL_WORDS[0]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def told(message: Message) -> None:
+            if body := message.get("body"):
+                message = {
+                    **message,
+                    "body": body.replace(b'"success":false', b'"usage":{"generated_images":1},"success":false'),
+                }
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [h for h in message["headers"] if h[0] != b"content-length"]}
+            await send(message)
+
+        await production(scope, receive, told)
+
+    switch.app = app
     async with session.open() as client:
         result = await call(client, "a fox", {})
     assert result.is_error

@@ -155,6 +155,23 @@ async def test_failed_pictures_are_counted(table: ModelTable) -> None:
     assert answer(result)["error"]["code"] == "c"
 
 
+@pytest.mark.parametrize("started", [[STARTED], []])
+async def test_a_failed_picture_before_a_break_is_not_the_end(
+    session: Session, switch: Switch, started: list[str]
+) -> None:
+    """Others of the set may still be made, and billed: even a refused size is not sent again."""
+    error = {"code": "bad_request", "message": "the specified size is not supported for model"}
+    streamer = Streamer("\n".join([*started, json.dumps({"type": f"{KIND}partial_failed", "error": error})]))
+    result, _ = await streamed(session, switch, streamer, sequential_image_generation="auto", wait_seconds=0)
+    assert streamer.requests == 1
+    if started:
+        assert answer(result)["status"] == "pending"
+        assert "size is not supported" in text(result)
+    else:
+        assert answer(result)["error"]["code"] == "submission_uncertain"
+        assert "size is not supported" in text(result)
+
+
 @pytest.fixture
 def session(table: ModelTable, switch: Switch) -> Session:
     return Session(table, switch.address)

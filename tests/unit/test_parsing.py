@@ -101,6 +101,13 @@ def test_layers_and_data() -> None:
     assert task.images[1].b64_json == "aGk="
 
 
+@pytest.mark.parametrize("answer", [{"success": False}, {"status": "failed"}])
+def test_a_set_that_failed_keeps_the_pictures_it_has(answer: dict[str, Any]) -> None:
+    """They are billed: why there are no more is told beside them."""
+    task = read_task({"id": "t", "response": {**answer, "data": [ITEM], "error": {"code": "c", "message": "m"}}})
+    assert (task.state, task.images, task.failures, task.error) == ("succeeded", (PICTURE,), (Failure("c", "m"),), None)
+
+
 def test_partial_failures_are_kept_beside_the_pictures() -> None:
     """A set of which one failed has succeeded."""
     task = read_task({"task_id": "t", "data": [ITEM, {"error": {"code": "c", "message": "refused"}}]})

@@ -26,6 +26,11 @@ def said(words: Words) -> Failure:
         ("bad_request", "The model `{model}` doesn't exist or you don't have access to it."),
         ("bad_request", "unsupported model: {model}"),
         ("api_error", "Model {model} was discontinued on 2026-08-05"),
+        ("bad_request", 'The model "{model}" does not exist. Request id: "0217abc"'),
+        ("bad_request", "`{model}`: the model was removed, use `doubao-seedream-4-5-251128`"),
+        ("bad_request", "Model Not Exist"),
+        ("bad_request", "The requested model is unavailable"),
+        ("bad_request", "{model} is not a valid model"),
     ],
 )
 def test_the_model(words: Words) -> None:
@@ -42,6 +47,9 @@ def test_the_model(words: Words) -> None:
         ("bad_request", "The model {model} does not support size 1K"),
         ("bad_request", "image size is invalid: width and height must be multiples of 16"),
         ("InvalidParameter", "Invalid value for `size`: 1K"),
+        ("bad_request", "`size` must be one of `2K`, `3K`, `4K`"),
+        ("bad_request", '"size" must be one of "2K", "3K"'),
+        ("bad_request", "{size} is not a valid size"),
     ],
 )
 def test_the_size(words: Words) -> None:
@@ -73,6 +81,14 @@ def test_the_size(words: Words) -> None:
         ("bad_request", "model {model}: argument stream is invalid"),
         ("api_error", "The model is not available at the moment, try again later"),
         ("api_error", "The model is overloaded and not available"),
+        ("api_error", "model output file does not exist"),
+        ("api_error", "The result of the model was not found"),
+        ("api_error", "Failed to upload: the file of model {model} does not exist"),
+        ("api_error", "model returned a response that is invalid"),
+        ("api_error", "the size of the generated image is invalid"),
+        ("api_error", 'fetch failed: "https://example.com/model/fox.png" was not found'),
+        ("bad_request", "The image you gave to the model is invalid"),
+        ("bad_request", "model {model}: guidance_scale is not supported"),
         ("used_up", "model is invalid."),
         ("too_many_requests", "The requested model is not available"),
         ("token_mismatched", "The model or endpoint does not exist or you do not have access to it"),
