@@ -26,16 +26,22 @@ _URL_SAFE = str.maketrans("-_", "+/")
 _WEB = re.compile(r"https?://", re.IGNORECASE)
 # Where objects keep a picture: its data before a name for it, and either before what only wraps it. These are the
 # content blocks of MCP (data, resource.blob, uri), Anthropic (source), OpenAI (image_url), Gemini (inlineData,
-# fileData) and Vercel's AI SDK (image, data), the upstream's and this server's own results, and plain words.
+# fileData) and Vercel's AI SDK (image, data), ChatGPT's files (download_url), the upstream's and this server's own
+# results, and plain words.
 _KEYS = (
-    "data", "b64_json", "base64", "blob",
-    "url", "image_url", "imageUrl", "uri", "fileUri", "file_uri",
-    "path", "file_path", "filePath", "file",
-    "image", "source", "inlineData", "inline_data", "fileData", "file_data", "resource",
+    "data", "b64json", "base64", "blob", "bytes",
+    "url", "imageurl", "downloadurl", "fileurl", "uri", "fileuri", "src", "href", "link",
+    "path", "filepath", "file",
+    "image", "source", "inlinedata", "filedata", "resource",
 )  # fmt: skip
+"""In lower case, without `_`."""
 _DEPTH = 4  # objects in objects
 _QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb", "<": ">"}
 _UNWRAPPED = 8  # times
+_LONGEST_TEXT = 4000  # characters around a link, and of it
+_LINKED_PICTURE = re.compile(r"\[(!\[[^\]]*\]\([^\s()]*\))\]\([^\s()]*\)\Z")
+_LINK = re.compile(r"https?://[^\s<>\"'`\\]+", re.IGNORECASE)
+_AFTER_LINK = ".,;*_]}\u00bb\u203a\u201c\u201d\u2019\u300d\u300f"  # closes what a link stands in
 _MARKDOWN = re.compile(r"!?\[[^\]]*\]\(")
 _TITLE = re.compile(r"\s(?:\"[^\"]*\"|'[^']*')$")
 _HTML = re.compile(r"<img\s(?:[^>]*?\s)?src\s*=\s*([\"'])", re.IGNORECASE)
@@ -75,17 +81,23 @@ def _bare(entry: Any, position: int) -> Any:
             f"`image` number {position} is an object without a picture, of {', '.join(map(repr, [*entry][:5]))}: give "
             'a text (a link, a data URI, base64, task:ID or a path), or one in an object such as {"url": "https://..."}.'
         )
-    return unwrapped(found) if isinstance(found, str) else found
+    if not isinstance(found, str):
+        return found
+    text = unwrapped(found)
+    return _only_link(text) or text
 
 
 def _inside(entry: Any, depth: int) -> Any:
     """The text that an object holds, however it wraps it; anything else as it is."""
+    if isinstance(entry, list) and len(entry) == 1 and depth < _DEPTH:
+        return _inside(entry[0], depth)
     if not isinstance(entry, Mapping):
         return entry
-    if isinstance(id_ := entry.get("task_id"), str) and not any(entry.get(key) for key in _KEYS):
+    fields = {key.lower().replace("_", ""): value for key, value in entry.items()}
+    if isinstance(id_ := fields.get("taskid"), str) and not any(fields.get(key) for key in _KEYS):
         return f"task:{id_}"
     for key in _KEYS if depth else ():
-        if entry.get(key) and isinstance(found := _inside(entry[key], depth - 1), str):
+        if fields.get(key) and isinstance(found := _inside(fields[key], depth - 1), str):
             return found
     return None
 
@@ -96,6 +108,8 @@ def unwrapped(text: str) -> str:
         before, text = text, text.strip().strip(_INVISIBLE)
         if len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and not _HTML.match(text[:2000]):
             text = text[1:-1]
+        if match := _LINKED_PICTURE.match(text[:2000]):
+            text = match[1]
         if (match := _MARKDOWN.match(text)) and text.endswith(")"):
             text = text[match.end() : -1].rstrip()
             text = text[:-300] + _TITLE.sub("", text[-300:])
@@ -108,6 +122,20 @@ def unwrapped(text: str) -> str:
     if (match := _TASK.fullmatch(text)) and not Path(text).is_file():
         return f"task:{match[1]}{match[2] or ''}"
     return f"task:{text[5:].strip()}" if text[:5].lower() == "task:" else text
+
+
+def _only_link(text: str) -> str | None:
+    """The one link in a text that is no reference itself, such as `url: https://...` or `(https://...)`."""
+    if len(text) > _LONGEST_TEXT or _WEB.match(text) or text[:5].lower() == "data:":
+        return None
+    text = text.replace("\\/", "/")  # as some encoders of JSON write it
+    links = _LINK.findall(text)
+    if len(links) != 1 or text.count("://") != 1:
+        return None
+    link: str = links[0].rstrip(_AFTER_LINK)
+    while link.endswith(")") and link.count(")") > link.count("("):
+        link = link[:-1].rstrip(_AFTER_LINK)
+    return link
 
 
 def _from_json(text: str) -> Any:
@@ -175,7 +203,9 @@ def checked_reference(
 
 def _payload(text: str) -> str:
     """Base64 as the standard has it: one alphabet, no blanks or line breaks, padding."""
-    payload = "".join((unquote(text) if "%" in text else text).split()).translate(_URL_SAFE).rstrip("=")
+    text = unquote(text) if "%" in text else text
+    text = re.sub(r"\\[nrt]?", "", text) if "\\" in text else text  # escapes of a text in JSON, escaped twice
+    payload = "".join(text.split()).translate(_URL_SAFE).rstrip("=")
     return payload + "=" * (-len(payload) % 4)
 
 

@@ -9,14 +9,15 @@ KeyCheck = Callable[[str], Awaitable[bool]]
 """Whether the upstream takes a key."""
 
 _PLACEHOLDER = re.compile(
-    r"(sk-)?x+(-x+)*|[*]+|[.]{2,}|bearer|todo|fixme|(place)?holder|(change|replace)-?(me|this)|"
-    r"((insert|paste|put|enter|add|use|replace-with)-)?((your|my|the)-)?((own|real|actual|personal)-)?"
+    r"(sk-)?(x+(-x+)*|[*]+|[.]{2,})|bearer|todo|fixme|null|undefined|none|(place)?holder|(change|replace)-?(me|this)|"
+    r"(sk-)?((insert|paste|put|enter|add|use|replace-with)-)?((your|my|the)-?)?"
+    r"((own|real|actual|personal|example|sample)-)?"
     r"((ace-?data-?cloud|ace-?data|seedream|api|access|auth)-?)*(token|key)(-(goes-)?here)?"
 )
 """Words that stand for a token in examples: in lower case, with one hyphen between them."""
 _BRACKETS = re.compile(r"<.*>|[$]?\{.*\}|\[.*\]", re.DOTALL)
 _REFERENCE = re.compile(
-    r"`.*`|\$\(.*\)|__\w+__|%\w+%|\$(env:)?[a-z_]\w*|.*(\$\{|\{\{).*|(env|input|secrets?):\S+|\w+://.*",
+    r"`.*`|\$\(.*\)|__\w+__|%\w+%|\$(env:)?[a-z_]\w*|.*(\$\{[a-z_][^{}]*\}|\{\{.*\}\}).*|\$\{.*|(env|input|secrets?):\S+|\w+://.*",
     re.IGNORECASE | re.DOTALL,
 )
 """A reference that a client, a shell or a template was to replace."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import errno
+import os
+import select
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import StringIO
@@ -11,6 +15,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 
 FILE = ".env"
+_PIPE_SECONDS = 5  # a password manager may ask its person first, but clients give a server little time to start
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +37,32 @@ def read_env_file() -> EnvFile:
     try:
         if not path.is_file() and not path.is_fifo():
             return EnvFile()
-        text = _decoded(path.read_bytes())
+        text = _decoded(_from_pipe(path) if path.is_fifo() else path.read_bytes())
     except UnicodeError:
         return EnvFile(trouble="it is not written in UTF-8")
     except OSError as error:
         return EnvFile(trouble=f"it can't be read ({error.strerror})")
     literal = _variables(text, interpolate=False)
     return EnvFile(_variables(text, interpolate=True) if "${" in text else literal, literal)
+
+
+def _from_pipe(path: Path) -> bytes:
+    """What comes out of a pipe, as password managers make one.
+
+    Raises:
+        TimeoutError: Nobody writes to it, or its end does not come.
+    """
+    parts = list[bytes]()
+    ends = time.monotonic() + _PIPE_SECONDS
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        while select.select([descriptor], [], [], max(ends - time.monotonic(), 0))[0]:
+            if not (part := os.read(descriptor, 2**16)):
+                return b"".join(parts)
+            parts.append(part)
+    finally:
+        os.close(descriptor)
+    raise TimeoutError(errno.ETIMEDOUT, "it is a pipe that nobody writes to")
 
 
 def _decoded(data: bytes) -> str:

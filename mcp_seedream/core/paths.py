@@ -12,7 +12,9 @@ from urllib.request import url2pathname
 _VARIABLE = re.compile(r"\$\{(?:env:)?(\w+)\}|\$(?:env:)?([A-Za-z_]\w*)|%(\w[\w()]*)%", re.ASCII)
 _HOME = ("HOME", "USERPROFILE")
 """Names of the variable for a person's own folder, on one system or another."""
-_UNFILLED = re.compile(r"\$\{[^{}]*\}?|\{\{.*\}\}")
+_UNFILLED = re.compile(r"\$\{[^{}]*\}?|\{\{.*\}\}|\$\(.*\)|`.+`|<[^<>/]+>")
+"""A placeholder of a client, a command that only a shell runs, or a word in angle brackets as examples have it."""
+_WINDOWS_START = re.compile(r"(?:%\w[\w()]*%|\$env:\w+|~)\\", re.ASCII | re.IGNORECASE)
 _UNC = re.compile(r"\\[\\/]|/\\")
 _UNC_ADDRESS = re.compile(r"[\\/]{4}|/*\\[\\/]")
 _WSL = re.compile(r"[\\/]{2,}wsl(?:\.localhost|\$)[\\/]+[^\\/]+[\\/]+(.*)", re.IGNORECASE | re.DOTALL)
@@ -37,8 +39,10 @@ def expanded(text: str) -> str:
     if text.lower().startswith("file:"):
         text = _of_file_address(text)
     path = text if os.path.lexists(text) and not _has_home(text) else _VARIABLE.sub(_value, text)
+    if os.name != "nt" and _WINDOWS_START.match(text) and not os.path.lexists(path):
+        path = path.replace("\\", "/")  # they separate folders, as in what comes before them
     if (left := _UNFILLED.search(path)) and not os.path.lexists(path):
-        raise ValueError(f"the client did not fill in {left[0]}: write the path itself")
+        raise ValueError(f"nobody filled in {left[0]}: write the path itself")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
         raise ValueError("it is an address and not a path")
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 from urllib.parse import urlsplit
 
 from mcp_seedream.core.credentials import stands_for_one
@@ -15,6 +14,7 @@ _SHORTEST = 32  # characters of a seal key
 _FEWEST = 8  # different characters in it; 32 random hexadecimal digits have 14 of 16 on average
 _LEAST_NEW = 0.6  # of the groups of three characters in it occur only once; random digits have nearly all
 _MOST_STEPS = 0.6  # of its characters are the neighbour of the one before, as in 0123 and fedc; random digits: 0.2
+_MOST_SKIPS = 0.8  # of its characters are that of the second before, as in a1b2c3 and 000102
 _PLACEHOLDERS = (
     *("nobodyguesses", "changeme", "changethis", "changeit", "replaceme", "replacethis", "replacewith", "placeholder"),
     *("yoursecret", "yourkey", "yourseal", "yourown", "keyhere", "secrethere", "keygoeshere", "secretgoeshere"),
@@ -29,6 +29,8 @@ _PLACEHOLDERS = (
         "supersecret",
         "notasecret",
     ),
+    *("developmentonly", "donotuse", "verysecret", "mysecret", "realsecret", "secretkey", "secretsecret", "sealkey"),
+    *("longrandom", "randomstring", "randomsecret", "somerandom", "correcthorse", "quickbrown", "qazwsx"),
     *("qwertyuiop", "asdfghjkl", "passwordpassword", "loremipsum"),
 )
 """Parts of keys that documents and templates show, in lower case without signs between the words."""
@@ -91,6 +93,11 @@ def check_seal_key(key: str) -> None:
     if stands_for_one(key) or any(each in words for each in _PLACEHOLDERS):
         raise ValueError(f"one is a placeholder from documents, which anybody can read ({_MAKE_ONE})")
     groups = [key[i : i + 3] for i in range(len(key) - 2)]
-    steps = sum(abs(ord(a) - ord(b)) <= 1 for a, b in pairwise(key))
-    if len(set(key)) < _FEWEST or len(set(groups)) < _LEAST_NEW * len(groups) or steps > _MOST_STEPS * (len(key) - 1):
+    is_sequence = _steps(key, 1) > _MOST_STEPS or _steps(key, 2) > _MOST_SKIPS
+    if is_sequence or len(set(key)) < _FEWEST or len(set(groups)) < _LEAST_NEW * len(groups):
         raise ValueError(f"one is easy to guess: its characters repeat or follow a sequence ({_MAKE_ONE})")
+
+
+def _steps(key: str, gap: int) -> float:
+    """The share of characters that are equal or next to the one `gap` places before."""
+    return sum(abs(ord(a) - ord(b)) <= 1 for a, b in zip(key, key[gap:], strict=False)) / (len(key) - gap)

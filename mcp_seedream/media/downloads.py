@@ -34,6 +34,8 @@ from mcp_seedream.upstream.retries import Retries
 MAX_BYTES = 64 * 2**20
 """Of one picture: a 4K PNG is well below."""
 _REDIRECTS = 3
+_INSIDE = ("local", "localhost", "localdomain", "arpa", "internal", "intranet", "private", "lan", "home", "corp")
+"""Top-level names that no public host has: RFC 6761, 6762 (appendix G), 8375, and what Linux calls itself."""
 # Beside what the standard library knows: ranges that carry a private address within, or lead to one.
 _NOT_PUBLIC = [
     ipaddress.ip_network(net)
@@ -266,7 +268,7 @@ def is_inside(host: str) -> bool:
         # No public name ends in a number: one that does is an address, spelled so that only a resolver knows it.
         last = host.rpartition(".")[2]
         spelled = re.fullmatch(r"[0-9]+|0x[0-9a-f]*", last) is not None
-        return spelled or last == host or last in ("local", "internal", "localhost", "lan", "home", "corp", "arpa")
+        return spelled or last == host or last in _INSIDE
 
 
 async def _public_addresses(host: str, port: int) -> list[str]:

@@ -15,6 +15,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import unquote
 from urllib.request import url2pathname
 
 from mcp_seedream.catalog.picture_kinds import kind, kinds_in_words
@@ -81,12 +82,14 @@ def _real(path: Path) -> Path:
 
 
 def _spellings(text: str) -> list[str]:
-    """What a path may mean: itself, without a chat's `@`, without a shell's backslashes."""
+    """What a path may mean: itself, without a chat's `@`, without a shell's backslashes, without a link's `%20`."""
     found = [text]
     if text.startswith("@"):
         found.append(text[1:].strip())
     if os.name != "nt" and "\\" in text:
         found += [re.sub(r"\\(.)", r"\1", spelled) for spelled in found]
+    if "%" in text:  # as links in Markdown have it
+        found += [unquote(spelled) for spelled in found]
     return found
 
 
@@ -221,9 +224,19 @@ def saved_set(files: Sequence[str], count: int, target: Path | None) -> tuple[Pa
     """
     for end in range(len(files), count - 1, -count) if count else ():
         paths = tuple(map(Path, files[end - count : end]))
-        if all(path.is_file() and (target is None or _is_saved_as(path, target)) for path in paths):
+        if all(_is_picture(path) and (target is None or _is_saved_as(path, target)) for path in paths):
             return paths
     return ()
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether there still is a picture in a file: it may be gone, cut off or replaced."""
+    try:
+        file, _ = open_picture(path)
+    except InvalidArguments:
+        return False
+    file.close()
+    return True
 
 
 def _is_saved_as(path: Path, target: Path) -> bool:

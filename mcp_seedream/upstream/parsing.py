@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
-from mcp_seedream.catalog.references import reference_kind
+from mcp_seedream.catalog.references import reference_kind, unwrapped
 from mcp_seedream.core.errors import UnreadableReply
 from mcp_seedream.upstream.link_expiry import unix_time
 from mcp_seedream.upstream.types import Failure, Image, JSONObject, State, StreamEvent, Task
@@ -31,13 +31,12 @@ _FAILED = frozenset({"failed", "error", "cancelled", "canceled"})
 _OF_A_TASK = ("id", "task_id", "request", "response", "data", "status", "state", "error", "created_at", "started_at")
 """Fields that say something of a task."""
 _LINKS = ("image_url", "image_urls", "url")
+_INNER = ("uri", "b64_json")
+"""Where an object that should be a link may have it, beside `_LINKS`."""
 _DEPTH = 4  # lists and objects in one another
-_LONGEST_REASON = 1000
-"""Characters of the upstream's words that are passed on."""
-_MOST_COUNTS = 20
-"""Entries of `usage` that are passed on."""
-_LONGEST_NAME = 200
-"""Of a layer's name or description, a model's id and the like."""
+_LONGEST_REASON = 1000  # characters of the upstream's words that are passed on
+_MOST_COUNTS = 20  # entries of `usage` that are passed on
+_LONGEST_NAME = 200  # characters: of a layer's name or description, a model's id and the like
 
 
 def read_task(reply: Any, task_id: str | None = None) -> Task:
@@ -230,15 +229,25 @@ def _sources(value: Any, depth: int = _DEPTH) -> Iterator[str]:
     """The links, data URIs and base64 of pictures in a value that should be one link, however they are wrapped."""
     for entry in _flat(value, depth):
         if isinstance(entry, dict) and depth:
-            inner = (entry[key] for key in (*_LINKS, "b64_json") if entry.get(key))
+            inner = (entry[key] for key in (*_LINKS, *_INNER) if entry.get(key))
             yield from _sources(next(inner, None), depth - 1)
         elif isinstance(entry, str):
-            text = entry.strip().strip("\"'<>")
+            if depth and entry.lstrip()[:1] in ("[", "{") and (inside := _from_json(entry)) is not None:
+                yield from _sources(inside, depth - 1)
+                continue
+            text = unwrapped(entry).strip("\"'<>")
             text = f"https:{text}" if re.match(r"//[\w-]+\.", text) else text
             if _is_link(text):
                 yield from re.split(r"\s+(?=https?://)", text, flags=re.IGNORECASE)
             elif reference_kind(text) == "data":
                 yield text
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _is_link(text: str) -> bool:

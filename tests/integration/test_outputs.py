@@ -401,6 +401,17 @@ async def test_a_file_that_is_gone_is_saved_again(kept: Session, kind: str) -> N
         assert [path.stem.split(answer(first)["task_id"][:8])[1][:2] for path in again[0]] == ["-1", "-2", "-3"]
 
 
+@pytest.mark.parametrize("content", [b"", b"not a picture"])
+async def test_a_file_that_is_no_picture_any_more_is_saved_again(kept: Session, content: bytes) -> None:
+    """It was cut off or overwritten; it stays as it is."""
+    made = answer(await kept.call("generate_image", prompt="a fox"))
+    path = Path(made["images"][0]["path"])
+    path.write_bytes(content)
+    [image] = answer(await kept.call("get_task", task_id=made["task_id"]))["images"]
+    assert Path(image["path"]) != path
+    assert path.read_bytes() == content
+
+
 async def test_a_set_of_which_one_could_not_be_saved(kept: Session, tmp_path: Path) -> None:
     """Is not taken for a whole one."""
     first = await kept.call("generate_image", **KINDS["set"])

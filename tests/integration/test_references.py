@@ -52,6 +52,26 @@ LINKS: list[Any] = [
     f"\ufeff{URL}\u200b",
     f'<img alt="x" src="{URL}" width="9">',
     f"<img src='{URL}'/>",
+    f"<img src={URL}>",
+    f"url: {URL}",
+    f"({URL})",
+    f"[{URL}]",
+    f"![[{URL}]]",
+    f"**{URL}**",
+    f"url('{URL}')",
+    f"\u201e{URL}\u201c",
+    f"\u300c{URL}\u300d",
+    f"![a [b]]({URL})",
+    f"[![a]({URL})](https://example.com/page)",
+    f"![a][1]\n\n[1]: {URL}",
+    f"Use {URL}, please.",
+    URL.replace("/", "\\/"),
+    {"src": URL},
+    {"link": URL},
+    {"URL": URL},
+    {"imageURL": URL},
+    {"download_url": URL, "file_id": "file-1"},
+    {"image_url": [{"url": URL}]},
 ]
 
 
@@ -104,6 +124,9 @@ def data_blocks(data: str) -> dict[str, Any]:
         "no-data": f"image/png;base64,{data}",
         "url-safe": data.replace("+", "-").replace("/", "_").rstrip("="),
         "url-safe-uri": "data:image/png;base64," + data.replace("+", "-").replace("/", "_"),
+        "escaped": data[:76] + "\\n" + data[76:152] + "\\r\\n" + data[152:].replace("/", "\\/"),
+        "lines": data[:20] + "\r\n" + data[20:],
+        "bytes": {"bytes": data},
         "percent": f"data:image/png;base64,{data.replace('+', '%2B').replace('/', '%2F').replace('=', '%3D')}",
     }
 
@@ -160,6 +183,9 @@ async def test_a_path_in_every_wrapping(session: Session, sandbox: Sandbox, tmp_
         (unicodedata.normalize("NFD", "Café é.png"), unicodedata.normalize("NFC", "Café é.png")),
         (unicodedata.normalize("NFC", "Über.png"), unicodedata.normalize("NFD", "Über.png")),
         ("@a.png", "@a.png"),
+        ("a b.png", "a%20b.png"),
+        ("caf\u00e9.png", "caf%C3%A9.png"),
+        ("a%20b.png", "a%20b.png"),
         ("12345678-1234-1234-1234-123456789012", "12345678-1234-1234-1234-123456789012"),
     ],
 )  # fmt: skip
@@ -225,7 +251,7 @@ async def test_a_task_id_that_is_unknown(hosted: Session, sandbox: Sandbox) -> N
         "0x7f.0.0.1", "0177.0.0.1", "10.0.0.5", "192.168.1.2:80", "172.16.0.1", "169.254.169.254", "100.64.0.1",
         "0.0.0.0",
         "[::1]", "[::ffff:127.0.0.1]", "[fe80::1]", "[fd00::1]:9000", "nas", "printer.local", "a.internal", "user@nas",
-        "router.home.arpa", "\uff11\uff12\uff17.0.0.1",
+        "router.home.arpa", "localhost.localdomain", "wiki.intranet", "nas.private", "\uff11\uff12\uff17.0.0.1",
     ],
 )  # fmt: skip
 async def test_links_that_the_upstream_can_not_reach(
@@ -242,8 +268,12 @@ async def test_links_that_the_upstream_can_not_reach(
 
 
 @pytest.mark.parametrize(
-    "host", ["example.com", "8.8.8.8", "[2606:4700::1111]", "local.example", "cdn.acedata.cloud:8443"]
-)
+    "host",
+    [
+        "example.com", "8.8.8.8", "[2606:4700::1111]", "local.example", "cdn.acedata.cloud:8443", "172.32.0.1",
+        "intranet.example.com",
+    ],
+)  # fmt: skip
 async def test_public_links_are_passed_on(hosted: Session, sandbox: Sandbox, host: str) -> None:
     """Unread."""
     await edit(hosted, f"http://{host}/a.png")
@@ -258,6 +288,26 @@ async def test_the_sandboxs_own_links_are_passed_on(hosted: Session, upstream: s
     await edit(hosted, answer(made))
     other = await edit(hosted, "http://127.0.0.1:1/a.png")
     assert "only this network can reach" in text(other)
+
+
+@pytest.mark.parametrize(
+    "spelled", [f"{URL} or https://example.com/b.png", f"ftp://a/b, {URL}", "cdn.example.com/a.png"], ids=str
+)
+async def test_texts_that_are_no_link(hosted: Session, sandbox: Sandbox, spelled: str) -> None:
+    """More than one, or none: nothing is guessed at, nor sent."""
+    assert (await edit(hosted, spelled)).is_error
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("url", ["https://example.com/a_(b).png", "https://example.com/go?to=https://a.example/b.png"])
+async def test_links_that_look_wrapped(hosted: Session, sandbox: Sandbox, url: str) -> None:
+    """Stay whole, also in wrappings."""
+    for spelled in (url, f"<{url}>", f"![x]({url})"):
+        await edit(hosted, spelled)
+        assert submits(sandbox)[-1]["image"] == [url]
+    if "?" not in url:
+        await edit(hosted, f"(see {url})")
+        assert submits(sandbox)[-1]["image"] == [url]
 
 
 async def test_wrappings_that_never_end(hosted: Session, sandbox: Sandbox) -> None:

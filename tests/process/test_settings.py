@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,27 @@ FOREIGN = [
 ]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes as POSIX has them")
+def test_a_pipe_that_nobody_writes_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is passed over: a password manager that is locked keeps no server from starting."""
+    monkeypatch.setattr("mcp_seedream.envfile._PIPE_SECONDS", 0)
+    os.mkfifo(".env")
+    found = sources("local")
+    assert "it is a pipe that nobody writes to" in found.warnings()[0]
+    assert found.settings().token is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes as POSIX has them")
+def test_a_pipe_that_is_written_to() -> None:
+    """Is read to its end, once."""
+    os.mkfifo(".env")
+    written = "SEEDREAM_WAIT_SECONDS=7\n" + "# more than a pipe holds\n" * 9000
+    writer = threading.Thread(target=Path(".env").write_text, args=(written,))
+    writer.start()
+    assert sources("local").settings().wait_seconds == 7
+    writer.join()
+
+
 @pytest.mark.parametrize("env", FOREIGN, ids=str)
 def test_what_concerns_others_does_not_end_a_local_server(env: dict[str, str]) -> None:
     """It answers `initialize`, whatever other programs' variables and those of a server over HTTP say."""
@@ -391,6 +413,13 @@ GUESSED = [
     "abcdefghijklmnopqrstuvwxyz0123456789",
     "password1password2password3password4",
     f"{'0' * 63}1",
+    "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
+    "a1b2c3d4e5f6a7b8c9d0e1f2a3b4c5d6",
+    "seedream-seal-key-for-development-only",
+    "this-is-a-very-secret-key-for-seedream",
+    "some-random-string-that-is-long-enough",
+    "correct horse battery staple correct",
+    "thequickbrownfoxjumpsoverthelazydog",
 ]
 
 
@@ -415,6 +444,12 @@ def test_random_seal_keys(name: str) -> None:
     }
     for _ in range(2000):
         check_seal_key(makers[name]())
+
+
+@pytest.mark.parametrize("key", ["k;gS3jD*PZuI{!(IWS6,y1_G${dRDB>;", '&@{{I[NhF"ZN*Sshni=7a/Kf}!^rW?&l'])
+def test_random_seal_keys_with_signs(key: str) -> None:
+    """An open brace in one is no reference."""
+    check_seal_key(key)
 
 
 PLACEHOLDERS = [
@@ -442,6 +477,16 @@ PLACEHOLDERS = [
     "sk-xxxx",
     "****",
     "ACEDATACLOUD_API_TOKEN",
+    "null",
+    "undefined",
+    "None",
+    "sk-...",
+    "sk-your-api-key-here",
+    "YourToken",
+    "mytoken",
+    "example-token",
+    "${TOKEN",
+    "${TOKEN:-none}",
 ]
 
 
@@ -491,6 +536,10 @@ SPELLED = {
     "/data/%PICTURES%": "/data//data/pictures",
     "file:///a/b%20c": "/a/b c",
     "/data/100%/a$": "/data/100%/a$",
+    "%USERPROFILE%\\a\\b": "{home}/a/b",
+    "$env:USERPROFILE\\a": "{home}/a",
+    "~\\a b": "{home}/a b",
+    "/a\\b": "/a\\b",
 }
 
 
@@ -520,6 +569,9 @@ UNUSABLE = [
     "file:////nas/share/a",
     "C:\\Users\\me",
     "~nobodyhere/a",
+    "$(pwd)/a",
+    "`pwd`/a",
+    "/home/<user>/a",
 ]
 
 
