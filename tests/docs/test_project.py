@@ -88,6 +88,8 @@ def test_nothing_about_a_model_is_written_outside_the_table(table: ModelTable) -
             continue  # it draws what the parameters ask for
         source = re.sub(r"mcp_seedream(\.\w+)+", "", path.read_text("utf-8"))  # but for the names of modules
         assert not [model.id for model in table.models if model.id in source]
+        if name == "upstream.error_mapping":
+            continue  # these are words of errors there, not what a model takes
         assert not [one for one in special if re.search(rf"\b{one}\b", source)], path
 
 

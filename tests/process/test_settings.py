@@ -324,7 +324,7 @@ FOREIGN = [
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes as POSIX has them")
 def test_a_pipe_that_nobody_writes_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """Is passed over: a password manager that is locked keeps no server from starting."""
-    monkeypatch.setattr("mcp_seedream.envfile._PIPE_SECONDS", 0)
+    monkeypatch.setattr("mcp_seedream.core.env_file._PIPE_SECONDS", 0)
     os.mkfifo(".env")
     found = sources("local")
     assert "it is a pipe that nobody writes to" in found.warnings()[0]
