@@ -8,7 +8,7 @@ error that names the argument. The rules between arguments and models are `selec
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from mcp_seedream.catalog.picture_kinds import UPSTREAM_KINDS
 from mcp_seedream.catalog.references import checked_reference, reference_kind, reference_texts, shortened
 from mcp_seedream.catalog.schemas import MAX_TASK_IDS, MAX_WAIT_SECONDS
 from mcp_seedream.catalog.selection import Wish
-from mcp_seedream.catalog.table import ModelTable, Operation, Parameter, Rule, Value, either, number
+from mcp_seedream.catalog.table import ModelTable, Operation, Parameter, Value, either, number
 from mcp_seedream.core.errors import InvalidArguments
 
 Raw = Mapping[str, Any]
@@ -29,6 +29,8 @@ Place = Literal["local", "hosted", "upstream"]
 _SHRINKABLE = 4
 _ANY_CHOICE = ("", "auto", "default")
 """Values of `model`, `size` and `aspect_ratio` that leave the choice to the server."""
+_NO_VALUES = ("", "null", "None", "undefined")
+"""Texts that programs write for no value, exactly so; a prompt may be one of them."""
 _SAME_WORDS = {"jpg": "jpeg", "base64": "b64_json", "b64": "b64_json", "link": "url"}
 """Other words for values of the table."""
 _SAME_SHAPE = 0.03
@@ -92,13 +94,17 @@ def image_call(
     )
     default = 0 if _called_back(table, options) else wait_seconds
     model = coercion.text("model", given.get("model", "")).strip()
-    named = None if model.casefold() in _ANY_CHOICE else model
+    named = None if model.casefold() in (*_ANY_CHOICE, *table.families()) else model
     return ImageCall(wish, named, _wait(given, default), _save_to(given))
 
 
 def _given(raw: Raw) -> dict[str, Any]:
-    """The arguments that say something: clients that must fill in every one send null or an empty text."""
-    return {name: value for name, value in raw.items() if value is not None and value != ""}
+    """The arguments that say something: clients that must fill in every one send null, or something empty."""
+    return {
+        name: value
+        for name, value in raw.items()
+        if value not in (None, [], {}) and (value not in _NO_VALUES or (name == "prompt" and value))
+    }
 
 
 def is_waited_for(table: ModelTable, raw: Raw) -> bool:
@@ -154,9 +160,9 @@ def _save_to(given: Raw) -> str | None:
 def _refuse_unknown(
     given: Raw, known: list[str], elsewhere: Collection[str], *, table: ModelTable | None = None
 ) -> None:
-    """Refuse an argument that this tool does not have, unless its value asks for nothing."""
-    for name, value in given.items():
-        if name in known or value in ("", [], {}):
+    """Refuse an argument that this tool does not have."""
+    for name in given:
+        if name in known:
             continue
         if name in elsewhere:
             raise InvalidArguments(f"`{name}` is for the other image tool, not for this one. Nothing was sent.")
@@ -175,8 +181,8 @@ def _refuse_unknown(
 
 def _size_and_ratio(table: ModelTable, given: Raw, options: Mapping[str, Value]) -> tuple[str | None, str | None]:
     """`size` as the table spells it or `WIDTHxHEIGHT`, and an aspect ratio, which `size` may hold as well."""
-    size = coercion.text("size", given.get("size", "")).strip()
-    ratio = coercion.text("aspect_ratio", given.get("aspect_ratio", "")).strip()
+    size = coercion.text("size", coercion.two_sides(given.get("size", ""), "x")).strip()
+    ratio = coercion.text("aspect_ratio", coercion.two_sides(given.get("aspect_ratio", ""), ":")).strip()
     shape = (
         None
         if ratio.casefold() in (*_ANY_CHOICE, table.named_sizes.any_shape)
@@ -253,6 +259,14 @@ def _image(table: ModelTable, text: str, position: int, place: Place) -> str:
 def _option(table: ModelTable, name: str, value: Any) -> Value | None:
     """The bare value of one of the upstream's optional parameters, or None where nothing was given."""
     parameter = table.parameters[name]
+    rules = [rule for model in table.models if (rule := table.rule(model, name))]
+    words = {word.casefold(): word for rule in rules for word in rule.values or ()}
+    if value is False and parameter.type != "boolean":
+        return None
+    if value is True and parameter.listed and len(words) == 1:
+        value = [*words.values()]
+    if isinstance(value, str) and (plain := value.strip().casefold()) in _ANY_CHOICE and plain not in words:
+        return None
     entries = [_bare(name, parameter, entry) for entry in (coercion.listed(value) if parameter.listed else [value])]
     found = {_typed(name, parameter, entry) for entry in entries if entry is not None}
     if len(found) > 1:
@@ -260,13 +274,11 @@ def _option(table: ModelTable, name: str, value: Any) -> Value | None:
     if not found:
         return None
     one = found.pop()
-    rules = [rule for model in table.models if (rule := table.rule(model, name))]
-    return _as_spelled(one, rules) if isinstance(one, str) else one
+    return _as_spelled(one, words) if isinstance(one, str) else one
 
 
-def _as_spelled(text: str, rules: Iterable[Rule]) -> str | None:
+def _as_spelled(text: str, words: Mapping[str, str]) -> str | None:
     """A word as the table spells it ("PNG" → png, "jpg" → jpeg); None for an empty one."""
-    words = {word.casefold(): word for rule in rules for word in rule.values or ()}
     plain = text.casefold().removeprefix("image/").lstrip(".")
     return words.get(_SAME_WORDS.get(plain, plain), text) or None
 

@@ -28,6 +28,16 @@ def listed(value: Any) -> list[Any]:
     return [entry for entry in entries if entry not in (None, "")]
 
 
+def two_sides(value: Any, between: str) -> Any:
+    """A width and a height, as a list or an object, in one text: [1024, 768] → "1024x768"; anything else as it is."""
+    found = from_json(value) if isinstance(value, str) and value.lstrip().startswith(("[", "{")) else value
+    if isinstance(found, dict) and found.keys() == {"width", "height"}:
+        found = [found["width"], found["height"]]
+    if isinstance(found, list) and [type(side) for side in found] in ([int, int], [str, str], [float, float]):
+        return between.join(str(side).strip().removesuffix(".0") for side in found)
+    return value
+
+
 def boolean(name: str, value: Any) -> bool:
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
         return value.strip().lower() == "true"

@@ -31,12 +31,25 @@ def pixels(size: str) -> tuple[int, int] | None:
 
 
 def aspect_ratio(table: ModelTable, text: str) -> str | None:
-    """An aspect ratio as `WIDTH:HEIGHT`, from "16:9", "16x9", "1.91:1" or a name of the table; None: it is none."""
-    named = table.aspect_ratios.get(text.strip().casefold(), text)
-    found = _RATIO.fullmatch(named) or _RATIO_BY_TIMES.fullmatch(named)
+    """An aspect ratio as `WIDTH:HEIGHT`; None: it is none.
+
+    It may be written as "16:9", "16x9", "1.91:1", by a name of the table, or as both: "portrait 4:5".
+    """
+    names = [name for name in table.aspect_ratios if re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE)]
+    named = table.aspect_ratios[names[0]] if len(names) == 1 else None
+    written = re.sub(rf"\b{re.escape(names[0])}\b|[()]", "", text, flags=re.IGNORECASE) if named else text
+    written = written if written.strip() else named or ""
+    found = _RATIO.fullmatch(written) or _RATIO_BY_TIMES.fullmatch(written)
     if not found or not all(float(term) > 0 for term in found.groups()):
         return None
-    return ":".join(number(float(term)) for term in found.groups())
+    ratio = ":".join(number(float(term)) for term in found.groups())
+    return ratio if named is None or _orientation(ratio) == _orientation(named) else None
+
+
+def _orientation(ratio: str) -> int:
+    """1 for a landscape, -1 for a portrait, 0 for a square."""
+    width, height = map(float, ratio.split(":"))
+    return (width > height) - (width < height)
 
 
 def quotient(ratio: str) -> float:

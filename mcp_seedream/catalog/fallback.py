@@ -89,7 +89,7 @@ class ModelChoice:
             if notes:
                 notes[-1] = f"{notes[-1].removesuffix('.')}, so {self.model.label} was used."
         if self.model.withdrawn:
-            notes.append(f"{withdrawal(self.model)}: calls may be refused.")
+            notes.append(f"The vendor withdrew {self.model.name} on {self.model.withdrawn}: calls may be refused.")
         return notes
 
     def advice(self, model_id: str | None) -> str:
@@ -104,7 +104,7 @@ class ModelChoice:
         others = [m.label for m in able_models(table, wish) if m is not model and not m.withdrawn]
         instead = f" {either(others)} can serve this call; or leave `model` out." if others else ""
         if model.withdrawn:
-            return f"{withdrawal(model)}.{instead}"
+            return f"The vendor withdrew {model.name} on {model.withdrawn}.{instead}"
         return f"{model.label} takes `size` {either([*model.sizes, 'WIDTHxHEIGHT'])}.{instead}"
 
     def _has_any_shape(self) -> bool:

@@ -87,7 +87,7 @@ def with_set_size(table: ModelTable, wish: Wish, images: int) -> tuple[Wish, lis
     if wish.options.get(name) or not table.needed_with(name):
         return wish, []
     most = max(1, min(images, table.limits.images_in_and_out - len(wish.images)))
-    note = f"A set of at most {most} images was asked for, since `{name}` was left out."
+    note = f"A set of at most {most} image{'s' if most > 1 else ''} was asked for, since `{name}` was left out."
     return replace(wish, options={**wish.options, name: most}), [note]
 
 
@@ -241,8 +241,12 @@ def _size_complaint(table: ModelTable, model: Model, size: str) -> str | None:
 
 def _advice(table: ModelTable, wish: Wish) -> str:
     """What would work instead of the model that was named."""
-    if others := [model.id for model in able_models(table, wish)]:
+    able = able_models(table, wish)
+    if others := [model.id for model in able if not model.withdrawn]:
         return f"{either(others)} can serve this call; or leave `model` out."
+    if able:
+        gone = either(f"{model.id} (withdrawn on {model.withdrawn})" for model in able)
+        return f"Only {gone} could serve this call: leave out what only it takes."
     return _why_nobody(table, wish)
 
 

@@ -191,6 +191,11 @@ class ModelTable(_Frozen):
         found.pop("", None)
         return {spelling: models.pop() for spelling, models in found.items() if len(models) == 1}
 
+    def families(self) -> set[str]:
+        """The names that several models share, casefolded ("seedream"): they name none of them."""
+        first = [model.name.partition(" ")[0].casefold() for model in self.models]
+        return {name for name in first if first.count(name) > 1}
+
     def nearest(self, name: str) -> Model:
         """The model whose id, name or label is most like a text."""
         called = {spelling: model for model in self.models for spelling in model.called()}
@@ -262,5 +267,9 @@ def number(value: float | None) -> str:
 
 
 def _plain(text: str) -> str:
-    """The letters and digits of a model's name, casefolded, without the vendor's prefix."""
-    return re.sub(r"[\W_]", "", text.casefold()).removeprefix("doubao")
+    """The letters and digits of a model's name, casefolded, without what is written before them.
+
+    Other services write `bytedance/seedream-4.5`, `ByteDance Seedream 4.0`, and `fal-ai/bytedance/seedream/v4`.
+    """
+    bare = re.sub(r"^(?:.*/)?(?:doubao|bytedance)[\W_]*", "", text.strip().casefold())
+    return re.sub(r"[\W_]|(?<![^\W_])v(?=\d)", "", bare)

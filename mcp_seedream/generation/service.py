@@ -135,6 +135,8 @@ async def _adopted(services: Services, key: str, token: str, watch: Watch) -> Ta
     await watch.accepted(left)
     try:
         found = (await services.client.look_up([orphan.id], token)).get(orphan.id)
+        if found is None:  # an empty answer may pass: before another is paid for, the upstream is asked twice
+            found = (await services.client.look_up([orphan.id], token)).get(orphan.id)
     except (UpstreamUnavailable, RateLimited, UnreadableReply):
         found = left  # as far as anybody can tell, it runs: the wait goes on asking
     ago = time() - orphan.left_at

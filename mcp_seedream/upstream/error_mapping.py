@@ -45,7 +45,7 @@ _GONE = (
     r"shut ?down|taken offline)"
 )
 _NOT_OF_THE_MODEL = (
-    r"parameter|argument|field|image|prompt|text|stream|seed|watermark|format|background|size|resolution|search|tool|"
+    r"parameter|argument|field|image|prompt|text|stream|watermark|format|size|resolution|search|tool|"
     r"layer|output|result|response|answer|file|url|task|inference|upload|download|\w+_\w+"
 )
 """What an error that has the word "model" may be about instead: another parameter, or what the model has made."""

@@ -213,6 +213,20 @@ async def test_a_task_that_the_upstream_forgot_is_made_anew(
     assert len(submits(sandbox)) == 2
 
 
+async def test_a_task_that_is_unknown_once_is_asked_for_again(
+    session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty answer may pass: nothing is paid for before a second look-up."""
+    monkeypatch.setattr(service, "_LAG", 0)
+    owned, asked = sandbox._owned, iter([False])
+    async with session.open() as client:
+        await given_up(client, sandbox, "generate_image", {"prompt": SLOW})
+        monkeypatch.setattr(sandbox, "_owned", lambda id_, token: next(asked, True) and owned(id_, token))
+        result = await client.call_tool("generate_image", {"prompt": SLOW})
+    assert answer(result)["status"] == "succeeded"
+    assert len(submits(sandbox)) == 1
+
+
 @pytest.mark.parametrize("word", ["used_up", "invalid_token", "rate_limited"])
 async def test_a_refusal_leaves_no_doubt(session: Session, sandbox: Sandbox, word: str) -> None:
     """Streamed or not, the same call is refused in the same words."""

@@ -89,11 +89,29 @@ def test_values_that_can_be_meant_in_one_way_are_taken(raw: dict[str, Any], opti
         {"layer_decomposition": False},
         {"n": None},
         {"negative_prompt": ""},
+        {"negative_prompt": "null"},
+        {"seed": []},
+        {"seed": "auto"},
+        {"stream": {}},
+        {"size": []},
+        {"model": "null"},
+        {"model": "seedream"},
+        {"size": "None"},
+        {"aspect_ratio": "undefined"},
+        {"save_to": "null"},
+        {"output_format": "auto"},
+        {"output_format": "default"},
+        {"background": "auto"},
+        {"tools": False},
+        {"optimize_prompt_options": False},
+        {"callback_url": []},
+        {"wait_seconds": "null"},
     ],
 )
 def test_null_and_empty_mean_absent(raw: dict[str, Any]) -> None:
     """As if the argument had been left out."""
-    call = image_call(TABLE, "generate", {"prompt": "a fox", **raw}, wait_seconds=45)
+    call = image_call(TABLE, "generate", {"prompt": "a fox", **raw}, wait_seconds=45, place="local")
+    assert call.save_to is None
     assert (dict(call.wish.options), call.wish.size, call.model, call.wait_seconds) == ({}, None, None, 45)
 
 
@@ -288,6 +306,13 @@ def test_any_json_is_a_call_or_a_clear_error(raw: dict[str, Any], operation: Ope
         ({"size": "1024*1024"}, "1024x1024", None),
         ({"size": "1920x1080", "aspect_ratio": "16:9"}, "1920x1080", None),
         ({"size": "2 k"}, "2K", None),
+        ({"size": [1024, 768]}, "1024x768", None),
+        ({"size": ["1024", "768"]}, "1024x768", None),
+        ({"size": "[1024, 768]"}, "1024x768", None),
+        ({"size": {"width": 1024, "height": 768}}, "1024x768", None),
+        ({"aspect_ratio": [16, 9]}, None, "16:9"),
+        ({"aspect_ratio": "portrait 4:5"}, None, "4:5"),
+        ({"size": "16:9 (landscape)"}, None, "16:9"),
         ({"size": "Adaptive"}, "adaptive", None),
     ],
 )
@@ -303,6 +328,9 @@ def test_sizes_and_shapes_are_taken_as_people_write_them(
     ("raw", "says"),
     [
         ({"aspect_ratio": "wide"}, "`aspect_ratio` 'wide' must be like 16:9, or one of square, landscape, portrait"),
+        ({"aspect_ratio": "portrait 16:9"}, "`aspect_ratio` 'portrait 16:9' must be like 16:9"),
+        ({"aspect_ratio": "square portrait"}, "`aspect_ratio` 'square portrait' must be like 16:9"),
+        ({"size": [1024]}, "`size` must be a string, not a list"),
         ({"aspect_ratio": "0:1"}, "`aspect_ratio` '0:1' must be like 16:9"),
         ({"aspect_ratio": 1.5}, "`aspect_ratio` must be a string"),
         ({"size": "16:9", "aspect_ratio": "4:3"}, "are two shapes: give one"),
@@ -333,6 +361,7 @@ def test_a_shape_that_no_model_makes_is_refused(ratio: str) -> None:
         ({"response_format": "base64"}, ("response_format", "b64_json")),
         ({"sequential_image_generation": "Auto"}, ("sequential_image_generation", "auto")),
         ({"tools": "Web_Search"}, ("tools", "web_search")),
+        ({"tools": True}, ("tools", "web_search")),
     ],
 )
 def test_words_are_taken_in_any_spelling(raw: dict[str, Any], option: tuple[str, Any]) -> None:

@@ -104,7 +104,7 @@ def test_a_parameter_of_withdrawn_models_alone_is_told(table: ModelTable) -> Non
     """What to leave out, and since when."""
     choice = ModelChoice(table, wish(options={"seed": 7}))
     assert choice.model.id == T2I
-    assert choice.notes() == ["Seedream 3.0 T2I, which the vendor withdrew on 2026-08-05: calls may be refused."]
+    assert choice.notes() == ["The vendor withdrew Seedream 3.0 T2I on 2026-08-05: calls may be refused."]
     assert not choice.refuse(T2I, "model")
     assert choice.advice(T2I) == (
         "`seed` works only with Seedream 3.0 T2I, which the vendor withdrew on 2026-08-05: leave `seed` out."

@@ -94,7 +94,11 @@ def test_what_the_vendors_page_offers_is_never_refused(table: ModelTable, model:
 @pytest.mark.parametrize(
     ("wish", "model", "says"),
     [
-        (generate(options={"seed": 1}), V5, f"`seed` is not one of its parameters. {T2I} can serve this call"),
+        (
+            generate(options={"seed": 1}),
+            V5,
+            f"`seed` is not one of its parameters. Only {T2I} (withdrawn on 2026-08-05) could",
+        ),
         (generate(size="3K"), V4, f"`size` '3K' must be 1K, 2K, 4K or WIDTHxHEIGHT. {V5} or {LITE} can"),
         (generate(), SEEDEDIT, "it can't generate from text alone (edit_image edits with it)"),
         (edit(), T2I, "it can't edit images"),

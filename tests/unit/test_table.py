@@ -83,6 +83,8 @@ def test_order_of_preference(table: ModelTable) -> None:
         ("seedream-4.5", V45), ("Seedream 4.5", V45), ("seedream_4_5", V45), ("4.5", V45), ("doubao-seedream-4-5", V45),
         ("seedream-5", V5), ("Seedream 5.0", V5), ("5.0 pro", PRO), ("seedream-5-pro", PRO),
         ("SEEDREAM-5.0-LITE", LITE),
+        ("bytedance/seedream-4.5", V45), ("ByteDance Seedream 4.0", V4), ("fal-ai/bytedance/seedream/v4", V4),
+        ("Seedream v4.5", V45), ("doubao/seedream-5.0-pro", PRO), ("bytedance/seededit-3.0", SEEDEDIT),
         ("seedream-4", V4), ("seedream-4-0-250828", V4), ("seedream-3.0", T2I), ("seededit-3", SEEDEDIT),
     ],
 )  # fmt: skip
@@ -93,7 +95,9 @@ def test_a_model_is_found_by_what_people_write(table: ModelTable, written: str, 
     assert found.id == model
 
 
-@pytest.mark.parametrize("written", ["seedream", "dall-e-3", "", "pro max", "seedream-6", "0"])
+@pytest.mark.parametrize(
+    "written", ["seedream", "dall-e-3", "", "pro max", "seedream-6", "0", "fal-ai/flux/pro", "x/4.5"]
+)
 def test_a_name_that_means_no_model_finds_none(table: ModelTable, written: str) -> None:
     """Nothing is guessed."""
     assert table.find(written) is None
