@@ -94,7 +94,7 @@ def image_call(
     )
     default = 0 if _called_back(table, options) else wait_seconds
     model = coercion.text("model", given.get("model", "")).strip()
-    named = None if model.casefold() in (*_ANY_CHOICE, *table.families()) else model
+    named = None if model.casefold() in (*_ANY_CHOICE, *table.families) else model
     return ImageCall(wish, named, _wait(given, default), _save_to(given))
 
 
@@ -183,12 +183,9 @@ def _size_and_ratio(table: ModelTable, given: Raw, options: Mapping[str, Value])
     """`size` as the table spells it or `WIDTHxHEIGHT`, and an aspect ratio, which `size` may hold as well."""
     size = coercion.text("size", coercion.two_sides(given.get("size", ""), "x")).strip()
     ratio = coercion.text("aspect_ratio", coercion.two_sides(given.get("aspect_ratio", ""), ":")).strip()
-    shape = (
-        None
-        if ratio.casefold() in (*_ANY_CHOICE, table.named_sizes.any_shape)
-        else dimensions.aspect_ratio(table, ratio)
-    )
-    if ratio and shape is None and ratio.casefold() not in (*_ANY_CHOICE, table.named_sizes.any_shape):
+    any_shape = ratio.casefold() in (*_ANY_CHOICE, table.named_sizes.any_shape)
+    shape = None if any_shape else dimensions.aspect_ratio(table, ratio)
+    if shape is None and not any_shape:
         names = ", ".join(table.aspect_ratios)
         raise InvalidArguments(f"`aspect_ratio` {shortened(ratio)} must be like 16:9, or one of {names}.")
     named = {name.casefold(): name for name in table.sizes}.get(size.casefold().replace(" ", ""))

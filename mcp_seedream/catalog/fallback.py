@@ -42,13 +42,19 @@ class ModelChoice:
         self._notes: list[str] = []
         self.wish = wish
         self.model = choose(table, wish, named, avoiding=self._avoiding)
-        shapeless = choose(table, replace(wish, size=None), named, avoiding=self._avoiding)
-        if self._has_any_shape() and (shapeless.id, wish.size) in self._avoiding:
-            self._drop_size(shapeless)
-        elif named is None and self.model is not (usual := choose(table, wish)):
-            self._notes.append(
-                f"The upstream refused {_named(usual, sent_size(table, usual, wish), self._avoiding)} lately."
-            )
+        if self._avoiding:
+            self._avoid()
+
+    def _avoid(self) -> None:
+        """Take what was refused lately into account: drop a refused `adaptive`, or say why another model is chosen."""
+        if self._has_any_shape():
+            shapeless = choose(self._table, replace(self.wish, size=None), self._named, avoiding=self._avoiding)
+            if (shapeless.id, self.wish.size) in self._avoiding:
+                self._drop_size(shapeless)
+                return
+        if self._named is None and self.model is not (usual := choose(self._table, self.wish)):
+            size = sent_size(self._table, usual, self.wish)
+            self._notes.append(f"The upstream refused {_named(usual, size, self._avoiding)} lately.")
 
     def refused(self, model_id: str | None, part: Part) -> Refusal:
         """What is remembered of a refusal: the model, and its size where that was refused."""
@@ -89,7 +95,7 @@ class ModelChoice:
             if notes:
                 notes[-1] = f"{notes[-1].removesuffix('.')}, so {self.model.label} was used."
         if self.model.withdrawn:
-            notes.append(f"The vendor withdrew {self.model.name} on {self.model.withdrawn}: calls may be refused.")
+            notes.append(f"{withdrawal(self.model)}: calls may be refused.")
         return notes
 
     def advice(self, model_id: str | None) -> str:
@@ -98,13 +104,14 @@ class ModelChoice:
         for name in asked_options(table, wish):
             takers = [m for m in table.models_for(wish.operation) if table.rule(m, name, wish.operation)]
             if all(taker.withdrawn for taker in takers):
-                return f"`{name}` works only with {either(map(withdrawal, takers))}: leave `{name}` out."
+                gone = either(f"{taker.name}, which the vendor withdrew on {taker.withdrawn}" for taker in takers)
+                return f"`{name}` works only with {gone}: leave `{name}` out."
         if self._named is None:
             return "No other model can serve this call: drop what only this one takes."
         others = [m.label for m in able_models(table, wish) if m is not model and not m.withdrawn]
         instead = f" {either(others)} can serve this call; or leave `model` out." if others else ""
         if model.withdrawn:
-            return f"The vendor withdrew {model.name} on {model.withdrawn}.{instead}"
+            return f"{withdrawal(model)}.{instead}"
         return f"{model.label} takes `size` {either([*model.sizes, 'WIDTHxHEIGHT'])}.{instead}"
 
     def _has_any_shape(self) -> bool:
@@ -124,10 +131,11 @@ class ModelChoice:
             return None
         asked = " with ".join(filter(None, (wish.aspect_ratio, wish.size)))
         if (sides := dimensions.pixels(wish.size or "")) and usual.pixels:
-            for bound, word, broken in zip(usual.pixels, ("below", "above"), ("minimum", "maximum"), strict=True):
-                area = sides[0] * sides[1]
-                if (area < bound) if word == "below" else (area > bound):
-                    return f"{asked} is {word} {usual.label}'s {broken} of {bound:,} pixels"
+            area, (low, high) = sides[0] * sides[1], usual.pixels
+            if area < low:
+                return f"{asked} is below {usual.label}'s minimum of {low:,} pixels"
+            if area > high:
+                return f"{asked} is above {usual.label}'s maximum of {high:,} pixels"
         return f"{usual.label} does not take {asked}"
 
 
@@ -137,5 +145,5 @@ def _named(model: Model, size: str | None, refusals: Collection[Refusal]) -> str
 
 
 def withdrawal(model: Model) -> str:
-    """A withdrawn model and the day it was withdrawn, for an error or a note."""
-    return f"{model.name}, which the vendor withdrew on {model.withdrawn}"
+    """That a model was withdrawn, and when, for an error or a note."""
+    return f"The vendor withdrew {model.name} on {model.withdrawn}"

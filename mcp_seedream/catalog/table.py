@@ -191,6 +191,7 @@ class ModelTable(_Frozen):
         found.pop("", None)
         return {spelling: models.pop() for spelling, models in found.items() if len(models) == 1}
 
+    @cached_property
     def families(self) -> set[str]:
         """The names that several models share, casefolded ("seedream"): they name none of them."""
         first = [model.name.partition(" ")[0].casefold() for model in self.models]

@@ -80,7 +80,7 @@ class Sources:
         return filed | {field: value for field, value in given.items() if value is not None} | defaults
 
     def warnings(self) -> list[str]:
-        """What whoever starts the server should know of."""
+        """Warnings for the log of the server's start."""
         told = [about_trouble(self.trouble)] if self.trouble else []
         if self.passed_over:
             who = "a server over HTTP" if self.use == "hosted" else "a server whose token is not in the same file"

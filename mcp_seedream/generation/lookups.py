@@ -6,7 +6,7 @@ from dataclasses import replace
 from time import time
 
 from mcp_seedream.catalog.arguments import TaskCall
-from mcp_seedream.catalog.fallback import Part
+from mcp_seedream.catalog.fallback import Part, withdrawal
 from mcp_seedream.catalog.selection import Refusal
 from mcp_seedream.core.errors import InvalidArguments, TaskNotFound, UpstreamError
 from mcp_seedream.generation.journal import Entry
@@ -65,8 +65,7 @@ async def _as_told(services: Services, task: Task) -> Task:
 def _note(services: Services, part: Part, model_id: str) -> str:
     model = services.table.by_id.get(model_id)
     if model and model.withdrawn:
-        gone = f"The vendor withdrew {model.name} on {model.withdrawn}"
-        return f"Nothing was billed. {gone}: leave out `model`, and what only that model takes."
+        return f"Nothing was billed. {withdrawal(model)}: leave out `model`, and what only that model takes."
     return (
         f"The upstream refused the {part}, and nothing was billed. "
         f"Make the same call again, without `{part}`: it gets another {part}."

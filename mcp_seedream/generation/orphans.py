@@ -136,9 +136,9 @@ class Orphans:
             await self._journal.answered(watch.task.id)
 
     async def replaced(self, watch: Watch) -> bool:
-        """The task of a call was refused: whether the call goes on with another, so that nobody gets the first.
+        """Detach a refused task from its call; returns whether the call may submit another.
 
-        A call whose caller has left does not: the task may be adopted already, and whoever adopts it goes on.
+        A call whose caller has left may not: the same call, made again, may have adopted the task and submits itself.
         """
         if watch.unanswered:
             return False

@@ -87,10 +87,10 @@ async def make_images(services: Services, call: ImageCall, token: str, report: R
         task = await _finished(services, await _sent(services, choice, token, report, watch), token, deadline, report)
     if not is_adopted:
         notes = (*notes, *set_notes, *choice.notes())
-    return _told(services, call, watch, replace(task, notes=(*task.notes, *notes)), started)
+    return _with_remarks(services, call, watch, replace(task, notes=(*task.notes, *notes)), started)
 
 
-def _told(services: Services, call: ImageCall, watch: Watch, task: Task, started: float) -> Task:
+def _with_remarks(services: Services, call: ImageCall, watch: Watch, task: Task, started: float) -> Task:
     """The task with what its caller should know beside the pictures."""
     notes = []
     if services.stopping.begun.is_set() and not task.ended:
@@ -135,7 +135,7 @@ async def _adopted(services: Services, key: str, token: str, watch: Watch) -> Ta
     await watch.accepted(left)
     try:
         found = (await services.client.look_up([orphan.id], token)).get(orphan.id)
-        if found is None:  # an empty answer may pass: before another is paid for, the upstream is asked twice
+        if found is None:  # an empty answer may be transient: look again before another picture is paid for
             found = (await services.client.look_up([orphan.id], token)).get(orphan.id)
     except (UpstreamUnavailable, RateLimited, UnreadableReply):
         found = left  # as far as anybody can tell, it runs: the wait goes on asking

@@ -203,7 +203,7 @@ def _fits(file: BinaryIO, size: int, bounds: Bounds) -> bool:
 class _Fit:
     """Makes pictures fit, each in a process of its own: what a large one takes while it is decoded is given back.
 
-    Few at once, whoever asks: each may take 350 MB.
+    `at_once` limits the processes of all callers together: each may take 350 MB.
     """
 
     bounds: Bounds

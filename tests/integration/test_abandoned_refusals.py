@@ -12,7 +12,6 @@ import anyio
 import pytest
 
 from mcp_seedream.catalog.table import ModelTable
-from mcp_seedream.core.redis_client import connect
 from mcp_seedream.generation.journal import Journal
 from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.server.tools import Habits
@@ -20,7 +19,6 @@ from tests.conftest import BUSY, Session, Switch, answer
 from tests.integration.test_http import LATEST, OLD
 from tests.integration.test_peers import called, give_up, replica
 from tests.support.production import LITE, V5, Place, Production
-from tests.support.services import free_port, redis_running
 
 pytestmark = [pytest.mark.anyio, BUSY]
 PROMPT = "a fox"
@@ -117,20 +115,6 @@ async def test_a_call_that_was_broken_off_and_made_again(
             there.passed()
     assert (found[0]["status"], found[0].get("model")) == ("succeeded", LITE), found
     assert [task.body["model"] for task in production.billed] == [LITE]
-
-
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with redis_running(tmp_path_factory.mktemp("redis"), free_port()) as url:
-        yield url
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Any]:
-    """An empty Redis."""
-    async with connect(redis_url) as redis:
-        await redis.flushdb()
-        yield redis
 
 
 @pytest.fixture

@@ -35,20 +35,6 @@ pytestmark = [pytest.mark.anyio, BUSY]
 SLOW = "a fox [sandbox:slow=2]"
 
 
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with redis_running(tmp_path_factory.mktemp("redis"), free_port()) as url:
-        yield url
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Any]:
-    """An empty Redis."""
-    async with connect(redis_url) as redis:
-        await redis.flushdb()
-        yield redis
-
-
 @pytest.fixture
 def replicas(table: ModelTable, upstream: str, redis: Any, redis_url: str) -> Iterator[tuple[str, str]]:
     """The endpoints of two servers that know of each other."""
