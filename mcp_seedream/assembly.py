@@ -20,8 +20,8 @@ from mcp_seedream.catalog.table_file import read_table
 from mcp_seedream.core.errors import ConfigurationError
 from mcp_seedream.core.events import Observer
 from mcp_seedream.core.settings import Settings, name_of, sources
-from mcp_seedream.core.shutdown import Stopping
-from mcp_seedream.server.tools import Call, Habits
+from mcp_seedream.core.shutdown import Shutdown
+from mcp_seedream.server.tools import ToolContext, ToolDefaults
 from mcp_seedream.telemetry.logs import log_to_stderr
 from mcp_seedream.upstream.client import SeedreamClient, Timeouts
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mcp import StdioServerParameters
     from starlette.applications import Starlette
 
-    from mcp_seedream.hosting.limits import Limits
+    from mcp_seedream.hosting.limits import CallerLimits
     from mcp_seedream.oauth.routes import SignIn
 
 logger = logging.getLogger(__name__)
@@ -51,14 +51,14 @@ def connecting(settings: Settings, observer: Observer | None = None) -> Callable
     )
 
 
-def local_preview(setting: str | None) -> Callable[[Call], bool]:
+def local_preview(setting: str | None) -> Callable[[ToolContext], bool]:
     """Decides over stdio whether a call's result shows its pictures; without a setting it is on.
 
     It is off for clients whose name (`clientInfo`) is that of a framework that gives a model pictures as base64 text.
     Of those, google-adk 2.13 alone names itself; the others use the Python SDK's name, `mcp`.
     """
 
-    def preview(call: Call) -> bool:
+    def preview(call: ToolContext) -> bool:
         client = call.session.client_params
         return setting != "off" and (setting == "on" or not (client and _AS_TEXT.search(client.client_info.name)))
 
@@ -131,26 +131,28 @@ def create_app(
     from mcp_seedream.core.redis_client import connect as connect_redis  # noqa: PLC0415
     from mcp_seedream.generation.peers import Peers  # noqa: PLC0415
     from mcp_seedream.hosting.app import bearer_token, build_app, wants_preview  # noqa: PLC0415
-    from mcp_seedream.hosting.key_verifier import Callers  # noqa: PLC0415
+    from mcp_seedream.hosting.key_verifier import KeyVerifier  # noqa: PLC0415
     from mcp_seedream.server.server import build_server  # noqa: PLC0415
     from mcp_seedream.telemetry.metrics import Metrics  # noqa: PLC0415
 
     table = table or read_table(settings.models_file)
-    callers = Callers(seconds=settings.check_seconds) if settings.check_seconds else None
+    callers = KeyVerifier(seconds=settings.check_seconds) if settings.check_seconds else None
     metrics = Metrics(
         table.by_id,
         refused=callers.refused if callers else lambda _: None,
         folder=settings.metrics_dir,
     )
-    stopping = Stopping(settings.shutdown_seconds, metrics.waiting)
+    shutdown = Shutdown(settings.shutdown_seconds, metrics.waiting)
     limits = _limits(settings, metrics)
     connect = connecting(settings, metrics)
     server = build_server(
         table,
         connect,
         token_of=bearer_token,
-        habits=Habits(settings.wait_seconds, wants_preview(settings.preview == "on"), set_images=settings.set_images),
-        stopping=stopping,
+        defaults=ToolDefaults(
+            settings.wait_seconds, wants_preview(settings.preview == "on"), set_images=settings.set_images
+        ),
+        shutdown=shutdown,
         remark=remark,
         image_hosts=settings.image_hosts,
         limits=limits,
@@ -160,7 +162,7 @@ def create_app(
     upstream = connect()
     sign_in = _sign_in(settings, upstream)
     kept: dict[str, Any] = {"callers": callers, "limits": limits, "metrics": metrics, "sign_in": sign_in}
-    app = build_app(server, settings, stopping, upstream=upstream, **kept)
+    app = build_app(server, settings, shutdown, upstream=upstream, **kept)
     _collect_garbage_seldom()
     return app
 
@@ -186,10 +188,10 @@ def _check_sandbox(settings: Settings) -> None:
         raise ConfigurationError(f"{name_of('sandbox')} is for the command mcp-seedream: serve with that.")
 
 
-def _limits(settings: Settings, observer: Observer) -> Limits:
-    from mcp_seedream.hosting.limits import Limits  # noqa: PLC0415
+def _limits(settings: Settings, observer: Observer) -> CallerLimits:
+    from mcp_seedream.hosting.limits import CallerLimits  # noqa: PLC0415
 
-    return Limits(
+    return CallerLimits(
         calls=settings.calls_at_once,
         all_calls=settings.all_calls_at_once,
         generations=settings.generations_a_minute,

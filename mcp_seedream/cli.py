@@ -233,31 +233,31 @@ def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTa
     import anyio  # noqa: PLC0415  (`try` and --help need none of it)
 
     from mcp_seedream.assembly import connecting, local_preview  # noqa: PLC0415
-    from mcp_seedream.core.shutdown import Stopping  # noqa: PLC0415
+    from mcp_seedream.core.shutdown import Shutdown  # noqa: PLC0415
     from mcp_seedream.generation.journal import open_journal  # noqa: PLC0415
     from mcp_seedream.media.local_files import LocalFiles  # noqa: PLC0415
     from mcp_seedream.server.server import build_server  # noqa: PLC0415
     from mcp_seedream.server.stdio import serve_stdio  # noqa: PLC0415
-    from mcp_seedream.server.tools import Habits  # noqa: PLC0415
+    from mcp_seedream.server.tools import ToolDefaults  # noqa: PLC0415
 
-    stopping = Stopping(settings.shutdown_seconds)
+    shutdown = Shutdown(settings.shutdown_seconds)
     token = settings.token.get_secret_value() if settings.token else None
     local = LocalFiles(tuple(settings.allowed_dirs), settings.output_dir)
-    habits = Habits(settings.wait_seconds, local_preview(settings.preview), local, settings.set_images)
+    defaults = ToolDefaults(settings.wait_seconds, local_preview(settings.preview), local, settings.set_images)
     journal = open_journal(settings.journal, in_memory=options.sandbox)
     server = build_server(
         table,
         connecting(settings),
         token_of=lambda _: token,
-        habits=habits,
+        defaults=defaults,
         journal=journal,
-        stopping=stopping,
+        shutdown=shutdown,
         remark=_remark(options),
         image_hosts=settings.image_hosts,
     )
     if sys.stdin and sys.stdin.isatty():
         print(_WAITING, file=sys.stderr)  # noqa: T201
-    anyio.run(serve_stdio, server, stopping)
+    anyio.run(serve_stdio, server, shutdown)
     return 0
 
 

@@ -22,13 +22,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.catalog.table_file import read_table
-from mcp_seedream.core.shutdown import Stopping
+from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.generation.journal import Journal
 from mcp_seedream.generation.peers import Peers
-from mcp_seedream.hosting.limits import Limits
+from mcp_seedream.hosting.limits import CallerLimits
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.server.server import build_server
-from mcp_seedream.server.tools import Habits, TokenOf
+from mcp_seedream.server.tools import TokenOf, ToolDefaults
 from mcp_seedream.upstream.client import SeedreamClient, Timeouts
 from mcp_seedream.upstream.retries import Retries
 
@@ -107,11 +107,11 @@ class Session:
         *,
         token: str | None = TOKEN,
         token_of: TokenOf | None = None,
-        habits: Habits | None = None,
+        defaults: ToolDefaults | None = None,
         journal: Journal | None = None,
-        stopping: Stopping | None = None,
+        shutdown: Shutdown | None = None,
         image_hosts: Sequence[str] = (),
-        limits: Limits | None = None,
+        limits: CallerLimits | None = None,
         peers: Peers | None = None,
     ) -> None:
         timeouts = Timeouts(connect=2, read=2, look_up=2, stream=2)
@@ -119,9 +119,9 @@ class Session:
             table,
             lambda: SeedreamClient(upstream, timeouts=timeouts, retries=QUICK),
             token_of=token_of or (lambda _: token),
-            habits=habits or Habits(20),
+            defaults=defaults or ToolDefaults(20),
             journal=journal,
-            stopping=stopping,
+            shutdown=shutdown,
             look_interval=INTERVAL,
             image_hosts=image_hosts,
             limits=limits,

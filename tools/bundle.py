@@ -30,7 +30,7 @@ from mcp_seedream.generation.journal import IN_MEMORY, Journal
 from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.server.prompts import Prompts
 from mcp_seedream.server.server import build_server
-from mcp_seedream.server.tools import Habits
+from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.client import SeedreamClient
 from tests.support.node import MCPB, node, npm_install, with_node
 
@@ -97,7 +97,7 @@ async def _tools(table: ModelTable) -> list[dict[str, str]]:
         table,
         lambda: SeedreamClient("http://127.0.0.1:9"),
         token_of=lambda _: None,
-        habits=Habits(local=LocalFiles()),
+        defaults=ToolDefaults(local=LocalFiles()),
         journal=Journal(IN_MEMORY),
     )
     async with Client(server) as client:

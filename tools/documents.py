@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp_seedream.catalog.schemas import spelled
-from mcp_seedream.catalog.selection import Wish, choose
+from mcp_seedream.catalog.selection import ImageSpec, choose
 from mcp_seedream.catalog.table import ANY, ModelTable, Operation, Value, either
 from mcp_seedream.catalog.table_file import read_table
 from mcp_seedream.core.errors import InvalidArguments
@@ -142,7 +142,7 @@ def _choices(table: ModelTable) -> str:
     rows = [("a call that names no model, and asks for", "gets")]
     for words, operation, images, size, options in _CHOICES:
         try:
-            model = choose(table, Wish(operation, "a fox", images, size, options))
+            model = choose(table, ImageSpec(operation, "a fox", images, size, options))
             rows.append((words, f"{model.name}"))
         except InvalidArguments as error:
             rows.append((words, f"an error: {error.message}"))

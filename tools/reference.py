@@ -25,7 +25,7 @@ from mcp_seedream.generation.journal import IN_MEMORY, Journal
 from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.sandbox.app import Sandbox, running
 from mcp_seedream.server.server import build_server
-from mcp_seedream.server.tools import Habits, make_tools
+from mcp_seedream.server.tools import ToolDefaults, make_tools
 from mcp_seedream.upstream.client import SeedreamClient
 
 Schema = dict[str, Any]
@@ -81,7 +81,7 @@ _UNSEEN = {"error", "configuration", "temporarily_unavailable", "vendor_failed",
 
 def tools(table: ModelTable) -> dict[str, str]:
     """What each tool takes, and what they give back: generated parts by name."""
-    local, hosted = (_schemas(table, habits) for habits in (Habits(local=LocalFiles()), Habits()))
+    local, hosted = (_schemas(table, defaults) for defaults in (ToolDefaults(local=LocalFiles()), ToolDefaults()))
     made = {f"tool_{name}": _tool(table, schema, hosted[name]["inputSchema"]) for name, schema in local.items()}
     return {**made, "results": _results([schema["outputSchema"] for schema in local.values()])}
 
@@ -91,8 +91,8 @@ def answers(table: ModelTable) -> dict[str, str]:
     return anyio.run(_asked, table)
 
 
-def _schemas(table: ModelTable, habits: Habits) -> dict[str, Schema]:
-    tools = make_tools(table, lambda _: None, habits, listing=habits.local is not None)
+def _schemas(table: ModelTable, defaults: ToolDefaults) -> dict[str, Schema]:
+    tools = make_tools(table, lambda _: None, defaults, listing=defaults.local is not None)
     return {
         tool.name: {
             "title": tool.title,
@@ -178,7 +178,7 @@ def _having(value: str, table: ModelTable, rules: dict[str, Rule]) -> str:
 
 
 def _default(name: str, table: ModelTable, rules: dict[str, Rule]) -> str:
-    ours = {"model": "the first that fits", "wait_seconds": f"`{number(Habits().wait_seconds)}`"}
+    ours = {"model": "the first that fits", "wait_seconds": f"`{number(ToolDefaults().wait_seconds)}`"}
     defaults: dict[str, list[str]] = {}
     for id_, rule in rules.items():
         if rule.default is not None:
@@ -275,7 +275,7 @@ async def _asked(table: ModelTable) -> dict[str, str]:
             table,
             lambda: SeedreamClient(upstream),
             token_of=lambda _: "sandbox",
-            habits=Habits(preview=lambda _: True, local=LocalFiles(output=Path(folder))),
+            defaults=ToolDefaults(preview=lambda _: True, local=LocalFiles(output=Path(folder))),
             journal=Journal(IN_MEMORY),
             look_interval=0.1,
         )

@@ -17,12 +17,12 @@ from mcp_seedream.catalog import coercion, dimensions
 from mcp_seedream.catalog.picture_kinds import UPSTREAM_KINDS
 from mcp_seedream.catalog.references import checked_reference, reference_kind, reference_texts, shortened
 from mcp_seedream.catalog.schemas import MAX_TASK_IDS, MAX_WAIT_SECONDS
-from mcp_seedream.catalog.selection import Wish
+from mcp_seedream.catalog.selection import ImageSpec
 from mcp_seedream.catalog.table import ModelTable, Operation, Parameter, Value, either, number
 from mcp_seedream.core.errors import InvalidArguments
 
 Raw = Mapping[str, Any]
-Place = Literal["local", "hosted", "upstream"]
+CallOrigin = Literal["local", "hosted", "upstream"]
 """Where a call is checked: on the caller's own machine, on somebody else's, or (the sandbox) upstream of both."""
 
 
@@ -41,7 +41,7 @@ _SAME_SHAPE = 0.03
 class ImageCall:
     """A checked call of `generate_image` or `edit_image`; `model` is None where none was named."""
 
-    wish: Wish
+    spec: ImageSpec
     model: str | None
     wait_seconds: float
     save_to: str | None = None
@@ -57,7 +57,7 @@ class TaskCall:
 
 
 def image_call(
-    table: ModelTable, operation: Operation, raw: Raw, *, wait_seconds: float, place: Place = "hosted"
+    table: ModelTable, operation: Operation, raw: Raw, *, wait_seconds: float, origin: CallOrigin = "hosted"
 ) -> ImageCall:
     """Check the form of every argument of an image tool.
 
@@ -66,13 +66,13 @@ def image_call(
         operation: "generate" or "edit".
         raw: The arguments as they came.
         wait_seconds: How long to wait where the call doesn't say.
-        place: Decides whether paths, tasks and `save_to` mean anything.
+        origin: Decides whether paths, tasks and `save_to` mean anything.
 
     Raises:
         InvalidArguments: With the argument, the rule, and what would be right.
     """
     available = table.parameters_for(operation)
-    ours = ["prompt", *(["image"] if operation == "edit" else []), "model", "size", *_ours(place, "aspect_ratio")]
+    ours = ["prompt", *(["image"] if operation == "edit" else []), "model", "size", *_ours(origin, "aspect_ratio")]
     given = _given(raw)
     for name in table.parameters.keys() - available.keys() & given.keys():
         value = _option(table, name, given[name])
@@ -84,10 +84,10 @@ def image_call(
         if (value := _option(table, name, given.get(name))) is not None:
             options[name] = value
     size, ratio = _size_and_ratio(table, given, options)
-    wish = Wish(
+    spec = ImageSpec(
         operation=operation,
         prompt=prompt if (prompt := coercion.text("prompt", given.get("prompt", ""))).strip() else "",
-        images=_images(table, given.get("image"), place) if operation == "edit" else (),
+        images=_images(table, given.get("image"), origin) if operation == "edit" else (),
         size=size,
         options=options,
         aspect_ratio=ratio,
@@ -95,7 +95,7 @@ def image_call(
     default = 0 if _called_back(table, options) else wait_seconds
     model = coercion.text("model", given.get("model", "")).strip()
     named = None if model.casefold() in (*_ANY_CHOICE, *table.families) else model
-    return ImageCall(wish, named, _wait(given, default), _save_to(given))
+    return ImageCall(spec, named, _wait(given, default), _save_to(given))
 
 
 def _given(raw: Raw) -> dict[str, Any]:
@@ -116,14 +116,14 @@ def is_waited_for(table: ModelTable, raw: Raw) -> bool:
         return True
 
 
-def task_call(raw: Raw, *, wait_seconds: float, place: Place = "hosted", listing: bool = False) -> TaskCall:
+def task_call(raw: Raw, *, wait_seconds: float, origin: CallOrigin = "hosted", listing: bool = False) -> TaskCall:
     """Check the arguments of `get_task`; with `listing`, there may be no id.
 
     Raises:
         InvalidArguments: No id, too many, or something that can't be one.
     """
     given = _given(raw)
-    _refuse_unknown(given, ["task_id", "task_ids", *_ours(place)], elsewhere=())
+    _refuse_unknown(given, ["task_id", "task_ids", *_ours(origin)], elsewhere=())
     listed = coercion.listed(given.get("task_ids", []))
     texts = [coercion.text("task_id", given.get("task_id", "")), *(coercion.text("task_ids", one) for one in listed)]
     ids = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
@@ -146,11 +146,11 @@ def _check_id(name: str, text: str) -> None:
         raise InvalidArguments(f"`{name}`: {shortened(text)} can't be a task's id.")
 
 
-def _ours(place: Place, *others: str) -> list[str]:
+def _ours(origin: CallOrigin, *others: str) -> list[str]:
     """The arguments that are not the upstream's: the sandbox takes none of them."""
-    if place == "upstream":
+    if origin == "upstream":
         return ["wait_seconds"]
-    return [*others, "wait_seconds", *(["save_to"] if place == "local" else [])]
+    return [*others, "wait_seconds", *(["save_to"] if origin == "local" else [])]
 
 
 def _save_to(given: Raw) -> str | None:
@@ -225,25 +225,25 @@ def _wait(given: Raw, default: float) -> float:
     return value
 
 
-def _images(table: ModelTable, value: Any, place: Place) -> tuple[str, ...]:
-    entries = coercion.listed(value) if place == "upstream" else reference_texts(value)
+def _images(table: ModelTable, value: Any, origin: CallOrigin) -> tuple[str, ...]:
+    entries = coercion.listed(value) if origin == "upstream" else reference_texts(value)
     if not entries:
         raise InvalidArguments("`image` is missing: give the picture to edit, or use generate_image.")
-    most = table.limits.images_in_and_out
+    most = table.upstream_limits.images_in_and_out
     if len(entries) > most:
         raise InvalidArguments(f"`image` has {len(entries)} entries; the upstream takes at most {most}.")
-    return tuple(_image(table, coercion.text("image", entry).strip(), n, place) for n, entry in enumerate(entries, 1))
+    return tuple(_image(table, coercion.text("image", entry).strip(), n, origin) for n, entry in enumerate(entries, 1))
 
 
-def _image(table: ModelTable, text: str, position: int, place: Place) -> str:
+def _image(table: ModelTable, text: str, position: int, origin: CallOrigin) -> str:
     kind = reference_kind(text)
-    if place == "upstream" or kind in ("url", "data"):
+    if origin == "upstream" or kind in ("url", "data"):
         # A larger picture than the upstream takes can still be made smaller, up to a limit of our own.
-        if place == "upstream":
-            most = table.limits.image_bytes
+        if origin == "upstream":
+            most = table.upstream_limits.image_bytes
             return checked_reference(text, position=position, max_bytes=most, kinds=UPSTREAM_KINDS)
-        return checked_reference(text, position=position, max_bytes=table.limits.image_bytes * _SHRINKABLE)
-    if kind == "path" and place == "hosted":
+        return checked_reference(text, position=position, max_bytes=table.upstream_limits.image_bytes * _SHRINKABLE)
+    if kind == "path" and origin == "hosted":
         raise InvalidArguments(
             f"`image` number {position}, {text[:60]!r}, is neither a link nor a picture as data. A hosted server reads "
             "no files: give an http(s) URL, a data URI, base64, or task:ID for a picture made here."

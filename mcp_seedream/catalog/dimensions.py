@@ -64,8 +64,8 @@ def complaint(table: ModelTable, model: Model, width: int, height: int) -> str |
         return f"must have sides from {model.sides[0]} to {model.sides[1]} pixels"
     if model.pixels and not model.pixels[0] <= width * height <= model.pixels[1]:
         return f"must have from {model.pixels[0]:,} to {model.pixels[1]:,} pixels, width x height"
-    if max(width, height) > table.limits.aspect_ratio * min(width, height):
-        return f"must not be more than {number(table.limits.aspect_ratio)} times as long as it is wide"
+    if max(width, height) > table.upstream_limits.aspect_ratio * min(width, height):
+        return f"must not be more than {number(table.upstream_limits.aspect_ratio)} times as long as it is wide"
     return None
 
 

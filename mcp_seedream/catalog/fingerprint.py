@@ -21,10 +21,10 @@ def identity(call: ImageCall, token: str, given: Sequence[str]) -> str:
         token: The caller's.
         given: The same pictures as they were given: links count as what they say, files as what they hold.
     """
-    wish = call.wish
-    asked = [token, wish.operation, wish.prompt, wish.size, wish.aspect_ratio, call.model, sorted(wish.options.items())]
+    spec = call.spec
+    asked = [token, spec.operation, spec.prompt, spec.size, spec.aspect_ratio, call.model, sorted(spec.options.items())]
     digest = hashlib.sha256(json.dumps(asked).encode())
-    for reference, image in zip(given, wish.images, strict=True):
+    for reference, image in zip(given, spec.images, strict=True):
         said = reference if reference_kind(reference) in ("url", "task") else image
         digest.update(hashlib.sha256(said.encode()).digest())
     return digest.hexdigest()

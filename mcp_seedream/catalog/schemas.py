@@ -126,7 +126,7 @@ def _size(table: ModelTable, operation: Operation, models: list[Model]) -> Schem
 
 
 def _aspect_ratio(table: ModelTable) -> Schema:
-    most = number(table.limits.aspect_ratio)
+    most = number(table.upstream_limits.aspect_ratio)
     return {"type": "string", "description": f"{', '.join(table.aspect_ratios)}, 16:9 or any up to {most}:1"}
 
 

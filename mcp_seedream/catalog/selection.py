@@ -19,7 +19,7 @@ Refusal = tuple[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ImageSpec:
     """What a caller asks for, before a model is chosen.
 
     `size` is a named size or `WIDTHxHEIGHT`; with an `aspect_ratio` (`WIDTH:HEIGHT`) it is a named size or None.
@@ -36,7 +36,7 @@ class Wish:
 
 def choose(
     table: ModelTable,
-    wish: Wish,
+    spec: ImageSpec,
     model_id: str | None = None,
     *,
     excluding: Collection[Refusal] = (),
@@ -46,7 +46,7 @@ def choose(
 
     Args:
         table: The capability table.
-        wish: What is asked for.
+        spec: What is asked for.
         model_id: An id, name or label of the table; it is never swapped for another.
         excluding: What production refused of this very call.
         avoiding: What production refused lately: chosen only where nothing else fits.
@@ -54,90 +54,92 @@ def choose(
     Raises:
         InvalidArguments: With the rule that is broken, and what would work.
     """
-    _check_combinations(table, wish)
+    _check_combinations(table, spec)
     if model_id is not None:
         model = _named(table, model_id)
-        if objection := next(_objections(table, model, wish), None):
-            raise InvalidArguments(f"{model.id}: {objection.complaint}. {_advice(table, wish)}")
+        if objection := next(_objections(table, model, spec), None):
+            raise InvalidArguments(f"{model.id}: {objection.complaint}. {_advice(table, spec)}")
         return model
-    able = able_models(table, wish)
+    able = able_models(table, spec)
     if not able:
-        raise InvalidArguments(_why_nobody(table, wish))
-    left = [model for model in able if not _is_refused(table, model, wish, excluding)]
+        raise InvalidArguments(_why_nobody(table, spec))
+    left = [model for model in able if not _is_refused(table, model, spec, excluding)]
     if not left:
         refused = either(dict.fromkeys(id_ for id_, _ in excluding))
         raise InvalidArguments(f"The upstream refuses {refused}, and no other model can serve this call.")
     # The sort is stable: the table's order decides among equals.
-    return min(left, key=lambda model: _reluctance(table, model, wish, avoiding))
+    return min(left, key=lambda model: _reluctance(table, model, spec, avoiding))
 
 
-def sent_size(table: ModelTable, model: Model, wish: Wish) -> str | None:
+def sent_size(table: ModelTable, model: Model, spec: ImageSpec) -> str | None:
     """The `size` that is sent to a model that serves the call."""
-    return dimensions.shaped(table, model, wish.aspect_ratio, wish.size) if wish.aspect_ratio else wish.size
+    return dimensions.shaped(table, model, spec.aspect_ratio, spec.size) if spec.aspect_ratio else spec.size
 
 
-def with_set_size(table: ModelTable, wish: Wish, images: int) -> tuple[Wish, list[str]]:
+def with_set_size(table: ModelTable, spec: ImageSpec, images: int) -> tuple[ImageSpec, list[str]]:
     """The call with a size for its set, where it asks for one and leaves the size open, and a note that says so.
 
     Without a size the upstream would make up to fifteen pictures, each of them billed.
     """
     name = table.counting
-    if name is None or not all(_given(table, wish, other, value) for other, value in table.needed_with(name).items()):
-        return wish, []
-    if wish.options.get(name) or not table.needed_with(name):
-        return wish, []
-    most = max(1, min(images, table.limits.images_in_and_out - len(wish.images)))
+    if name is None or not all(_given(table, spec, other, value) for other, value in table.needed_with(name).items()):
+        return spec, []
+    if spec.options.get(name) or not table.needed_with(name):
+        return spec, []
+    most = max(1, min(images, table.upstream_limits.images_in_and_out - len(spec.images)))
     note = f"A set of at most {most} image{'s' if most > 1 else ''} was asked for, since `{name}` was left out."
-    return replace(wish, options={**wish.options, name: most}), [note]
+    return replace(spec, options={**spec.options, name: most}), [note]
 
 
-def sent_options(table: ModelTable, model: Model, wish: Wish) -> dict[str, Value]:
+def sent_options(table: ModelTable, model: Model, spec: ImageSpec) -> dict[str, Value]:
     """The options that are sent to a model: a value that asks for nothing is left out where it would not be taken."""
-    asked = asked_options(table, wish)
+    asked = asked_options(table, spec)
     return {
         name: value
-        for name, value in wish.options.items()
-        if name in asked or (_takes(table, model, wish, name) and not _is_excluded(table, wish, name))
+        for name, value in spec.options.items()
+        if name in asked or (_takes(table, model, spec, name) and not _is_excluded(table, spec, name))
     }
 
 
-def able_models(table: ModelTable, wish: Wish) -> list[Model]:
+def able_models(table: ModelTable, spec: ImageSpec) -> list[Model]:
     """The models that support everything a call asks for, in the table's order."""
-    return [model for model in table.models if next(_objections(table, model, wish), None) is None]
+    return [model for model in table.models if next(_objections(table, model, spec), None) is None]
 
 
-def takes_shape(table: ModelTable, model: Model, wish: Wish) -> bool:
+def takes_shape(table: ModelTable, model: Model, spec: ImageSpec) -> bool:
     """Whether a model takes the size and shape of a call, and production is not known to refuse it."""
-    return wish.size not in model.refused_sizes and all(
-        objection.about not in ("size", "aspect_ratio") for objection in _objections(table, model, wish)
+    return spec.size not in model.refused_sizes and all(
+        objection.about not in ("size", "aspect_ratio") for objection in _objections(table, model, spec)
     )
 
 
-def asked_options(table: ModelTable, wish: Wish) -> list[str]:
+def asked_options(table: ModelTable, spec: ImageSpec) -> list[str]:
     """The options whose values ask for something."""
-    return [name for name, value in wish.options.items() if not table.is_neutral(wish.operation, name, value)]
+    return [name for name, value in spec.options.items() if not table.is_neutral(spec.operation, name, value)]
 
 
-def _is_refused(table: ModelTable, model: Model, wish: Wish, refused: Collection[Refusal]) -> bool:
-    return bool(refused) and ((model.id, None) in refused or (model.id, sent_size(table, model, wish)) in refused)
+def _is_refused(table: ModelTable, model: Model, spec: ImageSpec, refused: Collection[Refusal]) -> bool:
+    return bool(refused) and ((model.id, None) in refused or (model.id, sent_size(table, model, spec)) in refused)
 
 
-def _reluctance(table: ModelTable, model: Model, wish: Wish, avoiding: Collection[Refusal]) -> tuple[bool, bool, bool]:
+def _reluctance(
+    table: ModelTable, model: Model, spec: ImageSpec, avoiding: Collection[Refusal]
+) -> tuple[bool, bool, bool]:
     """How little a model is to be chosen; the least wins."""
-    size = sent_size(table, model, wish)
+    size = sent_size(table, model, spec)
     sides = dimensions.pixels(size or "")
     uneven = sides is not None and any(side % model.side_multiple for side in sides)
-    return model.withdrawn is not None, _is_refused(table, model, wish, avoiding), size in model.refused_sizes or uneven
+    return model.withdrawn is not None, _is_refused(table, model, spec, avoiding), size in model.refused_sizes or uneven
 
 
-def keeps_kinds(table: ModelTable, wish: Wish) -> bool:
+def keeps_kinds(table: ModelTable, spec: ImageSpec) -> bool:
     """Whether something asked for works only on pictures of certain kinds, so that theirs must be kept."""
-    return any(rule.input_kinds and _applies(table, rule, wish) for rule in table.combinations)
+    return any(rule.input_kinds and _applies(table, rule, spec) for rule in table.combinations)
 
 
-def needs_alpha(table: ModelTable, wish: Wish) -> str | None:
+def needs_alpha(table: ModelTable, spec: ImageSpec) -> str | None:
     """What asks for pictures with an alpha channel, in words; None: nothing does."""
-    return next((_assignments(r.when) for r in table.combinations if r.input_alpha and _applies(table, r, wish)), None)
+    return next((_assignments(r.when) for r in table.combinations if r.input_alpha and _applies(table, r, spec)), None)
 
 
 def _named(table: ModelTable, model_id: str) -> Model:
@@ -146,38 +148,38 @@ def _named(table: ModelTable, model_id: str) -> Model:
     raise InvalidArguments(f"`model` {shortened(model_id)} is not a model of Seedream. Use {either(table.by_id)}.")
 
 
-def _check_combinations(table: ModelTable, wish: Wish) -> None:
-    if not wish.prompt.strip() and not any(
-        table.parameters[name].prompt_optional for name in asked_options(table, wish)
+def _check_combinations(table: ModelTable, spec: ImageSpec) -> None:
+    if not spec.prompt.strip() and not any(
+        table.parameters[name].prompt_optional for name in asked_options(table, spec)
     ):
-        free = [name for name in table.parameters_for(wish.operation) if table.parameters[name].prompt_optional]
+        free = [name for name in table.parameters_for(spec.operation) if table.parameters[name].prompt_optional]
         unless = f" It may be empty only with {either(free)}." if free else ""
         raise InvalidArguments(f"`prompt` is empty: say what the picture should show.{unless}")
     for rule in table.combinations:
-        if not _applies(table, rule, wish):
+        if not _applies(table, rule, spec):
             continue
         cause = _assignments(rule.when)
         for name, value in rule.needs.items():
-            if not _given(table, wish, name, value):
+            if not _given(table, spec, name, value):
                 raise InvalidArguments(f"{cause} needs {_assignments({name: value})}: add that, or drop it.")
         for name, value in rule.excludes.items():
-            if _given(table, wish, name, value):
+            if _given(table, spec, name, value):
                 raise InvalidArguments(
                     f"{cause} can't be combined with {_assignments({name: value})}: drop one of them."
                 )
-        for position, image in enumerate(wish.images, 1):
+        for position, image in enumerate(spec.images, 1):
             found = kind_of(image)
             if rule.input_kinds and found and found not in rule.input_kinds:
                 raise InvalidArguments(
                     f"{cause} takes {either(rule.input_kinds)}, and `image` number {position} is a {found}."
                 )
-    for name, value in wish.options.items():
+    for name, value in spec.options.items():
         if table.parameters[name].counts_outputs and isinstance(value, int):
-            _check_set_size(table, wish, name, value)
+            _check_set_size(table, spec, name, value)
 
 
-def _check_set_size(table: ModelTable, wish: Wish, name: str, count: int) -> None:
-    given, most = len(wish.images), table.limits.images_in_and_out
+def _check_set_size(table: ModelTable, spec: ImageSpec, name: str, count: int) -> None:
+    given, most = len(spec.images), table.upstream_limits.images_in_and_out
     if given and count and given + count > most:
         raise InvalidArguments(
             f"{given} input images and {count} generated ones are more than {most} together: "
@@ -185,51 +187,51 @@ def _check_set_size(table: ModelTable, wish: Wish, name: str, count: int) -> Non
         )
 
 
-def _takes(table: ModelTable, model: Model, wish: Wish, name: str) -> bool:
+def _takes(table: ModelTable, model: Model, spec: ImageSpec, name: str) -> bool:
     """Whether a model takes an option's value in this operation, with so many pictures."""
-    rule = table.rule(model, name, wish.operation)
-    if rule is None or rule.complaint(wish.options[name]):
+    rule = table.rule(model, name, spec.operation)
+    if rule is None or rule.complaint(spec.options[name]):
         return False
-    return rule.max_images is None or len(wish.images) <= rule.max_images
+    return rule.max_images is None or len(spec.images) <= rule.max_images
 
 
-def _is_excluded(table: ModelTable, wish: Wish, name: str) -> bool:
+def _is_excluded(table: ModelTable, spec: ImageSpec, name: str) -> bool:
     """Whether another option leaves no place for this one, or one that it needs is not given."""
     for rule in table.combinations:
-        if name in rule.excludes and _applies(table, rule, wish):
+        if name in rule.excludes and _applies(table, rule, spec):
             return True
-        if rule.when.get(name) in (ANY, wish.options[name]):
-            return not all(_given(table, wish, other, value) for other, value in rule.needs.items())
+        if rule.when.get(name) in (ANY, spec.options[name]):
+            return not all(_given(table, spec, other, value) for other, value in rule.needs.items())
     return False
 
 
-def _objections(table: ModelTable, model: Model, wish: Wish) -> Iterator[_Objection]:
-    """Why `model` does not serve the wish."""
-    if not model.does(wish.operation):
-        yield _Objection("model", f"it can't {_DOES[wish.operation]}")
+def _objections(table: ModelTable, model: Model, spec: ImageSpec) -> Iterator[_Objection]:
+    """Why `model` does not serve the spec."""
+    if not model.does(spec.operation):
+        yield _Objection("model", f"it can't {_DOES[spec.operation]}")
     sizes, most, because = model.taken_sizes(), model.max_images, ""
     own_sizes = sizes
-    for name in asked_options(table, wish):
-        rule = table.rule(model, name, wish.operation)
+    for name in asked_options(table, spec):
+        rule = table.rule(model, name, spec.operation)
         if rule is None:
             yield _Objection(name, f"`{name}` is not one of its parameters")
             continue
-        if complaint := rule.complaint(wish.options[name]):
+        if complaint := rule.complaint(spec.options[name]):
             inside = table.parameters[name].inside
             yield _Objection(name, f"`{name}{f'.{inside}' if inside else ''}` {complaint}")
         if rule.sizes is not None:
             sizes, because = rule.sizes, f" with `{name}`"
         if rule.max_images is not None:
             most, because = min(most, rule.max_images), f" with `{name}`"
-    if wish.operation == "edit" and len(wish.images) > most:
+    if spec.operation == "edit" and len(spec.images) > most:
         yield _Objection("image", f"it takes at most {most} input image{'s' if most > 1 else ''}{because}")
-    if wish.size is not None and wish.size not in sizes:
-        complaint = f"must be {either(sizes)}" if sizes is not own_sizes else _size_complaint(table, model, wish.size)
+    if spec.size is not None and spec.size not in sizes:
+        complaint = f"must be {either(sizes)}" if sizes is not own_sizes else _size_complaint(table, model, spec.size)
         if complaint:
-            yield _Objection("size", f"`size` {shortened(wish.size)} {complaint}{because}")
-    elif wish.aspect_ratio and (sizes is not own_sizes or sent_size(table, model, wish) is None):
-        with_size = f" with `size` {wish.size}" if wish.size else ""
-        yield _Objection("aspect_ratio", f"`aspect_ratio` {wish.aspect_ratio} does not fit{with_size}{because}")
+            yield _Objection("size", f"`size` {shortened(spec.size)} {complaint}{because}")
+    elif spec.aspect_ratio and (sizes is not own_sizes or sent_size(table, model, spec) is None):
+        with_size = f" with `size` {spec.size}" if spec.size else ""
+        yield _Objection("aspect_ratio", f"`aspect_ratio` {spec.aspect_ratio} does not fit{with_size}{because}")
 
 
 def _size_complaint(table: ModelTable, model: Model, size: str) -> str | None:
@@ -239,20 +241,20 @@ def _size_complaint(table: ModelTable, model: Model, size: str) -> str | None:
     return dimensions.complaint(table, model, *sides)
 
 
-def _advice(table: ModelTable, wish: Wish) -> str:
+def _advice(table: ModelTable, spec: ImageSpec) -> str:
     """What would work instead of the model that was named."""
-    able = able_models(table, wish)
+    able = able_models(table, spec)
     if others := [model.id for model in able if not model.withdrawn]:
         return f"{either(others)} can serve this call; or leave `model` out."
     if able:
         gone = either(f"{model.id} (withdrawn on {model.withdrawn})" for model in able)
         return f"Only {gone} could serve this call: leave out what only it takes."
-    return _why_nobody(table, wish)
+    return _why_nobody(table, spec)
 
 
-def _why_nobody(table: ModelTable, wish: Wish) -> str:
+def _why_nobody(table: ModelTable, spec: ImageSpec) -> str:
     """Either one demand that no model meets, or the rarest one, with what stands against it there."""
-    found = {model: list(_objections(table, model, wish)) for model in table.models_for(wish.operation)}
+    found = {model: list(_objections(table, model, spec)) for model in table.models_for(spec.operation)}
     demands = dict.fromkeys(objection.about for each in found.values() for objection in each)
     able = {about: [m for m, each in found.items() if all(o.about != about for o in each)] for about in demands}
     rarest = min(able, key=lambda about: len(able[about]))
@@ -281,16 +283,16 @@ def _grouped(objections: Mapping[Model, _Objection]) -> str:
     return "; ".join(f"{', '.join(labels)} ({complaint})" for complaint, labels in groups.items())
 
 
-def _applies(table: ModelTable, rule: Combination, wish: Wish) -> bool:
-    return all(_given(table, wish, name, value) for name, value in rule.when.items())
+def _applies(table: ModelTable, rule: Combination, spec: ImageSpec) -> bool:
+    return all(_given(table, spec, name, value) for name, value in rule.when.items())
 
 
-def _given(table: ModelTable, wish: Wish, name: str, value: Value) -> bool:
+def _given(table: ModelTable, spec: ImageSpec, name: str, value: Value) -> bool:
     """Whether an option has a value; "*" is any that asks for something."""
-    if name not in wish.options:
+    if name not in spec.options:
         return False
-    given = wish.options[name]
-    return not table.is_neutral(wish.operation, name, given) if value == ANY else given == value
+    given = spec.options[name]
+    return not table.is_neutral(spec.operation, name, given) if value == ANY else given == value
 
 
 def _assignments(values: Mapping[str, Value]) -> str:

@@ -122,7 +122,7 @@ class Model(_Frozen):
         return self.generate if operation == "generate" else self.max_images > 0
 
 
-class Limits(_Frozen):
+class UpstreamLimits(_Frozen):
     """Limits that hold for all models: of a picture's shape, of input images, and of a link's life in hours."""
 
     aspect_ratio: Annotated[float, Field(ge=1)]
@@ -152,7 +152,7 @@ class OtherArgument(_Frozen):
 class ModelTable(_Frozen):
     """The whole table, models in order of preference."""
 
-    limits: Limits
+    upstream_limits: UpstreamLimits = Field(alias="limits")
     named_sizes: NamedSizes
     aspect_ratios: dict[str, str] = {}
     other_arguments: list[OtherArgument] = []

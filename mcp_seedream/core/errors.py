@@ -4,10 +4,10 @@
     ├── ConfigurationError       a setting or the model table is wrong: stops the start
     ├── InvalidArguments         the call breaks a rule of the table; nothing was sent
     ├── MissingToken             there is no token to send; nothing was sent
-    ├── ServerStopping           the process is about to end; nothing was sent
+    ├── ServerShuttingDown           the process is about to end; nothing was sent
     ├── StoreUnavailable         what sign-in remembers cannot be read or written (Redis is down)
     ├── SignInFailed             the vendor's sign-in gave no key; knows why, in a word
-    ├── TooMuch                  a limit of this server; nothing was sent
+    ├── LimitExceeded                  a limit of this server; nothing was sent
     └── UpstreamError            the upstream refused, failed or could not be reached
         ├── RequestRefused       400, 404 no_api, 413: the same request will be refused again
         │   ├── ModelRefused     the model is unknown or withdrawn; costs nothing
@@ -126,7 +126,7 @@ class MissingToken(SeedreamError):
         )
 
 
-class ServerStopping(SeedreamError):
+class ServerShuttingDown(SeedreamError):
     """The process is about to end, and takes no new calls."""
 
     code = "stopping"
@@ -150,7 +150,7 @@ class SignInFailed(SeedreamError):
     retryable = True
 
 
-class TooMuch(SeedreamError):
+class LimitExceeded(SeedreamError):
     """A caller asks for more than this server gives; `retry_after` says in how many seconds to come again."""
 
     code = "too_many_requests"

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ToolCall:
     """One tool call, as it ended.
 
     `outcome` is succeeded, pending, or the code of an error; `seconds` is how long its caller waited, `generating` how
@@ -32,7 +32,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class UpstreamRequest:
     """One request to the upstream: what for, the answer's status (or "error"), seconds to its end, bytes both ways."""
 
     kind: str
@@ -52,14 +52,14 @@ class Observer:
     def __init__(self, refused: Callable[[str], None] = lambda _: None) -> None:
         self.refused = refused
 
-    def call(self, call: Call) -> None:
+    def call(self, call: ToolCall) -> None:
         """A tool call ended."""
         known = {name: value for name, value in asdict(call).items() if value not in ("", None)}
         known["seconds"] = round(call.seconds, 3)
         details = ", ".join(f"{name} {value}" for name, value in known.items() if name not in ("tool", "outcome"))
         logger.info("%s %s: %s", call.tool, call.outcome, details, extra=known)
 
-    def exchange(self, exchange: Exchange) -> None:
+    def exchange(self, exchange: UpstreamRequest) -> None:
         """The upstream answered, or did not."""
 
     def choice_refused(self, model: str, part: str) -> None:

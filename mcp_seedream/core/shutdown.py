@@ -1,7 +1,7 @@
-"""The end of a process: waits end at once with what they have, what was begun is answered, then it stops.
+"""Graceful shutdown: waits end with what they have, calls in progress are answered, then the process exits.
 
-The first SIGTERM or SIGINT begins it; a second one ends the process there and then. One of several workers lets a
-second one pass: whoever signals the whole group reaches it once by itself, and once through its parent.
+The first SIGTERM or SIGINT requests the shutdown; the second one ends the process at once. A worker process ignores
+one repeated signal: a signal to the process group reaches it directly and again through its parent.
 """
 
 from __future__ import annotations
@@ -25,107 +25,107 @@ Handler = Callable[[int, FrameType | None], object]
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stopping:
-    """Whether the process is about to end, and how many calls are still being answered.
+class Shutdown:
+    """The state of a shutdown: whether it was requested, and how many calls are in progress.
 
     Args:
-        grace: Seconds that calls have to be answered in, once it has begun.
-        changed: Told how many calls are being answered, whenever that changes.
+        grace: Seconds that calls in progress have to finish once it was requested.
+        changed: Called with the number of calls in progress whenever it changes.
     """
 
     def __init__(self, grace: float = 6, changed: Callable[[int], None] = lambda _: None) -> None:
-        self.begun = anyio.Event()
+        self.requested = anyio.Event()
         self.grace = grace
         self._changed = changed
-        self._answering = 0
+        self._in_progress = 0
         self._idle = anyio.Event()
 
-    def begin(self) -> None:
-        """From now on nothing new is begun, and nobody waits."""
-        if not self.begun.is_set():
-            logger.info("stopping; %d calls are being answered", self._answering)
-            self.begun.set()
-            self._tell_if_idle()
+    def request(self) -> None:
+        """Request the shutdown: no new call starts, and every wait ends with what it has."""
+        if not self.requested.is_set():
+            logger.info("shutting down; %d calls in progress", self._in_progress)
+            self.requested.set()
+            self._check_idle()
 
     @property
-    def calls(self) -> int:
-        """How many are being answered now."""
-        return self._answering
+    def calls_in_progress(self) -> int:
+        """The number of calls in progress."""
+        return self._in_progress
 
     @contextmanager
-    def answering(self) -> Iterator[None]:
-        """A call is being answered, as long as the context lasts."""
-        self._answering += 1
-        self._changed(self._answering)
+    def call_in_progress(self) -> Iterator[None]:
+        """Count a call as in progress while the context lasts."""
+        self._in_progress += 1
+        self._changed(self._in_progress)
         try:
             yield
         finally:
-            self._answering -= 1
-            self._changed(self._answering)
-            self._tell_if_idle()
+            self._in_progress -= 1
+            self._changed(self._in_progress)
+            self._check_idle()
 
-    async def answered(self) -> None:
-        """Wait until no call is being answered any more, for as long as the grace lasts."""
+    async def wait_until_idle(self) -> None:
+        """Wait until no call is in progress, but no longer than the grace period."""
         with anyio.move_on_after(self.grace) as scope:
             await self._idle.wait()
         if scope.cancelled_caught:
-            logger.warning("%d calls could not be answered in time", self._answering)
+            logger.warning("%d calls did not finish within the grace period", self._in_progress)
 
-    def _tell_if_idle(self) -> None:
-        if self.begun.is_set() and not self._answering:
+    def _check_idle(self) -> None:
+        if self.requested.is_set() and not self._in_progress:
             self._idle.set()
 
 
 def die(number: int) -> NoReturn:
-    """End by a signal, there and then: a thread that blocks on stdin outlives any end that Python would begin."""
+    """End the process by a signal at once: a thread blocked on stdin would keep Python's own exit waiting."""
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
     os._exit(128 + number)  # the first process of a container does not die by a signal
 
 
 @asynccontextmanager
-async def stopped_by_signals(
-    stopping: Stopping, then: Callable[[int, Handler | None], Awaitable[None]]
+async def shutdown_on_signals(
+    shutdown: Shutdown, then: Callable[[int, Handler | None], Awaitable[None]]
 ) -> AsyncIterator[None]:
-    """While the context lasts, the first signal begins the end, and the second is the end.
+    """Handle signals while the context lasts: the first requests the shutdown, the second ends the process.
 
     Args:
-        stopping: Begun by the first signal.
-        then: Called once all calls are answered, with the signal, and its handler of before.
+        shutdown: Requested by the first signal.
+        then: Called once no call is in progress, with the signal and its previous handler.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread hears signals
         return
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    asked: asyncio.Queue[int] = asyncio.Queue()
+    received: asyncio.Queue[int] = asyncio.Queue()
 
     def end(number: int, _: FrameType | None) -> None:
         die(number)
 
-    def pass_over(_: int, __: FrameType | None) -> None:
+    def ignore_once(_: int, __: FrameType | None) -> None:
         _listen(end)
 
-    def hear(number: int, _: FrameType | None) -> None:
-        _listen(pass_over if multiprocessing.parent_process() else end)
-        loop.call_soon_threadsafe(asked.put_nowait, number)
+    def receive(number: int, _: FrameType | None) -> None:
+        _listen(ignore_once if multiprocessing.parent_process() else end)
+        loop.call_soon_threadsafe(received.put_nowait, number)
 
-    async def obey() -> None:
-        number = await asked.get()
-        stopping.begin()
-        await stopping.answered()
+    async def shut_down() -> None:
+        number = await received.get()
+        shutdown.request()
+        await shutdown.wait_until_idle()
         handler = before[signal.Signals(number)]
         await then(number, handler if callable(handler) else None)
 
-    _listen(hear)
+    _listen(receive)
     try:
         async with anyio.create_task_group() as group:
-            group.start_soon(obey)
+            group.start_soon(shut_down)
             yield
             group.cancel_scope.cancel()
     finally:
         for number in _SIGNALS:
-            if signal.getsignal(number) is hear:
+            if signal.getsignal(number) is receive:
                 signal.signal(number, before[number])
 
 

@@ -18,7 +18,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from mcp_seedream.catalog.fingerprint import RequestId, request_name
 from mcp_seedream.core.errors import SeedreamError, SubmissionUncertain
-from mcp_seedream.core.shutdown import Stopping
+from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.generation.journal import Journal, Orphan
 from mcp_seedream.generation.peers import Found, Peers
 from mcp_seedream.generation.watch import Watch
@@ -40,7 +40,7 @@ class Orphans:
         journal: Where they are kept; None: in memory.
         peers: Other processes of the same server.
         seconds: For how long.
-        stopping: Once it has begun, nobody may be there to hear an answer.
+        shutdown: Once it has begun, nobody may be there to hear an answer.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class Orphans:
         peers: Peers | None = None,
         *,
         seconds: float = SECONDS,
-        stopping: Stopping | None = None,
+        shutdown: Shutdown | None = None,
     ) -> None:
         self._journal = journal
         self._peers = peers
-        self._stopping = stopping or Stopping()
+        self._shutdown = shutdown or Shutdown()
         self._seconds = seconds
         self._left: OrderedDict[str, list[Orphan]] = OrderedDict()
         self._expected: dict[str, list[Watch]] = {}
@@ -88,7 +88,7 @@ class Orphans:
                 raise
             await checkpoint_if_cancelled()
         except SubmissionUncertain:
-            watch.unanswered = self._stopping.begun.is_set()
+            watch.unanswered = self._shutdown.requested.is_set()
             raise  # the caller hears it, and decides
         except BaseException as error:
             watch.unanswered = True
@@ -213,7 +213,7 @@ class Orphans:
             # It may be over for its caller, whose new call can be here sooner than the news that the old one is gone.
             await anyio.sleep(_NEWS)
             found = await self._left_under(key)
-        while found.orphan is None and found.coming and not self._stopping.begun.is_set():
+        while found.orphan is None and found.coming and not self._shutdown.requested.is_set():
             await anyio.sleep(_NEWS)
             found = await self._left_under(key)
         orphan = found.orphan

@@ -17,12 +17,12 @@ from mcp_seedream.catalog.arguments import ImageCall
 from mcp_seedream.catalog.fallback import ModelChoice, Part
 from mcp_seedream.catalog.fingerprint import identity
 from mcp_seedream.catalog.picture_kinds import Bounds
-from mcp_seedream.catalog.selection import Wish, keeps_kinds, needs_alpha, sent_size, with_set_size
+from mcp_seedream.catalog.selection import ImageSpec, keeps_kinds, needs_alpha, sent_size, with_set_size
 from mcp_seedream.catalog.table import Model
 from mcp_seedream.core.errors import (
     ModelRefused,
     RateLimited,
-    ServerStopping,
+    ServerShuttingDown,
     SizeRefused,
     UnreadableReply,
     UpstreamError,
@@ -55,17 +55,17 @@ async def make_images(services: Services, call: ImageCall, token: str, report: R
 
     Raises:
         InvalidArguments: No model serves the call; nothing was sent.
-        ServerStopping: Nothing was sent either.
-        TooMuch: Nor then.
+        ServerShuttingDown: Nothing was sent either.
+        LimitExceeded: Nor then.
         UpstreamError: The upstream refused it, or its answer was lost.
     """
     started = anyio.current_time()
-    wish, set_notes = with_set_size(services.table, call.wish, services.set_images)
+    spec, set_notes = with_set_size(services.table, call.spec, services.set_images)
     # Before megabytes are read for a call that no model serves.
-    choice = ModelChoice(services.table, wish, call.model, await services.refusals.known())
-    given = wish.images
-    wish, notes = await _with_pictures(services, wish, choice.model, token)
-    call, choice.wish = replace(call, wish=wish), replace(choice.wish, images=wish.images)
+    choice = ModelChoice(services.table, spec, call.model, await services.refusals.known())
+    given = spec.images
+    spec, notes = await _with_pictures(services, spec, choice.model, token)
+    call, choice.spec = replace(call, spec=spec), replace(choice.spec, images=spec.images)
     key = await anyio.to_thread.run_sync(identity, call, token, given) if given else identity(call, token, given)
     await services.jobs.leave_silent(key)
     deadline = started + call.wait_seconds
@@ -93,38 +93,40 @@ async def make_images(services: Services, call: ImageCall, token: str, report: R
 def _with_remarks(services: Services, call: ImageCall, watch: Watch, task: Task, started: float) -> Task:
     """The task with what its caller should know beside the pictures."""
     notes = []
-    if services.stopping.begun.is_set() and not task.ended:
+    if services.shutdown.requested.is_set() and not task.ended:
         watch.unanswered = True  # the caller may be gone, or may ask the server that comes next
         again = "; the same call, made again, gets this task" if services.orphans.outlast else ""
         notes.append(f"The server is being stopped{again}.")
-    if any(services.table.parameters[name].type == "url" for name in call.wish.options):
+    if any(services.table.parameters[name].type == "url" for name in call.spec.options):
         notes.append("The result is sent to the callback as well.")
     elapsed = anyio.current_time() - started if task.elapsed is None else task.elapsed
     return remarked(services, replace(task, elapsed=elapsed, notes=(*notes, *task.notes)))
 
 
-async def _with_pictures(services: Services, wish: Wish, model: Model, token: str) -> tuple[Wish, tuple[str, ...]]:
+async def _with_pictures(
+    services: Services, spec: ImageSpec, model: Model, token: str
+) -> tuple[ImageSpec, tuple[str, ...]]:
     """The call with its pictures as the upstream takes them, and notes on what was done to them."""
-    if not wish.images:
-        return wish, ()
-    limits = services.table.limits
+    if not spec.images:
+        return spec, ()
+    limits = services.table.upstream_limits
     inputs = await take_pictures(
-        wish.images,
+        spec.images,
         Bounds(
             most_bytes=limits.image_bytes,
             least_side=limits.image_side,
             most_pixels=round((model.input_megapixels or limits.image_megapixels) * 1e6),
             most_ratio=model.input_aspect_ratio or limits.image_aspect_ratio,
         ),
-        keep_alpha=keeps_kinds(services.table, wish),
-        needs_alpha=needs_alpha(services.table, wish),
+        keep_alpha=keeps_kinds(services.table, spec),
+        needs_alpha=needs_alpha(services.table, spec),
         local=services.local,
         client=services.client,
         downloads=services.downloads,
         token=token,
         at_once=services.decoding,
     )
-    return replace(wish, images=inputs.images), inputs.notes
+    return replace(spec, images=inputs.images), inputs.notes
 
 
 async def _adopted(services: Services, key: str, token: str, watch: Watch) -> Task | None:
@@ -149,21 +151,21 @@ async def _adopted(services: Services, key: str, token: str, watch: Watch) -> Ta
     return replace(found, model=found.model or left.model, notes=(note, *found.notes))
 
 
-async def _accepted(services: Services, wish: Wish, model: Model, watch: Watch, task: Task) -> None:
+async def _accepted(services: Services, spec: ImageSpec, model: Model, watch: Watch, task: Task) -> None:
     """From here on the task can be found again, whatever happens to this call."""
     await watch.accepted(replace(task, model=task.model or model.id))
-    services.refusals.sent(task.id, model.id, sent_size(services.table, model, wish))
+    services.refusals.sent(task.id, model.id, sent_size(services.table, model, spec))
     if services.journal and task.id:
-        tool = f"{wish.operation}_image"
-        await services.journal.accepted(Entry(task.id, time(), tool, model.id, wish.prompt), watch.key, watch.doubt)
+        tool = f"{spec.operation}_image"
+        await services.journal.accepted(Entry(task.id, time(), tool, model.id, spec.prompt), watch.key, watch.doubt)
     tell_job(services, task)
 
 
 async def _sent(services: Services, choice: ModelChoice, token: str, report: Report, watch: Watch) -> Task:
     """Submit the call; where the upstream refuses a choice that the caller left open, submit it with the next."""
     while True:
-        if services.stopping.begun.is_set():
-            raise ServerStopping
+        if services.shutdown.requested.is_set():
+            raise ServerShuttingDown
         try:
             return await _submitted(services, choice, token, report, watch)
         except (ModelRefused, SizeRefused) as error:
@@ -177,13 +179,13 @@ async def _sent(services: Services, choice: ModelChoice, token: str, report: Rep
 async def _submitted(services: Services, choice: ModelChoice, token: str, report: Report, watch: Watch) -> Task:
     """Submit the call once; a streamed answer is read to its end."""
     model = choice.model
-    request = ImageRequest.of(services.table, model, choice.wish)
-    accepted = partial(_accepted, services, choice.wish, model, watch)
+    request = ImageRequest.of(services.table, model, choice.spec)
+    accepted = partial(_accepted, services, choice.spec, model, watch)
     if request.streams:
         await watch.doubted()
         watch.uncertain = True  # until it tells its id, nobody knows whether there is a task
         events = services.client.stream(request, token)
-        task = await read_stream(events, report, accepted=accepted, stopping=services.stopping)
+        task = await read_stream(events, report, accepted=accepted, shutdown=services.shutdown)
     else:
         async with watch.sending():
             task = await services.client.submit(request, token)

@@ -11,7 +11,7 @@ import anyio
 
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.events import Observer
-from mcp_seedream.core.shutdown import Stopping
+from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.generation.background import Job, Jobs
 from mcp_seedream.generation.journal import Journal
 from mcp_seedream.generation.orphans import Orphans
@@ -27,8 +27,8 @@ _DECODING = 2  # each may take 350 MB
 _PASSING = "Links live as long as this server."
 
 
-class CallLimits(Protocol):
-    """How much each caller may ask for: `hosting.limits.Limits`."""
+class GenerationLimits(Protocol):
+    """How much each caller may ask for: `hosting.limits.CallerLimits`."""
 
     def generate(self, caller: str) -> None: ...
 
@@ -50,13 +50,13 @@ class Services:
     client: SeedreamClient
     waiter: TaskWaiter
     downloads: Downloads
-    stopping: Stopping
+    shutdown: Shutdown
     orphans: Orphans
     jobs: Jobs
     journal: Journal | None = None
     local: LocalFiles | None = None
     remark: str | None = None
-    limits: CallLimits | None = None
+    limits: GenerationLimits | None = None
     observer: Observer = field(default_factory=Observer)
     job: Job | None = None
     refusals: RefusalMemory = field(default_factory=RefusalMemory)
@@ -78,7 +78,7 @@ def remarked(services: Services, task: Task) -> Task:
     if services.remark:
         return replace(task, notes=(*task.notes, *([_PASSING] if links else []), services.remark))
     now = time()  # a clock that is ahead of ours promises nothing
-    usual = min(task.finished_at or now, now) + services.table.limits.link_hours * 3600
+    usual = min(task.finished_at or now, now) + services.table.upstream_limits.link_hours * 3600
     until = min((link_expiry(link) or usual for link in links), default=None)
     return replace(task, links_until=until)
 

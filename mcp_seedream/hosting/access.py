@@ -17,9 +17,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_seedream.core.credentials import KeyCheck, stands_for_one
-from mcp_seedream.core.errors import TOKEN_PAGE, TooMuch
+from mcp_seedream.core.errors import TOKEN_PAGE, LimitExceeded
 from mcp_seedream.core.events import caller_id
-from mcp_seedream.hosting.limits import Limits
+from mcp_seedream.hosting.limits import CallerLimits
 from mcp_seedream.hosting.middleware import bearer, route_path
 from mcp_seedream.telemetry.logs import REQUEST_ID
 
@@ -146,7 +146,7 @@ class RequireCaller:
         *,
         paths: Sequence[str],
         check: KeyCheck | None = None,
-        limits: Limits | None = None,
+        limits: CallerLimits | None = None,
         challenge: str = "",
         opened: Callable[[str], Awaitable[str | None]] | None = None,
     ) -> None:
@@ -172,7 +172,7 @@ class RequireCaller:
                     return
                 if self._limits:
                     counted.enter_context(self._limits.call(key))
-            except TooMuch as error:
+            except LimitExceeded as error:
                 headers = {"Retry-After": str(error.retry_after)}
                 await _answer(429, error.code, error.message, headers)(scope, receive, send)
                 return

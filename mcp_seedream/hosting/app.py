@@ -29,13 +29,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_seedream import __version__
 from mcp_seedream.core.credentials import KeyCheck
-from mcp_seedream.core.errors import TooMuch
+from mcp_seedream.core.errors import LimitExceeded
 from mcp_seedream.core.settings import Settings
-from mcp_seedream.core.shutdown import Handler, Stopping, die, stopped_by_signals
+from mcp_seedream.core.shutdown import Handler, Shutdown, die, shutdown_on_signals
 from mcp_seedream.generation.services import Services
 from mcp_seedream.hosting.access import Identified, KnownNames, PlainRequests, RequireCaller
-from mcp_seedream.hosting.key_verifier import Callers
-from mcp_seedream.hosting.limits import Limits
+from mcp_seedream.hosting.key_verifier import KeyVerifier
+from mcp_seedream.hosting.limits import CallerLimits
 from mcp_seedream.hosting.middleware import ENDPOINT, DropUnfinished, EnterInTurn, StopInOrder, route_path
 from mcp_seedream.hosting.negotiation import Negotiate
 from mcp_seedream.hosting.pages import CARD, elsewhere, server_card, welcome
@@ -71,11 +71,11 @@ def wants_preview(default: bool) -> Callable[[Context[Any, Any]], bool]:
 def build_app(
     server: MCPServer[Any],
     settings: Settings,
-    stopping: Stopping | None = None,
+    shutdown: Shutdown | None = None,
     *,
     upstream: SeedreamClient | None = None,
-    callers: Callers | None = None,
-    limits: Limits | None = None,
+    callers: KeyVerifier | None = None,
+    limits: CallerLimits | None = None,
     metrics: Metrics | None = None,
     sign_in: SignIn | None = None,
 ) -> Starlette:
@@ -84,7 +84,7 @@ def build_app(
     Args:
         server: A server whose tools take the caller's token from `bearer_token`.
         settings: Allowed hosts and origins, and limits of a request.
-        stopping: What the server's waits end with; begun by SIGTERM or SIGINT while the app runs.
+        shutdown: What the server's waits end with; begun by SIGTERM or SIGINT while the app runs.
         upstream: Asked whether it can be reached, and whether it takes a key; opened and closed by the app.
         callers: Remembers whose key is good; None: the call itself finds out.
         limits: How much callers may ask for.
@@ -94,7 +94,7 @@ def build_app(
     Returns:
         The app, which has the server and what stops it in its `state`.
     """
-    stopping = stopping or Stopping()
+    shutdown = shutdown or Shutdown()
     most = settings.max_body_mib * 2**20
     unchecked = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # `KnownNames` does it
     app = server.streamable_http_app(
@@ -117,18 +117,18 @@ def build_app(
         challenge=sign_in.challenge if sign_in else "",
         opened=sign_in.opened if sign_in else None,
     )
-    app.user_middleware[:0] = _doors(settings, stopping, open_paths, caller)
-    server.middleware.extend([partial(_entered, limits, stopping), _given_up])
+    app.user_middleware[:0] = _doors(settings, shutdown, open_paths, caller)
+    server.middleware.extend([partial(_entered, limits, shutdown), _given_up])
     app.router.redirect_slashes = False
-    app.routes.extend(_pages(server, settings, stopping, upstream, metrics))
+    app.routes.extend(_pages(server, settings, shutdown, upstream, metrics))
     app.routes.extend(signing_in)
     app.exception_handlers.update(elsewhere(settings))
-    app.router.lifespan_context = _lifespan(app, stopping, upstream, sign_in)
-    app.state.server, app.state.stopping = server, stopping
+    app.router.lifespan_context = _lifespan(app, shutdown, upstream, sign_in)
+    app.state.server, app.state.shutdown = server, shutdown
     return app
 
 
-def _doors(settings: Settings, stopping: Stopping, open_paths: Collection[str], caller: Middleware) -> list[Middleware]:
+def _doors(settings: Settings, shutdown: Shutdown, open_paths: Collection[str], caller: Middleware) -> list[Middleware]:
     """What a request passes on its way in, in this order."""
     own = [settings.public_url] if settings.public_url else []
     web = settings.cors_origins
@@ -142,14 +142,14 @@ def _doors(settings: Settings, stopping: Stopping, open_paths: Collection[str], 
     return [
         *doors,
         Middleware(KnownNames, hosts=names, origins=origins, open_paths=open_paths, most_header_bytes=most),
-        Middleware(StopInOrder, stopping=stopping),
+        Middleware(StopInOrder, shutdown=shutdown),
         caller,
         Middleware(EnterInTurn),
         Middleware(Negotiate),
     ]
 
 
-def _key_check(callers: Callers | None, upstream: SeedreamClient | None) -> KeyCheck | None:
+def _key_check(callers: KeyVerifier | None, upstream: SeedreamClient | None) -> KeyCheck | None:
     if callers is None or upstream is None:
         return None
 
@@ -162,12 +162,12 @@ def _key_check(callers: Callers | None, upstream: SeedreamClient | None) -> KeyC
 def _pages(
     server: MCPServer[Any],
     settings: Settings,
-    stopping: Stopping,
+    shutdown: Shutdown,
     upstream: SeedreamClient | None,
     metrics: Metrics | None,
 ) -> list[Route]:
     """What anybody may see: pages for people and clients, probes, figures."""
-    readiness = Readiness(stopping, partial(upstream.look_up, kind="probe") if upstream else None)
+    readiness = Readiness(shutdown, partial(upstream.look_up, kind="probe") if upstream else None)
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok", "version": __version__})
@@ -186,7 +186,7 @@ def _pages(
 
 
 def _lifespan(
-    app: Starlette, stopping: Stopping, upstream: SeedreamClient | None, sign_in: SignIn | None
+    app: Starlette, shutdown: Shutdown, upstream: SeedreamClient | None, sign_in: SignIn | None
 ) -> Callable[[Starlette], Any]:
     serve = app.router.lifespan_context
 
@@ -198,21 +198,21 @@ def _lifespan(
             if sign_in:
                 stack.push_async_callback(sign_in.aclose)
             group = await stack.enter_async_context(anyio.create_task_group())
-            await stack.enter_async_context(stopped_by_signals(stopping, _hand_on))
+            await stack.enter_async_context(shutdown_on_signals(shutdown, _hand_on))
             state = await stack.enter_async_context(serve(served))
-            group.start_soon(_collect_when_quiet, stopping)
+            group.start_soon(_collect_when_quiet, shutdown)
             yield state
-            stopping.begin()  # whoever told the app to end, if no signal did
+            shutdown.request()  # whoever told the app to end, if no signal did
             group.cancel_scope.cancel()
 
     return lifespan
 
 
-async def _collect_when_quiet(stopping: Stopping) -> None:
+async def _collect_when_quiet(shutdown: Shutdown) -> None:
     """Collect garbage once a minute, when few wait: a full collection takes as long as there are waiting calls."""
     while True:
         await anyio.sleep(60)
-        if stopping.calls < _FEW:
+        if shutdown.calls_in_progress < _FEW:
             gc.collect()
 
 
@@ -226,7 +226,7 @@ async def _hand_on(number: int, handler: Handler | None) -> None:
 
 
 async def _entered(
-    limits: Limits | None, stopping: Stopping, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    limits: CallerLimits | None, shutdown: Shutdown, ctx: ServerRequestContext[Any, Any], call_next: CallNext
 ) -> HandlerResult:
     """What was asked begins: the next one may come in. Over SSE it is counted here: its request is over by now."""
     state = getattr(ctx.request, "state", None)
@@ -237,9 +237,9 @@ async def _entered(
         if isinstance(ctx.request, Request) and route_path(ctx.request.scope).startswith(MESSAGES):
             try:
                 counted.enter_context(limits.call(state.caller_key) if limits and state else nullcontext())
-            except TooMuch as error:
+            except LimitExceeded as error:
                 raise MCPError(INTERNAL_ERROR, error.message) from error
-            counted.enter_context(stopping.answering())
+            counted.enter_context(shutdown.call_in_progress())
         return await call_next(ctx)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from mcp_seedream.core.errors import TokenRefused, TooMuch, UpstreamError, UpstreamUnavailable
+from mcp_seedream.core.errors import LimitExceeded, TokenRefused, UpstreamError, UpstreamUnavailable
 from mcp_seedream.core.events import caller_id
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def pasted(look_up: LookUp) -> Callable[[str], Awaitable[bool]]:
     return check
 
 
-class Callers:
+class KeyVerifier:
     """Tells good keys from bad ones.
 
     Args:
@@ -67,7 +67,7 @@ class Callers:
         However many calls come with a new key at once, one asks, and all hear what it heard.
 
         Raises:
-            TooMuch: Too many strangers are being asked for at this moment.
+            LimitExceeded: Too many strangers are being asked for at this moment.
         """
         name, now = _name(key), time.monotonic()
         if self._good.get(name, 0) > now:
@@ -79,7 +79,7 @@ class Callers:
             await asking.done.wait()
             return asking.good
         if len(self._asking) >= _STRANGERS:
-            raise TooMuch("many callers come with new keys at this moment", _ASKING)
+            raise LimitExceeded("many callers come with new keys at this moment", _ASKING)
         self._asking[name] = asking = _Asking()
         try:
             asking.good = await self._ask(name, key, look_up)

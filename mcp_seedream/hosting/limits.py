@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from mcp_seedream.core.errors import TooMuch
+from mcp_seedream.core.errors import LimitExceeded
 from mcp_seedream.core.events import Observer
 
 _MINUTE = 60
@@ -23,7 +23,7 @@ class _Room:
     all: int = 0
 
 
-class Limits:
+class CallerLimits:
     """The limits of one process, and what is asked for now.
 
     Args:
@@ -46,7 +46,7 @@ class Limits:
         """A request of a caller is answered while the context lasts.
 
         Raises:
-            TooMuch: Too many are, of this caller or of all.
+            LimitExceeded: Too many are, of this caller or of all.
         """
         with self._counted(self._answered, caller, "calls", "being answered"):
             yield
@@ -58,7 +58,7 @@ class Limits:
         It takes no room from requests: those that ask how far it is must always be answered.
 
         Raises:
-            TooMuch: Too many do, of this caller or of all.
+            LimitExceeded: Too many do, of this caller or of all.
         """
         with self._counted(self._going_on, caller, "tasks", "going on"):
             yield
@@ -83,7 +83,7 @@ class Limits:
         """A caller is about to pay for a generation.
 
         Raises:
-            TooMuch: It has had its share of this minute.
+            LimitExceeded: It has had its share of this minute.
         """
         if not self._generations:
             return
@@ -106,6 +106,6 @@ class Limits:
         if not made:
             self._made.pop(caller, None)
 
-    def _too_much(self, name: str, why: str, seconds: float) -> TooMuch:
+    def _too_much(self, name: str, why: str, seconds: float) -> LimitExceeded:
         self._observer.limit(name)
-        return TooMuch(why, seconds)
+        return LimitExceeded(why, seconds)

@@ -18,9 +18,9 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcp_seedream.core.shutdown import Stopping
+from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.server import jsonrpc
-from mcp_seedream.upstream.fair_limiter import Turns
+from mcp_seedream.upstream.fair_limiter import FairLimiter
 
 ENDPOINT = "/mcp"
 _BEARER = re.compile(r"Bearer +([\x21-\x7e]{1,4096})", re.IGNORECASE)
@@ -83,16 +83,16 @@ class StopInOrder:
     Whatever else a client asks is answered to the last: some look at the tools' schemas before they take a result.
     """
 
-    def __init__(self, app: ASGIApp, stopping: Stopping) -> None:
+    def __init__(self, app: ASGIApp, shutdown: Shutdown) -> None:
         self._app = app
-        self._stopping = stopping
+        self._shutdown = shutdown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not _is_call(scope):
             await self._app(scope, receive, send)
             return
-        with self._stopping.answering():
-            if self._stopping.begun.is_set():
+        with self._shutdown.call_in_progress():
+            if self._shutdown.requested.is_set():
                 receive, start = await _peek(receive)
                 if _called(_read(start)) is not None:
                     await JSONResponse(_STOPPING, 503, {"Retry-After": "2"})(scope, receive, send)
@@ -113,7 +113,7 @@ class EnterInTurn:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._looking, self._making = Turns(1), Turns(1)
+        self._looking, self._making = FairLimiter(1), FairLimiter(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not _is_call(scope):
@@ -130,8 +130,8 @@ class EnterInTurn:
         with ExitStack() as stack:
             if tool is not None and found is not None:
                 turns = self._looking if tool == _LOOK else self._making
-                await turns.take(key)
-                stack.callback(turns.give)
+                await turns.acquire(key)
+                stack.callback(turns.release)
                 scope["state"] = {**scope.get("state", {}), "entered": stack.close}
                 asyncio.get_running_loop().call_later(_ENTERING, stack.close)
             await self._app(scope, receive, send)

@@ -8,7 +8,7 @@ import time
 import anyio
 
 from mcp_seedream.core.errors import UnreadableReply, UpstreamError, UpstreamUnavailable
-from mcp_seedream.core.shutdown import Stopping
+from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.hosting.key_verifier import NO_TASK, LookUp
 
 logger = logging.getLogger(__name__)
@@ -21,19 +21,19 @@ class Readiness:
     """Asks the upstream with a key that is none, which costs nothing: any answer of its own means that it is there.
 
     Args:
-        stopping: Once it has begun, nothing new should come.
+        shutdown: Once it has begun, nothing new should come.
         look_up: Looks tasks up; None: the upstream is not asked.
     """
 
-    def __init__(self, stopping: Stopping, look_up: LookUp | None) -> None:
-        self._stopping = stopping
+    def __init__(self, shutdown: Shutdown, look_up: LookUp | None) -> None:
+        self._shutdown = shutdown
         self._look_up = look_up
         self._known: tuple[str | None, float] = (None, 0.0)
         self._lock = anyio.Lock()
 
     async def trouble(self) -> str | None:
         """Why no calls should be sent here, or None."""
-        if self._stopping.begun.is_set():
+        if self._shutdown.requested.is_set():
             return "stopping"
         async with self._lock:
             trouble, until = self._known

@@ -132,11 +132,13 @@ class Sandbox:
         refusal = self._refusal(model_id, size if isinstance(size, str) else None)
         if refusal and "refuse_in_task" not in words_in(str(body.get("prompt", ""))):
             raise InvalidArguments(refusal)
-        call = image_call(self.table, "edit" if "image" in body else "generate", sent, wait_seconds=0, place="upstream")
-        if not self._pictures and call.wish.options.get("response_format") == "b64_json":
+        call = image_call(
+            self.table, "edit" if "image" in body else "generate", sent, wait_seconds=0, origin="upstream"
+        )
+        if not self._pictures and call.spec.options.get("response_format") == "b64_json":
             raise InvalidArguments("This sandbox draws no pictures: ask for links.")
-        seconds = 2 + len(call.wish.prompt) % 21 / 10 if self.seconds is None else self.seconds
-        job = Job(str(uuid.uuid4()), token, call.wish, model_id, body, seconds, base_url, refusal=refusal)
+        seconds = 2 + len(call.spec.prompt) % 21 / 10 if self.seconds is None else self.seconds
+        job = Job(str(uuid.uuid4()), token, call.spec, model_id, body, seconds, base_url, refusal=refusal)
         return job if refusal else self._planned(job, sent)
 
     def _refusal(self, model_id: str, size: str | None) -> str | None:
@@ -147,17 +149,17 @@ class Sandbox:
 
     def _planned(self, job: Job, sent: dict[str, Any]) -> Job:
         """The job with its pictures' number and size, once its request is found to be in the upstream's own form."""
-        model = choose(self.table, job.wish, job.model)
-        understood = ImageRequest.of(self.table, model, job.wish).body
+        model = choose(self.table, job.spec, job.model)
+        understood = ImageRequest.of(self.table, model, job.spec).body
         for name, value in sent.items():
             if understood.get(name) != value:
                 raise InvalidArguments(f"{name} is malformed.")
-        options, most = job.wish.options, self.table.limits.images_in_and_out - len(job.wish.images)
+        options, most = job.spec.options, self.table.upstream_limits.images_in_and_out - len(job.spec.images)
         if options.get("layer_decomposition"):
             job.count = _LAYERED
         elif options.get("sequential_image_generation") == "auto":
             job.count = int(options.get("sequential_image_generation_options", max(1, most)))
-        job.size = picture_size(self.table, model, job.wish, self.jobs, squares=self._as_documented)
+        job.size = picture_size(self.table, model, job.spec, self.jobs, squares=self._as_documented)
         return job
 
     async def _tasks(self, request: Request) -> Response:
@@ -214,9 +216,9 @@ class Sandbox:
         if "partial" in job.words and number == job.count - 1:
             return {"error": {"code": "bad_request", "message": "This image was refused."}}
         width, height = self._studio.size(job, number)
-        item: dict[str, Any] = {"prompt": job.wish.prompt, "size": f"{width}x{height}", "model": job.model}
+        item: dict[str, Any] = {"prompt": job.spec.prompt, "size": f"{width}x{height}", "model": job.model}
         item |= self._studio.layer(job, number)
-        if job.wish.options.get("response_format") == "b64_json":
+        if job.spec.options.get("response_format") == "b64_json":
             return {**item, "b64_json": base64.b64encode(self._studio.file(job, number, self.jobs)).decode()}
         ending = "png" if self._studio.is_png(job, number) else "jpg"
         return {**item, "image_url": f"{job.base_url}/pictures/{job.id}/{number}.{ending}"}

@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image
 
 from mcp_seedream.catalog import dimensions
-from mcp_seedream.catalog.selection import Wish
+from mcp_seedream.catalog.selection import ImageSpec
 from mcp_seedream.catalog.table import Model, ModelTable, side
 from mcp_seedream.sandbox import drawing
 from mcp_seedream.sandbox.faults import words_in
@@ -42,7 +42,7 @@ class Job:
 
     id: str
     token: str
-    wish: Wish
+    spec: ImageSpec
     model: str
     body: dict[str, Any]
     seconds: float
@@ -55,11 +55,11 @@ class Job:
 
     @property
     def words(self) -> dict[str, float]:
-        return words_in(self.wish.prompt)
+        return words_in(self.spec.prompt)
 
     @property
     def finished_at(self) -> float:
-        pictures = 1 if self.refusal or self.wish.options.get("layer_decomposition") else self.count
+        pictures = 1 if self.refusal or self.spec.options.get("layer_decomposition") else self.count
         return self.created_at + self.words.get("slow", self.seconds) * pictures
 
     @property
@@ -77,18 +77,18 @@ class Studio:
     def size(self, job: Job, number: int) -> tuple[int, int]:
         """Width and height in pixels of picture `number`."""
         whole = job.size
-        if number and job.wish.options.get("layer_decomposition"):
+        if number and job.spec.options.get("layer_decomposition"):
             box = drawing.boxes(*whole, len(_LAYERS))[number]
             return box[2] - box[0], box[3] - box[1]
         return whole
 
     def is_png(self, job: Job, number: int) -> bool:
-        asked = job.wish.options.get("output_format") == "png"
-        return asked or bool(number and job.wish.options.get("layer_decomposition"))
+        asked = job.spec.options.get("output_format") == "png"
+        return asked or bool(number and job.spec.options.get("layer_decomposition"))
 
     def layer(self, job: Job, number: int) -> dict[str, Any]:
         """The fields that only a layer has."""
-        if not job.wish.options.get("layer_decomposition"):
+        if not job.spec.options.get("layer_decomposition"):
             return {}
         if not number:
             return {"z_index": 0, "name": "base"}
@@ -106,10 +106,10 @@ class Studio:
         sizes = [self.size(job, number) for number in range(made)]
         usage = {
             "generated_images": made,
-            "input_images": len(job.wish.images),
+            "input_images": len(job.spec.images),
             "output_tokens": sum(width * height for width, height in sizes) // _TOKEN_PIXELS,
         }
-        return {**usage, "tool_usage": {"web_search": 1}} if job.wish.options.get("tools") else usage
+        return {**usage, "tool_usage": {"web_search": 1}} if job.spec.options.get("tools") else usage
 
     def file(self, job: Job, number: int, jobs: Mapping[str, Job]) -> bytes:
         """The bytes of picture `number`; `jobs` are those whose pictures may be its input."""
@@ -123,25 +123,25 @@ class Studio:
             return self._files[key]
 
     def _draw(self, job: Job, number: int, jobs: Mapping[str, Job]) -> Image.Image:
-        wish = job.wish
+        spec = job.spec
         width, height = job.size
         sketch = drawing.Sketch(
-            words=wish.prompt,
+            words=spec.prompt,
             caption=f"{job.model}  {width}x{height}"
-            + (f"  seed {wish.options['seed']}" if "seed" in wish.options else ""),
+            + (f"  seed {spec.options['seed']}" if "seed" in spec.options else ""),
             width=width,
             height=height,
-            variant=number + 1000 * int(wish.options.get("seed", 0)),
-            watermark=bool(wish.options.get("watermark", True)),
+            variant=number + 1000 * int(spec.options.get("seed", 0)),
+            watermark=bool(spec.options.get("watermark", True)),
         )
-        if not wish.images:
+        if not spec.images:
             return drawing.picture(sketch)
-        sources = [self._source(text, jobs) for text in wish.images]
-        if wish.options.get("layer_decomposition"):
+        sources = [self._source(text, jobs) for text in spec.images]
+        if spec.options.get("layer_decomposition"):
             box = drawing.boxes(width, height, len(_LAYERS))[number]
             return drawing.layer(sources[0], width, height, box)
         image = drawing.edited(sketch, sources)
-        return drawing.cut_out(image) if wish.options.get("background") == "transparent" else image
+        return drawing.cut_out(image) if spec.options.get("background") == "transparent" else image
 
     def _source(self, text: str, jobs: Mapping[str, Job]) -> Image.Image:
         """An input picture: given as data, made here, or a stand-in for one that is elsewhere."""
@@ -155,25 +155,25 @@ class Studio:
 
 
 def picture_size(
-    table: ModelTable, model: Model, wish: Wish, jobs: Mapping[str, Job], *, squares: bool
+    table: ModelTable, model: Model, spec: ImageSpec, jobs: Mapping[str, Job], *, squares: bool
 ) -> tuple[int, int]:
     """Width and height of a call's pictures, in pixels.
 
     Args:
         table: The capability table.
         model: The model that makes them.
-        wish: The call; its size is `WIDTHxHEIGHT`, a named size, or none.
+        spec: The call; its size is `WIDTHxHEIGHT`, a named size, or none.
         jobs: Those whose pictures may be the input.
         squares: A named size is a square, as the vendor's page has it. Otherwise it is an area: its shape is that of
             the first input picture, or depends on the prompt.
     """
-    if exact := dimensions.pixels(wish.size or ""):
+    if exact := dimensions.pixels(spec.size or ""):
         return exact
-    area = side(wish.size or "")
+    area = side(spec.size or "")
     if squares and area:
         return area, area
-    named = wish.size if area else None
-    for shape in (_first_shape(wish, jobs), _shape_of_prompt(wish.prompt), "1:1"):
+    named = spec.size if area else None
+    for shape in (_first_shape(spec, jobs), _shape_of_prompt(spec.prompt), "1:1"):
         if shape and (found := dimensions.pixels(dimensions.shaped(table, model, shape, named) or "")):
             return found
     square = area or side(table.named_sizes.default) or 2048
@@ -184,13 +184,13 @@ def _shape_of_prompt(prompt: str) -> str:
     return _SHAPES[hashlib.sha256(prompt.encode("utf-8", "replace")).digest()[0] % len(_SHAPES)]
 
 
-def _first_shape(wish: Wish, jobs: Mapping[str, Job]) -> str | None:
+def _first_shape(spec: ImageSpec, jobs: Mapping[str, Job]) -> str | None:
     """The aspect ratio of the first input picture; None: there is none, or it is elsewhere."""
-    if not wish.images:
+    if not spec.images:
         return None
-    if made := _made_here(wish.images[0], jobs):
+    if made := _made_here(spec.images[0], jobs):
         return "{}:{}".format(*made[0].size)
-    image = _decoded(wish.images[0])
+    image = _decoded(spec.images[0])
     return f"{image.width}:{image.height}" if image else None
 
 

@@ -72,7 +72,7 @@ def _sets(table: ModelTable) -> str:
         '"Four pictures of the same fox,\n  one for each season, in the same watercolour style."\n'
         f"- {_names(table.models_for_sets())} make sets{given}. "
         f"`{name}` is the most there may be, not how many there are.\n"
-        f"- Pictures given and pictures made are at most {table.limits.images_in_and_out} together.\n\n"
+        f"- Pictures given and pictures made are at most {table.upstream_limits.images_in_and_out} together.\n\n"
     )
 
 

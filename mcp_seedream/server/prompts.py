@@ -14,7 +14,7 @@ from typing import Any
 
 from mcp_types import GetPromptResult, Prompt, PromptArgument, PromptMessage, TextContent
 
-from mcp_seedream.catalog.arguments import Place, image_call
+from mcp_seedream.catalog.arguments import CallOrigin, image_call
 from mcp_seedream.catalog.references import shortened
 from mcp_seedream.catalog.selection import choose
 from mcp_seedream.catalog.table import Model, ModelTable, Operation, either
@@ -96,14 +96,14 @@ class Prompts:
             extra[template.counting] = wrapped(self._table, template.counting, int(filled["count"]))
         given = {key: filled[key] for key in ("image", "model", "size") if key in filled}
         raw = {"prompt": "\n".join([filled["prompt"], *words]), **given, **extra}
-        place: Place = "local" if self._local else "hosted"
-        call = image_call(self._table, template.operation, raw, wait_seconds=0, place=place)
-        model = choose(self._table, call.wish, call.model)
+        origin: CallOrigin = "local" if self._local else "hosted"
+        call = image_call(self._table, template.operation, raw, wait_seconds=0, origin=origin)
+        model = choose(self._table, call.spec, call.model)
         settled = {
-            "prompt": call.wish.prompt,
-            "image": list(call.wish.images),
+            "prompt": call.spec.prompt,
+            "image": list(call.spec.images),
             "model": model.id if call.model else None,
-            "size": call.wish.size,
+            "size": call.spec.size,
         }
         return {key: value for key, value in settled.items() if value} | extra
 

@@ -89,7 +89,7 @@ def models_markdown(table: ModelTable) -> str:
         ]  # fmt: skip
         rows.append(f"| {' | '.join(cells)} |")
     shared = [f"`{name}`" for name, parameter in table.parameters.items() if parameter.every_model]
-    limits = table.limits
+    limits = table.upstream_limits
     return "\n".join(rows) + (
         f"\n\nEvery model takes {', '.join(shared)}. A `WIDTHxHEIGHT` is at most {number(limits.aspect_ratio)} times "
         f"as long as it is wide. Input images and generated ones are at most {limits.images_in_and_out} together. "
@@ -117,7 +117,9 @@ def parameters_markdown(table: ModelTable) -> str:
 def model_markdown(table: ModelTable, model: Model) -> str:
     """One model as Markdown, with every parameter it takes."""
     ratio = (
-        f", at most {number(table.limits.aspect_ratio)} times as long as wide" if model.pixels or model.sides else ""
+        f", at most {number(table.upstream_limits.aspect_ratio)} times as long as wide"
+        if model.pixels or model.sides
+        else ""
     )
     rows = [
         f"| `{name}` | {parameter.about} | {_rule(rule) or 'any'} |"
@@ -154,7 +156,10 @@ def models_json(table: ModelTable) -> dict[str, Any]:
         }
         for name, parameter in table.parameters.items()
     }
-    limits = {"aspect_ratio": _plain(table.limits.aspect_ratio), "images_in_and_out": table.limits.images_in_and_out}
+    limits = {
+        "aspect_ratio": _plain(table.upstream_limits.aspect_ratio),
+        "images_in_and_out": table.upstream_limits.images_in_and_out,
+    }
     return {"models": [_model(table, model) for model in table.models], "parameters": parameters, "limits": limits}
 
 

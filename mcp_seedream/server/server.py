@@ -20,13 +20,13 @@ from mcp_seedream import __version__
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.errors import InvalidArguments
 from mcp_seedream.core.events import Observer
-from mcp_seedream.core.shutdown import Stopping
+from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.generation.background import open_jobs
 from mcp_seedream.generation.journal import Journal
 from mcp_seedream.generation.orphans import Orphans
 from mcp_seedream.generation.peers import Peers
 from mcp_seedream.generation.refusal_memory import RefusalMemory
-from mcp_seedream.generation.services import CallLimits, Services
+from mcp_seedream.generation.services import GenerationLimits, Services
 from mcp_seedream.media.downloads import Downloads
 from mcp_seedream.server import icons
 from mcp_seedream.server.completions import add_completions
@@ -34,7 +34,7 @@ from mcp_seedream.server.gallery import gallery
 from mcp_seedream.server.prompts import Prompts
 from mcp_seedream.server.resources import add_guide, add_journal
 from mcp_seedream.server.tasks_extension import Tasks
-from mcp_seedream.server.tools import Habits, TokenOf, make_tools
+from mcp_seedream.server.tools import TokenOf, ToolDefaults, make_tools
 from mcp_seedream.upstream.client import SeedreamClient
 from mcp_seedream.upstream.poller import TaskWaiter, open_waiter
 
@@ -82,13 +82,13 @@ def build_server(
     connect: Callable[[], SeedreamClient],
     *,
     token_of: TokenOf,
-    habits: Habits | None = None,
+    defaults: ToolDefaults | None = None,
     journal: Journal | None = None,
-    stopping: Stopping | None = None,
+    shutdown: Shutdown | None = None,
     look_interval: float = 2,
     remark: str | None = None,
     image_hosts: Sequence[str] = (),
-    limits: CallLimits | None = None,
+    limits: GenerationLimits | None = None,
     observer: Observer | None = None,
     peers: Peers | None = None,
 ) -> MCPServer[Services]:
@@ -98,9 +98,9 @@ def build_server(
         table: What the models can do.
         connect: Makes the upstream's client: once for the server's life, which also closes it.
         token_of: Finds the API token of whoever makes a call.
-        habits: How the tools behave where a call says nothing.
+        defaults: How the tools behave where a call says nothing.
         journal: Where tasks are written down, on the caller's own machine.
-        stopping: Ends all waits once it has begun.
+        shutdown: Ends all waits once it has begun.
         look_interval: Seconds between two rounds of look-ups for one caller.
         remark: A note to go with every picture, where the upstream ends with this process, and its links with it.
         image_hosts: Origins that pictures come from: the gallery may load them from there.
@@ -108,8 +108,8 @@ def build_server(
         observer: Told of every call.
         peers: Other processes of the same server; closed with it.
     """
-    habits = habits or Habits()
-    stopping = stopping or Stopping()
+    defaults = defaults or ToolDefaults()
+    shutdown = shutdown or Shutdown()
     observer = observer or Observer()
     kept: dict[str, Any] = {
         "table": table,
@@ -119,10 +119,10 @@ def build_server(
         "observer": observer,
     }
     memory = RefusalMemory(peers or journal, observer)
-    services = partial(Services, **kept, local=habits.local, set_images=habits.set_images, refusals=memory)
-    tools = {tool.name: tool for tool in make_tools(table, token_of, habits, listing=journal is not None)}
-    tasks = Tasks(tools.keys() - {"get_task"}, tools["get_task"], token_of, table.limits.link_hours)
-    orphans = Orphans(journal, peers, stopping=stopping)
+    services = partial(Services, **kept, local=defaults.local, set_images=defaults.set_images, refusals=memory)
+    tools = {tool.name: tool for tool in make_tools(table, token_of, defaults, listing=journal is not None)}
+    tasks = Tasks(tools.keys() - {"get_task"}, tools["get_task"], token_of, table.upstream_limits.link_hours)
+    orphans = Orphans(journal, peers, shutdown=shutdown)
     server = _Server(
         NAME,
         title="Seedream",
@@ -130,12 +130,12 @@ def build_server(
         icons=[icons.SERVER],
         version=__version__,
         tools=list(tools.values()),
-        lifespan=lambda _: _living(connect, services, look_interval, stopping, orphans=orphans, peers=peers),
+        lifespan=lambda _: _living(connect, services, look_interval, shutdown, orphans=orphans, peers=peers),
         extensions=[gallery(table, image_hosts), tasks],
         subscriptions=False,  # no list ever changes: who listened would wait in vain, and hold up the server's end
     )
     server.middleware.append(_arguments_by_name)
-    server.prompts = Prompts(table, local=habits.local is not None)
+    server.prompts = Prompts(table, local=defaults.local is not None)
     _add_reading(server, table, journal)
     return server
 
@@ -171,7 +171,7 @@ async def _living(
     connect: Callable[[], SeedreamClient],
     services: Callable[..., Services],
     look_interval: float,
-    stopping: Stopping,
+    shutdown: Shutdown,
     *,
     orphans: Orphans,
     peers: Peers | None,
@@ -180,22 +180,22 @@ async def _living(
     async with (
         aclosing(peers) if peers else nullcontext(),
         connect() as client,
-        open_waiter(client, interval=look_interval, stopping=stopping) as waiter,
+        open_waiter(client, interval=look_interval, shutdown=shutdown) as waiter,
         Downloads(sandbox=client.base_url if client.is_local else None) as downloads,
         anyio.create_task_group() as group,
         open_jobs(orphans) as jobs,
     ):
         if peers:
             group.start_soon(peers.greet)
-        group.start_soon(_end_in_order, stopping, waiter, client)
-        yield services(client=client, waiter=waiter, downloads=downloads, stopping=stopping, orphans=orphans, jobs=jobs)
+        group.start_soon(_end_in_order, shutdown, waiter, client)
+        yield services(client=client, waiter=waiter, downloads=downloads, shutdown=shutdown, orphans=orphans, jobs=jobs)
         group.cancel_scope.cancel()
 
 
-async def _end_in_order(stopping: Stopping, waiter: TaskWaiter, client: SeedreamClient) -> None:
+async def _end_in_order(shutdown: Shutdown, waiter: TaskWaiter, client: SeedreamClient) -> None:
     """Once the process is about to end: nothing new, no waits, and in the end no hopes."""
-    await stopping.begun.wait()
+    await shutdown.requested.wait()
     client.end()
     waiter.end()
-    await anyio.sleep(stopping.grace * _HANGING)
+    await anyio.sleep(shutdown.grace * _HANGING)
     client.give_up()

@@ -21,7 +21,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCError, JSONRPCRequest, JSONRPCResponse, jsonrpc_message_adapter
 from pydantic import ValidationError
 
-from mcp_seedream.core.shutdown import Stopping, die, stopped_by_signals
+from mcp_seedream.core.shutdown import Shutdown, die, shutdown_on_signals
 from mcp_seedream.server import jsonrpc
 
 logger = logging.getLogger(__name__)
@@ -29,14 +29,14 @@ _LAST_CALLS = 0.2  # seconds for calls that came just before the input's end to 
 _PROBE = "server/discover"
 
 
-async def serve_stdio(server: MCPServer[Any], stopping: Stopping) -> None:
+async def serve_stdio(server: MCPServer[Any], shutdown: Shutdown) -> None:
     """Serve until stdin is closed or a signal comes; calls that are being answered get their answers first.
 
     Args:
-        server: The server, whose waits end with `stopping`.
-        stopping: Begun by the end of the input, or by a signal.
+        server: The server, whose waits end with `shutdown`.
+        shutdown: Begun by the end of the input, or by a signal.
     """
-    server.middleware.append(partial(_counted, stopping))
+    server.middleware.append(partial(_counted, shutdown))
     # `run_stdio_async`, but for three things: the SDK drops lines that it can't read, a probe decides for it which
     # protocol a client speaks, and at the input's end it cancels every call, and their answers with them.
     lowlevel = server._lowlevel_server  # noqa: SLF001
@@ -46,7 +46,7 @@ async def serve_stdio(server: MCPServer[Any], stopping: Stopping) -> None:
         async def written() -> None:
             """Wait until the last answer has left; the client may be slow to read it."""
             await anyio.sleep(0.02)
-            with anyio.move_on_after(stopping.grace):
+            with anyio.move_on_after(shutdown.grace):
                 while not write._inner.statistics().tasks_waiting_receive:  # noqa: ASYNC110, SLF001
                     await anyio.sleep(0.02)
 
@@ -57,12 +57,12 @@ async def serve_stdio(server: MCPServer[Any], stopping: Stopping) -> None:
         async def ended() -> None:
             """The input has ended: let what came before it be answered."""
             await anyio.sleep(_LAST_CALLS)
-            stopping.begin()
-            await stopping.answered()
+            shutdown.request()
+            await shutdown.wait_until_idle()
             await written()
 
         async with (
-            stopped_by_signals(stopping, end),
+            shutdown_on_signals(shutdown, end),
             lowlevel.lifespan(lowlevel) as state,
             anyio.create_task_group() as probes,
         ):
@@ -79,8 +79,8 @@ async def serve_stdio(server: MCPServer[Any], stopping: Stopping) -> None:
             probes.cancel_scope.cancel()
 
 
-async def _counted(stopping: Stopping, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-    with stopping.answering():
+async def _counted(shutdown: Shutdown, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    with shutdown.call_in_progress():
         return await call_next(ctx)
 
 

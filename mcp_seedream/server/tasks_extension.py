@@ -36,7 +36,7 @@ from starlette.requests import Request
 
 from mcp_seedream.catalog.arguments import is_waited_for
 from mcp_seedream.catalog.schemas import MAX_WAIT_SECONDS
-from mcp_seedream.core.errors import InvalidArguments, TaskNotFound, TooMuch
+from mcp_seedream.core.errors import InvalidArguments, LimitExceeded, TaskNotFound
 from mcp_seedream.generation.background import Job, Work
 from mcp_seedream.generation.services import Services
 from mcp_seedream.server import results
@@ -49,7 +49,7 @@ _LEFT = (
     "finds it, and the same call, made again within 10 minutes, gets it."
 )
 _DELIVERING = 5  # seconds at most that a question waits for pictures to be fetched and saved
-Asking: TypeAlias = ServerRequestContext[Services, Any]
+ExtensionContext: TypeAlias = ServerRequestContext[Services, Any]
 
 
 class TaskParams(RequestParams):
@@ -92,7 +92,7 @@ class Tasks(Extension):
         ]
 
     async def intercept_tool_call(
-        self, params: CallToolRequestParams, ctx: Asking, call_next: CallNext
+        self, params: CallToolRequestParams, ctx: ExtensionContext, call_next: CallNext
     ) -> HandlerResult:
         """A task, as soon as the upstream has one; what is refused before that is answered as it always is.
 
@@ -105,17 +105,17 @@ class Tasks(Extension):
             return await call_next(ctx)
         caller = self._caller(ctx)
 
-        async def call(asking: Asking) -> HandlerResult:
+        async def call(asking: ExtensionContext) -> HandlerResult:
             with services.limits.task(caller) if services.limits else nullcontext():
                 return await call_next(asking)
 
         try:
             job = await services.jobs.begin(caller, _work(ctx, call))
-        except TooMuch as error:
+        except LimitExceeded as error:
             return results.failure(error)
         return job.result if job.task is None else {"resultType": "task", **self._described(job)}
 
-    async def get(self, ctx: Asking, params: TaskParams) -> HandlerResult:
+    async def get(self, ctx: ExtensionContext, params: TaskParams) -> HandlerResult:
         """A task as it stands, with what it came to.
 
         Raises:
@@ -127,7 +127,7 @@ class Tasks(Extension):
             await ctx.lifespan_context.jobs.collected(job)
         return {**self._described(job), **outcome}
 
-    async def cancel(self, ctx: Asking, params: TaskParams) -> HandlerResult:
+    async def cancel(self, ctx: ExtensionContext, params: TaskParams) -> HandlerResult:
         """Wait for it no longer: the upstream can't be stopped. One that has ended stays as it is.
 
         So does one that another process began: this one can't end it there, nor leave it to whoever makes its call.
@@ -137,18 +137,18 @@ class Tasks(Extension):
             job.cancel()
         return {}
 
-    async def update(self, ctx: Asking, params: UpdateParams) -> HandlerResult:
+    async def update(self, ctx: ExtensionContext, params: UpdateParams) -> HandlerResult:
         """Take answers to what a task asked; none ever asks, so there is nothing to do with them."""
         await self._job(ctx, params)
         return {}
 
-    async def _job(self, ctx: Asking, params: TaskParams) -> Job:
+    async def _job(self, ctx: ExtensionContext, params: TaskParams) -> Job:
         """The job for a task; where this process has none, one that begins with looking the task up."""
         require_client_extension(ctx, EXTENSION)
         _check_name(ctx, params.task_id)
         services, caller = ctx.lifespan_context, self._caller(ctx)
         job = services.jobs.find(caller, params.task_id)
-        if job is None or job.task is None or (_is_pending(job) and not services.stopping.begun.is_set()):
+        if job is None or job.task is None or (_is_pending(job) and not services.shutdown.requested.is_set()):
             arguments = {"task_id": params.task_id, "wait_seconds": MAX_WAIT_SECONDS}
             work = _work(ctx, lambda asking: self._look.fn(arguments, Context(request_context=asking)))
             job = await services.jobs.follow(caller, params.task_id, work)
@@ -159,7 +159,7 @@ class Tasks(Extension):
                 await job.over.wait()
         return job
 
-    def _caller(self, ctx: Asking) -> str:
+    def _caller(self, ctx: ExtensionContext) -> str:
         """Whose a task is, by a hash: what a task came to is kept for longer than a token need be."""
         token = self._token_of(Context(request_context=ctx)) or ""
         return hashlib.sha256(token.encode()).hexdigest()
@@ -180,12 +180,12 @@ class Tasks(Extension):
         }
 
 
-def _work(ctx: Asking, call: Callable[[Asking], Awaitable[HandlerResult]]) -> Work:
+def _work(ctx: ExtensionContext, call: Callable[[ExtensionContext], Awaitable[HandlerResult]]) -> Work:
     """A call as the work of a job, which it is told of."""
 
     async def work(job: Job) -> HandlerResult:
         services = replace(ctx.lifespan_context, job=job)
-        with services.stopping.answering():  # the process ends once its pictures are saved, as for any call
+        with services.shutdown.call_in_progress():  # the process ends once its pictures are saved, as for any call
             result = await call(replace(ctx, lifespan_context=services))
         if isinstance(result, CallToolResult):
             job.size += len(result.model_dump_json())
@@ -194,7 +194,7 @@ def _work(ctx: Asking, call: Callable[[Asking], Awaitable[HandlerResult]]) -> Wo
     return work
 
 
-def _declared(ctx: Asking) -> bool:
+def _declared(ctx: ExtensionContext) -> bool:
     """Older revisions have no such results, whatever a client declares there."""
     if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
         return False
@@ -202,7 +202,7 @@ def _declared(ctx: Asking) -> bool:
     return EXTENSION in ((capabilities.extensions if capabilities else None) or {})
 
 
-def _check_name(ctx: Asking, task_id: str) -> None:
+def _check_name(ctx: ExtensionContext, task_id: str) -> None:
     """The header that proxies route by must name the same task; not every client sends it."""
     header = ctx.request.headers.get(MCP_NAME_HEADER) if isinstance(ctx.request, Request) else None
     if header is not None and decode_header_value(header) != task_id:

@@ -61,13 +61,13 @@ _LOOK = ToolAnnotations(read_only_hint=True, open_world_hint=True)
 _TITLES = {"generate_image": "Generate an image", "edit_image": "Edit images", "get_task": "Get a task's result"}
 
 
-Call = Context[Services, Any]
-TokenOf = Callable[[Call], str | None]
+ToolContext = Context[Services, Any]
+TokenOf = Callable[[ToolContext], str | None]
 """Finds the API token of whoever makes a call."""
 
 
 @dataclass(frozen=True, slots=True)
-class Habits:
+class ToolDefaults:
     """How a server's tools behave where a call says nothing.
 
     `wait_seconds` is how long they wait; `preview` decides whether a call's result shows its pictures; `local` is what
@@ -75,52 +75,52 @@ class Habits:
     """
 
     wait_seconds: float = 45
-    preview: Callable[[Call], bool] = lambda _: False
+    preview: Callable[[ToolContext], bool] = lambda _: False
     local: LocalFiles | None = None
     set_images: int = 4
 
 
-def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing: bool = False) -> list[Tool]:
+def make_tools(table: ModelTable, token_of: TokenOf, defaults: ToolDefaults, *, listing: bool = False) -> list[Tool]:
     """The three tools.
 
     Args:
         table: The capability table their schemas and checks come from.
         token_of: Finds the caller's token.
-        habits: See `Habits`.
+        defaults: See `ToolDefaults`.
         listing: There is a journal to list tasks from.
     """
-    seconds, local = habits.wait_seconds, habits.local is not None
-    place: arguments.Place = "local" if local else "hosted"
+    seconds, local = defaults.wait_seconds, defaults.local is not None
+    origin: arguments.CallOrigin = "local" if local else "hosted"
 
-    async def images(operation: Operation, raw: dict[str, Any], ctx: Call) -> CallToolResult:
+    async def images(operation: Operation, raw: dict[str, Any], ctx: ToolContext) -> CallToolResult:
         # In a thread: megabytes of base64 are decoded, while other callers wait for their answers.
-        check = partial(arguments.image_call, table, operation, raw, wait_seconds=seconds, place=place)
+        check = partial(arguments.image_call, table, operation, raw, wait_seconds=seconds, origin=origin)
         call = await anyio.to_thread.run_sync(check) if operation == "edit" else check()
-        _check_save_to(habits, call.save_to)  # before anything is paid
-        done = await _made(habits, call, _token(token_of, ctx), ctx)
+        _check_save_to(defaults, call.save_to)  # before anything is paid
+        done = await _made(defaults, call, _token(token_of, ctx), ctx)
         return results.one(done.task, done.shown, done.caption)
 
-    async def generate_image(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
+    async def generate_image(arguments: dict[str, Any], ctx: ToolContext) -> CallToolResult:
         return await _answered("generate_image", ctx, images("generate", arguments, ctx))
 
-    async def edit_image(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
+    async def edit_image(arguments: dict[str, Any], ctx: ToolContext) -> CallToolResult:
         return await _answered("edit_image", ctx, images("edit", arguments, ctx))
 
-    async def tasks(raw: dict[str, Any], ctx: Call) -> CallToolResult:
+    async def tasks(raw: dict[str, Any], ctx: ToolContext) -> CallToolResult:
         services = ctx.request_context.lifespan_context
-        call = arguments.task_call(raw, wait_seconds=seconds, place=place, listing=services.journal is not None)
-        _check_save_to(habits, call.save_to)
+        call = arguments.task_call(raw, wait_seconds=seconds, origin=origin, listing=services.journal is not None)
+        _check_save_to(defaults, call.save_to)
         if not call.task_ids:
             token = token_of(ctx)
             known = None if token and stands_for_one(token) else token
             return results.listing(await newest_tasks(services, known))
         found = await get_tasks(services, call, _token(token_of, ctx), _report(ctx))
         if len(call.task_ids) == 1:
-            done = await _delivered(habits, found[call.task_ids[0]], call.save_to, ctx)
+            done = await _delivered(defaults, found[call.task_ids[0]], call.save_to, ctx)
             return results.one(done.task, done.shown, done.caption, known=_known(services.table))
-        return await _several(habits, call, found, ctx)
+        return await _several(defaults, call, found, ctx)
 
-    async def get_task(arguments: dict[str, Any], ctx: Call) -> CallToolResult:
+    async def get_task(arguments: dict[str, Any], ctx: ToolContext) -> CallToolResult:
         return await _answered("get_task", ctx, tasks(arguments, ctx))
 
     return [
@@ -130,7 +130,7 @@ def make_tools(table: ModelTable, token_of: TokenOf, habits: Habits, *, listing:
     ]
 
 
-async def _made(habits: Habits, call: ImageCall, token: str, ctx: Call) -> Delivered:
+async def _made(defaults: ToolDefaults, call: ImageCall, token: str, ctx: ToolContext) -> Delivered:
     services = ctx.request_context.lifespan_context
     asked = (token, ctx.request_context.request_id)
     async with services.orphans.watching(asked, fetched_later=services.job is not None) as watch:
@@ -138,7 +138,7 @@ async def _made(habits: Habits, call: ImageCall, token: str, ctx: Call) -> Deliv
             services.job.watch = watch
             call = replace(call, wait_seconds=MAX_WAIT_SECONDS)  # nobody's time is up meanwhile
         task = await make_images(services, call, token, _report(ctx), watch)
-        return await _delivered(habits, replace(task, prompt=call.wish.prompt or task.prompt), call.save_to, ctx)
+        return await _delivered(defaults, replace(task, prompt=call.spec.prompt or task.prompt), call.save_to, ctx)
 
 
 def _known(table: ModelTable) -> tuple[str, ...]:
@@ -176,7 +176,7 @@ def _tool(
     )
 
 
-async def _answered(tool: str, ctx: Call, work: Awaitable[CallToolResult]) -> CallToolResult:
+async def _answered(tool: str, ctx: ToolContext, work: Awaitable[CallToolResult]) -> CallToolResult:
     """The result of a call, and word of how it ended for the operator."""
     began = time.monotonic()
     found: dict[str, Any] = {"status": "left"}  # by its caller
@@ -201,12 +201,12 @@ async def _with_words(tool: str, work: Awaitable[CallToolResult]) -> CallToolRes
         return results.failure(SeedreamError(INTERNAL, code="internal_error"))
 
 
-def _observed(tool: str, ctx: Call, found: dict[str, Any], seconds: float) -> events.Call:
+def _observed(tool: str, ctx: ToolContext, found: dict[str, Any], seconds: float) -> events.ToolCall:
     """A call as the operator sees it: no prompt, no link."""
     state = getattr(ctx.request_context.request, "state", None)
     error = found.get("error") or {}
     generating = found.get("elapsed_seconds") if tool != "get_task" and found["status"] == "succeeded" else None
-    return events.Call(
+    return events.ToolCall(
         tool,
         error.get("code", found["status"]),
         seconds,
@@ -218,17 +218,19 @@ def _observed(tool: str, ctx: Call, found: dict[str, Any], seconds: float) -> ev
     )
 
 
-async def _several(habits: Habits, call: TaskCall, found: dict[str, Task], ctx: Call) -> CallToolResult:
-    there = await _all_delivered(habits, [found[id_] for id_ in call.task_ids if id_ in found], call.save_to, ctx)
+async def _several(defaults: ToolDefaults, call: TaskCall, found: dict[str, Task], ctx: ToolContext) -> CallToolResult:
+    there = await _all_delivered(defaults, [found[id_] for id_ in call.task_ids if id_ in found], call.save_to, ctx)
     missing = [id_ for id_ in call.task_ids if id_ not in found]
     shown = within_budget(data for each in there for data in each.shown)
     return results.several(_told(there, len(shown)), missing, shown)
 
 
-async def _all_delivered(habits: Habits, tasks: list[Task], save_to: str | None, ctx: Call) -> list[Delivered]:
+async def _all_delivered(
+    defaults: ToolDefaults, tasks: list[Task], save_to: str | None, ctx: ToolContext
+) -> list[Delivered]:
     """Several tasks at once, without previews: they would not fit into one result."""
     done: dict[int, Delivered] = {}
-    unseen = replace(habits, preview=lambda _: False)
+    unseen = replace(defaults, preview=lambda _: False)
 
     async def deliver_one(index: int, task: Task) -> None:
         done[index] = await _delivered(unseen, task, save_to, ctx, share=len(tasks))
@@ -249,8 +251,10 @@ def _told(done: list[Delivered], shown: int) -> list[Task]:
     return tasks
 
 
-async def _delivered(habits: Habits, task: Task, save_to: str | None, ctx: Call, *, share: int = 1) -> Delivered:
-    local = habits.local
+async def _delivered(
+    defaults: ToolDefaults, task: Task, save_to: str | None, ctx: ToolContext, *, share: int = 1
+) -> Delivered:
+    local = defaults.local
     folder = (save_target(save_to, local) if save_to else local.output) if local else None
     if save_to and task.state == "pending":
         return Delivered(
@@ -260,25 +264,25 @@ async def _delivered(habits: Habits, task: Task, save_to: str | None, ctx: Call,
     name = f"{(task.prompt or 'seedream')[:40]} {task.id[:8]}"
     files = await services.journal.files(task.id) if services.journal and local else ()
     kept = await anyio.to_thread.run_sync(saved_set, files, len(task.images), folder if save_to else None)
-    wanted = Wanted(folder, name, habits.preview(ctx), PREVIEW_ROOM // share, kept)
+    wanted = Wanted(folder, name, defaults.preview(ctx), PREVIEW_ROOM // share, kept)
     done = await deliver(task, wanted, services.downloads, local, services.decoding)
     if services.journal:
         await services.journal.ended(done.task)
     return done
 
 
-def _report(ctx: Call) -> Report:
+def _report(ctx: ToolContext) -> Report:
     """To whoever waits for this call, or asks for it now and then."""
     job = ctx.request_context.lifespan_context.job
     return job.report if job else ctx.report_progress
 
 
-def _check_save_to(habits: Habits, save_to: str | None) -> None:
-    if save_to and habits.local:
-        save_target(save_to, habits.local)
+def _check_save_to(defaults: ToolDefaults, save_to: str | None) -> None:
+    if save_to and defaults.local:
+        save_target(save_to, defaults.local)
 
 
-def _token(token_of: TokenOf, ctx: Call) -> str:
+def _token(token_of: TokenOf, ctx: ToolContext) -> str:
     token = token_of(ctx)
     why = stands_for_one(token) if token else None
     if not token or why:

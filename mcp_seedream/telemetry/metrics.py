@@ -11,7 +11,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from mcp_seedream.core.events import Call, Exchange, Observer
+from mcp_seedream.core.events import Observer, ToolCall, UpstreamRequest
 
 _WAITS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 45, 60, 120, 300, 600)
 _ANSWERS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -68,7 +68,7 @@ class Metrics(Observer):
         )
         self._limits = Counter("seedream_limits_hit", "Calls that were too much", ("limit",), registry=registry)
 
-    def call(self, call: Call) -> None:
+    def call(self, call: ToolCall) -> None:
         super().call(call)
         model = self._model(call.model)
         self._calls.labels(call.tool, model, self._outcome(call.outcome)).inc()
@@ -76,7 +76,7 @@ class Metrics(Observer):
         if call.generating is not None:
             self._generating.labels(model).observe(call.generating)
 
-    def exchange(self, exchange: Exchange) -> None:
+    def exchange(self, exchange: UpstreamRequest) -> None:
         kind = exchange.kind.replace(" ", "_")
         self._upstream.labels(kind, exchange.status).observe(exchange.seconds)
         self._bytes.labels("sent").inc(exchange.sent)

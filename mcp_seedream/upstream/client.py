@@ -37,7 +37,7 @@ import anyio
 import httpx
 
 from mcp_seedream.core.errors import (
-    ServerStopping,
+    ServerShuttingDown,
     SubmissionUncertain,
     TaskNotFound,
     UnreadableReply,
@@ -47,7 +47,7 @@ from mcp_seedream.core.errors import (
 from mcp_seedream.core.events import Observer
 from mcp_seedream.core.setting_rules import LOOPBACK
 from mcp_seedream.upstream.connection_errors import NEVER_SENT, lost, unreached
-from mcp_seedream.upstream.connections import Pools
+from mcp_seedream.upstream.connections import ConnectionPools
 from mcp_seedream.upstream.error_mapping import UNCERTAIN
 from mcp_seedream.upstream.parsing import is_unknown, read_batch, read_event, read_task
 from mcp_seedream.upstream.responses import at_most, decoded, exchange, raise_known, read_lines, read_whole
@@ -84,7 +84,7 @@ class SeedreamClient:
         timeouts: See `Timeouts`.
         retries: For requests that surely were not accepted, and for look-ups.
         connections: Open at once, at most, for each kind of request: neither submits nor streamed answers can
-            keep a look-up waiting. Callers who want more than that take turns.
+            keep a look-up waiting. KeyVerifier who want more than that take turns.
         observer: Told of every request.
     """
 
@@ -101,7 +101,7 @@ class SeedreamClient:
         self._timeouts = timeouts or Timeouts()
         self._retries = retries or Retries()
         patience = self._timeouts.read
-        self._pools = Pools(self.base_url, connections=connections, patience=patience, observer=observer)
+        self._pools = ConnectionPools(self.base_url, connections=connections, patience=patience, observer=observer)
         self._submits: set[anyio.CancelScope] = set()
         self._ending = False
 
@@ -130,7 +130,7 @@ class SeedreamClient:
     async def _submit(self, request: ImageRequest, token: str) -> Task:
         content = json.dumps(request.body).encode()
         within = self._timeouts.connect + self._timeouts.read + len(content) / _SLOWEST
-        async with self._pools.turn("submit", token) as http:
+        async with self._pools.connection("submit", token) as http:
             self._check_ending()
             # A caller that leaves while the request is under way must not turn a paid task into a lost one.
             with anyio.CancelScope(shield=True) as scope, self._under_way(scope):
@@ -158,7 +158,7 @@ class SeedreamClient:
 
     def _check_ending(self) -> None:
         if self._ending:
-            raise ServerStopping
+            raise ServerShuttingDown
 
     @contextmanager
     def _under_way(self, scope: anyio.CancelScope) -> Iterator[None]:
@@ -218,7 +218,7 @@ class SeedreamClient:
                 decoded(reply, submitting=True)
                 raise UnreadableReply("The upstream's answer is no stream.", status=reply.status)
 
-        async with self._pools.turn("stream", token) as http:
+        async with self._pools.connection("stream", token) as http:
             response = await self._retries(partial(attempt, http), _surely_not_accepted)
             try:
                 async with _submitting(self.base_url):
@@ -259,7 +259,9 @@ class SeedreamClient:
         timeout = self._timeout(self._timeouts.look_up)
 
         async def attempt() -> Any:
-            async with self._pools.turn(kind, "" if kind == "check" else token) as http:  # strangers are one caller
+            async with self._pools.connection(
+                kind, "" if kind == "check" else token
+            ) as http:  # strangers are one caller
                 call = http.build_request(
                     "POST", "/seedream/tasks", content=content, headers=_bearer(token), timeout=timeout
                 )

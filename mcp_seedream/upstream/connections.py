@@ -18,16 +18,16 @@ from opentelemetry.trace import SpanKind, StatusCode, get_tracer
 
 from mcp_seedream import DISTRIBUTION, __version__
 from mcp_seedream.core.errors import ConfigurationError, UpstreamUnavailable
-from mcp_seedream.core.events import Exchange, Observer
+from mcp_seedream.core.events import Observer, UpstreamRequest
 from mcp_seedream.core.setting_rules import LOOPBACK
-from mcp_seedream.upstream.fair_limiter import Turns
+from mcp_seedream.upstream.fair_limiter import FairLimiter
 from mcp_seedream.upstream.responses import ENCODING
 
 _ANSWERS: ContextVar[list[httpx.Response] | None] = ContextVar("answers", default=None)
 """The answers of the turn that is being taken."""
 
 
-class Pools:
+class ConnectionPools:
     """The pools of one upstream, each made at its first use: a TLS context costs more than listing the tools does.
 
     Args:
@@ -44,27 +44,27 @@ class Pools:
         self._patience = patience
         self._observer = observer or Observer()
         self._tracer = get_tracer(__name__)  # does nothing, unless the process has an exporter
-        self._pools: dict[str, tuple[httpx.AsyncClient, Turns]] = {}
+        self._pools: dict[str, tuple[httpx.AsyncClient, FairLimiter]] = {}
 
     @asynccontextmanager
-    async def turn(self, kind: str, caller: str) -> AsyncIterator[httpx.AsyncClient]:
+    async def connection(self, kind: str, caller: str) -> AsyncIterator[httpx.AsyncClient]:
         """A client that has a connection free, for one request of this caller.
 
         Raises:
             UpstreamUnavailable: There was none in time.
         """
         if kind not in self._pools:
-            self._pools[kind] = self._client(), Turns(self._connections)
-        client, turns = self._pools[kind]
+            self._pools[kind] = self._client(), FairLimiter(self._connections)
+        client, limiter = self._pools[kind]
         with anyio.move_on_after(self._patience) as scope:
-            await turns.take(caller)
+            await limiter.acquire(caller)
         if scope.cancelled_caught:
             raise UpstreamUnavailable("All connections to the upstream are in use, so nothing was sent. Try later.")
         try:
             with self._observed(kind, caller):
                 yield client
         finally:
-            turns.give()
+            limiter.release()
 
     @contextmanager
     def _observed(self, kind: str, caller: str) -> Iterator[None]:
@@ -87,7 +87,7 @@ class Pools:
         finally:
             _ANSWERS.set(before)
             self._observer.exchange(
-                Exchange(
+                UpstreamRequest(
                     kind,
                     str(status or "error"),
                     time.perf_counter() - began,

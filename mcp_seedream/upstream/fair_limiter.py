@@ -1,4 +1,4 @@
-"""So many at a time, and callers in turn: one who asks a thousand times keeps nobody else waiting."""
+"""A concurrency limit that serves callers round-robin, so that one caller's backlog delays no other caller."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from contextlib import asynccontextmanager
 import anyio
 
 
-class Turns:
-    """A limit of what goes on at once, shared fairly: whoever waits is served in turn by caller, then by order.
+class FairLimiter:
+    """A semaphore whose waiters are served round-robin by caller, and in order within a caller.
 
     Args:
-        most: How many go on at once.
+        capacity: How many may hold it at once.
     """
 
-    def __init__(self, most: int) -> None:
-        self._free = most
+    def __init__(self, capacity: int) -> None:
+        self._free = capacity
         self._waiting: OrderedDict[str, deque[anyio.Event]] = OrderedDict()
 
     @asynccontextmanager
-    async def turn(self, caller: str) -> AsyncIterator[None]:
-        """One turn of a caller, as soon as there is room, until the context ends."""
-        await self.take(caller)
+    async def slot(self, caller: str) -> AsyncIterator[None]:
+        """Hold one slot for a caller while the context lasts."""
+        await self.acquire(caller)
         try:
             yield
         finally:
-            self.give()
+            self.release()
 
-    async def take(self, caller: str) -> None:
-        """Begin a turn; `give` ends it."""
+    async def acquire(self, caller: str) -> None:
+        """Wait for a slot and take it; `release` gives it back."""
         if self._free:
             self._free -= 1
             return
@@ -41,19 +41,19 @@ class Turns:
             await ready.wait()
         except BaseException:
             if ready.is_set():
-                self.give()  # it came too late for this one
+                self.release()  # the slot was granted after this waiter had left
             else:
                 queue.remove(ready)
                 if not queue:
                     del self._waiting[caller]
             raise
 
-    def give(self) -> None:
-        """End a turn: the next caller's first one begins."""
+    def release(self) -> None:
+        """Give a slot back; the next caller's first waiter gets it."""
         if not self._waiting:
             self._free += 1
             return
         caller, queue = self._waiting.popitem(last=False)
         queue.popleft().set()
         if queue:
-            self._waiting[caller] = queue  # behind everybody else
+            self._waiting[caller] = queue  # this caller goes to the end of the queue

@@ -17,7 +17,7 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from mcp_seedream.core.errors import TokenRefused, UnreadableReply, UpstreamError
-from mcp_seedream.core.shutdown import Stopping
+from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.upstream.client import SeedreamClient
 from mcp_seedream.upstream.types import Task
 
@@ -39,11 +39,11 @@ class TaskWaiter:
     """Waits for tasks of many callers; `open_waiter` makes one for the process."""
 
     def __init__(
-        self, client: SeedreamClient, group: TaskGroup, stopping: Stopping, *, interval: float, tick: float
+        self, client: SeedreamClient, group: TaskGroup, shutdown: Shutdown, *, interval: float, tick: float
     ) -> None:
         self._client = client
         self._group = group
-        self._stopping = stopping
+        self._shutdown = shutdown
         self._interval = interval
         self._tick = tick
         self._waits: dict[str, set[_Wait]] = {}
@@ -80,7 +80,7 @@ class TaskWaiter:
         waits.add(wait)
         started = anyio.current_time()
         try:
-            while wait.goes_on(self._stopping) and (left := started + seconds - anyio.current_time()) > 0:
+            while wait.goes_on(self._shutdown) and (left := started + seconds - anyio.current_time()) > 0:
                 with anyio.move_on_after(min(left, self._tick)) as pause:
                     await wait.done.wait()
                 if pause.cancelled_caught and report is not None:
@@ -144,7 +144,7 @@ class TaskWaiter:
 
 @asynccontextmanager
 async def open_waiter(
-    client: SeedreamClient, *, interval: float = 2, tick: float = 5, stopping: Stopping | None = None
+    client: SeedreamClient, *, interval: float = 2, tick: float = 5, shutdown: Shutdown | None = None
 ) -> AsyncIterator[TaskWaiter]:
     """A waiter, for as long as the context lasts.
 
@@ -152,11 +152,11 @@ async def open_waiter(
         client: For the look-ups.
         interval: Seconds between a caller's rounds of look-ups.
         tick: Seconds between two reports.
-        stopping: Once it has begun, nobody waits.
+        shutdown: Once it has begun, nobody waits.
     """
-    stopping = stopping or Stopping()
+    shutdown = shutdown or Shutdown()
     async with anyio.create_task_group() as group:
-        yield TaskWaiter(client, group, stopping, interval=interval, tick=tick)
+        yield TaskWaiter(client, group, shutdown, interval=interval, tick=tick)
         group.cancel_scope.cancel()
 
 
@@ -181,8 +181,8 @@ class _Wait:
         self.error: UpstreamError | None = None
         self.done = anyio.Event()
 
-    def goes_on(self, stopping: Stopping) -> bool:
-        return bool(self.running) and self.error is None and not stopping.begun.is_set()
+    def goes_on(self, shutdown: Shutdown) -> bool:
+        return bool(self.running) and self.error is None and not shutdown.requested.is_set()
 
     def take(self, ended: dict[str, Task]) -> None:
         for id_ in self.running & ended.keys():

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import anyio
 
 from mcp_seedream.core.errors import SubmissionUncertain, UpstreamError
-from mcp_seedream.core.shutdown import Stopping
+from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.upstream.error_mapping import UNCERTAIN
 from mcp_seedream.upstream.parsing import NO_PICTURE
 from mcp_seedream.upstream.poller import Report
@@ -25,7 +25,7 @@ async def read_stream(
     report: Report,
     *,
     accepted: Callable[[Task], Awaitable[None]],
-    stopping: Stopping,
+    shutdown: Shutdown,
     tick: float = 5,
 ) -> Task:
     """Read a stream to its end, or until the process is about to end.
@@ -34,7 +34,7 @@ async def read_stream(
         events: What the upstream sends.
         report: Called for each picture, and about every `tick` seconds in between.
         accepted: Called once, when the stream tells the task's id.
-        stopping: Breaks the stream off; what came before counts.
+        shutdown: Breaks the stream off; what came before counts.
         tick: Seconds.
 
     Returns:
@@ -47,7 +47,7 @@ async def read_stream(
     reading = _Reading(report, accepted)
 
     async def end() -> None:
-        await stopping.begun.wait()
+        await shutdown.requested.wait()
         group.cancel_scope.cancel()
 
     async with aclosing(events), anyio.create_task_group() as group:

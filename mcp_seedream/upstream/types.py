@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mcp_seedream.catalog.selection import Wish, sent_options, sent_size
+from mcp_seedream.catalog.selection import ImageSpec, sent_options, sent_size
 from mcp_seedream.catalog.table import Model, ModelTable, Value
 
 State = Literal["pending", "succeeded", "failed"]
@@ -24,16 +24,16 @@ class ImageRequest:
     body: Mapping[str, Any]
 
     @classmethod
-    def of(cls, table: ModelTable, model: Model, wish: Wish) -> ImageRequest:
-        """The request for a wish that `model` has been found to serve."""
+    def of(cls, table: ModelTable, model: Model, spec: ImageSpec) -> ImageRequest:
+        """The request for a spec that `model` has been found to serve."""
         body: JSONObject = {"model": model.id}
-        if wish.prompt.strip():
-            body["prompt"] = wish.prompt
-        if wish.images:
-            body["image"] = list(wish.images)
-        if size := sent_size(table, model, wish):
+        if spec.prompt.strip():
+            body["prompt"] = spec.prompt
+        if spec.images:
+            body["image"] = list(spec.images)
+        if size := sent_size(table, model, spec):
             body["size"] = size
-        body |= {name: wrapped(table, name, v) for name, v in sent_options(table, model, wish).items()}
+        body |= {name: wrapped(table, name, v) for name, v in sent_options(table, model, spec).items()}
         if not body.get("stream") and not body.get("callback_url"):
             body["async"] = True
         return cls(model.id, body)

@@ -193,7 +193,7 @@ async def test_larger_where_the_model_does_not_edit(opened: Opening, sandbox: Sa
 
 
 async def test_a_double_click_pays_once(opened: Opening, sandbox: Sandbox) -> None:
-    """However quickly the first click was answered; a second wish a moment later is a second picture."""
+    """However quickly the first click was answered; a second spec a moment later is a second picture."""
     async with opened() as host:
         await host.call(prompt="a fox")
         await host.reaches("succeeded")

@@ -14,7 +14,7 @@ import pytest
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.generation.journal import Journal
 from mcp_seedream.media.local_files import LocalFiles
-from mcp_seedream.server.tools import Habits
+from mcp_seedream.server.tools import ToolDefaults
 from tests.conftest import BUSY, Session, Switch, answer
 from tests.integration.test_http import LATEST, OLD
 from tests.integration.test_peers import called, give_up, replica
@@ -37,7 +37,9 @@ def production(switch: Switch) -> Production:
 def session(request: pytest.FixtureRequest, table: ModelTable, switch: Switch, tmp_path: Path) -> Session:
     if request.param == "memory":
         return Session(table, switch.address)
-    return Session(table, switch.address, habits=Habits(20, local=LocalFiles()), journal=Journal(tmp_path / "tasks"))
+    return Session(
+        table, switch.address, defaults=ToolDefaults(20, local=LocalFiles()), journal=Journal(tmp_path / "tasks")
+    )
 
 
 async def until(condition: Callable[[], bool]) -> None:

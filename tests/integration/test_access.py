@@ -26,13 +26,13 @@ from starlette.routing import Mount
 
 from mcp_seedream.assembly import create_app
 from mcp_seedream.catalog.table import ModelTable
-from mcp_seedream.core.errors import ConfigurationError, TokenRefused, TooMuch, UpstreamUnavailable
+from mcp_seedream.core.errors import ConfigurationError, LimitExceeded, TokenRefused, UpstreamUnavailable
 from mcp_seedream.core.events import Observer, caller_id
 from mcp_seedream.core.settings import Settings, read_settings
-from mcp_seedream.core.shutdown import Stopping
+from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.hosting import middleware
-from mcp_seedream.hosting.key_verifier import NO_TASK, Callers
-from mcp_seedream.hosting.limits import Limits, _Room
+from mcp_seedream.hosting.key_verifier import NO_TASK, KeyVerifier
+from mcp_seedream.hosting.limits import CallerLimits, _Room
 from mcp_seedream.hosting.probes import Readiness
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.telemetry.logs import log_to_stderr
@@ -142,7 +142,7 @@ async def test_what_is_known_grows_old(monkeypatch: pytest.MonkeyPatch) -> None:
 
     now = 0.0
     monkeypatch.setattr("mcp_seedream.hosting.key_verifier.time", SimpleNamespace(monotonic=lambda: now))
-    callers = Callers(seconds=300)
+    callers = KeyVerifier(seconds=300)
     for _ in range(2):
         assert await callers.good("a", look_up)
     now = 301.0
@@ -249,7 +249,7 @@ async def test_an_upstream_that_is_down_is_not_waited_for_by_turns(table: ModelT
         await anyio.sleep(0.1)
         raise UpstreamUnavailable("down")
 
-    callers = Callers()
+    callers = KeyVerifier()
     async with anyio.create_task_group() as group:
         for _ in range(20):
             group.start_soon(callers.good, "key", look_up)
@@ -266,13 +266,13 @@ async def test_strangers_have_a_limit() -> None:
             await release.wait()
             raise TokenRefused("no")
 
-    callers = Callers()
+    callers = KeyVerifier()
     assert await callers.good("known", look_up)
     async with anyio.create_task_group() as group:
         for number in range(500):
             group.start_soon(callers.good, str(number), look_up)
         await anyio.sleep(0.05)
-        with pytest.raises(TooMuch):
+        with pytest.raises(LimitExceeded):
             await callers.good("one more", look_up)
         assert await callers.good("known", look_up)
         release.set()
@@ -327,23 +327,23 @@ async def test_generations_a_minute_have_a_limit(table: ModelTable, upstream: st
 
 async def test_a_minute_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Afterwards there is room again, and nothing is kept of callers that are gone."""
-    limits = Limits(calls=1, all_calls=2, generations=1, observer=Observer())
+    limits = CallerLimits(calls=1, all_calls=2, generations=1, observer=Observer())
     now = [1000.0]
     monkeypatch.setattr("mcp_seedream.hosting.limits.time.monotonic", lambda: now[0])
     for caller in ("a", "b"):
         limits.generate(caller)
-        with pytest.raises(TooMuch, match="try again in 60 s"):
+        with pytest.raises(LimitExceeded, match="try again in 60 s"):
             limits.generate(caller)
     now[0] += 61
     limits.generate("a")
     monkeypatch.setattr("mcp_seedream.hosting.limits._CALLERS", 1)
     limits.generate("c")
     assert list(limits._made) == ["a", "c"]
-    with limits.call("a"), pytest.raises(TooMuch, match="of your calls"), limits.call("a"):
+    with limits.call("a"), pytest.raises(LimitExceeded, match="of your calls"), limits.call("a"):
         pass
-    with limits.call("a"), limits.task("a"), pytest.raises(TooMuch, match="of your tasks"), limits.task("a"):
+    with limits.call("a"), limits.task("a"), pytest.raises(LimitExceeded, match="of your tasks"), limits.task("a"):
         pass
-    with limits.call("a"), limits.call("b"), pytest.raises(TooMuch, match="this server"), limits.call("c"):
+    with limits.call("a"), limits.call("b"), pytest.raises(LimitExceeded, match="this server"), limits.call("c"):
         pass
     assert limits._answered == limits._going_on == _Room()
 
@@ -477,7 +477,7 @@ async def test_the_log_says_when_calls_can_not_be_served(
         if away:
             raise UpstreamUnavailable("gone")
 
-    readiness = Readiness(Stopping(), look_up)
+    readiness = Readiness(Shutdown(), look_up)
     for away in (False, True, True, False, False):
         assert (await readiness.trouble() is not None) == away
         await anyio.sleep(0.02)
@@ -490,7 +490,7 @@ async def test_a_stopping_server_is_not_ready(table: ModelTable, upstream: str, 
     app = create_app(read_settings(base_url=upstream), table=table)
     with serving(app) as address:
         assert (await asked(address, "/ready")).json() == {"status": "ready"}
-        app.state.stopping.begin()
+        app.state.shutdown.request()
         assert (await asked(address, "/ready")).status_code == 503
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.media import outputs, pixels, previews
 from mcp_seedream.sandbox.app import Sandbox
-from mcp_seedream.server.tools import Habits
+from mcp_seedream.server.tools import ToolDefaults
 from tests.conftest import BUSY, Session, answer, huge_png, submits, text
 
 pytestmark = [pytest.mark.anyio, BUSY]
@@ -39,7 +39,7 @@ class Counter:
 
 @pytest.fixture
 def session(table: ModelTable, upstream: str) -> Session:
-    return Session(table, upstream, habits=Habits(5, lambda _: True))
+    return Session(table, upstream, defaults=ToolDefaults(5, lambda _: True))
 
 
 def webp() -> str:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from mcp_seedream.core.settings import read_settings
 from mcp_seedream.hosting.app import bearer_token, build_app
 from mcp_seedream.server.server import build_server
-from mcp_seedream.server.tools import Habits
+from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.client import SeedreamClient
 from tests.conftest import serving
 from tests.integration.test_http import LATEST, OLD, message
@@ -111,7 +111,7 @@ def endpoint() -> Iterator[Endpoint]:
     upstream = AtOnce()
     with ExitStack() as stack:
         connect = partial(SeedreamClient, stack.enter_context(serving(upstream, lifespan="off")))
-        server = build_server(TABLE, connect, token_of=bearer_token, habits=Habits(0), look_interval=0.01)
+        server = build_server(TABLE, connect, token_of=bearer_token, defaults=ToolDefaults(0), look_interval=0.01)
         address = stack.enter_context(serving(build_app(server, read_settings(max_body_mib=MOST // 2**20))))
         endpoint = Endpoint(int(address.rsplit(":", 1)[1]), upstream)
         logging.getLogger().addHandler(endpoint.crashes)

@@ -27,7 +27,7 @@ from mcp_seedream.core.settings import Settings, read_settings
 from mcp_seedream.hosting.app import bearer_token, build_app, wants_preview
 from mcp_seedream.sandbox.app import Sandbox, running
 from mcp_seedream.server.server import build_server
-from mcp_seedream.server.tools import Habits
+from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.client import SeedreamClient
 from tests.conftest import BUSY, answer, look_ups, serving, submits
 
@@ -47,7 +47,7 @@ def endpoint(table: ModelTable, upstream: str, settings: Settings) -> Iterator[s
         table,
         lambda: SeedreamClient(upstream),
         token_of=bearer_token,
-        habits=Habits(20, wants_preview(False)),
+        defaults=ToolDefaults(20, wants_preview(False)),
         look_interval=0.1,
     )
     with serving(build_app(server, settings)) as address:
@@ -221,7 +221,7 @@ async def test_three_hundred_waits_are_one_round_of_look_ups(table: ModelTable, 
     """In requests of at most fifty ids; all finish, and nothing is submitted twice."""
     sandbox = Sandbox(table, record=True, seconds=6)
     with running(sandbox) as upstream:
-        server = build_server(table, lambda: SeedreamClient(upstream), token_of=bearer_token, habits=Habits(60))
+        server = build_server(table, lambda: SeedreamClient(upstream), token_of=bearer_token, defaults=ToolDefaults(60))
         with serving(build_app(server, settings)) as address:
             limits = httpx2.Limits(max_connections=400)
             done = 0

@@ -27,7 +27,7 @@ from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.media import inputs
 from mcp_seedream.media.local_files import LocalFiles, open_picture
 from mcp_seedream.sandbox.app import Sandbox
-from mcp_seedream.server.tools import Habits
+from mcp_seedream.server.tools import ToolDefaults
 from tests.conftest import BUSY, Session, Switch, answer, huge_png, submits, text
 from tests.support.models import PRO
 
@@ -39,7 +39,7 @@ def session(table: ModelTable, upstream: str, tmp_path: Path, monkeypatch: pytes
     """A server on the caller's own machine, which reads from one folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    return Session(table, upstream, habits=Habits(20, local=LocalFiles(allowed=(tmp_path,))))
+    return Session(table, upstream, defaults=ToolDefaults(20, local=LocalFiles(allowed=(tmp_path,))))
 
 
 def save(path: Path, mode: str = "RGB", size: tuple[int, int] = (60, 40), **options: Any) -> Path:

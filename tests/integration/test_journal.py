@@ -19,7 +19,7 @@ from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.generation.journal import Entry, Journal, Orphan
 from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.sandbox.app import Sandbox
-from mcp_seedream.server.tools import Habits
+from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.types import Image, Task
 from tests.conftest import BUSY, TOKEN, Session, answer, look_ups, submits, text
 
@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def session(table: ModelTable, upstream: str, path: Path) -> Session:
     """A server on the caller's own machine, with a journal."""
-    return Session(table, upstream, habits=Habits(20, local=LocalFiles()), journal=Journal(path))
+    return Session(table, upstream, defaults=ToolDefaults(20, local=LocalFiles()), journal=Journal(path))
 
 
 def now(**fields: Any) -> Entry:
@@ -243,7 +243,7 @@ async def test_the_listing_works_without_the_upstream(table: ModelTable, path: P
     """What is written down is there."""
     journal = Journal(path)
     await journal.accepted(now())
-    session = Session(table, "http://127.0.0.1:9", habits=Habits(local=LocalFiles()), journal=journal)
+    session = Session(table, "http://127.0.0.1:9", defaults=ToolDefaults(local=LocalFiles()), journal=journal)
     result = await session.call("get_task")
     assert [(task["task_id"], task["status"]) for task in answer(result)["tasks"]] == [("t1", "pending")]
 
@@ -278,7 +278,7 @@ async def test_a_listing_fits_into_a_result(table: ModelTable, upstream: str, pa
         await journal.accepted(now(id=f"t{n}", prompt="x" * 5000))
         links = tuple(Image(f"https://cdn.example.com/{i}/{'y' * 2000}") for i in range(15))
         await journal.ended(Task(f"t{n}", "succeeded", links))
-    session = Session(table, upstream, habits=Habits(local=LocalFiles()), journal=journal)
+    session = Session(table, upstream, defaults=ToolDefaults(local=LocalFiles()), journal=journal)
     result = await session.call("get_task")
     assert len(result.model_dump_json()) < 150_000
     assert answer(result)["tasks"][0]["task_id"] == "t19"

@@ -18,7 +18,7 @@ from mcp_seedream.generation.watch import Watch
 from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.sandbox.faults import REFUSALS
-from mcp_seedream.server.tools import Habits
+from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.types import Task
 from tests.conftest import BUSY, Session, answer, look_ups, submits, text
 from tests.integration.test_tools import picture
@@ -32,7 +32,7 @@ def session(request: pytest.FixtureRequest, table: ModelTable, upstream: str, tm
     """A hosted server, and one on the caller's own machine with a journal."""
     if request.param == "memory":
         return Session(table, upstream)
-    return Session(table, upstream, habits=Habits(20, local=LocalFiles()), journal=Journal(tmp_path / "tasks"))
+    return Session(table, upstream, defaults=ToolDefaults(20, local=LocalFiles()), journal=Journal(tmp_path / "tasks"))
 
 
 async def given_up(
@@ -181,7 +181,7 @@ async def test_with_a_journal_the_next_server_adopts(
 
     def server() -> Session:
         journal = Journal(tmp_path / "tasks")
-        return Session(table, upstream, habits=Habits(20, local=LocalFiles()), journal=journal)
+        return Session(table, upstream, defaults=ToolDefaults(20, local=LocalFiles()), journal=journal)
 
     async with server().open() as client:
         await given_up(client, sandbox, "generate_image", {"prompt": SLOW})
@@ -248,7 +248,7 @@ async def test_an_orphan_that_can_not_be_written_down_is_remembered(
 
     journal = Journal(tmp_path / "tasks")
     monkeypatch.setattr(journal, broken, fail)
-    session = Session(table, upstream, habits=Habits(20, local=LocalFiles()), journal=journal)
+    session = Session(table, upstream, defaults=ToolDefaults(20, local=LocalFiles()), journal=journal)
     async with session.open() as client:
         await given_up(client, sandbox, "generate_image", {"prompt": SLOW})
         result = await client.call_tool("generate_image", {"prompt": SLOW})

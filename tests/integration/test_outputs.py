@@ -20,7 +20,7 @@ from mcp_seedream.generation.journal import Journal
 from mcp_seedream.media import outputs
 from mcp_seedream.media.local_files import LocalFiles, readable
 from mcp_seedream.sandbox.app import Sandbox
-from mcp_seedream.server.tools import Habits
+from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.types import Image as WireImage
 from mcp_seedream.upstream.types import Task
 from tests.conftest import BUSY, Session, answer, submits, text
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.anyio, BUSY]
 
 
 def local(table: ModelTable, upstream: str, *, output: Path | None = None, preview: bool = True) -> Session:
-    return Session(table, upstream, habits=Habits(20, lambda _: preview, LocalFiles(output=output)))
+    return Session(table, upstream, defaults=ToolDefaults(20, lambda _: preview, LocalFiles(output=output)))
 
 
 @pytest.fixture
@@ -337,8 +337,8 @@ async def test_a_failed_task_delivers_nothing(session: Session, tmp_path: Path) 
 @pytest.fixture
 def kept(table: ModelTable, upstream: str, tmp_path: Path) -> Session:
     """A server that saves every result, and writes down where."""
-    habits = Habits(20, lambda _: True, LocalFiles(output=tmp_path / "all"))
-    return Session(table, upstream, habits=habits, journal=Journal(tmp_path / "tasks.sqlite3"))
+    defaults = ToolDefaults(20, lambda _: True, LocalFiles(output=tmp_path / "all"))
+    return Session(table, upstream, defaults=defaults, journal=Journal(tmp_path / "tasks.sqlite3"))
 
 
 SET = {"sequential_image_generation": "auto", "sequential_image_generation_options": 3}

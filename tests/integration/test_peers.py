@@ -19,7 +19,7 @@ from mcp_types import CallToolResult
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.redis_client import connect
 from mcp_seedream.core.settings import read_settings
-from mcp_seedream.core.shutdown import Stopping
+from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.generation import peers
 from mcp_seedream.generation.journal import Orphan
 from mcp_seedream.generation.orphans import Orphans
@@ -185,7 +185,7 @@ async def test_a_server_that_stops_leaves_its_tasks_to_the_others(
     table: ModelTable, upstream: str, redis: Any, redis_url: str, sandbox: Sandbox
 ) -> None:
     """Whoever waits is told so; the same call gets the task."""
-    stopping = Stopping(2)
+    shutdown = Shutdown(2)
     found: list[CallToolResult] = []
 
     async def call(**more: Any) -> None:
@@ -193,9 +193,9 @@ async def test_a_server_that_stops_leaves_its_tasks_to_the_others(
         found.append(await session.call("generate_image", prompt=SLOW))
 
     async with anyio.create_task_group() as group:
-        group.start_soon(partial(call, stopping=stopping))
+        group.start_soon(partial(call, shutdown=shutdown))
         await accepted(redis)
-        stopping.begin()
+        shutdown.request()
     await call()
     assert "the same call, made again, gets this task" in text(found[0])
     assert answer(found[0])["task_id"] == answer(found[1])["task_id"]

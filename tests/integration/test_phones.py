@@ -20,7 +20,7 @@ from starlette.routing import Mount, Route
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.sandbox.app import Sandbox
-from mcp_seedream.server.tools import Habits
+from mcp_seedream.server.tools import ToolDefaults
 from tests.conftest import BUSY, Session, Switch, answer, submits, text
 from tests.integration.test_inputs import edit, pixel, save_heic, sent
 from tests.support.models import PRO
@@ -35,7 +35,7 @@ ORIENTATION = 0x0112
 def session(table: ModelTable, upstream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     """A server on the caller's own machine."""
     monkeypatch.chdir(tmp_path)
-    return Session(table, upstream, habits=Habits(20, local=LocalFiles(allowed=(tmp_path,))))
+    return Session(table, upstream, defaults=ToolDefaults(20, local=LocalFiles(allowed=(tmp_path,))))
 
 
 def corners(size: tuple[int, int], mode: str = "RGB") -> Image.Image:
@@ -322,8 +322,8 @@ async def test_a_link_to_a_phones_picture_is_read_here(
     table: ModelTable, site: str, sandbox: Sandbox, name: str, local: bool
 ) -> None:
     """The upstream would refuse what it leads to."""
-    habits = Habits(20, local=LocalFiles() if local else None)
-    result = await edit(Session(table, site, habits=habits), f"{site}/pictures/{name}")
+    defaults = ToolDefaults(20, local=LocalFiles() if local else None)
+    result = await edit(Session(table, site, defaults=defaults), f"{site}/pictures/{name}")
     assert not result.is_error, text(result)
     assert (sent(sandbox).format, seen_corners(sent(sandbox))) == ("JPEG", UPRIGHT[6])
     assert "was converted from HEIC" in " ".join(answer(result)["notes"])

@@ -16,7 +16,7 @@ from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.server.prompts import Prompts
 from mcp_seedream.server.resources import MODEL
-from mcp_seedream.server.tools import Habits
+from mcp_seedream.server.tools import ToolDefaults
 from tests.conftest import Session, answer, only, submits
 from tests.integration.test_tools import picture
 from tests.support.contract import faults
@@ -141,7 +141,7 @@ async def test_what_can_not_work_is_told_at_once(
 
 async def test_a_local_server_takes_paths(table: ModelTable, upstream: str, mode: str) -> None:
     """As its tool does."""
-    session = Session(table, upstream, habits=Habits(local=LocalFiles()))
+    session = Session(table, upstream, defaults=ToolDefaults(local=LocalFiles()))
     tool, arguments = await rendered(session, mode, "edit_photo", prompt="green", image="~/photo.jpg")
     assert (tool, arguments["image"]) == ("edit_image", ["~/photo.jpg"])
 

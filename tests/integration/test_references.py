@@ -13,7 +13,7 @@ import pytest
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.sandbox.app import Sandbox
-from mcp_seedream.server.tools import Habits
+from mcp_seedream.server.tools import ToolDefaults
 from tests.conftest import BUSY, Session, answer, look_ups, submits, text
 from tests.integration.test_inputs import edit, save
 
@@ -79,7 +79,7 @@ LINKS: list[Any] = [
 def session(table: ModelTable, upstream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     """A server on the caller's own machine, which reads from one folder."""
     monkeypatch.chdir(tmp_path)
-    return Session(table, upstream, habits=Habits(20, local=LocalFiles(allowed=(tmp_path,))))
+    return Session(table, upstream, defaults=ToolDefaults(20, local=LocalFiles(allowed=(tmp_path,))))
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ async def test_a_lookalike_outside_the_allowed_folders(
     (inside := tmp_path / "in").mkdir()
     save(tmp_path / "a\u00a0b.png")
     (inside / "c\u00a0d.png").symlink_to(tmp_path / "a\u00a0b.png")
-    session = Session(table, upstream, habits=Habits(20, local=LocalFiles(allowed=(inside,))))
+    session = Session(table, upstream, defaults=ToolDefaults(20, local=LocalFiles(allowed=(inside,))))
     assert "can't be read: No such file" in text(await edit(session, str(tmp_path / "a b.png")))
     assert "lies outside SEEDREAM_ALLOWED_DIRS" in text(await edit(session, str(inside / "c d.png")))
     assert sandbox.requests == []

@@ -130,7 +130,7 @@ async def test_the_guide(session: Session, table: ModelTable, mode: str) -> None
     text = (await read(session, mode, "seedream://guide")).text
     assert len(text.encode()) <= 3000
     assert "`sequential_image_generation: auto`" in text
-    assert f"at most {table.limits.images_in_and_out} together" in text
+    assert f"at most {table.upstream_limits.images_in_and_out} together" in text
     for model in table.models_for("edit"):
         assert model.name in text
 

@@ -22,7 +22,7 @@ from mcp_seedream.media.downloads import Downloads
 from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.media.outputs import Wanted, deliver
 from mcp_seedream.server.results import one
-from mcp_seedream.server.tools import Habits
+from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.types import Image, Task
 from tests.conftest import Session, Switch, answer, text
 
@@ -72,7 +72,7 @@ def canned(switch: Switch) -> Canned:
 
 @pytest.fixture
 def hosted(table: ModelTable, canned: Canned) -> Session:
-    return Session(table, canned.address, habits=Habits(5, lambda _: True))
+    return Session(table, canned.address, defaults=ToolDefaults(5, lambda _: True))
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def plain(table: ModelTable, canned: Canned) -> Session:
 
 @pytest.fixture
 def local(table: ModelTable, canned: Canned, tmp_path: Path) -> Session:
-    return Session(table, canned.address, habits=Habits(5, lambda _: True, LocalFiles(output=tmp_path / "out")))
+    return Session(table, canned.address, defaults=ToolDefaults(5, lambda _: True, LocalFiles(output=tmp_path / "out")))
 
 
 def blocks(result: Any) -> list[ImageContent]:

@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.generation.journal import IN_MEMORY, Journal
 from mcp_seedream.media.local_files import LocalFiles
-from mcp_seedream.server.tools import Habits
+from mcp_seedream.server.tools import ToolDefaults
 from tests.conftest import Session
 
 pytestmark = pytest.mark.anyio
@@ -82,7 +82,7 @@ async def test_what_a_model_reads_is_small(listing: dict[str, Any]) -> None:
 
 async def test_a_local_server_reads_and_saves_files(table: ModelTable, upstream: str) -> None:
     """`save_to` and paths are published over stdio only, within the same limits of size."""
-    async with Session(table, upstream, habits=Habits(local=LocalFiles())).open("legacy") as client:
+    async with Session(table, upstream, defaults=ToolDefaults(local=LocalFiles())).open("legacy") as client:
         listing = (await client.list_tools()).model_dump(mode="json", by_alias=True, exclude_none=True)
     await test_what_a_model_reads_is_small(listing)
     await test_schemas_are_plain(listing)
@@ -94,7 +94,7 @@ async def test_a_local_server_reads_and_saves_files(table: ModelTable, upstream:
 @pytest.mark.parametrize("local", [None, LocalFiles()])
 async def test_the_whole_answer_is_small(table: ModelTable, upstream: str, mode: str, local: LocalFiles | None) -> None:
     """With the icons, and with what newer protocol revisions say of the server in every answer."""
-    session = Session(table, upstream, habits=Habits(local=local), journal=Journal(IN_MEMORY))
+    session = Session(table, upstream, defaults=ToolDefaults(local=local), journal=Journal(IN_MEMORY))
     async with session.open(mode) as client:
         listing = (await client.list_tools()).model_dump(mode="json", by_alias=True, exclude_none=True)
     await test_what_a_model_reads_is_small(listing)

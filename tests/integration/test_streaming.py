@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from mcp_seedream.catalog.table import ModelTable
-from mcp_seedream.core.shutdown import Stopping
+from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.upstream.streaming import read_stream
 from mcp_seedream.upstream.types import Image, StreamEvent, Task
 from tests.conftest import BUSY, Session, Switch, answer, serving, text
@@ -118,7 +118,7 @@ async def test_the_time_is_told_between_pictures() -> None:
     async def accepted(task: Task) -> None:
         known.append(task.id)
 
-    task = await read_stream(events(), report, accepted=accepted, stopping=Stopping(), tick=0.05)
+    task = await read_stream(events(), report, accepted=accepted, shutdown=Shutdown(), tick=0.05)
     assert task.images
     assert known == ["t1"]
     assert [message for _, message in told] == ["Task t1: 0 s", "Task t1: 0 s", f"Image 1: {LINK.format(1)}"]

@@ -27,16 +27,16 @@ from starlette.types import Receive, Scope, Send
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.events import Observer
 from mcp_seedream.core.settings import read_settings
-from mcp_seedream.core.shutdown import Stopping
+from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.generation.background import _BARE, Job, Jobs, Work, open_jobs
 from mcp_seedream.generation.journal import IN_MEMORY, Entry, Journal
 from mcp_seedream.generation.orphans import Orphans
 from mcp_seedream.hosting.app import bearer_token, build_app
-from mcp_seedream.hosting.limits import Limits
+from mcp_seedream.hosting.limits import CallerLimits
 from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.server.tasks_extension import EXTENSION
-from mcp_seedream.server.tools import Habits
+from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.types import Task
 from tests.conftest import BUSY, TOKEN, Session, Switch, answer, look_ups, serving, submits, text
 from tests.process.test_stdio import Process
@@ -156,8 +156,8 @@ async def test_a_task_comes_at_once_and_is_the_upstreams(session: Session, sandb
 @pytest.mark.parametrize("preview", [True, False])
 async def test_it_comes_to_what_waiting_brings(table: ModelTable, upstream: str, tmp_path: Path, preview: bool) -> None:
     """Words, structured content, preview and saved file."""
-    habits = Habits(20, lambda _: preview, LocalFiles((), None))
-    session = Session(table, upstream, habits=habits)
+    defaults = ToolDefaults(20, lambda _: preview, LocalFiles((), None))
+    session = Session(table, upstream, defaults=defaults)
     arguments = {"prompt": "a fox", "size": "2K", "watermark": False}
     async with following(session) as follower:
         id_ = await follower.begin("generate_image", **arguments, save_to=str(tmp_path / "task.jpg"))
@@ -324,7 +324,9 @@ async def test_however_many_ask_elsewhere_pictures_are_saved_once(
     async with following(Session(table, upstream)) as follower:
         id_ = await follower.begin("generate_image", prompt="a fox")
         await follower.end(id_)
-    async with following(Session(table, upstream, habits=Habits(20, local=LocalFiles((), tmp_path)))) as follower:
+    async with following(
+        Session(table, upstream, defaults=ToolDefaults(20, local=LocalFiles((), tmp_path)))
+    ) as follower:
         async with anyio.create_task_group() as group:
             for _ in range(4):
                 group.start_soon(follower.status, id_)
@@ -446,7 +448,9 @@ async def test_a_call_that_is_made_again_saves_its_pictures_once(
     """The call whose client was silent ends as soon as another has its task."""
     monkeypatch.setattr("mcp_seedream.server.server.open_jobs", partial(open_jobs, unasked=0.3))
     sandbox.seconds = 1.5
-    async with following(Session(table, upstream, habits=Habits(20, local=LocalFiles((), tmp_path)))) as follower:
+    async with following(
+        Session(table, upstream, defaults=ToolDefaults(20, local=LocalFiles((), tmp_path)))
+    ) as follower:
         first = await follower.begin("generate_image", prompt="a fox")
         await anyio.sleep(0.6)
         assert await follower.begin("generate_image", prompt="a fox") == first
@@ -544,10 +548,10 @@ async def test_a_server_that_stops_leaves_its_tasks_to_the_next(
 ) -> None:
     """The same call, made again there, gets the task."""
     sandbox.seconds = 1
-    journal, stopping = Journal(IN_MEMORY), Stopping(2)
-    async with following(Session(table, upstream, journal=journal, stopping=stopping)) as follower:
+    journal, shutdown = Journal(IN_MEMORY), Shutdown(2)
+    async with following(Session(table, upstream, journal=journal, shutdown=shutdown)) as follower:
         id_ = await follower.begin("generate_image", prompt="a fox")
-        stopping.begin()
+        shutdown.request()
         await anyio.sleep(0.2)
         assert await follower.status(id_) == "working"
     again = await Session(table, upstream, journal=journal).call("generate_image", prompt="a fox")
@@ -683,7 +687,7 @@ def post(endpoint: str, method: str, params: dict[str, Any], token: str = "a", *
 @contextmanager
 def limited(table: ModelTable, upstream: str, calls: int) -> Iterator[str]:
     """A hosted server's endpoint for callers who may ask for so much at once."""
-    limits = Limits(calls=calls, all_calls=10, generations=0, observer=Observer())
+    limits = CallerLimits(calls=calls, all_calls=10, generations=0, observer=Observer())
     session = Session(table, upstream, token_of=bearer_token, limits=limits)
     with serving(build_app(session.server, read_settings(), limits=limits)) as address:
         yield f"{address}/mcp"

@@ -26,7 +26,7 @@ from mcp_seedream.sandbox.app import Sandbox, running
 from mcp_seedream.sandbox.faults import REFUSALS
 from mcp_seedream.server import results
 from mcp_seedream.server.results import IMAGE_RESULT, TASK_RESULT
-from mcp_seedream.server.tools import Habits
+from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.types import Task
 from tests.conftest import INTERVAL, Session, answer, look_ups, serving, submits, text
 from tests.support.contract import faults
@@ -95,8 +95,8 @@ async def test_layers_without_a_prompt(
     table: ModelTable, upstream: str, sandbox: Sandbox, tmp_path: Path, prompt: str | None
 ) -> None:
     """However it is left out: none is sent, none names a file, and none is shown as `""`."""
-    local = Habits(20, local=LocalFiles(output=tmp_path))
-    here = Session(table, upstream, habits=local, journal=Journal(IN_MEMORY))
+    local = ToolDefaults(20, local=LocalFiles(output=tmp_path))
+    here = Session(table, upstream, defaults=local, journal=Journal(IN_MEMORY))
     image = "https://example.com/poster.png"
     async with here.open() as client:
         call = {"image": [image], "layer_decomposition": True, **({} if prompt is None else {"prompt": prompt})}

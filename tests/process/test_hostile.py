@@ -27,7 +27,7 @@ from mcp_seedream.core.settings import read_settings
 from mcp_seedream.hosting.app import bearer_token, build_app, wants_preview
 from mcp_seedream.media import outputs
 from mcp_seedream.server.server import build_server
-from mcp_seedream.server.tools import Habits
+from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.client import SeedreamClient
 from tests.conftest import BUSY, answer, huge_png, serving, text
 from tests.integration.test_http import connected
@@ -145,8 +145,8 @@ async def server(
         async with Client(parameters) as client:
             yield Server(client, folder, is_local=True)
         return
-    habits = Habits(20, wants_preview(False))
-    hosted = build_server(read_table(), lambda: SeedreamClient(upstream), token_of=bearer_token, habits=habits)
+    defaults = ToolDefaults(20, wants_preview(False))
+    hosted = build_server(read_table(), lambda: SeedreamClient(upstream), token_of=bearer_token, defaults=defaults)
     with pytest.MonkeyPatch.context() as patch, serving(build_app(hosted, read_settings())) as address:
         patch.setattr(outputs, "_PREVIEWING", PATIENCE)
         async with connected(f"{address}/mcp?preview=on") as client:

@@ -95,7 +95,7 @@ def test_it_serves(image: Stage, table: ModelTable, workers: str) -> None:
         os.kill(first, signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
         log = process.stderr.read() if process.stderr else ""
-        assert "stopping; 0 calls" in log
+        assert "shutting down; 0 calls" in log
         assert "Traceback" not in log
 
 

@@ -159,7 +159,7 @@ def test_a_folder_reads_no_variable_into_an_address(monkeypatch: pytest.MonkeyPa
 
 
 def test_over_http_a_folder_says_nothing_of_where_tokens_go(tmp_path: Path) -> None:
-    """Callers bring tokens, which are not in the file; a folder's own token changes nothing about that."""
+    """KeyVerifier bring tokens, which are not in the file; a folder's own token changes nothing about that."""
     hosted = {
         "SEEDREAM_PUBLIC_URL": ELSEWHERE,
         "SEEDREAM_SEAL_KEYS": "aaaa",

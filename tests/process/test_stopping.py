@@ -97,7 +97,7 @@ def test_a_second_signal_ends_at_once(upstream: str, sandbox: Sandbox, tmp_path:
         time.sleep(0.01)
     server.process.send_signal(signal.SIGTERM)
     assert server.process.stderr is not None
-    while "stopping" not in server.process.stderr.readline():
+    while "shutting down" not in server.process.stderr.readline():
         pass
     started = time.monotonic()
     server.process.send_signal(signal.SIGTERM)

@@ -29,14 +29,14 @@ from mcp.shared.auth import (
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.settings import read_settings
 from mcp_seedream.hosting.app import bearer_token, build_app
-from mcp_seedream.hosting.key_verifier import Callers, pasted
+from mcp_seedream.hosting.key_verifier import KeyVerifier, pasted
 from mcp_seedream.hosting.middleware import ENDPOINT
 from mcp_seedream.oauth.provider import Lifetimes
 from mcp_seedream.oauth.routes import SignIn
 from mcp_seedream.oauth.store import Store
 from mcp_seedream.oauth.vendor import Vendor
 from mcp_seedream.server.server import build_server
-from mcp_seedream.server.tools import Habits
+from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.client import SeedreamClient, Timeouts
 from tests.conftest import QUICK, serving
 
@@ -96,9 +96,9 @@ def hosted(
             vendor=vendor(public) if vendor else None,
             lifetimes=lifetimes,
         )
-        server = build_server(table, connect, token_of=bearer_token, habits=Habits(20), look_interval=0.1)
+        server = build_server(table, connect, token_of=bearer_token, defaults=ToolDefaults(20), look_interval=0.1)
         with serving(
-            build_app(server, settings, upstream=asked, callers=Callers(), sign_in=sign_in), listener=listener
+            build_app(server, settings, upstream=asked, callers=KeyVerifier(), sign_in=sign_in), listener=listener
         ):
             yield Hosted(own, sign_in)
 

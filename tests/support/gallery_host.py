@@ -20,7 +20,7 @@ from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.settings import Settings
 from mcp_seedream.hosting.app import bearer_token, build_app, wants_preview
 from mcp_seedream.server.server import build_server
-from mcp_seedream.server.tools import Habits
+from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.client import SeedreamClient
 from tests.conftest import INTERVAL, QUICK, TOKEN, serving
 from tests.support.browser import browsing
@@ -129,7 +129,7 @@ async def hosting(
         table,
         lambda: SeedreamClient(upstream, retries=QUICK),
         token_of=bearer_token,
-        habits=Habits(20, wants_preview(preview)),
+        defaults=ToolDefaults(20, wants_preview(preview)),
         look_interval=INTERVAL,
         image_hosts=(upstream,) if image_hosts is None else image_hosts,
     )

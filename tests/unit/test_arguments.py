@@ -29,7 +29,7 @@ def refusal(operation: Operation, **raw: Any) -> str:
 
 
 def options(**raw: Any) -> dict[str, Any]:
-    return dict(image_call(TABLE, "generate", {"prompt": "a fox", **raw}, wait_seconds=45).wish.options)
+    return dict(image_call(TABLE, "generate", {"prompt": "a fox", **raw}, wait_seconds=45).spec.options)
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,9 @@ def test_values_that_can_be_meant_in_one_way_are_taken(raw: dict[str, Any], opti
 )
 def test_null_and_empty_mean_absent(raw: dict[str, Any]) -> None:
     """As if the argument had been left out."""
-    call = image_call(TABLE, "generate", {"prompt": "a fox", **raw}, wait_seconds=45, place="local")
+    call = image_call(TABLE, "generate", {"prompt": "a fox", **raw}, wait_seconds=45, origin="local")
     assert call.save_to is None
-    assert (dict(call.wish.options), call.wish.size, call.model, call.wait_seconds) == ({}, None, None, 45)
+    assert (dict(call.spec.options), call.spec.size, call.model, call.wait_seconds) == ({}, None, None, 45)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_null_and_empty_mean_absent(raw: dict[str, Any]) -> None:
 )
 def test_sizes_are_spelled_as_the_table_has_them(given: str, size: str) -> None:
     """Letter case and the sign between the sides are not held against a caller."""
-    assert image_call(TABLE, "generate", {"prompt": "a", "size": given}, wait_seconds=0).wish.size == size
+    assert image_call(TABLE, "generate", {"prompt": "a", "size": given}, wait_seconds=0).spec.size == size
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_what_can_not_be_meant_is_refused_by_name(raw: dict[str, Any], says: str
 )
 def test_input_images(image: Any, count: int) -> None:
     """A list, JSON of one, or a bare string; URLs, data URIs and base64."""
-    assert len(image_call(TABLE, "edit", {"prompt": "a", "image": image}, wait_seconds=0).wish.images) == count
+    assert len(image_call(TABLE, "edit", {"prompt": "a", "image": image}, wait_seconds=0).spec.images) == count
 
 
 @pytest.mark.parametrize(
@@ -217,16 +217,16 @@ def test_input_images_that_are_refused(image: Any, says: str) -> None:
 )
 def test_base64_as_people_have_it(image: str) -> None:
     """Wrapped, unpadded, with a parameter: sent on in one piece."""
-    [sent] = image_call(TABLE, "edit", {"prompt": "a", "image": image}, wait_seconds=0).wish.images
+    [sent] = image_call(TABLE, "edit", {"prompt": "a", "image": image}, wait_seconds=0).spec.images
     assert sent.endswith(PNG)
     assert not any(character.isspace() for character in sent)
 
 
 def test_a_picture_of_exactly_the_limit_is_taken() -> None:
     """Ten MiB, wrapped in lines or not."""
-    data = b"\x89PNG\r\n\x1a\n" + bytes(TABLE.limits.image_bytes - 8)
+    data = b"\x89PNG\r\n\x1a\n" + bytes(TABLE.upstream_limits.image_bytes - 8)
     for text in (base64.b64encode(data).decode(), base64.encodebytes(data).decode()):
-        assert image_call(TABLE, "edit", {"prompt": "a", "image": text}, wait_seconds=0).wish.images
+        assert image_call(TABLE, "edit", {"prompt": "a", "image": text}, wait_seconds=0).spec.images
 
 
 def test_a_callback_means_no_wait() -> None:
@@ -320,8 +320,8 @@ def test_sizes_and_shapes_are_taken_as_people_write_them(
     raw: dict[str, Any], size: str | None, ratio: str | None
 ) -> None:
     """A named size, WIDTHxHEIGHT, or a ratio, in either argument."""
-    wish = image_call(TABLE, "generate", {"prompt": "a", **raw}, wait_seconds=0).wish
-    assert (wish.size, wish.aspect_ratio) == (size, ratio)
+    spec = image_call(TABLE, "generate", {"prompt": "a", **raw}, wait_seconds=0).spec
+    assert (spec.size, spec.aspect_ratio) == (size, ratio)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_a_shape_that_no_model_makes_is_refused(ratio: str) -> None:
     """At most 16:1."""
     call = image_call(TABLE, "generate", {"prompt": "a", "aspect_ratio": ratio}, wait_seconds=0)
     with pytest.raises(InvalidArguments, match=r"`aspect_ratio` .* does not fit"):
-        choose(TABLE, call.wish)
+        choose(TABLE, call.spec)
 
 
 @pytest.mark.parametrize(
@@ -395,6 +395,6 @@ def test_a_call_with_every_argument_filled_with_nothing_is_a_bare_call(operation
     raw |= {"prompt": "a fox", **({"image": [URL]} if operation == "edit" else {}), "watermark": True}
     call = image_call(TABLE, operation, raw, wait_seconds=45)
     bare = {"prompt": "a fox", **({"image": [URL]} if operation == "edit" else {})}
-    assert choose(TABLE, call.wish, call.model) is choose(
-        TABLE, image_call(TABLE, operation, bare, wait_seconds=45).wish
+    assert choose(TABLE, call.spec, call.model) is choose(
+        TABLE, image_call(TABLE, operation, bare, wait_seconds=45).spec
     )

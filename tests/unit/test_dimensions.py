@@ -7,7 +7,7 @@ import re
 import pytest
 
 from mcp_seedream.catalog.dimensions import aspect_ratio, pixels, shaped
-from mcp_seedream.catalog.selection import Wish, choose, sent_size
+from mcp_seedream.catalog.selection import ImageSpec, choose, sent_size
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.errors import InvalidArguments
 from tests.support.production import LITE, PRO, PRODUCTION, SEEDEDIT, T2I, V4, V5, V45
@@ -68,16 +68,16 @@ def test_a_ratio_fits_within_limits_of_sides(table: ModelTable, model: str, tier
 @pytest.mark.parametrize("tier", [*AREAS, None])
 def test_a_call_without_a_model_gets_one_that_takes_the_shape(table: ModelTable, tier: str | None, ratio: str) -> None:
     """And the size that is sent is one of that model's."""
-    wish = Wish("generate", "a fox", size=tier, aspect_ratio=ratio)
-    model = choose(table, wish)
-    check(sent_size(table, model, wish), model.id, ratio)
+    spec = ImageSpec("generate", "a fox", size=tier, aspect_ratio=ratio)
+    model = choose(table, spec)
+    check(sent_size(table, model, spec), model.id, ratio)
 
 
 @pytest.mark.parametrize("ratio", ["17:1", "1:17", "100:1"])
 def test_no_model_takes_a_longer_shape(table: ModelTable, ratio: str) -> None:
     """It is an error before anything is sent."""
     with pytest.raises(InvalidArguments, match="aspect_ratio"):
-        choose(table, Wish("generate", "a fox", aspect_ratio=ratio))
+        choose(table, ImageSpec("generate", "a fox", aspect_ratio=ratio))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Turns: so many at a time, callers one after the other, and nothing lost when somebody leaves the queue."""
+"""FairLimiter: so many at a time, callers one after the other, and nothing lost when somebody leaves the queue."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from mcp_seedream.upstream.fair_limiter import Turns
+from mcp_seedream.upstream.fair_limiter import FairLimiter
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_so_many_at_a_time() -> None:
     """The others wait."""
-    turns, most, now = Turns(3), 0, 0
+    turns, most, now = FairLimiter(3), 0, 0
 
     async def work(caller: str) -> None:
         nonlocal most, now
-        async with turns.turn(caller):
+        async with turns.slot(caller):
             now += 1
             most = max(most, now)
             await anyio.sleep(0.01)
@@ -31,19 +31,19 @@ async def test_so_many_at_a_time() -> None:
 
 async def test_callers_take_turns() -> None:
     """One with many requests does not keep one with a single request waiting for all of them."""
-    turns, order = Turns(1), []
+    turns, order = FairLimiter(1), []
 
     async def work(caller: str) -> None:
-        async with turns.turn(caller):
+        async with turns.slot(caller):
             order.append(caller)
             await anyio.lowlevel.checkpoint()
 
-    await turns.take("nobody")
+    await turns.acquire("nobody")
     async with anyio.create_task_group() as group:
         for caller in ["alice"] * 5 + ["bob"] + ["carol"] * 2:
             group.start_soon(work, caller)
             await anyio.lowlevel.checkpoint()
-        turns.give()
+        turns.release()
     assert order.index("bob") <= 2
     assert order.index("carol") <= 3
 
@@ -51,19 +51,19 @@ async def test_callers_take_turns() -> None:
 @pytest.mark.parametrize("late", [False, True])
 async def test_who_leaves_the_queue_takes_no_turn(late: bool) -> None:
     """Before the turn came, or in the moment it did."""
-    turns = Turns(1)
+    turns = FairLimiter(1)
 
     async def work() -> None:
-        async with turns.turn("bob"):
+        async with turns.slot("bob"):
             await anyio.lowlevel.checkpoint()
 
-    await turns.take("alice")
+    await turns.acquire("alice")
     async with anyio.create_task_group() as group:
         group.start_soon(work)
         await anyio.sleep(0.01)
         if late:
-            turns.give()
+            turns.release()
         group.cancel_scope.cancel()
     if not late:
-        turns.give()
+        turns.release()
     assert (turns._free, dict(turns._waiting)) == (1, {})

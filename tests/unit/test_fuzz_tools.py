@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from mcp import Client
 from mcp_types import CallToolResult
 
-from mcp_seedream.catalog.arguments import Place, image_call, task_call
+from mcp_seedream.catalog.arguments import CallOrigin, image_call, task_call
 from mcp_seedream.catalog.table import Operation
 from mcp_seedream.core.errors import InvalidArguments
 from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.server.server import build_server
-from mcp_seedream.server.tools import Habits, make_tools
+from mcp_seedream.server.tools import ToolDefaults, make_tools
 from mcp_seedream.upstream.client import SeedreamClient
 from tests.conftest import TOKEN, Switch, answer, text
 from tests.support.at_once import TABLE, AtOnce, examples
@@ -38,13 +38,13 @@ LONGEST_REFUSAL = 2000
 """Characters: a refusal names what is wrong, and does not send a caller's megabytes back."""
 
 
-def schemas(habits: Habits) -> dict[str, dict[str, Any]]:
+def schemas(defaults: ToolDefaults) -> dict[str, dict[str, Any]]:
     """The input schemas as a client sees them."""
-    return {tool.name: tool.parameters for tool in make_tools(TABLE, lambda _: TOKEN, habits)}
+    return {tool.name: tool.parameters for tool in make_tools(TABLE, lambda _: TOKEN, defaults)}
 
 
-SCHEMAS = schemas(Habits(0))
-LOCAL = schemas(Habits(0, local=LocalFiles()))
+SCHEMAS = schemas(ToolDefaults(0))
+LOCAL = schemas(ToolDefaults(0, local=LocalFiles()))
 
 # Strings: what each argument is for, what looks like it, and what nobody would send on purpose.
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=12) | st.sampled_from(
@@ -112,17 +112,17 @@ def spoilt(schema: Mapping[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
 
 
 CALLS = {
-    (place, tool, kind.__name__): kind(schema)
-    for place, tools in (("hosted", SCHEMAS), ("local", LOCAL))
+    (origin, tool, kind.__name__): kind(schema)
+    for origin, tools in (("hosted", SCHEMAS), ("local", LOCAL))
     for tool, schema in tools.items()
     for kind in (admitted, spoilt)
 }
 
 
-def calls(kind: str, place: str = "hosted") -> st.SearchStrategy[Call]:
-    """Calls whose arguments the schemas of that place admit, or spoilt ones."""
+def calls(kind: str, origin: str = "hosted") -> st.SearchStrategy[Call]:
+    """Calls whose arguments the schemas of that origin admit, or spoilt ones."""
     return st.sampled_from(sorted(SCHEMAS)).flatmap(
-        lambda tool: CALLS[place, tool, kind].map(lambda arguments: (tool, arguments))
+        lambda tool: CALLS[origin, tool, kind].map(lambda arguments: (tool, arguments))
     )
 
 
@@ -140,7 +140,7 @@ def connect(upstream: AtOnce, switch: Switch) -> Connect:
 @pytest.fixture
 async def client(connect: Connect) -> AsyncIterator[Client]:
     """A client of a hosted server."""
-    server = build_server(TABLE, connect, token_of=lambda _: TOKEN, habits=Habits(0), look_interval=0.01)
+    server = build_server(TABLE, connect, token_of=lambda _: TOKEN, defaults=ToolDefaults(0), look_interval=0.01)
     async with Client(server) as client:
         yield client
 
@@ -148,8 +148,8 @@ async def client(connect: Connect) -> AsyncIterator[Client]:
 @pytest.fixture
 async def local_client(connect: Connect, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
     """A client of a server that may read and save files, but only in a folder with nothing in it."""
-    habits = Habits(0, local=LocalFiles((tmp_path_factory.mktemp("pictures"),)))
-    server = build_server(TABLE, connect, token_of=lambda _: TOKEN, habits=habits, look_interval=0.01)
+    defaults = ToolDefaults(0, local=LocalFiles((tmp_path_factory.mktemp("pictures"),)))
+    server = build_server(TABLE, connect, token_of=lambda _: TOKEN, defaults=defaults, look_interval=0.01)
     async with Client(server) as client:
         yield client
 
@@ -237,13 +237,13 @@ async def test_what_once_went_wrong(
 
 
 @examples(300)
-@given(call=calls("spoilt", "local") | calls("spoilt"), place=st.sampled_from(["local", "hosted", "upstream"]))
-def test_any_arguments(call: Call, place: Place) -> None:
+@given(call=calls("spoilt", "local") | calls("spoilt"), origin=st.sampled_from(["local", "hosted", "upstream"]))
+def test_any_arguments(call: Call, origin: CallOrigin) -> None:
     """Unserialised, so with what JSON can't hold; nothing but InvalidArguments leaves."""
     tool, raw = call
     with suppress(InvalidArguments):
         if tool == "get_task":
-            task_call(raw, wait_seconds=0, place=place, listing=True)
+            task_call(raw, wait_seconds=0, origin=origin, listing=True)
         else:
             operation: Operation = "edit" if tool == "edit_image" else "generate"
-            image_call(TABLE, operation, raw, wait_seconds=0, place=place)
+            image_call(TABLE, operation, raw, wait_seconds=0, origin=origin)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mcp_seedream.catalog.fallback import ModelChoice
-from mcp_seedream.catalog.selection import Refusal, Wish
+from mcp_seedream.catalog.selection import ImageSpec, Refusal
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.errors import InvalidArguments
 from mcp_seedream.core.events import Observer
@@ -56,13 +56,13 @@ def test_a_refusal_is_told_by_its_code_and_words(code: str, message: str, part: 
     assert refused_part(Failure(code, message)) == part
 
 
-def wish(**fields: Any) -> Wish:
-    return Wish("edit" if "images" in fields else "generate", "a fox", **fields)
+def spec(**fields: Any) -> ImageSpec:
+    return ImageSpec("edit" if "images" in fields else "generate", "a fox", **fields)
 
 
 def test_the_next_model_is_chosen_until_none_is_left(table: ModelTable) -> None:
     """In the table's order, the withdrawn ones last; then the choice is over."""
-    choice = ModelChoice(table, wish())
+    choice = ModelChoice(table, spec())
     models = [choice.model.id]
     while choice.refuse(choice.model.id, "model"):
         models.append(choice.model.id)
@@ -71,7 +71,7 @@ def test_the_next_model_is_chosen_until_none_is_left(table: ModelTable) -> None:
 
 def test_a_refused_size_goes_to_the_next_model_that_takes_it(table: ModelTable) -> None:
     """And the note names the size and the model."""
-    choice = ModelChoice(table, wish(size="1K"))
+    choice = ModelChoice(table, spec(size="1K"))
     assert choice.model.id == PRO
     assert choice.refuse(PRO, "size")
     assert choice.model.id == V4
@@ -81,19 +81,19 @@ def test_a_refused_size_goes_to_the_next_model_that_takes_it(table: ModelTable) 
 def test_adaptive_that_is_refused_becomes_no_size(table: ModelTable) -> None:
     """At the same model, a named one as well: leaving the size out means the same."""
     for named in (None, "4.5"):
-        choice = ModelChoice(table, wish(size="adaptive"), named)
+        choice = ModelChoice(table, spec(size="adaptive"), named)
         model = choice.model
         assert choice.refuse(model.id, "size")
-        assert (choice.model, choice.wish.size) == (model, None)
+        assert (choice.model, choice.spec.size) == (model, None)
         assert "no longer takes `size` adaptive; without a size it means the same" in choice.notes()[0]
-    known = ModelChoice(table, wish(size="adaptive"), avoiding=[(V5, "adaptive")])
-    assert (known.model.id, known.wish.size) == (V5, None)
-    assert ModelChoice(table, wish(size="adaptive"), "4.0", avoiding=[(V5, "adaptive")]).wish.size == "adaptive"
+    known = ModelChoice(table, spec(size="adaptive"), avoiding=[(V5, "adaptive")])
+    assert (known.model.id, known.spec.size) == (V5, None)
+    assert ModelChoice(table, spec(size="adaptive"), "4.0", avoiding=[(V5, "adaptive")]).spec.size == "adaptive"
 
 
 def test_what_the_caller_named_is_not_swapped(table: ModelTable) -> None:
     """The advice says what the model takes, and what could serve the call."""
-    choice = ModelChoice(table, wish(size="1K"), "5.0")
+    choice = ModelChoice(table, spec(size="1K"), "5.0")
     assert not choice.refuse(V5, "size")
     assert choice.advice(V5) == (
         "5.0 takes `size` 2K, 3K, 4K or WIDTHxHEIGHT. Lite, Pro, 4.5 or 4.0 can serve this call; or leave `model` out."
@@ -102,7 +102,7 @@ def test_what_the_caller_named_is_not_swapped(table: ModelTable) -> None:
 
 def test_a_parameter_of_withdrawn_models_alone_is_told(table: ModelTable) -> None:
     """What to leave out, and since when."""
-    choice = ModelChoice(table, wish(options={"seed": 7}))
+    choice = ModelChoice(table, spec(options={"seed": 7}))
     assert choice.model.id == T2I
     assert choice.notes() == ["The vendor withdrew Seedream 3.0 T2I on 2026-08-05: calls may be refused."]
     assert not choice.refuse(T2I, "model")
@@ -126,16 +126,16 @@ def test_a_parameter_of_withdrawn_models_alone_is_told(table: ModelTable) -> Non
 )
 def test_a_size_that_needs_another_model_says_so(table: ModelTable, given: dict[str, Any], note: list[str]) -> None:
     """Nothing is said where the default model was used."""
-    assert ModelChoice(table, wish(**given)).notes() == note
+    assert ModelChoice(table, spec(**given)).notes() == note
 
 
 def test_a_refusal_of_the_last_hours_is_told(table: ModelTable) -> None:
     """The next call does not try it again, and says why."""
-    choice = ModelChoice(table, wish(), avoiding=[(V5, None)])
+    choice = ModelChoice(table, spec(), avoiding=[(V5, None)])
     assert choice.model.id == LITE
     assert choice.notes() == ["The upstream refused 5.0 lately, so Lite was used."]
     with pytest.raises(InvalidArguments):
-        ModelChoice(table, wish(size="8K"), avoiding=[(V5, None)])
+        ModelChoice(table, spec(size="8K"), avoiding=[(V5, None)])
 
 
 class Clock:

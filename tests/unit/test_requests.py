@@ -67,7 +67,7 @@ def sent(operation: Operation, raw: dict[str, Any]) -> dict[str, Any] | None:
     """The body that would be sent, or None where the call is refused."""
     try:
         call = image_call(TABLE, operation, raw, wait_seconds=45)
-        return dict(ImageRequest.of(TABLE, choose(TABLE, call.wish, call.model), call.wish).body)
+        return dict(ImageRequest.of(TABLE, choose(TABLE, call.spec, call.model), call.spec).body)
     except InvalidArguments:
         return None
 

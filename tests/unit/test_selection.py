@@ -1,4 +1,4 @@
-"""Which model serves a wish, and what the error says where none does."""
+"""Which model serves a spec, and what the error says where none does."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mcp_seedream.catalog.selection import Wish, choose, sent_options
+from mcp_seedream.catalog.selection import ImageSpec, choose, sent_options
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.errors import InvalidArguments
 from tests.support.models import LITE, PRO, SEEDEDIT, T2I, V4, V5, V45
@@ -15,22 +15,22 @@ ONE, TWO = ("https://example.com/1.png",), ("https://example.com/1.png", "https:
 AUTO = {"sequential_image_generation": "auto"}
 
 
-def generate(**fields: Any) -> Wish:
-    return Wish(operation="generate", prompt=fields.pop("prompt", "a fox"), **fields)
+def generate(**fields: Any) -> ImageSpec:
+    return ImageSpec(operation="generate", prompt=fields.pop("prompt", "a fox"), **fields)
 
 
-def edit(images: tuple[str, ...] = ONE, **fields: Any) -> Wish:
-    return Wish(operation="edit", prompt=fields.pop("prompt", "make it red"), images=images, **fields)
+def edit(images: tuple[str, ...] = ONE, **fields: Any) -> ImageSpec:
+    return ImageSpec(operation="edit", prompt=fields.pop("prompt", "make it red"), images=images, **fields)
 
 
-def complaint(table: ModelTable, wish: Wish, model: str | None = None) -> str:
+def complaint(table: ModelTable, spec: ImageSpec, model: str | None = None) -> str:
     with pytest.raises(InvalidArguments) as caught:
-        choose(table, wish, model)
+        choose(table, spec, model)
     return caught.value.message
 
 
 @pytest.mark.parametrize(
-    ("wish", "model"),
+    ("spec", "model"),
     [
         (generate(), V5),
         (generate(size="1K"), PRO),
@@ -70,18 +70,18 @@ def complaint(table: ModelTable, wish: Wish, model: str | None = None) -> str:
         (edit(options={"layer_decomposition": False}), V5),
     ],
 )
-def test_left_out_model_is_the_first_that_supports_everything(table: ModelTable, wish: Wish, model: str) -> None:
+def test_left_out_model_is_the_first_that_supports_everything(table: ModelTable, spec: ImageSpec, model: str) -> None:
     """In the table's order of preference."""
-    assert choose(table, wish).id == model
+    assert choose(table, spec).id == model
 
 
 @pytest.mark.parametrize("model", [V5, LITE, PRO, V45, V4, T2I, SEEDEDIT])
 def test_a_named_model_is_never_swapped(table: ModelTable, model: str) -> None:
     """Whichever is named serves, by id, name or label."""
-    wish = edit() if model == SEEDEDIT else generate()
+    spec = edit() if model == SEEDEDIT else generate()
     entry = table.by_id[model]
     for name in (model, entry.name, entry.label, model.upper()):
-        assert choose(table, wish, name).id == model
+        assert choose(table, spec, name).id == model
 
 
 @pytest.mark.parametrize("size", ["1K", "2K", "4K", "adaptive"])
@@ -92,7 +92,7 @@ def test_what_the_vendors_page_offers_is_never_refused(table: ModelTable, model:
 
 
 @pytest.mark.parametrize(
-    ("wish", "model", "says"),
+    ("spec", "model", "says"),
     [
         (
             generate(options={"seed": 1}),
@@ -126,14 +126,14 @@ def test_what_the_vendors_page_offers_is_never_refused(table: ModelTable, model:
     ],
 )
 def test_a_named_model_that_can_not_serve_says_why_and_what_would(
-    table: ModelTable, wish: Wish, model: str, says: str
+    table: ModelTable, spec: ImageSpec, model: str, says: str
 ) -> None:
     """The rule, then what would work."""
-    assert says in complaint(table, wish, model)
+    assert says in complaint(table, spec, model)
 
 
 @pytest.mark.parametrize(
-    ("wish", "says"),
+    ("spec", "says"),
     [
         (generate(size="8K"), "No model can do this: 5.0, Lite (`size` '8K' must be 2K, 3K, 4K"),
         (
@@ -157,13 +157,13 @@ def test_a_named_model_that_can_not_serve_says_why_and_what_would(
         (generate(options={"sequential_image_generation_options": 16, **AUTO}), "must be from 1 to 15"),
     ],
 )
-def test_nobody_serves(table: ModelTable, wish: Wish, says: str) -> None:
+def test_nobody_serves(table: ModelTable, spec: ImageSpec, says: str) -> None:
     """Without a named model, the error tells the demand that no model meets, or the pair that no model combines."""
-    assert says in complaint(table, wish)
+    assert says in complaint(table, spec)
 
 
 @pytest.mark.parametrize(
-    ("wish", "says"),
+    ("spec", "says"),
     [
         (generate(prompt=" \n"), "`prompt` is empty"),
         (edit(prompt=""), "It may be empty only with layer_decomposition."),
@@ -193,9 +193,9 @@ def test_nobody_serves(table: ModelTable, wish: Wish, says: str) -> None:
         ),
     ],
 )
-def test_combinations_that_exclude_each_other(table: ModelTable, wish: Wish, says: str) -> None:
+def test_combinations_that_exclude_each_other(table: ModelTable, spec: ImageSpec, says: str) -> None:
     """Whatever the model."""
-    assert says in complaint(table, wish)
+    assert says in complaint(table, spec)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_models_that_were_refused_lately_come_last(table: ModelTable) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "model", "sent"),
+    ("spec", "model", "sent"),
     [
         (generate(options={"seed": -1}), V5, {}),
         (generate(options={"seed": -1}), T2I, {"seed": -1}),
@@ -256,7 +256,7 @@ def test_models_that_were_refused_lately_come_last(table: ModelTable) -> None:
     ],
 )
 def test_values_that_ask_for_nothing_are_sent_only_where_they_are_taken(
-    table: ModelTable, wish: Wish, model: str, sent: Any
+    table: ModelTable, spec: ImageSpec, model: str, sent: Any
 ) -> None:
     """A model that lacks the parameter, or a combination that excludes it, does not get them."""
-    assert sent_options(table, table.by_id[model], wish) == (wish.options if sent is ... else sent)
+    assert sent_options(table, table.by_id[model], spec) == (spec.options if sent is ... else sent)
