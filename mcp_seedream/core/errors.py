@@ -136,8 +136,21 @@ class ServerShuttingDown(SeedreamError):
         super().__init__("The server is being stopped, so nothing was sent. The call can be repeated once it is back.")
 
 
+class CallInProgress(SeedreamError):
+    """An identical call has no task yet; another one would be billed as well."""
+
+    code = "in_progress"
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The same call is being sent and has no task yet, so this one was not sent. Make it again in a few seconds "
+            "to get that task; for another picture, change the prompt."
+        )
+
+
 class StoreUnavailable(SeedreamError):
-    """The store of sign-in cannot be used: nobody can sign in until it is back."""
+    """A store that processes share (Redis, the journal) can't be used."""
 
     code = "temporarily_unavailable"
     retryable = True

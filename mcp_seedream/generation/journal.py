@@ -1,16 +1,14 @@
-"""What was made on this machine, in a small SQLite file: a picture whose answer was lost can be found again.
+"""The history of the tasks that were made on this machine, in a small SQLite file.
 
-Every call is written before it is sent, every accepted task before its wait begins, and once more when it has
-ended. A call has an owner, its process, until it is answered: what a process leaves behind, however it ends, is an
-orphan. Several servers may share the file. A file that can't be used is set aside: one warning, and everything
-works without it. Tokens are never in it.
+Every accepted task is recorded before its wait begins, and again when it has ended, so that a picture whose answer was
+lost can be found. `sqlite_attempts` keeps the attempts in the same file. Several servers may share it. A file that
+can't be used is set aside: there is one warning, and everything works without it. Tokens are never in it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ import anyio
 import anyio.to_thread
 
 from mcp_seedream.catalog.selection import Refusal
+from mcp_seedream.core.errors import StoreUnavailable
 from mcp_seedream.generation.journal_file import open_database
 from mcp_seedream.upstream.types import State, Task
 
@@ -51,15 +50,6 @@ class Entry:
     files: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Orphan:
-    """A task whose caller went away, and when (Unix seconds); without an id, a call that may have become one."""
-
-    id: str
-    model: str
-    left_at: float
-
-
 class Journal:
     """The journal of one file; opened at its first use. `trouble` says why it can't be used, if it can't.
 
@@ -79,39 +69,13 @@ class Journal:
         """It has not been set aside."""
         return not self.trouble
 
-    async def sending(self, call: str) -> int | None:
-        """Write down that a call is about to be sent: until it is settled, there may be a task of it."""
-
-        def write(db: sqlite3.Connection) -> int | None:
-            row = (call, os.getpid(), time())
-            return db.execute("INSERT INTO doubts (call, owner, left_at) VALUES (?, ?, ?)", row).lastrowid
-
-        return await self._do(write, None)
-
-    async def settled(self, doubt: int | None) -> None:
-        """Nothing is in doubt any more."""
-
-        def write(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM doubts WHERE number = ?", (doubt,))
-
-        if doubt is not None:
-            await self._do(write, None)
-
-    async def accepted(self, entry: Entry, call: str = "", doubt: int | None = None) -> None:
-        """Write a task down, as pending; what is older than 30 days goes.
-
-        Args:
-            entry: The task.
-            call: Who asked, and for what: until it is answered, this process is responsible for it.
-            doubt: What it settles.
-        """
+    async def accepted(self, entry: Entry) -> None:
+        """Record an accepted task as pending; entries older than 30 days are deleted."""
 
         def write(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM tasks WHERE at < ?", (time() - _KEPT,))
-            db.execute("DELETE FROM doubts WHERE number = ? OR left_at < ?", (doubt, time() - _KEPT))
-            row = (entry.id, entry.at, entry.tool, entry.model, entry.prompt, call or None, os.getpid(), time())
-            columns = "id, at, tool, model, prompt, call, owner, left_at"
-            db.execute(f"INSERT OR IGNORE INTO tasks ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)  # noqa: S608
+            row = (entry.id, entry.at, entry.tool, entry.model, entry.prompt)
+            db.execute("INSERT OR IGNORE INTO tasks (id, at, tool, model, prompt) VALUES (?, ?, ?, ?, ?)", row)
 
         await self._do(write, None)
 
@@ -173,62 +137,32 @@ class Journal:
 
         await self._do(write, None)
 
-    async def leave(self, call: str, orphan: Orphan, doubt: int | None = None) -> bool:
-        """Let go of a task whose caller went away, or of the doubt whether there is one; whether that worked."""
-
-        def write(db: sqlite3.Connection) -> bool:
-            if orphan.id:
-                query = "UPDATE tasks SET call = ?, owner = NULL, left_at = ? WHERE id = ?"
-                return db.execute(query, (call, orphan.left_at, orphan.id)).rowcount == 1
-            query = "UPDATE doubts SET owner = NULL, left_at = ? WHERE number = ?"
-            return db.execute(query, (orphan.left_at, doubt)).rowcount == 1
-
-        return await self._do(write, otherwise=False)
-
-    async def answered(self, id_: str) -> None:
-        """A task's caller has its answer: the same call is another one from now on."""
-
-        def write(db: sqlite3.Connection) -> None:
-            db.execute("UPDATE tasks SET call = NULL WHERE id = ?", (id_,))
-
-        await self._do(write, None)
-
-    async def adopt(self, call: str, since: float) -> Orphan | None:
-        """The first task of a call that was left since then, or the doubt that there is one; nobody else gets it."""
-
-        def take(db: sqlite3.Connection) -> Orphan | None:
-            query = "SELECT id, model, left_at, owner FROM tasks WHERE call = ? AND left_at >= ? ORDER BY left_at"
-            for id_, model, left_at, owner in db.execute(query, (call, since)).fetchall():
-                taken = "UPDATE tasks SET owner = ? WHERE id = ? AND call = ? AND owner IS ?"
-                if _is_gone(owner) and db.execute(taken, (os.getpid(), id_, call, owner)).rowcount:
-                    return Orphan(id_, model, left_at)
-            query = "SELECT number, left_at, owner FROM doubts WHERE call = ? AND left_at >= ? ORDER BY left_at"
-            for number, left_at, owner in db.execute(query, (call, since)).fetchall():
-                if _is_gone(owner) and db.execute("DELETE FROM doubts WHERE number = ?", (number,)).rowcount:
-                    return Orphan("", "", left_at)
-            return None
-
-        return await self._do(take, None)
-
     async def unanswered(self, prompt: str, since: float) -> tuple[str, bool]:
-        """What calls that ended since then (Unix seconds) left without an answer.
+        """What calls that began since then (Unix seconds) left without an answer.
 
         Returns:
             The id of the newest such task of this prompt ("" for none), and whether another call may have one.
         """
 
         def read(db: sqlite3.Connection) -> tuple[str, bool]:
-            query = "SELECT id FROM tasks WHERE call IS NOT NULL AND prompt = ? AND left_at >= ? ORDER BY left_at DESC"
+            query = (
+                "SELECT tasks.id FROM attempts JOIN tasks ON attempts.task_id = tasks.id "
+                "WHERE prompt = ? AND opened_at >= ? ORDER BY opened_at DESC"
+            )
             task = db.execute(query, (prompt, since)).fetchone()
-            doubt = db.execute("SELECT 1 FROM doubts WHERE left_at >= ?", (since,)).fetchone()
-            return (task[0] if task else "", doubt is not None)
+            query = "SELECT 1 FROM attempts WHERE state IN ('sending', 'uncertain') AND opened_at >= ?"
+            return (task[0] if task else "", db.execute(query, (since,)).fetchone() is not None)
 
         return await self._do(read, ("", False))
 
-    async def _do(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
-        """Do it in a thread, even for a caller that leaves; `otherwise` where the journal can't be used."""
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a transaction in a thread, even for a caller that leaves.
+
+        Raises:
+            StoreUnavailable: The journal can't be used, at least for a while.
+        """
         if not self.works or time() < self._busy_until:
-            return otherwise
+            raise StoreUnavailable("The journal can't be used.")
         try:
             with anyio.CancelScope(shield=True):
                 return await anyio.to_thread.run_sync(self._locked, work, limiter=self._one)
@@ -236,11 +170,18 @@ class Journal:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
                 self._busy_until = time() + _PAUSE
                 logger.warning("the journal %s is busy; nothing is written for %d s", self.path, _PAUSE)
-                return otherwise
-            self.trouble = str(error)
-            self.close()
-            logger.warning("the journal %s is set aside, since it can't be used: %s", self.path, error)
-        return otherwise
+            else:
+                self.trouble = str(error)
+                self.close()
+                logger.warning("the journal %s is set aside, since it can't be used: %s", self.path, error)
+            raise StoreUnavailable("The journal can't be used.") from error
+
+    async def _do(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
+        """`run`, or the other value where the journal can't be used."""
+        try:
+            return await self.run(work)
+        except StoreUnavailable:
+            return otherwise
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
@@ -252,21 +193,6 @@ class Journal:
         self._connection = self._connection or open_database(self.path)
         with self._connection:  # one transaction
             return work(self._connection)
-
-
-def _is_gone(owner: int | None) -> bool:
-    """Nobody answers for it: it was let go of, or its process has ended. Where that can't be told, it has not."""
-    if owner is None:
-        return True
-    if owner == os.getpid() or os.name == "nt":
-        return False
-    try:
-        os.kill(owner, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _strings(text: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The journal's SQLite file: its tables, and whether a file is a journal of this version."""
+"""The journal's SQLite file: its tables, and the check that a file is a journal of this version."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ import sqlite3
 from pathlib import Path
 
 _BUSY = 1  # seconds to wait for another process that writes
-_VERSION, _OURS = 1, 0x5EED
-_TABLE = """
+_VERSION, _OURS = 2, 0x5EED
+_TABLES = """
 CREATE TABLE IF NOT EXISTS tasks (
     id TEXT PRIMARY KEY, at REAL NOT NULL, tool TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL,
-    state TEXT NOT NULL DEFAULT 'pending', links TEXT NOT NULL DEFAULT '[]', files TEXT NOT NULL DEFAULT '[]',
-    call TEXT, owner INTEGER, left_at REAL
+    state TEXT NOT NULL DEFAULT 'pending', links TEXT NOT NULL DEFAULT '[]', files TEXT NOT NULL DEFAULT '[]'
 );
-CREATE TABLE IF NOT EXISTS doubts (
-    number INTEGER PRIMARY KEY, call TEXT NOT NULL, owner INTEGER, left_at REAL NOT NULL
+CREATE TABLE IF NOT EXISTS attempts (
+    id TEXT PRIMARY KEY, call TEXT NOT NULL, request TEXT NOT NULL, holder TEXT NOT NULL, owner TEXT NOT NULL,
+    opened_at REAL NOT NULL, held_at REAL NOT NULL, state TEXT NOT NULL, task_id TEXT NOT NULL, model TEXT NOT NULL,
+    left_at REAL, may_have_left INTEGER NOT NULL
 );
+CREATE TABLE IF NOT EXISTS leases (owner TEXT PRIMARY KEY, until REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS refusals (
     model TEXT NOT NULL, size TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (model, size)
 );
 CREATE INDEX IF NOT EXISTS tasks_at ON tasks (at);
-CREATE INDEX IF NOT EXISTS tasks_call ON tasks (call) WHERE call IS NOT NULL;
+DROP TABLE IF EXISTS doubts;
 """
 
 
@@ -40,9 +42,9 @@ def open_database(path: Path | str) -> sqlite3.Connection:
         _check(db)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
-        # Whose it is comes first: to another server that looks at this moment, tables without it would be strange.
+        # The application id is written first: another server that looks at this moment refuses tables without it.
         db.execute(f"PRAGMA application_id = {_OURS}")
-        db.executescript(_TABLE)
+        db.executescript(_TABLES)
         db.execute(f"PRAGMA user_version = {_VERSION}")
     except BaseException:
         db.close()

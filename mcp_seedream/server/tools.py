@@ -1,8 +1,7 @@
 """The three tools: arguments → checked request → upstream → task → result.
 
-Each tool is a value: its schema is computed from the capability table, and its function takes the raw
-arguments, so that every rule is checked in one place with one kind of error. Errors bubble to `_answered`,
-whose `_with_words` is the only formatter.
+The schemas are computed from the capability table. The methods take the raw arguments, so that every rule is checked in
+one place with one kind of error. `_errors_as_results` turns all errors into results.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp_types import CallToolResult, ToolAnnotations
 
-from mcp_seedream.catalog import arguments
-from mcp_seedream.catalog.arguments import ImageCall, TaskCall
+from mcp_seedream.catalog.arguments import CallOrigin, image_call, task_call
 from mcp_seedream.catalog.schemas import MAX_WAIT_SECONDS, image_schema, task_schema
 from mcp_seedream.catalog.table import ModelTable, Operation
 from mcp_seedream.core import events
 from mcp_seedream.core.credentials import stands_for_one
 from mcp_seedream.core.errors import MissingToken, SeedreamError
-from mcp_seedream.generation.lookups import get_tasks, newest_tasks
-from mcp_seedream.generation.service import make_images
-from mcp_seedream.generation.services import Services
+from mcp_seedream.core.events import Observer
+from mcp_seedream.generation.background import BackgroundCall
+from mcp_seedream.generation.journal import Journal
+from mcp_seedream.generation.service import CallContext
 from mcp_seedream.media.local_files import LocalFiles, save_target, saved_set
 from mcp_seedream.media.outputs import PREVIEW_ROOM, Delivered, Wanted, deliver, within_budget
 from mcp_seedream.server import icons, results
 from mcp_seedream.server.gallery import TOOL_META
-from mcp_seedream.upstream.poller import Report
+from mcp_seedream.server.runtime import Runtime
 from mcp_seedream.upstream.types import Task
 
 logger = logging.getLogger(__name__)
@@ -61,17 +60,20 @@ _LOOK = ToolAnnotations(read_only_hint=True, open_world_hint=True)
 _TITLES = {"generate_image": "Generate an image", "edit_image": "Edit images", "get_task": "Get a task's result"}
 
 
-ToolContext = Context[Services, Any]
+ToolContext = Context[Runtime, Any]
 TokenOf = Callable[[ToolContext], str | None]
 """Finds the API token of whoever makes a call."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolDefaults:
-    """How a server's tools behave where a call says nothing.
+    """How a server's tools behave where a call does not say.
 
-    `wait_seconds` is how long they wait; `preview` decides whether a call's result shows its pictures; `local` is what
-    they may do with this machine's disk, None where it is not the caller's; `set_images` is the size of a set.
+    Attributes:
+        wait_seconds: How long they wait for a result.
+        preview: Decides whether the result of a call shows its pictures.
+        local: The disk of this machine, if it is the caller's own.
+        set_images: The number of pictures in a set.
     """
 
     wait_seconds: float = 45
@@ -80,74 +82,164 @@ class ToolDefaults:
     set_images: int = 4
 
 
-def make_tools(table: ModelTable, token_of: TokenOf, defaults: ToolDefaults, *, listing: bool = False) -> list[Tool]:
+class ImageTools:
     """The three tools.
 
     Args:
-        table: The capability table their schemas and checks come from.
-        token_of: Finds the caller's token.
+        table: The capability table, from which schemas and checks are computed.
+        token_of: Finds the caller's API token.
         defaults: See `ToolDefaults`.
-        listing: There is a journal to list tasks from.
+        journal: The history of tasks, if there is one.
+        observer: Told of every call.
     """
-    seconds, local = defaults.wait_seconds, defaults.local is not None
-    origin: arguments.CallOrigin = "local" if local else "hosted"
 
-    async def images(operation: Operation, raw: dict[str, Any], ctx: ToolContext) -> CallToolResult:
-        # In a thread: megabytes of base64 are decoded, while other callers wait for their answers.
-        check = partial(arguments.image_call, table, operation, raw, wait_seconds=seconds, origin=origin)
+    def __init__(
+        self,
+        table: ModelTable,
+        token_of: TokenOf,
+        defaults: ToolDefaults,
+        *,
+        journal: Journal | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.table = table
+        self.token_of = token_of
+        self._defaults = defaults
+        self._journal = journal
+        self._observer = observer or Observer()
+        self._origin: CallOrigin = "local" if defaults.local else "hosted"
+
+    def listed(self) -> list[Tool]:
+        """The tools as the SDK takes them."""
+        table, seconds, local = self.table, self._defaults.wait_seconds, self._defaults.local is not None
+        newest = LISTING if self._journal else ""
+        return [
+            _tool(self.generate_image, image_schema(table, "generate", seconds, local=local), results.IMAGE_RESULT, _PAID),
+            _tool(self.edit_image, image_schema(table, "edit", seconds, local=local), results.IMAGE_RESULT, _PAID),
+            _tool(self.get_task, task_schema(seconds, local=local), results.TASK_RESULT, _LOOK, newest),
+        ]
+
+    async def generate_image(
+        self, arguments: dict[str, Any], ctx: ToolContext, background: BackgroundCall | None = None
+    ) -> CallToolResult:
+        """Make a picture from text."""
+        return await self._answer("generate_image", ctx, self._make("generate", arguments, ctx, background))
+
+    async def edit_image(
+        self, arguments: dict[str, Any], ctx: ToolContext, background: BackgroundCall | None = None
+    ) -> CallToolResult:
+        """Make a picture from pictures."""
+        return await self._answer("edit_image", ctx, self._make("edit", arguments, ctx, background))
+
+    async def get_task(
+        self, arguments: dict[str, Any], ctx: ToolContext, background: BackgroundCall | None = None
+    ) -> CallToolResult:
+        """Look up tasks, and wait for those that still run."""
+        return await self._answer("get_task", ctx, self._look_up(arguments, ctx, background))
+
+    async def _make(
+        self, operation: Operation, arguments: dict[str, Any], ctx: ToolContext, background: BackgroundCall | None
+    ) -> CallToolResult:
+        seconds = self._defaults.wait_seconds
+        check = partial(
+            image_call, self.table, operation, arguments, wait_seconds=seconds, origin=self._origin
+        )
+        # In a thread: decoding megabytes of base64 would hold up other callers.
         call = await anyio.to_thread.run_sync(check) if operation == "edit" else check()
-        _check_save_to(defaults, call.save_to)  # before anything is paid
-        done = await _made(defaults, call, _token(token_of, ctx), ctx)
+        if background:
+            call = replace(call, wait_seconds=MAX_WAIT_SECONDS)  # its client does not wait
+        self._check_save_to(call.save_to)  # before anything is paid
+        token = self._token(ctx)
+        runtime, request_id = ctx.request_context.lifespan_context, ctx.request_context.request_id
+        async with runtime.attempts.attempt(token, request_id, deliver_later=background is not None) as attempt:
+            if background:
+                background.attempt = attempt
+            report = background.report if background else ctx.report_progress
+            task = await runtime.images.make(call, CallContext(token, attempt, report, background))
+            task = replace(task, prompt=call.spec.prompt or task.prompt)
+            done = await self._deliver(task, call.save_to, ctx)
         return results.one(done.task, done.shown, done.caption)
 
-    async def generate_image(arguments: dict[str, Any], ctx: ToolContext) -> CallToolResult:
-        return await _answered("generate_image", ctx, images("generate", arguments, ctx))
-
-    async def edit_image(arguments: dict[str, Any], ctx: ToolContext) -> CallToolResult:
-        return await _answered("edit_image", ctx, images("edit", arguments, ctx))
-
-    async def tasks(raw: dict[str, Any], ctx: ToolContext) -> CallToolResult:
-        services = ctx.request_context.lifespan_context
-        call = arguments.task_call(raw, wait_seconds=seconds, origin=origin, listing=services.journal is not None)
-        _check_save_to(defaults, call.save_to)
+    async def _look_up(
+        self, arguments: dict[str, Any], ctx: ToolContext, background: BackgroundCall | None
+    ) -> CallToolResult:
+        runtime, seconds = ctx.request_context.lifespan_context, self._defaults.wait_seconds
+        call = task_call(arguments, wait_seconds=seconds, origin=self._origin, listing=self._journal is not None)
+        self._check_save_to(call.save_to)
         if not call.task_ids:
-            token = token_of(ctx)
-            known = None if token and stands_for_one(token) else token
-            return results.listing(await newest_tasks(services, known))
-        found = await get_tasks(services, call, _token(token_of, ctx), _report(ctx))
+            token = self.token_of(ctx)
+            return results.listing(await runtime.lookups.newest(None if token and stands_for_one(token) else token))
+        report = background.report if background else ctx.report_progress
+        found = await runtime.lookups.get(call, self._token(ctx), report, background)
         if len(call.task_ids) == 1:
-            done = await _delivered(defaults, found[call.task_ids[0]], call.save_to, ctx)
-            return results.one(done.task, done.shown, done.caption, known=_known(services.table))
-        return await _several(defaults, call, found, ctx)
+            done = await self._deliver(found[call.task_ids[0]], call.save_to, ctx)
+            return results.one(done.task, done.shown, done.caption, known=_repeatable_arguments(self.table))
+        tasks = [found[id_] for id_ in call.task_ids if id_ in found]
+        there = await self._deliver_all(tasks, call.save_to, ctx)
+        missing = [id_ for id_ in call.task_ids if id_ not in found]
+        shown = within_budget(data for each in there for data in each.shown)
+        return results.several(_with_missing_previews(there, len(shown)), missing, shown)
 
-    async def get_task(arguments: dict[str, Any], ctx: ToolContext) -> CallToolResult:
-        return await _answered("get_task", ctx, tasks(arguments, ctx))
+    async def _deliver_all(self, tasks: list[Task], save_to: str | None, ctx: ToolContext) -> list[Delivered]:
+        """Deliver several tasks at once, without previews: they would not fit into one result."""
+        done: dict[int, Delivered] = {}
 
-    return [
-        _tool(generate_image, image_schema(table, "generate", seconds, local=local), results.IMAGE_RESULT, _PAID),
-        _tool(edit_image, image_schema(table, "edit", seconds, local=local), results.IMAGE_RESULT, _PAID),
-        _tool(get_task, task_schema(seconds, local=local), results.TASK_RESULT, _LOOK, LISTING if listing else ""),
-    ]
+        async def deliver_one(index: int, task: Task) -> None:
+            done[index] = await self._deliver(task, save_to, ctx, preview=False, share=len(tasks))
+
+        async with anyio.create_task_group() as group:
+            for index, task in enumerate(tasks):
+                group.start_soon(deliver_one, index, task)
+        return [done[index] for index in range(len(tasks))]
+
+    async def _deliver(
+        self, task: Task, save_to: str | None, ctx: ToolContext, *, preview: bool = True, share: int = 1
+    ) -> Delivered:
+        """Save and preview the pictures of a task, as far as the call and the server want that."""
+        local, journal, runtime = self._defaults.local, self._journal, ctx.request_context.lifespan_context
+        folder = (save_target(save_to, local) if save_to else local.output) if local else None
+        if save_to and task.state == "pending":
+            note = f'Give get_task save_to "{save_to}" too: nothing is saved yet.'
+            return Delivered(replace(task, notes=(*task.notes, note)))
+        name = f"{(task.prompt or 'seedream')[:40]} {task.id[:8]}"
+        files = await journal.files(task.id) if journal and local else ()
+        kept = await anyio.to_thread.run_sync(saved_set, files, len(task.images), folder if save_to else None)
+        wanted = Wanted(folder, name, preview and self._defaults.preview(ctx), PREVIEW_ROOM // share, kept)
+        done = await deliver(task, wanted, runtime.downloads, local, runtime.decoding)
+        if journal:
+            await journal.ended(done.task)
+        return done
+
+    async def _answer(self, tool: str, ctx: ToolContext, work: Awaitable[CallToolResult]) -> CallToolResult:
+        """The result of a call; the observer is told how it ended."""
+        began = time.monotonic()
+        content: dict[str, Any] = {"status": "left"}  # by its caller
+        try:
+            result = await _errors_as_results(tool, work)
+            content = result.structured_content or content
+            return result
+        finally:
+            self._observer.on_tool_call(_event(tool, ctx, content, time.monotonic() - began))
+
+    def _check_save_to(self, save_to: str | None) -> None:
+        if save_to and self._defaults.local:
+            save_target(save_to, self._defaults.local)
+
+    def _token(self, ctx: ToolContext) -> str:
+        token = self.token_of(ctx)
+        placeholder = stands_for_one(token) if token else None
+        if not token or placeholder:
+            raise MissingToken(placeholder or "")
+        return token
 
 
-async def _made(defaults: ToolDefaults, call: ImageCall, token: str, ctx: ToolContext) -> Delivered:
-    services = ctx.request_context.lifespan_context
-    asked = (token, ctx.request_context.request_id)
-    async with services.orphans.watching(asked, fetched_later=services.job is not None) as watch:
-        if services.job:
-            services.job.watch = watch
-            call = replace(call, wait_seconds=MAX_WAIT_SECONDS)  # nobody's time is up meanwhile
-        task = await make_images(services, call, token, _report(ctx), watch)
-        return await _delivered(defaults, replace(task, prompt=call.spec.prompt or task.prompt), call.save_to, ctx)
-
-
-def _known(table: ModelTable) -> tuple[str, ...]:
-    """The arguments of a call that can be made again."""
-    return ("prompt", "image", "model", "size", *table.parameters)
+def make_tools(table: ModelTable, token_of: TokenOf, defaults: ToolDefaults) -> list[Tool]:
+    """The three tools of a server without a journal."""
+    return ImageTools(table, token_of, defaults).listed()
 
 
 class _RawArguments(FuncMetadata):
-    """Hands a tool its arguments as they came: the table checks them, not a signature."""
+    """Passes a tool its arguments unchecked: the capability table checks them, not a signature."""
 
     def validate_arguments(self, arguments_to_validate: dict[str, Any]) -> dict[str, Any]:
         return {"arguments": arguments_to_validate}
@@ -176,20 +268,8 @@ def _tool(
     )
 
 
-async def _answered(tool: str, ctx: ToolContext, work: Awaitable[CallToolResult]) -> CallToolResult:
-    """The result of a call, and word of how it ended for the operator."""
-    began = time.monotonic()
-    found: dict[str, Any] = {"status": "left"}  # by its caller
-    try:
-        result = await _with_words(tool, work)
-        found = result.structured_content or found
-        return result
-    finally:
-        ctx.request_context.lifespan_context.observer.call(_observed(tool, ctx, found, time.monotonic() - began))
-
-
-async def _with_words(tool: str, work: Awaitable[CallToolResult]) -> CallToolResult:
-    """The one place where an error becomes a result."""
+async def _errors_as_results(tool: str, work: Awaitable[CallToolResult]) -> CallToolResult:
+    """Turn errors into results. This is the only place that does."""
     try:
         return await work
     except SeedreamError as error:
@@ -201,48 +281,25 @@ async def _with_words(tool: str, work: Awaitable[CallToolResult]) -> CallToolRes
         return results.failure(SeedreamError(INTERNAL, code="internal_error"))
 
 
-def _observed(tool: str, ctx: ToolContext, found: dict[str, Any], seconds: float) -> events.ToolCall:
-    """A call as the operator sees it: no prompt, no link."""
+def _event(tool: str, ctx: ToolContext, content: dict[str, Any], seconds: float) -> events.ToolCall:
+    """The event of a call for the operator, without the prompt and links."""
     state = getattr(ctx.request_context.request, "state", None)
-    error = found.get("error") or {}
-    generating = found.get("elapsed_seconds") if tool != "get_task" and found["status"] == "succeeded" else None
+    error = content.get("error") or {}
+    generating = content.get("elapsed_seconds") if tool != "get_task" and content["status"] == "succeeded" else None
     return events.ToolCall(
         tool,
-        error.get("code", found["status"]),
+        error.get("code", content["status"]),
         seconds,
-        model=found.get("model", ""),
-        task_id=found.get("task_id", ""),
+        model=content.get("model", ""),
+        task_id=content.get("task_id", ""),
         generating=generating,
         caller=getattr(state, "caller_id", ""),
         request_id=getattr(state, "request_id", ""),
     )
 
 
-async def _several(defaults: ToolDefaults, call: TaskCall, found: dict[str, Task], ctx: ToolContext) -> CallToolResult:
-    there = await _all_delivered(defaults, [found[id_] for id_ in call.task_ids if id_ in found], call.save_to, ctx)
-    missing = [id_ for id_ in call.task_ids if id_ not in found]
-    shown = within_budget(data for each in there for data in each.shown)
-    return results.several(_told(there, len(shown)), missing, shown)
-
-
-async def _all_delivered(
-    defaults: ToolDefaults, tasks: list[Task], save_to: str | None, ctx: ToolContext
-) -> list[Delivered]:
-    """Several tasks at once, without previews: they would not fit into one result."""
-    done: dict[int, Delivered] = {}
-    unseen = replace(defaults, preview=lambda _: False)
-
-    async def deliver_one(index: int, task: Task) -> None:
-        done[index] = await _delivered(unseen, task, save_to, ctx, share=len(tasks))
-
-    async with anyio.create_task_group() as group:
-        for index, task in enumerate(tasks):
-            group.start_soon(deliver_one, index, task)
-    return [done[index] for index in range(len(tasks))]
-
-
-def _told(done: list[Delivered], shown: int) -> list[Task]:
-    """The tasks; one whose pictures are not all among the first `shown` of them says so."""
+def _with_missing_previews(done: list[Delivered], shown: int) -> list[Task]:
+    """The tasks, with a note on each whose pictures are not all among the first `shown` previews."""
     note = "There is no room to show its picture here: ask for this task alone."
     tasks = []
     for each in done:
@@ -251,40 +308,6 @@ def _told(done: list[Delivered], shown: int) -> list[Task]:
     return tasks
 
 
-async def _delivered(
-    defaults: ToolDefaults, task: Task, save_to: str | None, ctx: ToolContext, *, share: int = 1
-) -> Delivered:
-    local = defaults.local
-    folder = (save_target(save_to, local) if save_to else local.output) if local else None
-    if save_to and task.state == "pending":
-        return Delivered(
-            replace(task, notes=(*task.notes, f'Give get_task save_to "{save_to}" too: nothing is saved yet.'))
-        )
-    services = ctx.request_context.lifespan_context
-    name = f"{(task.prompt or 'seedream')[:40]} {task.id[:8]}"
-    files = await services.journal.files(task.id) if services.journal and local else ()
-    kept = await anyio.to_thread.run_sync(saved_set, files, len(task.images), folder if save_to else None)
-    wanted = Wanted(folder, name, defaults.preview(ctx), PREVIEW_ROOM // share, kept)
-    done = await deliver(task, wanted, services.downloads, local, services.decoding)
-    if services.journal:
-        await services.journal.ended(done.task)
-    return done
-
-
-def _report(ctx: ToolContext) -> Report:
-    """To whoever waits for this call, or asks for it now and then."""
-    job = ctx.request_context.lifespan_context.job
-    return job.report if job else ctx.report_progress
-
-
-def _check_save_to(defaults: ToolDefaults, save_to: str | None) -> None:
-    if save_to and defaults.local:
-        save_target(save_to, defaults.local)
-
-
-def _token(token_of: TokenOf, ctx: ToolContext) -> str:
-    token = token_of(ctx)
-    why = stands_for_one(token) if token else None
-    if not token or why:
-        raise MissingToken(why or "")
-    return token
+def _repeatable_arguments(table: ModelTable) -> tuple[str, ...]:
+    """The arguments of a task with which its call can be made again."""
+    return ("prompt", "image", "model", "size", *table.parameters)

@@ -31,7 +31,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import anyio
 import httpx
@@ -61,6 +61,22 @@ Look = Literal["look up", "round", "check", "probe"]
 
 _SLOWEST = 50_000  # bytes a second of a line that a request is still sent on
 _MOST_EVENTS = 100  # of a stream: a set has 15 pictures
+
+
+class SendProgress(Protocol):
+    """Told whether a generation may have reached the upstream."""
+
+    async def sending(self) -> None:
+        """The connection is there, and the request is about to be written."""
+
+    async def not_sent(self) -> None:
+        """The request was surely not accepted, and may be sent again."""
+
+
+class _Unwatched:
+    async def sending(self) -> None: ...
+
+    async def not_sent(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,25 +134,36 @@ class SeedreamClient:
     ) -> None:
         await self._pools.aclose()
 
-    async def submit(self, request: ImageRequest, token: str) -> Task:
+    async def submit(self, request: ImageRequest, token: str, progress: SendProgress | None = None) -> Task:
         """Send one generation. The task is usually pending; a quick upstream may have ended it.
+
+        Args:
+            request: The generation.
+            token: The caller's API token.
+            progress: Told when the request is written.
 
         Raises:
             SubmissionUncertain: It may have been accepted (and billed): the answer was lost or is unreadable.
             UpstreamError: It was refused, or never sent.
         """
-        return await self._retries(partial(self._submit, request, token), _surely_not_accepted)
+        progress = progress or _Unwatched()
+        return await self._retries(partial(self._submit, request, token, progress), _surely_not_accepted)
 
-    async def _submit(self, request: ImageRequest, token: str) -> Task:
+    async def _submit(self, request: ImageRequest, token: str, progress: SendProgress) -> Task:
         content = json.dumps(request.body).encode()
         within = self._timeouts.connect + self._timeouts.read + len(content) / _SLOWEST
         async with self._pools.connection("submit", token) as http:
             self._check_ending()
             # A caller that leaves while the request is under way must not turn a paid task into a lost one.
             with anyio.CancelScope(shield=True) as scope, self._under_way(scope):
-                async with _submitting(self.base_url):
+                async with _submitting(self.base_url, progress):
                     call = http.build_request(
-                        "POST", "/seedream/images", content=content, headers=_bearer(token), timeout=self._timeout()
+                        "POST",
+                        "/seedream/images",
+                        content=content,
+                        headers=_bearer(token),
+                        timeout=self._timeout(),
+                        extensions=_tracing(progress),
                     )
                     reply = await exchange(http, call, within)
                     task = read_task(decoded(reply, submitting=True))
@@ -168,14 +195,21 @@ class SeedreamClient:
         finally:
             self._submits.discard(scope)
 
-    async def stream(self, request: ImageRequest, token: str) -> AsyncGenerator[StreamEvent]:
+    async def stream(
+        self, request: ImageRequest, token: str, progress: SendProgress | None = None
+    ) -> AsyncGenerator[StreamEvent]:
         """Send one generation and yield what its streamed answer tells, as it comes.
+
+        Args:
+            request: The generation.
+            token: The caller's API token.
+            progress: Told when the request is written.
 
         Raises:
             SubmissionUncertain: The stream could not be read to its end.
             UpstreamError: The request was refused, or never sent.
         """
-        async with self._opened(request, token) as response:
+        async with self._opened(request, token, progress or _Unwatched()) as response:
             known, said, since = False, 0, anyio.current_time()
             unread: UnreadableReply | None = None
             async for line in read_lines(response):
@@ -196,16 +230,23 @@ class SeedreamClient:
                 raise unread
 
     @asynccontextmanager
-    async def _opened(self, request: ImageRequest, token: str) -> AsyncIterator[httpx.Response]:
+    async def _opened(
+        self, request: ImageRequest, token: str, progress: SendProgress
+    ) -> AsyncIterator[httpx.Response]:
         """A streamed answer whose status is fine. Up to there it can be tried again; what breaks later is uncertain."""
         headers = {**_bearer(token), "Accept": "application/x-ndjson"}
         timeout = self._timeout(self._timeouts.stream)
 
         async def attempt(http: httpx.AsyncClient) -> httpx.Response:
             self._check_ending()
-            async with _submitting(self.base_url):
+            async with _submitting(self.base_url, progress):
                 call = http.build_request(
-                    "POST", "/seedream/images", json=request.body, headers=headers, timeout=timeout
+                    "POST",
+                    "/seedream/images",
+                    json=request.body,
+                    headers=headers,
+                    timeout=timeout,
+                    extensions=_tracing(progress),
                 )
                 with at_most(self._timeouts.stream):
                     response = await http.send(call, stream=True)
@@ -221,7 +262,7 @@ class SeedreamClient:
         async with self._pools.connection("stream", token) as http:
             response = await self._retries(partial(attempt, http), _surely_not_accepted)
             try:
-                async with _submitting(self.base_url):
+                async with _submitting(self.base_url, progress):
                     yield response
             finally:
                 with anyio.CancelScope(shield=True):
@@ -293,11 +334,29 @@ def _may_pass(error: UpstreamError) -> bool:
     return error.retryable or isinstance(error, UnreadableReply)
 
 
+def _tracing(progress: SendProgress) -> dict[str, Any]:
+    """Extensions of a request that tell when its connection is ready and its head is written.
+
+    Fact: httpcore's `trace` extension. The request to a proxy for a tunnel is not the generation.
+    """
+
+    async def trace(event: str, info: dict[str, Any]) -> None:
+        if event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
+            await progress.sending()
+
+    return {"trace": trace}
+
+
 @asynccontextmanager
-async def _submitting(url: str) -> AsyncIterator[None]:
-    """Tell a submit that was never sent from one whose fate is unknown."""
+async def _submitting(url: str, progress: SendProgress) -> AsyncIterator[None]:
+    """Tell a submit that was surely not accepted from one whose fate is unknown."""
     try:
-        yield
+        try:
+            yield
+        except UpstreamError as error:
+            if error.retryable:
+                await progress.not_sent()
+            raise
     except NEVER_SENT as error:
         raise UpstreamUnavailable(f"{unreached(error, url)} Nothing was sent: the call can be repeated.") from error
     except httpx.HTTPError as error:

@@ -1,0 +1,267 @@
+"""The attempt that one tool call holds: claimed from an identical call, or opened by this one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from time import time
+from uuid import uuid4
+
+import anyio
+
+from mcp_seedream.core.errors import CallInProgress, SeedreamError, ServerShuttingDown, SubmissionUncertain
+from mcp_seedream.core.shutdown import Shutdown
+from mcp_seedream.generation.attempt_store import Attempt, AttemptStore, Outcome, State
+from mcp_seedream.generation.claims import Candidate, Timing, candidates
+from mcp_seedream.upstream.error_mapping import UNCERTAIN
+from mcp_seedream.upstream.types import Task
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The task of an identical call.
+
+    `since` is when that call began if it still waits (`joined`), otherwise when its caller left; in Unix seconds.
+    """
+
+    task_id: str
+    model: str
+    since: float
+    joined: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The process that owns attempts: its store, its clock (Unix seconds), and a random id."""
+
+    store: AttemptStore
+    shutdown: Shutdown
+    timing: Timing
+    clock: Callable[[], float] = time
+    id: str = field(default_factory=lambda: uuid4().hex)
+    open_calls: set[str] = field(default_factory=set)
+    """The calls that hold an attempt now. The lease is renewed while there are any."""
+
+
+class CallAttempt:
+    """The attempt of one tool call; `attempts.Attempts.attempt` makes it.
+
+    `caller_left` may be set where the caller may not receive the answer although the call comes to its end.
+    `deliver_later` is true if the client fetches the result later: `delivered` is called then.
+    """
+
+    def __init__(self, owner: Owner, request: str, *, deliver_later: bool) -> None:
+        self.caller_left = False
+        self.deliver_later = deliver_later
+        self._owner = owner
+        self._request = request
+        self._id = uuid4().hex
+        self._began = owner.clock()
+        self._attempt: Attempt | None = None  # None: not opened yet, closed, or held by another call now
+
+    async def claim(self, call: str, patience: float) -> Claim | None:
+        """Claim the task of an identical call, or open an attempt of this call's own.
+
+        Args:
+            call: The fingerprint of the call.
+            patience: Seconds to wait for an identical call that is being sent.
+
+        Returns:
+            The task; None if the call is to be sent.
+
+        Raises:
+            SubmissionUncertain: An identical call may have been accepted. This is told once.
+            CallInProgress: An identical call has no task yet, and the patience is used up.
+            ServerShuttingDown: The shutdown was requested meanwhile.
+        """
+        owner, timing = self._owner, self._owner.timing
+        deadline = anyio.current_time() + patience
+        leases: dict[str, str | None] = {}
+        while True:
+            options = candidates(await owner.store.find(call), owner.clock(), timing)
+            best = options[0] if options else None
+            if best is None or (best.action == "variation" and leases and self._are_alive(options, leases)):
+                await self._open(call)
+                return None
+            if best.action in ("claim", "join", "tell"):
+                if claim := await self._take(best):
+                    return claim
+                continue
+            leases = {each.stored.attempt.holder: each.stored.lease for each in options} | leases
+            if best.action == "presume left":
+                await owner.store.advance(replace(best.stored.attempt, left_at=owner.clock()))
+            if best.action != "variation" and anyio.current_time() >= deadline:
+                raise CallInProgress
+            if owner.shutdown.requested.is_set():
+                raise ServerShuttingDown
+            await anyio.sleep(timing.poll)
+
+    def _are_alive(self, options: list[Candidate], leases: dict[str, str | None]) -> bool:
+        """Whether these attempts are known to be alive, after a second look.
+
+        A client's new call can arrive before the news that it closed the connection of the old one: our own attempts
+        are known after one poll. A killed process holds its attempts until its lease expires: those of another process
+        are known once its lease was renewed since the first look.
+        """
+        others = [each.stored for each in options if each.stored.attempt.owner != self._owner.id]
+        return all(leases.get(stored.attempt.holder, stored.lease) != stored.lease for stored in others)
+
+    async def _open(self, call: str) -> None:
+        id_, began, owner = uuid4().hex, self._began, self._owner.id
+        self._attempt = Attempt(id_, call, self._request, self._id, owner, opened_at=began, held_at=began)
+        self._owner.open_calls.add(self._id)
+        await self._owner.store.open(self._attempt)
+
+    async def _take(self, candidate: Candidate) -> Claim | None:
+        """Become the holder of an attempt; None if another call was faster."""
+        before, owner = candidate.stored.attempt, self._owner
+        taken = replace(
+            before,
+            state=State.WITHDRAWN if candidate.action == "tell" else State.ACCEPTED,
+            request=self._request,
+            holder=self._id,
+            owner=owner.id,
+            held_at=self._began,
+            left_at=None,
+            may_have_left=False,
+        )
+        if await owner.store.advance(taken, before.holder) != "saved":
+            return None
+        since = before.held_at if before.left_at is None else before.left_at
+        if candidate.action == "tell":
+            await owner.store.close(taken)
+            ago = max(0, owner.clock() - since)
+            raise SubmissionUncertain(f"The same call was broken off {ago:.0f} s ago, and its answer lost. {UNCERTAIN}")
+        self._attempt = taken
+        owner.open_calls.add(self._id)
+        joined = candidate.action == "join"
+        return Claim(before.task_id, before.model, before.opened_at if joined else since, joined)
+
+    async def sending(self) -> None:
+        """The client has a connection and is about to write the request."""
+        await self._advance(State.SENDING)
+
+    async def not_sent(self) -> None:
+        """The upstream surely did not accept the request, which may be tried again."""
+        if self._attempt and self._attempt.state is State.SENDING:
+            await self._advance(State.QUEUED)
+
+    async def accepted(self, task: Task) -> None:
+        """The upstream has a task for the call."""
+        if self._attempt and task.id:
+            self._attempt.task_id, self._attempt.model = task.id, task.model or ""
+            await self._advance(State.ACCEPTED)
+            if self.caller_left:
+                await self.abandon()
+
+    async def withdraw_task(self) -> bool:
+        """Give up a refused task; returns whether the call may be sent again.
+
+        It may not if the caller left: an identical call may have claimed the task, and sends again by itself.
+        """
+        if self._attempt and not self.caller_left:
+            accepted = self._attempt
+            self._attempt = replace(accepted, state=State.QUEUED, task_id="", model="")
+            if await self._save() == "left":
+                self._attempt = accepted
+                await self.abandon()
+        return self._attempt is not None and not self.caller_left
+
+    async def abandon(self) -> None:
+        """The caller may never get the result: an identical call may claim the task."""
+        attempt = self._attempt
+        if attempt is None or attempt.state is State.ABANDONED:
+            return
+        self.caller_left = True
+        attempt.left_at = attempt.left_at or self._owner.clock()
+        if attempt.task_id:
+            attempt.state = State.ABANDONED
+            logger.info("the caller of task %s left", attempt.task_id)
+        await self._save()
+
+    async def delivered(self) -> None:
+        """The client has fetched the result, even if it was presumed gone: an identical call is a new one."""
+        await self._close()
+
+    @asynccontextmanager
+    async def noting_cancellation(self) -> AsyncIterator[None]:
+        """Around a request that is finished even if the caller leaves: if it does, an identical call waits for it."""
+        failure: Exception | None = None
+        finished = False
+
+        async def note() -> None:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                if not finished:
+                    with anyio.CancelScope(shield=True):
+                        await self.abandon()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(note)
+            try:
+                yield
+            except Exception as error:  # noqa: BLE001  (raised below: the group would wrap it)
+                failure = error
+            finished = True
+            group.cancel_scope.cancel()
+        if failure:
+            raise failure
+
+    async def settle(self, failure: BaseException | None) -> None:
+        """Write how the call ended.
+
+        Args:
+            failure: What ended it, if it did not return a result.
+        """
+        attempt = self._attempt
+        if attempt is None:
+            return
+        caller_heard = failure is None or isinstance(failure, SeedreamError)
+        if attempt.task_id and (failure or self.caller_left):
+            await self.abandon()  # the caller may have heard of an error: its next call gets the task all the same
+        elif attempt.task_id:
+            if not self.deliver_later:
+                await self._close_if_heard()
+        elif isinstance(failure, SubmissionUncertain) or (not caller_heard and attempt.state is State.SENDING):
+            attempt.state = State.UNCERTAIN
+            if caller_heard and not self.caller_left and not self._owner.shutdown.requested.is_set():
+                await self._close_if_heard()
+            else:
+                await self.abandon()
+        else:
+            await self._close()
+
+    async def _advance(self, state: State) -> None:
+        if self._attempt:
+            self._attempt.state = state
+            await self._save()
+
+    async def _save(self) -> Outcome:
+        if self._attempt is None:
+            return "claimed"
+        outcome = await self._owner.store.advance(self._attempt)
+        self.caller_left |= outcome in ("left", "claimed")
+        if outcome == "claimed":
+            self._forget()
+        return outcome
+
+    async def _close_if_heard(self) -> None:
+        """Remove the attempt, unless a notice or an identical call said that the caller left."""
+        if self._attempt and await self._owner.store.close(self._attempt, only_if_heard=True) == "left":
+            await self.abandon()
+        else:
+            self._forget()
+
+    async def _close(self) -> None:
+        if self._attempt:
+            await self._owner.store.close(self._attempt)
+            self._forget()
+
+    def _forget(self) -> None:
+        self._owner.open_calls.discard(self._id)
+        self._attempt = None

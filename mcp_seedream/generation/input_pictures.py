@@ -1,0 +1,69 @@
+"""The pictures of an edit call, in the form that the upstream takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import anyio
+
+from mcp_seedream.catalog.picture_kinds import Bounds
+from mcp_seedream.catalog.selection import ImageSpec, keeps_kinds, needs_alpha
+from mcp_seedream.catalog.table import Model, ModelTable
+from mcp_seedream.media.downloads import Downloads
+from mcp_seedream.media.inputs import take_pictures
+from mcp_seedream.media.local_files import LocalFiles
+from mcp_seedream.upstream.client import SeedreamClient
+
+
+class InputPictures:
+    """Reads, converts and shrinks input pictures.
+
+    Args:
+        table: The capability table, which has the bounds.
+        client: Looks up tasks whose pictures are given.
+        downloads: Fetches links to kinds that the upstream does not take.
+        local: The disk of this machine, if it is the caller's own.
+        decoding: Limits how many large pictures the process decodes at a time.
+    """
+
+    def __init__(
+        self,
+        table: ModelTable,
+        client: SeedreamClient,
+        downloads: Downloads,
+        local: LocalFiles | None,
+        decoding: anyio.CapacityLimiter,
+    ) -> None:
+        self._table = table
+        self._client = client
+        self._downloads = downloads
+        self._local = local
+        self._decoding = decoding
+
+    async def take(self, spec: ImageSpec, model: Model, token: str) -> tuple[ImageSpec, tuple[str, ...]]:
+        """The spec with its pictures as this model takes them, and notes on what was changed.
+
+        Raises:
+            InvalidArguments: A picture can't be read, or can't be made to fit.
+            UpstreamError: A task could not be looked up.
+        """
+        if not spec.images:
+            return spec, ()
+        limits = self._table.upstream_limits
+        inputs = await take_pictures(
+            spec.images,
+            Bounds(
+                most_bytes=limits.image_bytes,
+                least_side=limits.image_side,
+                most_pixels=round((model.input_megapixels or limits.image_megapixels) * 1e6),
+                most_ratio=model.input_aspect_ratio or limits.image_aspect_ratio,
+            ),
+            keep_alpha=keeps_kinds(self._table, spec),
+            needs_alpha=needs_alpha(self._table, spec),
+            local=self._local,
+            client=self._client,
+            downloads=self._downloads,
+            token=token,
+            at_once=self._decoding,
+        )
+        return replace(spec, images=inputs.images), inputs.notes
