@@ -24,7 +24,7 @@ _WAITING = (
 )
 SANDBOX_TOKEN = "sandbox"  # noqa: S105  (the sandbox takes any word)
 _HOST, _PORT = "127.0.0.1", 8000
-_HTTP_ONLY = ("host", "port", "workers", "sse")
+_HTTP_ONLY = ("host", "port", "workers")
 MCP_CLIENTS = (
     "claude-desktop",
     "claude-code",
@@ -83,9 +83,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", help=f"address to bind, over HTTP (default: {_HOST})")
     parser.add_argument("--port", type=_port, help=f"port, over HTTP (default: {_PORT})")
     parser.add_argument("--workers", type=int, metavar="N", help="processes, over HTTP (default: 1)")
-    parser.add_argument(
-        "--sse", action="store_true", default=None, help="serve the older SSE transport as well, at /sse"
-    )
     parser.add_argument("--sandbox", action="store_true", help="work against an emulation with drawn pictures")
     parser.add_argument("--sandbox-seconds", type=float, metavar="S", help="how long a sandbox picture takes")
     parser.add_argument(
@@ -203,7 +200,7 @@ def _serve(options: argparse.Namespace) -> int:
         from mcp_seedream.core.settings import sources  # noqa: PLC0415
 
         found = sources("hosted" if options.transport == "http" else "local")
-        settings = found.settings(log_level=options.log_level, sse=options.sse, workers=options.workers)
+        settings = found.settings(log_level=options.log_level, workers=options.workers)
         options.sandbox |= settings.sandbox
         prepare(settings, local=found.use == "local")
         for words in found.warnings():

@@ -13,7 +13,7 @@ from mcp_seedream.core.credentials import bare
 from mcp_seedream.core.settings import Settings, Sources, complaints, name_of, sources
 
 _FOR_OTHERS = (
-    *("public_url", "seal_keys", "redis_url", "access_seconds", "refresh_seconds", "workers", "metrics_dir", "sse"),
+    *("public_url", "seal_keys", "redis_url", "access_seconds", "refresh_seconds", "workers", "metrics_dir"),
     *("allowed_hosts", "allowed_origins", "cors_origins", "calls_at_once", "all_calls_at_once", "generations_a_minute"),
     *("check_seconds", "max_header_kib", "max_body_mib"),
 )

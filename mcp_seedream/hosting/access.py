@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
-from mcp.server.auth.provider import AccessToken
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,7 +18,7 @@ from mcp_seedream.core.credentials import KeyCheck, stands_for_one
 from mcp_seedream.core.errors import TOKEN_PAGE, LimitExceeded
 from mcp_seedream.core.events import caller_id
 from mcp_seedream.hosting.limits import CallerLimits
-from mcp_seedream.hosting.middleware import bearer, route_path
+from mcp_seedream.hosting.middleware import ENDPOINT, bearer, route_path
 from mcp_seedream.telemetry.logs import REQUEST_ID
 
 logger = logging.getLogger(__name__)
@@ -33,20 +31,16 @@ class PlainRequests:
     """Takes off a request what means nothing, so that all that follows knows one spelling.
 
     Blanks at the end of header values (RFC 9110, 5.5), which httptools leaves on; capitals in a media type (8.3.1);
-    and slashes at the end of an address that people copy into their clients.
-
-    Args:
-        paths: Such addresses, without the slash.
+    and slashes at the end of the endpoint's address, which people copy into their clients.
     """
 
-    def __init__(self, app: ASGIApp, *, paths: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             scope = {**scope, "headers": [(name, _plain(name, value)) for name, value in scope["headers"]]}
-            if scope["path"].endswith("/") and route_path(scope).rstrip("/") in self._paths:
+            if scope["path"].endswith("/") and route_path(scope).rstrip("/") == ENDPOINT:
                 scope["path"] = scope["path"].rstrip("/")
                 scope["raw_path"] = scope["path"].encode()
         await self._app(scope, receive, send)
@@ -132,7 +126,6 @@ class RequireCaller:
     """Answers 401 to a request that brings no key, or one that the upstream refuses, before its body is read.
 
     Args:
-        paths: Those that only callers may use; one that ends with a slash stands for all below it.
         check: Whether the upstream takes a key; None: it is left to the call.
         limits: Of requests at once, from before their bodies are read to the end of their answers.
         challenge: What `WWW-Authenticate` says beside the error: where clients can sign in.
@@ -144,21 +137,19 @@ class RequireCaller:
         self,
         app: ASGIApp,
         *,
-        paths: Sequence[str],
         check: KeyCheck | None = None,
         limits: CallerLimits | None = None,
         challenge: str = "",
         opened: Callable[[str], Awaitable[str | None]] | None = None,
     ) -> None:
         self._app = app
-        self._paths = paths
         self._check = check
         self._limits = limits
         self._challenge = challenge
         self._opened = opened
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not any(_below(route_path(scope), path) for path in self._paths):
+        if scope["type"] != "http" or route_path(scope) != ENDPOINT:
             await self._app(scope, receive, send)
             return
         token = bearer(Headers(scope=scope).get("authorization"))
@@ -176,10 +167,7 @@ class RequireCaller:
                 headers = {"Retry-After": str(error.retry_after)}
                 await _answer(429, error.code, error.message, headers)(scope, receive, send)
                 return
-            caller = caller_id(key)
-            scope["state"] = {**scope.get("state", {}), "caller_key": key, "caller_id": caller}
-            # Sessions of older transports are bound to whoever began them.
-            scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=caller, scopes=[]))
+            scope["state"] = {**scope.get("state", {}), "caller_key": key, "caller_id": caller_id(key)}
             await self._app(scope, receive, send)
 
     def _unauthorised(self, *, given: bool, placeholder: str | None) -> JSONResponse:
@@ -192,10 +180,6 @@ class RequireCaller:
         parts = ['realm="mcp-seedream"', 'error="invalid_token"' if given else "", self._challenge]
         challenge = f"Bearer {', '.join(part for part in parts if part)}"
         return _answer(401, error, f"{why} Get one at {TOKEN_PAGE}.", {"WWW-Authenticate": challenge})
-
-
-def _below(path: str, allowed: str) -> bool:
-    return path == allowed or (allowed.endswith("/") and path.startswith(allowed))
 
 
 def _among(name: str, allowed: Sequence[str]) -> bool:

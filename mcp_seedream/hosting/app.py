@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -17,8 +17,6 @@ import anyio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
-from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -29,7 +27,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_seedream import __version__
 from mcp_seedream.core.credentials import KeyCheck
-from mcp_seedream.core.errors import LimitExceeded
 from mcp_seedream.core.settings import Settings
 from mcp_seedream.core.shutdown import Handler, Shutdown, die, shutdown_on_signals
 from mcp_seedream.generation.services import Services
@@ -44,7 +41,6 @@ from mcp_seedream.oauth.routes import SignIn
 from mcp_seedream.telemetry.metrics import CONTENT_TYPE, Metrics
 from mcp_seedream.upstream.client import SeedreamClient
 
-SSE, MESSAGES = "/sse", "/messages/"
 PROBES = ("/health", "/ready", "/metrics")
 _FEW = 100  # calls, which a full collection looks through in some 30 ms
 _LAST_QUESTIONS = 0.5  # seconds in which a client may ask what it needs to understand its last answer
@@ -103,22 +99,18 @@ def build_app(
         max_request_body_size=most,
         transport_security=unchecked,
     )
-    if settings.sse:
-        paths = {"sse_path": SSE, "message_path": MESSAGES}
-        app.routes.extend(server.sse_app(**paths, max_request_body_size=most, transport_security=unchecked).routes)
     signing_in = sign_in.routes() if sign_in else []
     # Sign-in is done from anywhere; what comes from a browser is told apart by its pages themselves.
     open_paths = {*PROBES, CARD, *(route.path for route in signing_in)}
     caller = Middleware(
         RequireCaller,
-        paths=(ENDPOINT, SSE, MESSAGES),
         check=_key_check(callers, upstream),
         limits=limits,
         challenge=sign_in.challenge if sign_in else "",
         opened=sign_in.opened if sign_in else None,
     )
     app.user_middleware[:0] = _doors(settings, shutdown, open_paths, caller)
-    server.middleware.extend([partial(_entered, limits, shutdown), _given_up])
+    server.middleware.extend([_entered, _given_up])
     app.router.redirect_slashes = False
     app.routes.extend(_pages(server, settings, shutdown, upstream, metrics))
     app.routes.extend(signing_in)
@@ -134,7 +126,7 @@ def _doors(settings: Settings, shutdown: Shutdown, open_paths: Collection[str], 
     web = settings.cors_origins
     origins = ["*"] if "*" in web else [*settings.allowed_origins, *own, *web]
     names = [*settings.allowed_hosts, *(url.partition("://")[2] for url in own)]
-    plain = Middleware(PlainRequests, paths=(ENDPOINT, SSE))
+    plain = Middleware(PlainRequests)
     doors = [plain, Middleware(DropUnfinished), Middleware(Identified)]
     if web:
         doors.append(Middleware(_Cors, elsewhere=open_paths, web=web))
@@ -225,22 +217,13 @@ async def _hand_on(number: int, handler: Handler | None) -> None:
         die(number)
 
 
-async def _entered(
-    limits: CallerLimits | None, shutdown: Shutdown, ctx: ServerRequestContext[Any, Any], call_next: CallNext
-) -> HandlerResult:
-    """What was asked begins: the next one may come in. Over SSE it is counted here: its request is over by now."""
+async def _entered(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """What was asked begins: the next one may come in."""
     state = getattr(ctx.request, "state", None)
     for told in ("entered", "begun"):
         if tell := getattr(state, told, None):
             tell()
-    with ExitStack() as counted:
-        if isinstance(ctx.request, Request) and route_path(ctx.request.scope).startswith(MESSAGES):
-            try:
-                counted.enter_context(limits.call(state.caller_key) if limits and state else nullcontext())
-            except LimitExceeded as error:
-                raise MCPError(INTERNAL_ERROR, error.message) from error
-            counted.enter_context(shutdown.call_in_progress())
-        return await call_next(ctx)
+    return await call_next(ctx)
 
 
 async def _given_up(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:

@@ -78,7 +78,7 @@ def serve_in_workers(settings: Settings, host: str, port: int) -> int:
     """
     take_files()
     sockets = listening(host, port)
-    os.environ |= {"SEEDREAM_LOG_LEVEL": settings.log_level, "SEEDREAM_SSE": str(settings.sse)}
+    os.environ["SEEDREAM_LOG_LEVEL"] = settings.log_level
     with _figures(settings.metrics_dir) as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         config = uvicorn.Config(FACTORY, factory=True, workers=settings.workers, **_WAYS)

@@ -18,7 +18,6 @@ import httpx
 import httpx2
 import pytest
 from mcp import Client
-from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
 from starlette.applications import Starlette
@@ -450,20 +449,6 @@ async def test_a_page_takes_no_markup_from_its_request(table: ModelTable, upstre
     with hosted(table, upstream, allowed_hosts=["*"]) as address:
         page = await asked(address, "/", host='x"><script>alert(1)</script>')
     assert "<script>" not in page.text
-
-
-async def test_older_clients_over_sse(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
-    """By request; with the caller's key, and nobody else may write into a session."""
-    with hosted(table, upstream, sse=True) as address:
-        for path in ("/sse", "/messages/"):
-            assert (await asked(address, path)).status_code == 401
-        transport = sse_client(f"{address}/sse", headers={"Authorization": "Bearer alice"})
-        async with Client(transport, mode="legacy") as client:
-            result = await client.call_tool("generate_image", {"prompt": "a"})
-    assert answer(result)["status"] == "succeeded"
-    assert {token for path, token, _ in sandbox.requests if path == "/seedream/images"} == {"alice"}
-    with hosted(table, upstream) as address:
-        assert (await asked(address, "/sse", authorization="Bearer alice")).status_code == 404
 
 
 async def test_the_log_says_when_calls_can_not_be_served(
