@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
 import anyio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.transport_security import TransportSecuritySettings
+from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -38,6 +38,7 @@ from mcp_seedream.hosting.negotiation import Negotiate
 from mcp_seedream.hosting.pages import CARD, elsewhere, server_card, welcome
 from mcp_seedream.hosting.probes import Readiness
 from mcp_seedream.oauth.routes import SignIn
+from mcp_seedream.server.sdk import lowlevel_server
 from mcp_seedream.telemetry.metrics import CONTENT_TYPE, Metrics
 from mcp_seedream.upstream.client import SeedreamClient
 
@@ -91,13 +92,9 @@ def build_app(
         The app, which has the server and what stops it in its `state`.
     """
     shutdown = shutdown or Shutdown()
-    most = settings.max_body_mib * 2**20
-    unchecked = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # `KnownNames` does it
-    app = server.streamable_http_app(
-        streamable_http_path=ENDPOINT,
-        stateless_http=True,
-        max_request_body_size=most,
-        transport_security=unchecked,
+    server.middleware.extend([_entered, _given_up])
+    sessions = StreamableHTTPSessionManager(
+        lowlevel_server(server), stateless=True, max_request_body_size=settings.max_body_mib * 2**20
     )
     signing_in = sign_in.routes() if sign_in else []
     # Sign-in is done from anywhere; what comes from a browser is told apart by its pages themselves.
@@ -109,13 +106,17 @@ def build_app(
         challenge=sign_in.challenge if sign_in else "",
         opened=sign_in.opened if sign_in else None,
     )
-    app.user_middleware[:0] = _doors(settings, shutdown, open_paths, caller)
-    server.middleware.extend([_entered, _given_up])
+    app = Starlette(
+        routes=[
+            Route(ENDPOINT, StreamableHTTPASGIApp(sessions)),
+            *_pages(server, settings, shutdown, upstream, metrics),
+            *signing_in,
+        ],
+        middleware=_doors(settings, shutdown, open_paths, caller),
+        exception_handlers=elsewhere(settings),
+        lifespan=_lifespan(sessions, shutdown, upstream, sign_in),
+    )
     app.router.redirect_slashes = False
-    app.routes.extend(_pages(server, settings, shutdown, upstream, metrics))
-    app.routes.extend(signing_in)
-    app.exception_handlers.update(elsewhere(settings))
-    app.router.lifespan_context = _lifespan(app, shutdown, upstream, sign_in)
     app.state.server, app.state.shutdown = server, shutdown
     return app
 
@@ -178,12 +179,10 @@ def _pages(
 
 
 def _lifespan(
-    app: Starlette, shutdown: Shutdown, upstream: SeedreamClient | None, sign_in: SignIn | None
-) -> Callable[[Starlette], Any]:
-    serve = app.router.lifespan_context
-
+    sessions: StreamableHTTPSessionManager, shutdown: Shutdown, upstream: SeedreamClient | None, sign_in: SignIn | None
+) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
-    async def lifespan(served: Starlette) -> AsyncIterator[Any]:
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             if upstream:
                 await stack.enter_async_context(upstream)
@@ -191,9 +190,9 @@ def _lifespan(
                 stack.push_async_callback(sign_in.aclose)
             group = await stack.enter_async_context(anyio.create_task_group())
             await stack.enter_async_context(shutdown_on_signals(shutdown, _hand_on))
-            state = await stack.enter_async_context(serve(served))
+            await stack.enter_async_context(sessions.run())
             group.start_soon(_collect_when_quiet, shutdown)
-            yield state
+            yield
             shutdown.request()  # whoever told the app to end, if no signal did
             group.cancel_scope.cancel()
 
