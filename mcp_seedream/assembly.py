@@ -136,10 +136,10 @@ def create_app(
     from mcp_seedream.telemetry.metrics import Metrics  # noqa: PLC0415
 
     table = table or read_table(settings.models_file)
-    callers = KeyVerifier(seconds=settings.check_seconds) if settings.check_seconds else None
+    key_verifier = KeyVerifier(seconds=settings.check_seconds) if settings.check_seconds else None
     metrics = Metrics(
         table.by_id,
-        refused=callers.refused if callers else lambda _: None,
+        refused=key_verifier.forget if key_verifier else lambda _: None,
         folder=settings.metrics_dir,
     )
     shutdown = Shutdown(settings.shutdown_seconds, metrics.waiting)
@@ -161,7 +161,7 @@ def create_app(
     )
     upstream = connect()
     sign_in = _sign_in(settings, upstream)
-    kept: dict[str, Any] = {"callers": callers, "limits": limits, "metrics": metrics, "sign_in": sign_in}
+    kept: dict[str, Any] = {"key_verifier": key_verifier, "limits": limits, "metrics": metrics, "sign_in": sign_in}
     app = build_app(server, settings, shutdown, upstream=upstream, **kept)
     _collect_garbage_seldom()
     return app
@@ -200,7 +200,7 @@ def _limits(settings: Settings, observer: Observer) -> CallerLimits:
 
 
 def _sign_in(settings: Settings, upstream: SeedreamClient) -> SignIn | None:
-    from mcp_seedream.hosting.key_verifier import pasted  # noqa: PLC0415
+    from mcp_seedream.hosting.key_verifier import uncached_check  # noqa: PLC0415
     from mcp_seedream.hosting.middleware import ENDPOINT  # noqa: PLC0415
     from mcp_seedream.oauth.routes import open_sign_in  # noqa: PLC0415
 
@@ -208,7 +208,7 @@ def _sign_in(settings: Settings, upstream: SeedreamClient) -> SignIn | None:
         raise ConfigurationError(
             "Several processes that people sign in at have to share what they know: set SEEDREAM_REDIS_URL."
         )
-    return open_sign_in(settings, ENDPOINT, pasted(upstream.look_up))
+    return open_sign_in(settings, ENDPOINT, uncached_check(upstream.look_up))
 
 
 def _collect_garbage_seldom() -> None:

@@ -9,7 +9,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationInfo, field_valid
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mcp_seedream.core import setting_rules
-from mcp_seedream.core.credentials import bare
+from mcp_seedream.core.credentials import clean_token
 from mcp_seedream.core.paths import expanded, unquoted
 
 _LOCAL_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
@@ -211,7 +211,7 @@ class Settings(BaseSettings):
     @field_validator("token", mode="before")
     @classmethod
     def _bare_token(cls, value: Any) -> Any:
-        return bare(value) or None if isinstance(value, str) else value
+        return clean_token(value) or None if isinstance(value, str) else value
 
     @field_validator("journal")
     @classmethod

@@ -30,7 +30,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from mcp_seedream.core.credentials import KeyCheck, stands_for_one
+from mcp_seedream.core.credentials import KeyCheck, placeholder_reason
 from mcp_seedream.core.errors import TOKEN_PAGE, SeedreamError, SignInFailed, StoreUnavailable
 from mcp_seedream.oauth.registrations import APPS
 from mcp_seedream.oauth.sealing import Sealer, fingerprint, has_sealed
@@ -143,7 +143,7 @@ class Consent:
         key = _bare(form.get("key"))
         if has_sealed(key):
             return self._page(request, transaction, "key_sealed", 400)
-        if len(key) <= _LONGEST and stands_for_one(key):
+        if len(key) <= _LONGEST and placeholder_reason(key):
             return self._page(request, transaction, "key_placeholder", 400)
         if not _KEY.fullmatch(key):
             return self._page(request, transaction, "key_refused", 400)

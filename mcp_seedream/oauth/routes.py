@@ -94,19 +94,15 @@ class SignIn:
         """What a refusal says to clients: where they learn how to sign in."""
         return f'resource_metadata="{self.metadata_url}"'
 
-    @staticmethod
-    def is_ours(token: str) -> bool:
-        """A token of this server, or one that says so: never somebody's own key."""
-        return is_sealed(token)
+    async def key_of_token(self, token: str) -> str | None:
+        """The API key for a bearer token: the key in an access token of this server, or the token itself.
 
-    async def key_of(self, token: str) -> str | None:
-        """The API key in an access token; None if it is expired, tampered with, revoked, or for another endpoint."""
+        None for an access token that is expired, revoked, tampered with, or for another endpoint.
+        """
+        if not is_sealed(token):
+            return token
         access = await self._grants.load_access_token(token)
         return access.key.get_secret_value() if access else None
-
-    async def opened(self, token: str) -> str | None:
-        """The key in a token of ours; somebody's own key comes back as it is."""
-        return await self.key_of(token) if self.is_ours(token) else token
 
     def routes(self) -> list[Route]:
         """The SDK's, of which some are replaced, and the consent page's."""

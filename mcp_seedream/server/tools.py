@@ -26,7 +26,7 @@ from mcp_seedream.catalog.arguments import ImageCall, TaskCall
 from mcp_seedream.catalog.schemas import MAX_WAIT_SECONDS, image_schema, task_schema
 from mcp_seedream.catalog.table import ModelTable, Operation
 from mcp_seedream.core import events
-from mcp_seedream.core.credentials import stands_for_one
+from mcp_seedream.core.credentials import placeholder_reason
 from mcp_seedream.core.errors import MissingToken, SeedreamError
 from mcp_seedream.generation.lookups import get_tasks, newest_tasks
 from mcp_seedream.generation.service import make_images
@@ -112,7 +112,7 @@ def make_tools(table: ModelTable, token_of: TokenOf, defaults: ToolDefaults, *, 
         _check_save_to(defaults, call.save_to)
         if not call.task_ids:
             token = token_of(ctx)
-            known = None if token and stands_for_one(token) else token
+            known = None if token and placeholder_reason(token) else token
             return results.listing(await newest_tasks(services, known))
         found = await get_tasks(services, call, _token(token_of, ctx), _report(ctx))
         if len(call.task_ids) == 1:
@@ -284,7 +284,7 @@ def _check_save_to(defaults: ToolDefaults, save_to: str | None) -> None:
 
 def _token(token_of: TokenOf, ctx: ToolContext) -> str:
     token = token_of(ctx)
-    why = stands_for_one(token) if token else None
+    why = placeholder_reason(token) if token else None
     if not token or why:
         raise MissingToken(why or "")
     return token

@@ -31,7 +31,7 @@ from mcp_seedream.core.settings import Settings, read_settings
 from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.hosting import middleware
 from mcp_seedream.hosting.key_verifier import NO_TASK, KeyVerifier
-from mcp_seedream.hosting.limits import CallerLimits, _Room
+from mcp_seedream.hosting.limits import CallerLimits, _Usage
 from mcp_seedream.hosting.probes import Readiness
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.telemetry.logs import log_to_stderr
@@ -141,17 +141,17 @@ async def test_what_is_known_grows_old(monkeypatch: pytest.MonkeyPatch) -> None:
 
     now = 0.0
     monkeypatch.setattr("mcp_seedream.hosting.key_verifier.time", SimpleNamespace(monotonic=lambda: now))
-    callers = KeyVerifier(seconds=300)
+    verifier = KeyVerifier(seconds=300)
     for _ in range(2):
-        assert await callers.good("a", look_up)
+        assert await verifier.is_valid("a", look_up)
     now = 301.0
-    assert await callers.good("a", look_up)
+    assert await verifier.is_valid("a", look_up)
     for _ in range(2):
-        assert await callers.good("away", look_up)
+        assert await verifier.is_valid("away", look_up)
     assert looked == ["a", "a", "away"]  # for a while, nobody asks again
     for number in range(10_050):
-        await callers.good(str(number), look_up)
-    assert len(callers._good) == 10_000
+        await verifier.is_valid(str(number), look_up)
+    assert len(verifier._valid_until) == 10_000
 
 
 @pytest.mark.parametrize(
@@ -248,11 +248,11 @@ async def test_an_upstream_that_is_down_is_not_waited_for_by_turns(table: ModelT
         await anyio.sleep(0.1)
         raise UpstreamUnavailable("down")
 
-    callers = KeyVerifier()
+    verifier = KeyVerifier()
     async with anyio.create_task_group() as group:
         for _ in range(20):
-            group.start_soon(callers.good, "key", look_up)
-    assert await callers.good("key", look_up)
+            group.start_soon(verifier.is_valid, "key", look_up)
+    assert await verifier.is_valid("key", look_up)
     assert looked == ["key"]
 
 
@@ -265,15 +265,15 @@ async def test_strangers_have_a_limit() -> None:
             await release.wait()
             raise TokenRefused("no")
 
-    callers = KeyVerifier()
-    assert await callers.good("known", look_up)
+    verifier = KeyVerifier()
+    assert await verifier.is_valid("known", look_up)
     async with anyio.create_task_group() as group:
         for number in range(500):
-            group.start_soon(callers.good, str(number), look_up)
+            group.start_soon(verifier.is_valid, str(number), look_up)
         await anyio.sleep(0.05)
         with pytest.raises(LimitExceeded):
-            await callers.good("one more", look_up)
-        assert await callers.good("known", look_up)
+            await verifier.is_valid("one more", look_up)
+        assert await verifier.is_valid("known", look_up)
         release.set()
 
 
@@ -335,16 +335,16 @@ async def test_a_minute_passes(monkeypatch: pytest.MonkeyPatch) -> None:
             limits.generate(caller)
     now[0] += 61
     limits.generate("a")
-    monkeypatch.setattr("mcp_seedream.hosting.limits._CALLERS", 1)
+    monkeypatch.setattr("mcp_seedream.hosting.limits._MAX_CALLERS", 1)
     limits.generate("c")
-    assert list(limits._made) == ["a", "c"]
+    assert list(limits._generation_times) == ["a", "c"]
     with limits.call("a"), pytest.raises(LimitExceeded, match="of your calls"), limits.call("a"):
         pass
     with limits.call("a"), limits.task("a"), pytest.raises(LimitExceeded, match="of your tasks"), limits.task("a"):
         pass
     with limits.call("a"), limits.call("b"), pytest.raises(LimitExceeded, match="this server"), limits.call("c"):
         pass
-    assert limits._answered == limits._going_on == _Room()
+    assert limits._calls_in_progress == limits._tasks_in_progress == _Usage()
 
 
 async def test_what_the_operator_sees(table: ModelTable, upstream: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -464,7 +464,7 @@ async def test_the_log_says_when_calls_can_not_be_served(
 
     readiness = Readiness(Shutdown(), look_up)
     for away in (False, True, True, False, False):
-        assert (await readiness.trouble() is not None) == away
+        assert (await readiness.problem() is not None) == away
         await anyio.sleep(0.02)
     said = [record.message for record in caplog.records]
     assert said == ["not ready: the upstream can't be reached", "ready again"]
