@@ -259,7 +259,7 @@ def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTa
 
 
 def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTable) -> int:
-    from mcp_seedream.assembly import create_app  # noqa: PLC0415  (stdio starts faster without)
+    from mcp_seedream.assembly import create_app, tune_garbage_collector  # noqa: PLC0415  (stdio starts faster without)
     from mcp_seedream.hosting.workers import serve_in_process, serve_in_workers  # noqa: PLC0415
 
     if settings.workers > 1 and options.sandbox:
@@ -268,6 +268,7 @@ def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTab
     if settings.workers > 1:
         return serve_in_workers(settings, host, port)
     app = create_app(settings, table=table, remark=_remark(options))
+    tune_garbage_collector()
     logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)  # a sandbox in this process keeps its own quiet
     serve_in_process(app, host, port)
     return 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import logging
+import os
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -282,6 +284,17 @@ def test_several_processes_share_what_they_know(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
     with pytest.raises(ConfigurationError, match="SEEDREAM_REDIS_URL"):
         create_app(read_settings(public_url="https://a.example", metrics_dir=str(tmp_path)))
+
+
+def test_building_the_app_changes_nothing_process_wide(table: ModelTable, upstream: str) -> None:
+    """The garbage collector and the environment belong to the entry points."""
+
+    def process_wide() -> tuple[object, ...]:
+        return gc.get_threshold(), gc.get_freeze_count(), dict(os.environ)
+
+    before = process_wide()
+    create_app(read_settings(base_url=upstream), table=table)
+    assert process_wide() == before
 
 
 async def test_headers_have_a_limit(table: ModelTable, upstream: str) -> None:
