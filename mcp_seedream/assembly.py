@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.catalog.table_file import read_table
@@ -126,7 +126,9 @@ def create_app(
         remark: A note to go with every picture, where the upstream ends with this process, and its links with it.
     """
     if settings is None:
-        return _of_the_environment(table, remark)
+        app = _of_the_environment(table, remark)
+        tune_garbage_collector()
+        return app
     # These are slow to import, and stdio has no use for them.
     from mcp_seedream.core.redis_client import connect as connect_redis  # noqa: PLC0415
     from mcp_seedream.generation.peers import Peers  # noqa: PLC0415
@@ -161,8 +163,16 @@ def create_app(
     )
     upstream = connect()
     sign_in = _sign_in(settings, upstream)
-    kept: dict[str, Any] = {"key_verifier": key_verifier, "limits": limits, "metrics": metrics, "sign_in": sign_in}
-    return build_app(server, settings, shutdown, upstream=upstream, **kept)
+    return build_app(
+        server,
+        settings,
+        shutdown,
+        upstream=upstream,
+        key_verifier=key_verifier,
+        limits=limits,
+        metrics=metrics,
+        sign_in=sign_in,
+    )
 
 
 def _of_the_environment(table: ModelTable | None, remark: str | None) -> Starlette:
@@ -174,9 +184,7 @@ def _of_the_environment(table: ModelTable | None, remark: str | None) -> Starlet
         prepare(settings)
         for words in found.warnings():
             logger.warning("%s", words)
-        app = create_app(settings, table=table, remark=remark)
-        tune_garbage_collector()
-        return app
+        return create_app(settings, table=table, remark=remark)
     except ConfigurationError as error:
         logger.critical("%s", error)
         sys.exit(_HOPELESS)

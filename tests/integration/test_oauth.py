@@ -432,7 +432,7 @@ async def test_refresh_tokens_are_good_once(raw: Raw) -> None:
 
 async def test_refreshing_takes_no_more_room(table: ModelTable, upstream: str, web: httpx.AsyncClient) -> None:
     """There is one entry for a grant, however often; in a full memory it can still be ended, and so can another."""
-    store = MemoryStore(most=1)
+    store = MemoryStore(max_entries=1)
     with hosted(table, upstream, store=store) as server:
         raw, other = Raw(server.address, web), Raw(server.address, web)
         first, second = await raw.tokens(), await other.tokens()
