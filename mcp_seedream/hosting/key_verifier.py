@@ -53,10 +53,12 @@ class KeyVerifier:
 
     Args:
         seconds: How long a valid key is cached; an invalid one is cached for a tenth of that.
+        clock: Returns the time in seconds.
     """
 
-    def __init__(self, *, seconds: float = 300) -> None:
+    def __init__(self, *, seconds: float = 300, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
+        self._clock = clock
         # Two caches, so that many invalid keys evict no valid one.
         self._valid_until: OrderedDict[bytes, float] = OrderedDict()
         self._invalid_until: OrderedDict[bytes, float] = OrderedDict()
@@ -70,7 +72,7 @@ class KeyVerifier:
         Raises:
             LimitExceeded: Too many new keys are being checked.
         """
-        digest, now = _digest(key), time.monotonic()
+        digest, now = _digest(key), self._clock()
         if self._valid_until.get(digest, 0) > now:
             self._valid_until.move_to_end(digest)
             return True
@@ -97,14 +99,20 @@ class KeyVerifier:
             with anyio.fail_after(_CHECK_SECONDS):
                 await look_up([NO_TASK], key)
         except TokenRefused:
-            _cache(self._invalid_until, digest, self._seconds / 10)
+            self._cache(self._invalid_until, digest, self._seconds / 10)
             return False
         except (UpstreamError, TimeoutError) as error:
             logger.info("caller %s could not be checked: %s", caller_id(key), type(error).__name__)
-            _cache(self._valid_until, digest, min(self._seconds, _UNCHECKED_SECONDS))
+            self._cache(self._valid_until, digest, min(self._seconds, _UNCHECKED_SECONDS))
             return True
-        _cache(self._valid_until, digest, self._seconds)
+        self._cache(self._valid_until, digest, self._seconds)
         return True
+
+    def _cache(self, cache: OrderedDict[bytes, float], digest: bytes, seconds: float) -> None:
+        cache[digest] = self._clock() + seconds
+        cache.move_to_end(digest)
+        while len(cache) > _CACHED_KEYS:
+            cache.popitem(last=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -113,13 +121,6 @@ class _Check:
 
     done: anyio.Event = field(default_factory=anyio.Event)
     is_valid: bool = True
-
-
-def _cache(cache: OrderedDict[bytes, float], digest: bytes, seconds: float) -> None:
-    cache[digest] = time.monotonic() + seconds
-    cache.move_to_end(digest)
-    while len(cache) > _CACHED_KEYS:
-        cache.popitem(last=False)
 
 
 def _digest(key: str) -> bytes:

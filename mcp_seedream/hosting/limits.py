@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -31,13 +31,23 @@ class CallerLimits:
         all_calls: Requests of all callers in progress at once; also tasks of all callers.
         generations: Generations of one caller in any minute; 0: not limited.
         observer: Notified of every exceeded limit.
+        clock: Returns the time in seconds.
     """
 
-    def __init__(self, *, calls: int, all_calls: int, generations: int, observer: Observer) -> None:
+    def __init__(
+        self,
+        *,
+        calls: int,
+        all_calls: int,
+        generations: int,
+        observer: Observer,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._calls = calls
         self._all_calls = all_calls
         self._generations = generations
         self._observer = observer
+        self._clock = clock
         self._calls_in_progress, self._tasks_in_progress = _Usage(), _Usage()
         self._generation_times: dict[str, deque[float]] = {}
 
@@ -87,7 +97,7 @@ class CallerLimits:
         """
         if not self._generations:
             return
-        now = time.monotonic()
+        now = self._clock()
         if len(self._generation_times) > _MAX_CALLERS:
             for other in list(self._generation_times):
                 self._remove_old(other, now)

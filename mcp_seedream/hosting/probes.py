@@ -13,7 +13,8 @@ from mcp_seedream.hosting.key_verifier import NO_TASK, LookUp
 
 logger = logging.getLogger(__name__)
 
-_SECONDS = 10  # for which a result is cached, since probes come often and from many
+_CACHE_SECONDS = 10  # probes come often and from many
+_CHECK_SECONDS = 10
 _INVALID_KEY = "nobody"
 
 
@@ -25,11 +26,13 @@ class Readiness:
     Args:
         shutdown: Once requested, the process is not ready.
         look_up: Looks tasks up; None: the upstream is not checked.
+        cache_seconds: How long a result is cached.
     """
 
-    def __init__(self, shutdown: Shutdown, look_up: LookUp | None) -> None:
+    def __init__(self, shutdown: Shutdown, look_up: LookUp | None, cache_seconds: float = _CACHE_SECONDS) -> None:
         self._shutdown = shutdown
         self._look_up = look_up
+        self._cache_seconds = cache_seconds
         self._cached: tuple[str | None, float] = (None, 0.0)
         self._lock = anyio.Lock()
 
@@ -43,14 +46,14 @@ class Readiness:
                 previous, problem = problem, await self._upstream_problem()
                 if problem != previous:
                     logger.warning("not ready: %s" if problem else "ready again", *([problem] if problem else []))
-                self._cached = problem, time.monotonic() + _SECONDS
+                self._cached = problem, time.monotonic() + self._cache_seconds
         return problem
 
     async def _upstream_problem(self) -> str | None:
         if self._look_up is None:
             return None
         try:
-            with anyio.fail_after(_SECONDS):
+            with anyio.fail_after(_CHECK_SECONDS):
                 await self._look_up([NO_TASK], _INVALID_KEY)
         except (UpstreamUnavailable, UnreadableReply, TimeoutError):
             return "the upstream can't be reached"

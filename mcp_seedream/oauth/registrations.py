@@ -123,5 +123,5 @@ def _comparable(uri: str) -> tuple[str, str | None, int | None, str, str]:
 
 def _printable(name: str | None) -> str | None:
     """A client's name for display, without control characters and characters that change the text direction."""
-    kept = "".join(c for c in name or "" if unicodedata.category(c)[0] != "C" or c == " ")
-    return " ".join(kept.split())[:_MAX_NAME_LENGTH].strip() or None
+    printable = "".join(c for c in name or "" if unicodedata.category(c)[0] != "C" or c == " ")
+    return " ".join(printable.split())[:_MAX_NAME_LENGTH].strip() or None

@@ -13,8 +13,8 @@ from mcp_seedream.core.redis_client import PREFIX, connect, milliseconds, reache
 
 _MAX_ENTRIES = 200_000
 _SWAP = """
-local found = redis.call('GET', KEYS[1])
-if found and found ~= ARGV[1] and found ~= ARGV[2] then return 0 end
+local current = redis.call('GET', KEYS[1])
+if current and current ~= ARGV[1] and current ~= ARGV[2] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1
 """

@@ -107,7 +107,7 @@ async def _sign_in_errors() -> AsyncIterator[None]:
     try:
         yield
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise SignInFailed(f"The vendor could not be asked ({type(error).__name__}).") from error
+        raise SignInFailed(f"The vendor could not be reached ({type(error).__name__}).") from error
 
 
 def _read(reply: httpx.Response) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -132,7 +131,7 @@ async def test_an_upstream_that_is_away_keeps_nobody_out(table: ModelTable) -> N
         assert (await asked(address, "/health")).json()["status"] == "ok"
 
 
-async def test_what_is_known_grows_old(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_known_grows_old() -> None:
     """Good keys after a while, bad ones sooner; at most ten thousand are remembered."""
     looked: list[str] = []
 
@@ -142,8 +141,7 @@ async def test_what_is_known_grows_old(monkeypatch: pytest.MonkeyPatch) -> None:
             raise UpstreamUnavailable("away")
 
     now = 0.0
-    monkeypatch.setattr("mcp_seedream.hosting.key_verifier.time", SimpleNamespace(monotonic=lambda: now))
-    verifier = KeyVerifier(seconds=300)
+    verifier = KeyVerifier(seconds=300, clock=lambda: now)
     for _ in range(2):
         assert await verifier.is_valid("a", look_up)
     now = 301.0
@@ -339,9 +337,8 @@ async def test_generations_a_minute_have_a_limit(table: ModelTable, upstream: st
 
 async def test_a_minute_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Afterwards there is room again, and nothing is kept of callers that are gone."""
-    limits = CallerLimits(calls=1, all_calls=2, generations=1, observer=Observer())
     now = [1000.0]
-    monkeypatch.setattr("mcp_seedream.hosting.limits.time.monotonic", lambda: now[0])
+    limits = CallerLimits(calls=1, all_calls=2, generations=1, observer=Observer(), clock=lambda: now[0])
     for caller in ("a", "b"):
         limits.generate(caller)
         with pytest.raises(LimitExceeded, match="try again in 60 s"):
@@ -464,21 +461,17 @@ async def test_a_page_takes_no_markup_from_its_request(table: ModelTable, upstre
     assert "<script>" not in page.text
 
 
-async def test_the_log_says_when_calls_can_not_be_served(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_the_log_says_when_calls_can_not_be_served(caplog: pytest.LogCaptureFixture) -> None:
     """Once, and once more when they can."""
-    monkeypatch.setattr("mcp_seedream.hosting.probes._SECONDS", 0.01)
     away = True
 
     async def look_up(_: list[str], __: str) -> None:
         if away:
             raise UpstreamUnavailable("gone")
 
-    readiness = Readiness(Shutdown(), look_up)
+    readiness = Readiness(Shutdown(), look_up, cache_seconds=-1)
     for away in (False, True, True, False, False):
         assert (await readiness.problem() is not None) == away
-        await anyio.sleep(0.02)
     said = [record.message for record in caplog.records]
     assert said == ["not ready: the upstream can't be reached", "ready again"]
 
