@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.catalog.table_file import read_table
@@ -163,16 +163,8 @@ def create_app(
     )
     upstream = connect()
     sign_in = _sign_in(settings, upstream)
-    return build_app(
-        server,
-        settings,
-        shutdown,
-        upstream=upstream,
-        key_verifier=key_verifier,
-        limits=limits,
-        metrics=metrics,
-        sign_in=sign_in,
-    )
+    options: dict[str, Any] = {"key_verifier": key_verifier, "limits": limits, "metrics": metrics, "sign_in": sign_in}
+    return build_app(server, settings, shutdown, upstream=upstream, **options)
 
 
 def _of_the_environment(table: ModelTable | None, remark: str | None) -> Starlette:
