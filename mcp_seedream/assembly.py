@@ -126,7 +126,9 @@ def create_app(
         remark: A note to go with every picture, where the upstream ends with this process, and its links with it.
     """
     if settings is None:
-        return _of_the_environment(table, remark)
+        app = _of_the_environment(table, remark)
+        tune_garbage_collector()
+        return app
     # These are slow to import, and stdio has no use for them.
     from mcp_seedream.core.redis_client import connect as connect_redis  # noqa: PLC0415
     from mcp_seedream.generation.peers import Peers  # noqa: PLC0415
@@ -136,10 +138,10 @@ def create_app(
     from mcp_seedream.telemetry.metrics import Metrics  # noqa: PLC0415
 
     table = table or read_table(settings.models_file)
-    callers = KeyVerifier(seconds=settings.check_seconds) if settings.check_seconds else None
+    key_verifier = KeyVerifier(seconds=settings.check_seconds) if settings.check_seconds else None
     metrics = Metrics(
         table.by_id,
-        refused=callers.refused if callers else lambda _: None,
+        refused=key_verifier.forget if key_verifier else lambda _: None,
         folder=settings.metrics_dir,
     )
     shutdown = Shutdown(settings.shutdown_seconds, metrics.waiting)
@@ -161,10 +163,8 @@ def create_app(
     )
     upstream = connect()
     sign_in = _sign_in(settings, upstream)
-    kept: dict[str, Any] = {"callers": callers, "limits": limits, "metrics": metrics, "sign_in": sign_in}
-    app = build_app(server, settings, shutdown, upstream=upstream, **kept)
-    _collect_garbage_seldom()
-    return app
+    options: dict[str, Any] = {"key_verifier": key_verifier, "limits": limits, "metrics": metrics, "sign_in": sign_in}
+    return build_app(server, settings, shutdown, upstream=upstream, **options)
 
 
 def _of_the_environment(table: ModelTable | None, remark: str | None) -> Starlette:
@@ -200,7 +200,7 @@ def _limits(settings: Settings, observer: Observer) -> CallerLimits:
 
 
 def _sign_in(settings: Settings, upstream: SeedreamClient) -> SignIn | None:
-    from mcp_seedream.hosting.key_verifier import pasted  # noqa: PLC0415
+    from mcp_seedream.hosting.key_verifier import uncached_check  # noqa: PLC0415
     from mcp_seedream.hosting.middleware import ENDPOINT  # noqa: PLC0415
     from mcp_seedream.oauth.routes import open_sign_in  # noqa: PLC0415
 
@@ -208,16 +208,16 @@ def _sign_in(settings: Settings, upstream: SeedreamClient) -> SignIn | None:
         raise ConfigurationError(
             "Several processes that people sign in at have to share what they know: set SEEDREAM_REDIS_URL."
         )
-    return open_sign_in(settings, ENDPOINT, pasted(upstream.look_up))
+    return open_sign_in(settings, ENDPOINT, uncached_check(upstream.look_up))
 
 
-def _collect_garbage_seldom() -> None:
-    """A full collection stops everybody for as long as it looks at a thousand waiting calls: 0.3 s, measured.
+def tune_garbage_collector() -> None:
+    """Make full garbage collections rare in a process that only serves the app: one takes 0.3 s with 1,000 calls.
 
-    The app has one once a minute, when few wait.
+    The app itself runs one once a minute if few calls are in progress.
     """
     gc.collect()
-    gc.freeze()  # what is there now stays: nobody need look at it again
+    gc.freeze()  # collections skip all that exists once the app is built
     gc.set_threshold(10_000, 20, 50)
 
 

@@ -24,7 +24,7 @@ _WAITING = (
 )
 SANDBOX_TOKEN = "sandbox"  # noqa: S105  (the sandbox takes any word)
 _HOST, _PORT = "127.0.0.1", 8000
-_HTTP_ONLY = ("host", "port", "workers", "sse")
+_HTTP_ONLY = ("host", "port", "workers")
 MCP_CLIENTS = (
     "claude-desktop",
     "claude-code",
@@ -83,9 +83,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", help=f"address to bind, over HTTP (default: {_HOST})")
     parser.add_argument("--port", type=_port, help=f"port, over HTTP (default: {_PORT})")
     parser.add_argument("--workers", type=int, metavar="N", help="processes, over HTTP (default: 1)")
-    parser.add_argument(
-        "--sse", action="store_true", default=None, help="serve the older SSE transport as well, at /sse"
-    )
     parser.add_argument("--sandbox", action="store_true", help="work against an emulation with drawn pictures")
     parser.add_argument("--sandbox-seconds", type=float, metavar="S", help="how long a sandbox picture takes")
     parser.add_argument(
@@ -203,7 +200,7 @@ def _serve(options: argparse.Namespace) -> int:
         from mcp_seedream.core.settings import sources  # noqa: PLC0415
 
         found = sources("hosted" if options.transport == "http" else "local")
-        settings = found.settings(log_level=options.log_level, sse=options.sse, workers=options.workers)
+        settings = found.settings(log_level=options.log_level, workers=options.workers)
         options.sandbox |= settings.sandbox
         prepare(settings, local=found.use == "local")
         for words in found.warnings():
@@ -262,8 +259,8 @@ def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTa
 
 
 def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTable) -> int:
-    from mcp_seedream.assembly import create_app  # noqa: PLC0415  (stdio starts faster without)
-    from mcp_seedream.hosting.workers import serve_here, serve_in_workers  # noqa: PLC0415
+    from mcp_seedream.assembly import create_app, tune_garbage_collector  # noqa: PLC0415  (stdio starts faster without)
+    from mcp_seedream.hosting.workers import serve_in_process, serve_in_workers  # noqa: PLC0415
 
     if settings.workers > 1 and options.sandbox:
         raise ConfigurationError("A sandbox serves one process: leave it out, or --workers and WEB_CONCURRENCY.")
@@ -271,8 +268,9 @@ def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTab
     if settings.workers > 1:
         return serve_in_workers(settings, host, port)
     app = create_app(settings, table=table, remark=_remark(options))
+    tune_garbage_collector()
     logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)  # a sandbox in this process keeps its own quiet
-    serve_here(app, host, port)
+    serve_in_process(app, host, port)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What a token looks like: which words only stand for one, and how much of one may be seen."""
+"""API tokens as people write them: cleaning, placeholders, and masking for display."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Awaitable, Callable
 
 KeyCheck = Callable[[str], Awaitable[bool]]
-"""Whether the upstream takes a key."""
+"""Tells whether the upstream accepts an API key."""
 
 _PLACEHOLDER = re.compile(
     r"(sk-)?(x+(-x+)*|[*]+|[.]{2,})|bearer|todo|fixme|null|undefined|none|(place)?holder|(change|replace)-?(me|this)|"
@@ -14,44 +14,44 @@ _PLACEHOLDER = re.compile(
     r"((own|real|actual|personal|example|sample)-)?"
     r"((ace-?data-?cloud|ace-?data|seedream|api|access|auth)-?)*(token|key)(-(goes-)?here)?"
 )
-"""Words that stand for a token in examples: in lower case, with one hyphen between them."""
+"""Placeholders of examples, in lower case, with one hyphen between words."""
 _BRACKETS = re.compile(r"<.*>|[$]?\{.*\}|\[.*\]", re.DOTALL)
 _REFERENCE = re.compile(
     r"`.*`|\$\(.*\)|__\w+__|%\w+%|\$(env:)?[a-z_]\w*|.*(\$\{[a-z_][^{}]*\}|\{\{.*\}\}).*|\$\{.*|(env|input|secrets?):\S+|\w+://.*",
     re.IGNORECASE | re.DOTALL,
 )
-"""A reference that a client, a shell or a template was to replace."""
-_SHOWN = 60  # characters of a placeholder
-_SHORT = 12  # characters; the vendor's have more than twice as many
+"""A reference that a client, a shell or a template should have replaced."""
+_SHOWN = 60  # characters of a placeholder in messages
+_SHORT = 12  # characters; AceDataCloud's tokens have more than twice as many
 
 
-def bare(written: str) -> str:
-    """A token as people paste it, without quotes, blanks, or the word Bearer; it may be empty, or stand for one.
+def clean_token(written: str) -> str:
+    """Strip whitespace, quotes and the word `Bearer`. The result may be empty or a placeholder.
 
     Raises:
-        ValueError: It can't be one.
+        ValueError: It has whitespace or characters that no token has.
     """
     text = written.strip().strip("\"'").removeprefix("Bearer ").strip()
-    if not stands_for_one(text) and any(ord(character) < 33 or ord(character) > 126 for character in text):
+    if not placeholder_reason(text) and any(ord(character) < 33 or ord(character) > 126 for character in text):
         raise ValueError("it has blanks or characters that no token has")
     return text
 
 
-def stands_for_one(token: str) -> str | None:
-    """How this is a placeholder as examples have them, and no token; None if it is not."""
+def placeholder_reason(token: str) -> str | None:
+    """Why this is a placeholder from an example instead of a token, as a sentence; None if it is not."""
     if _BRACKETS.fullmatch(token):
         return "It stands in brackets, as in an example"
     if _REFERENCE.fullmatch(token):
-        return "It is a reference that nobody filled in"
+        return "It is a reference that was not replaced"
     words = re.sub(r"[-_ ]+", "-", token.lower())
     return f"`{token[:_SHOWN]}` stands where it should be" if _PLACEHOLDER.fullmatch(words) else None
 
 
 def is_short(token: str) -> bool:
-    """Whether it is too short to be one of the vendor's, and to show any of it."""
+    """Whether it is too short for a token of AceDataCloud, and for any of it to be shown."""
     return len(token) < _SHORT
 
 
-def end_of(token: str) -> str:
-    """What of a token may be seen: enough to tell one's own from another."""
+def masked_token(token: str) -> str:
+    """The last four characters of a token, so that its owner can recognize it."""
     return "the token (short)" if is_short(token) else f"...{token[-4:]}"

@@ -9,7 +9,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationInfo, field_valid
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mcp_seedream.core import setting_rules
-from mcp_seedream.core.credentials import bare
+from mcp_seedream.core.credentials import clean_token
 from mcp_seedream.core.paths import expanded, unquoted
 
 _LOCAL_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
@@ -82,7 +82,6 @@ class Settings(BaseSettings):
         ge=0,
         description="For calls to be answered in, once the server is told to stop",
     )
-    sse: bool = _env("SEEDREAM_SSE", default=False, description="Serve the older SSE transport as well, at `/sse`")
     calls_at_once: int = _env(
         "SEEDREAM_CALLS_AT_ONCE", default=2000, ge=1, description="Requests of one caller that are answered at once"
     )
@@ -212,7 +211,7 @@ class Settings(BaseSettings):
     @field_validator("token", mode="before")
     @classmethod
     def _bare_token(cls, value: Any) -> Any:
-        return bare(value) or None if isinstance(value, str) else value
+        return clean_token(value) or None if isinstance(value, str) else value
 
     @field_validator("journal")
     @classmethod
@@ -267,7 +266,7 @@ class ClaudeCode(BaseSettings):
 
 HTTP_ONLY = frozenset(
     {
-        *("public_url", "seal_keys", "redis_url", "access_seconds", "refresh_seconds", "workers", "metrics_dir", "sse"),
+        *("public_url", "seal_keys", "redis_url", "access_seconds", "refresh_seconds", "workers", "metrics_dir"),
         *("allowed_hosts", "allowed_origins", "cors_origins", "calls_at_once", "all_calls_at_once", "check_seconds"),
         *("generations_a_minute", "max_header_kib", "max_body_mib"),
         *("vendor_client_id", "vendor_auth_url", "vendor_platform_url"),
@@ -276,7 +275,7 @@ HTTP_ONLY = frozenset(
 """Settings that only a server over HTTP has a use for."""
 HARMLESS = frozenset(
     {
-        *("wait_seconds", "set_images", "preview", "sandbox", "log_level", "log_format", "workers", "sse"),
+        *("wait_seconds", "set_images", "preview", "sandbox", "log_level", "log_format", "workers"),
         *("connect_timeout", "read_timeout", "stream_timeout", "shutdown_seconds", "connections"),
         *("calls_at_once", "all_calls_at_once", "generations_a_minute", "check_seconds"),
         *("max_header_kib", "max_body_mib", "access_seconds", "refresh_seconds"),

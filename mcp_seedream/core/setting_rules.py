@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from mcp_seedream.core.credentials import stands_for_one
+from mcp_seedream.core.credentials import placeholder_reason
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """This machine: a sandbox there is reached without the proxy of the environment, which is for the world outside."""
@@ -90,7 +90,7 @@ def check_seal_key(key: str) -> None:
     if len(key) < _SHORTEST:
         raise ValueError(f"each has at least {_SHORTEST} characters ({_MAKE_ONE})")
     words = re.sub(r"[^a-z0-9]", "", key.lower())
-    if stands_for_one(key) or any(each in words for each in _PLACEHOLDERS):
+    if placeholder_reason(key) or any(each in words for each in _PLACEHOLDERS):
         raise ValueError(f"one is a placeholder from documents, which anybody can read ({_MAKE_ONE})")
     groups = [key[i : i + 3] for i in range(len(key) - 2)]
     is_sequence = _steps(key, 1) > _MOST_STEPS or _steps(key, 2) > _MOST_SKIPS

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource
 
 from mcp_seedream.core import setting_rules
-from mcp_seedream.core.credentials import bare, stands_for_one
+from mcp_seedream.core.credentials import clean_token, placeholder_reason
 from mcp_seedream.core.env_file import FILE, EnvFile, read_env_file
 from mcp_seedream.core.errors import ConfigurationError, why_invalid
 from mcp_seedream.core.setting_fields import HARMLESS, HTTP_ONLY, ClaudeCode, Settings, name_of
@@ -149,10 +149,10 @@ def _has_token_of_its_own(file: EnvFile) -> bool:
     if setting_rules.is_left_empty(written) or written != file.values[name_of("token")]:
         return False
     try:
-        token = bare(written)
+        token = clean_token(written)
     except ValueError:
         return False
-    return bool(token) and not stands_for_one(token)
+    return bool(token) and not placeholder_reason(token)
 
 
 def complaints(error: ValidationError) -> dict[str, str]:

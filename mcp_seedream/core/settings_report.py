@@ -9,11 +9,11 @@ from typing import TextIO
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import EnvSettingsSource
 
-from mcp_seedream.core.credentials import bare
+from mcp_seedream.core.credentials import clean_token
 from mcp_seedream.core.settings import Settings, Sources, complaints, name_of, sources
 
 _FOR_OTHERS = (
-    *("public_url", "seal_keys", "redis_url", "access_seconds", "refresh_seconds", "workers", "metrics_dir", "sse"),
+    *("public_url", "seal_keys", "redis_url", "access_seconds", "refresh_seconds", "workers", "metrics_dir"),
     *("allowed_hosts", "allowed_origins", "cors_origins", "calls_at_once", "all_calls_at_once", "generations_a_minute"),
     *("check_seconds", "max_header_kib", "max_body_mib"),
 )
@@ -51,7 +51,7 @@ class Survey:
     def with_token(self, written: str, lender: str) -> Survey:
         """The same with a token that somebody else keeps, as it is written there."""
         try:
-            settings = self.settings.model_copy(update={"token": SecretStr(bare(written))})
+            settings = self.settings.model_copy(update={"token": SecretStr(clean_token(written))})
         except ValueError as error:
             return replace(self, wrong={**self.wrong, name_of("token"): f"{error}, in {lender}"})
         return replace(self, settings=settings, lender=lender)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from mcp_seedream.core.credentials import end_of, stands_for_one
+from mcp_seedream.core.credentials import masked_token, placeholder_reason
 from mcp_seedream.core.errors import TOKEN_PAGE, ConfigurationError
 from mcp_seedream.doctor.findings import Check, Finding
 from mcp_seedream.doctor.http_probe import Answer, Way, clock, timing, unexpected
@@ -171,7 +171,7 @@ class Endpoint:
             return Finding("not checked", "it is not sent to who does not ask for it")
         if self._way.url.scheme == "http" and not self._way.is_local:
             return Finding("not checked", "it is not sent without https")
-        if why := stands_for_one(self._token):
+        if why := placeholder_reason(self._token):
             return Finding(
                 "problem", f"{why}. It was not sent.", f"Put your token into ACEDATACLOUD_API_TOKEN ({TOKEN_PAGE})."
             )
@@ -180,7 +180,7 @@ class Endpoint:
             return answer
         if answer.status == 401:
             said = str(_object(answer).get("error_description", ""))
-            return Finding("problem", f"{end_of(self._token)} is refused.", said)
+            return Finding("problem", f"{masked_token(self._token)} is refused.", said)
         name = _result(answer).get("serverInfo", {}).get("name")
         if answer.status != 200 or not name:
             return Finding("problem", f"A call with the token is answered with HTTP {answer.status}.", _ELSEWHERE)

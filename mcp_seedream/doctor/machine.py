@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mcp_seedream import DISTRIBUTION, __version__
 from mcp_seedream.catalog.table_file import read_table
-from mcp_seedream.core.credentials import end_of, stands_for_one
+from mcp_seedream.core.credentials import masked_token, placeholder_reason
 from mcp_seedream.core.env_file import FILE
 from mcp_seedream.core.errors import ConfigurationError
 from mcp_seedream.core.settings import Settings, about_passed_over, about_trouble, name_of
@@ -151,7 +151,7 @@ def in_clients(found: Installed) -> Finding:
             program = "an unrelated project, the package index's `mcp-seedream`"
             advice = f"{again.format(name)} Revoke a token that it was given."
             bad.append(Finding("problem", f"{each.title} starts {program} (see {each.file}).", advice))
-        elif each.own_token and (why := stands_for_one(each.own_token)):
+        elif each.own_token and (why := placeholder_reason(each.own_token)):
             bad.append(Finding("problem", f"{each.title} has no token: {why} in {each.file}.", again.format(name)))
         elif each.command and not each.sandbox and not each.token:
             bad.append(Finding("warning", f"{each.title} has no token in {each.file}.", again.format(name)))
@@ -173,7 +173,7 @@ def _kind(entry: Installation) -> str:
         return "hosted"
     if entry.sandbox:
         return "with the sandbox"
-    return end_of(entry.own_token) if entry.own_token else "its token is not in the file"
+    return masked_token(entry.own_token) if entry.own_token else "its token is not in the file"
 
 
 def unusable(found: Survey, field: str) -> Finding | None:

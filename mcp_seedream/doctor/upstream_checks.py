@@ -8,7 +8,7 @@ from dataclasses import replace
 import anyio
 
 from mcp_seedream.assembly import connecting
-from mcp_seedream.core.credentials import end_of, stands_for_one
+from mcp_seedream.core.credentials import masked_token, placeholder_reason
 from mcp_seedream.core.errors import TOKEN_PAGE, BalanceUsedUp, TokenRefused, UpstreamError
 from mcp_seedream.core.settings import name_of
 from mcp_seedream.core.settings_report import Survey
@@ -109,16 +109,16 @@ class Upstream:
         if self._settings.token is None:
             return self._none()
         token = self._settings.token.get_secret_value()
-        if why := stands_for_one(token):
+        if why := placeholder_reason(token):
             return Finding("problem", f"{why}.", _WHERE_TO)
         source = f"from {'.env' if written is None and filed is not None else 'the environment'}"
         if written and written != token:
             extra = "the word Bearer before it" if "bearer" in written.lower() else "quotes or blanks around it"
             advice = "They are left out here; other programs may send them along."
-            return Finding("warning", f"{end_of(token)}, {source}, written with {extra}.", advice)
+            return Finding("warning", f"{masked_token(token)}, {source}, written with {extra}.", advice)
         if not written and not filed:
             source = f"from {self._found.lender}" if self._found.lender else "of the sandbox"
-        return Finding("ok", f"{end_of(token)}, {source}")
+        return Finding("ok", f"{masked_token(token)}, {source}")
 
     def _none(self) -> Finding:
         if self._found.elsewhere:
@@ -136,12 +136,12 @@ class Upstream:
             try:
                 await client.look_up([NO_TASK], token, kind="check")
             except TokenRefused as error:
-                return Finding("problem", f"{end_of(token)} is refused ({error.code}). {error.message}")
+                return Finding("problem", f"{masked_token(token)} is refused ({error.code}). {error.message}")
             except BalanceUsedUp as error:
                 return Finding("problem", f"There is no balance left. {error.message}")
             except UpstreamError as error:
                 return Finding("warning", f"It could not be asked: {error.message}", "Try again in a minute.")
-        return Finding("ok", f"{end_of(token)} is accepted; what balance there is, shows when a picture is made")
+        return Finding("ok", f"{masked_token(token)} is accepted; what balance there is, shows when a picture is made")
 
 
 def _not_the_api(answer: Answer) -> Finding | None:

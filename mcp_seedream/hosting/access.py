@@ -1,98 +1,67 @@
-"""Who may come in over HTTP: the names that this server answers to, and callers with a key."""
+"""Middleware for who may send requests: allowed hosts and origins, CORS, and callers with a valid key."""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
-import uuid
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
-from mcp.server.auth.provider import AccessToken
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_seedream.core.credentials import KeyCheck, stands_for_one
+from mcp_seedream.core.credentials import KeyCheck, placeholder_reason
 from mcp_seedream.core.errors import TOKEN_PAGE, LimitExceeded
 from mcp_seedream.core.events import caller_id
 from mcp_seedream.hosting.limits import CallerLimits
-from mcp_seedream.hosting.middleware import bearer, route_path
-from mcp_seedream.telemetry.logs import REQUEST_ID
+from mcp_seedream.hosting.middleware import route_path
 
 logger = logging.getLogger(__name__)
 
-_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
-_SHOWN = 100
+_BEARER = re.compile(r"Bearer +([\x21-\x7e]{1,4096})", re.IGNORECASE)
+_EXPOSED_HEADERS = ("Mcp-Session-Id", "WWW-Authenticate", "Retry-After", "X-Request-ID")
+_SHOWN = 100  # characters of a refused name
 
 
-class PlainRequests:
-    """Takes off a request what means nothing, so that all that follows knows one spelling.
-
-    Blanks at the end of header values (RFC 9110, 5.5), which httptools leaves on; capitals in a media type (8.3.1);
-    and slashes at the end of an address that people copy into their clients.
+class EndpointCorsMiddleware:
+    """CORS for the endpoint. Public paths set their own CORS headers.
 
     Args:
-        paths: Such addresses, without the slash.
+        origins: Origins of web pages that may call the endpoint, or `*`.
+        public_paths: Paths that are passed through.
     """
 
-    def __init__(self, app: ASGIApp, *, paths: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, *, origins: Sequence[str], public_paths: Collection[str]) -> None:
         self._app = app
-        self._paths = paths
+        self._public_paths = public_paths
+        self._cors = CORSMiddleware(
+            app,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED_HEADERS,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope = {**scope, "headers": [(name, _plain(name, value)) for name, value in scope["headers"]]}
-            if scope["path"].endswith("/") and route_path(scope).rstrip("/") in self._paths:
-                scope["path"] = scope["path"].rstrip("/")
-                scope["raw_path"] = scope["path"].encode()
-        await self._app(scope, receive, send)
+        is_public = scope["type"] == "http" and route_path(scope) in self._public_paths
+        await (self._app if is_public else self._cors)(scope, receive, send)
 
 
-def _plain(name: bytes, value: bytes) -> bytes:
-    value = value.strip(b" \t")
-    if name != b"content-type":
-        return value
-    kind, semicolon, parameters = value.partition(b";")
-    return kind.lower() + semicolon + parameters
+class HostAndOriginMiddleware:
+    """Refuses requests for a `Host` (421) or from an `Origin` (403) that is not allowed, and oversized headers (431).
 
-
-class Identified:
-    """Gives each request an id, its client's own where that is a plain one; log lines and the answer have it."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = Headers(scope=scope).get("x-request-id", "")
-        id_ = given if _ID.fullmatch(given) else uuid.uuid4().hex[:16]
-        scope["state"] = {**scope.get("state", {}), "request_id": id_}
-        REQUEST_ID.set(id_)
-
-        async def named(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-ID"] = id_
-            await send(message)
-
-        await self._app(scope, receive, named)
-
-
-class KnownNames:
-    """Refuses what comes for a host, or from an origin, that is not allowed, and says which setting allows it.
-
-    A page in somebody's browser could otherwise talk to a server on their own machine (DNS rebinding).
+    It prevents DNS rebinding: web pages that reach a server on the visitor's own machine. The response and the log
+    name the setting that allows a host or an origin.
 
     Args:
-        hosts: Names with or without a port; without one, any port is meant.
-        origins: Likewise.
-        open_paths: Probes come by whatever name.
-        most_header_bytes: Of all headers of one request.
+        hosts: Allowed names; a name without a port allows every port.
+        origins: Allowed origins, likewise.
+        public_paths: Paths that are passed through, such as probes.
+        max_header_bytes: Of all headers of one request.
     """
 
     def __init__(
@@ -101,105 +70,35 @@ class KnownNames:
         *,
         hosts: Sequence[str],
         origins: Sequence[str],
-        open_paths: Collection[str] = (),
-        most_header_bytes: int = 32 * 1024,
+        public_paths: Collection[str] = (),
+        max_header_bytes: int = 32 * 1024,
     ) -> None:
         self._app = app
         self._hosts = hosts
         self._origins = origins
-        self._open = open_paths
-        self._most = most_header_bytes
+        self._public_paths = public_paths
+        self._max_header_bytes = max_header_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and route_path(scope) not in self._open and (refusal := self._refusal(scope)):
-            await refusal(scope, receive, send)
+        if scope["type"] == "http" and route_path(scope) not in self._public_paths and (error := self._error(scope)):
+            await error(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> JSONResponse | None:
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > self._most:
-            return _answer(431, "headers_too_large", f"The headers are more than {self._most} bytes.")
+    def _error(self, scope: Scope) -> JSONResponse | None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > self._max_header_bytes:
+            return _error(431, "headers_too_large", f"The headers are more than {self._max_header_bytes} bytes.")
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
-        if not _among(host, self._hosts):
-            return _refused(421, "host", host, "SEEDREAM_ALLOWED_HOSTS")
-        if origin is not None and not _among(origin, self._origins):
-            return _refused(403, "origin", origin, "SEEDREAM_ALLOWED_ORIGINS")
+        if not _is_allowed(host, self._hosts):
+            return _not_allowed(421, "host", host, "SEEDREAM_ALLOWED_HOSTS")
+        if origin is not None and not _is_allowed(origin, self._origins):
+            return _not_allowed(403, "origin", origin, "SEEDREAM_ALLOWED_ORIGINS")
         return None
 
 
-class RequireCaller:
-    """Answers 401 to a request that brings no key, or one that the upstream refuses, before its body is read.
-
-    Args:
-        paths: Those that only callers may use; one that ends with a slash stands for all below it.
-        check: Whether the upstream takes a key; None: it is left to the call.
-        limits: Of requests at once, from before their bodies are read to the end of their answers.
-        challenge: What `WWW-Authenticate` says beside the error: where clients can sign in.
-        opened: The key in a token of this server's own; None for one that is worth nothing, and a token that is
-            somebody's own key comes back as it is.
-    """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        paths: Sequence[str],
-        check: KeyCheck | None = None,
-        limits: CallerLimits | None = None,
-        challenge: str = "",
-        opened: Callable[[str], Awaitable[str | None]] | None = None,
-    ) -> None:
-        self._app = app
-        self._paths = paths
-        self._check = check
-        self._limits = limits
-        self._challenge = challenge
-        self._opened = opened
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not any(_below(route_path(scope), path) for path in self._paths):
-            await self._app(scope, receive, send)
-            return
-        token = bearer(Headers(scope=scope).get("authorization"))
-        key = await self._opened(token) if token and self._opened else token
-        with ExitStack() as counted:
-            try:
-                placeholder = stands_for_one(token) if token else None
-                if key is None or placeholder or (self._check and not await self._check(key)):
-                    refusal = self._unauthorised(given=token is not None, placeholder=placeholder)
-                    await refusal(scope, receive, send)
-                    return
-                if self._limits:
-                    counted.enter_context(self._limits.call(key))
-            except LimitExceeded as error:
-                headers = {"Retry-After": str(error.retry_after)}
-                await _answer(429, error.code, error.message, headers)(scope, receive, send)
-                return
-            caller = caller_id(key)
-            scope["state"] = {**scope.get("state", {}), "caller_key": key, "caller_id": caller}
-            # Sessions of older transports are bound to whoever began them.
-            scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=caller, scopes=[]))
-            await self._app(scope, receive, send)
-
-    def _unauthorised(self, *, given: bool, placeholder: str | None) -> JSONResponse:
-        if placeholder:
-            error, why = "invalid_token", f"This is only a placeholder for a token: {placeholder}. Nothing was sent."
-        elif given:
-            error, why = "invalid_token", "AceDataCloud does not know this token, or it has ended."
-        else:
-            error, why = "unauthorized", "Send your AceDataCloud API token as Authorization: Bearer."
-        parts = ['realm="mcp-seedream"', 'error="invalid_token"' if given else "", self._challenge]
-        challenge = f"Bearer {', '.join(part for part in parts if part)}"
-        return _answer(401, error, f"{why} Get one at {TOKEN_PAGE}.", {"WWW-Authenticate": challenge})
-
-
-def _below(path: str, allowed: str) -> bool:
-    return path == allowed or (allowed.endswith("/") and path.startswith(allowed))
-
-
-def _among(name: str, allowed: Sequence[str]) -> bool:
-    """A name is one of those, or one of those with a port."""
+def _is_allowed(name: str, allowed: Sequence[str]) -> bool:
+    """Whether a name, with or without a port, is in the list."""
     name = name.lower()
     return "*" in allowed or any(
         name == one or (not _has_port(one) and re.fullmatch(rf"{re.escape(one)}:\d+", name)) for one in allowed
@@ -210,14 +109,76 @@ def _has_port(name: str) -> bool:
     return bool(re.search(r":\d+$", name))
 
 
-def _refused(status: int, what: str, name: str, setting: str) -> JSONResponse:
-    """The setting is named to whoever runs the server: they see it in the answer, and in the log."""
+def _not_allowed(status: int, what: str, name: str, setting: str) -> JSONResponse:
     shown = json.dumps(name[:_SHOWN])
-    logger.warning("the %s %s is not allowed: refused with %d; %s lists what is", what, shown, status, setting)
-    message = f"This server does not answer to the {what} {shown}. Whoever runs it can add it to {setting}."
-    return _answer(status, f"{what}_not_allowed", message)
+    logger.warning("refused with %d: the %s %s is not in %s", status, what, shown, setting)
+    message = f"This server does not answer to the {what} {shown}. Its operator can add it to {setting}."
+    return _error(status, f"{what}_not_allowed", message)
 
 
-def _answer(status: int, error: str, words: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    body: dict[str, Any] = {"error": error, "error_description": words}
+class BearerKeyMiddleware:
+    """Requires a valid API key as bearer token; other requests get 401 before their body is read.
+
+    The key and the caller's id are stored in the request's state as `caller_key` and `caller_id`.
+
+    Args:
+        check_key: Whether the upstream accepts a key; None: not checked here.
+        limits: Limits requests in progress, from before the body is read to the end of the response (429).
+        challenge: Added to `WWW-Authenticate`: where clients can sign in.
+        key_of_token: Returns the key for a bearer token, None for an invalid one. By default the token is the key.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        check_key: KeyCheck | None = None,
+        limits: CallerLimits | None = None,
+        challenge: str = "",
+        key_of_token: Callable[[str], Awaitable[str | None]] | None = None,
+    ) -> None:
+        self._app = app
+        self._check_key = check_key
+        self._limits = limits
+        self._challenge = challenge
+        self._key_of_token = key_of_token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        token = _bearer_token(scope)
+        key = await self._key_of_token(token) if token and self._key_of_token else token
+        with ExitStack() as stack:
+            try:
+                placeholder = placeholder_reason(token) if token else None
+                if key is None or placeholder or (self._check_key and not await self._check_key(key)):
+                    error = self._unauthorized(has_token=token is not None, placeholder=placeholder)
+                    await error(scope, receive, send)
+                    return
+                if self._limits:
+                    stack.enter_context(self._limits.call(key))
+            except LimitExceeded as error:
+                headers = {"Retry-After": str(error.retry_after)}
+                await _error(429, error.code, error.message, headers)(scope, receive, send)
+                return
+            scope["state"] = {**scope.get("state", {}), "caller_key": key, "caller_id": caller_id(key)}
+            await self._app(scope, receive, send)
+
+    def _unauthorized(self, *, has_token: bool, placeholder: str | None) -> JSONResponse:
+        if placeholder:
+            error, why = "invalid_token", f"This is only a placeholder for a token: {placeholder}. Nothing was sent."
+        elif has_token:
+            error, why = "invalid_token", "AceDataCloud does not know this token, or it has expired."
+        else:
+            error, why = "unauthorized", "Send your AceDataCloud API token as Authorization: Bearer."
+        parts = ['realm="mcp-seedream"', 'error="invalid_token"' if has_token else "", self._challenge]
+        challenge = f"Bearer {', '.join(part for part in parts if part)}"
+        return _error(401, error, f"{why} Get one at {TOKEN_PAGE}.", {"WWW-Authenticate": challenge})
+
+
+def _bearer_token(scope: Scope) -> str | None:
+    match = _BEARER.fullmatch(Headers(scope=scope).get("authorization", "").strip())
+    return match[1] if match else None
+
+
+def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    body: dict[str, Any] = {"error": code, "error_description": message}
     return JSONResponse(body, status, headers)

@@ -1,69 +1,69 @@
-"""Serving over HTTP: the endpoint, who may use it, what probes and operators see.
+"""The ASGI app of the hosted server: the endpoint `/mcp` and its middleware, probes, metrics, and pages.
 
-A caller brings an own API token as `Authorization: Bearer`, or one of this server's sign-in, in which such a token is
-sealed; it is used upstream for that request and for nothing else. Without one the answer is 401: the operator's token
-is never used for a caller.
+Callers authenticate with an AceDataCloud key as bearer token, or with a token of this server's sign-in, which
+contains the key encrypted. The key is used for that caller's calls only; the operator's own token is never used.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
 import anyio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.transport_security import TransportSecuritySettings
-from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR
+from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_seedream import __version__
 from mcp_seedream.core.credentials import KeyCheck
-from mcp_seedream.core.errors import LimitExceeded
 from mcp_seedream.core.settings import Settings
 from mcp_seedream.core.shutdown import Handler, Shutdown, die, shutdown_on_signals
 from mcp_seedream.generation.services import Services
-from mcp_seedream.hosting.access import Identified, KnownNames, PlainRequests, RequireCaller
+from mcp_seedream.hosting.access import BearerKeyMiddleware, EndpointCorsMiddleware, HostAndOriginMiddleware
 from mcp_seedream.hosting.key_verifier import KeyVerifier
 from mcp_seedream.hosting.limits import CallerLimits
-from mcp_seedream.hosting.middleware import ENDPOINT, DropUnfinished, EnterInTurn, StopInOrder, route_path
-from mcp_seedream.hosting.negotiation import Negotiate
-from mcp_seedream.hosting.pages import CARD, elsewhere, server_card, welcome
+from mcp_seedream.hosting.middleware import (
+    ENDPOINT,
+    FairEntryMiddleware,
+    GracefulShutdownMiddleware,
+    IncompleteRequestMiddleware,
+    NormalizeRequestMiddleware,
+    RequestIdMiddleware,
+)
+from mcp_seedream.hosting.negotiation import ContentNegotiationMiddleware
+from mcp_seedream.hosting.pages import CARD, not_found_handlers, server_card, welcome_page
 from mcp_seedream.hosting.probes import Readiness
 from mcp_seedream.oauth.routes import SignIn
+from mcp_seedream.server.sdk import lowlevel_server
 from mcp_seedream.telemetry.metrics import CONTENT_TYPE, Metrics
 from mcp_seedream.upstream.client import SeedreamClient
 
-SSE, MESSAGES = "/sse", "/messages/"
 PROBES = ("/health", "/ready", "/metrics")
-_FEW = 100  # calls, which a full collection looks through in some 30 ms
-_LAST_QUESTIONS = 0.5  # seconds in which a client may ask what it needs to understand its last answer
-_EXPOSED = ("Mcp-Session-Id", "WWW-Authenticate", "Retry-After", "X-Request-ID")
+_FEW_CALLS = 100  # in progress: a full collection then takes about 30 ms
+_LAST_REQUEST_SECONDS = 0.5  # for requests that a client needs to understand its last result, such as tools/list
 
 
 def bearer_token(call: Context[Any, Any]) -> str | None:
-    """The key of whoever made this HTTP request."""
+    """The caller's API key, from the HTTP request of a tool call."""
     request = call.request_context.request
     return getattr(request.state, "caller_key", None) if isinstance(request, Request) else None
 
 
 def wants_preview(default: bool) -> Callable[[Context[Any, Any]], bool]:
-    """Reads `?preview=on` or `off` from the endpoint's URL; the default holds where it says nothing."""
+    """A function that reads `?preview=on` or `off` from the endpoint's URL, with this default."""
 
     def preview(call: Context[Any, Any]) -> bool:
         request = call.request_context.request
-        asked = request.query_params.get("preview") if isinstance(request, Request) else None
-        return {"on": True, "off": False}.get(asked or "", default)
+        value = request.query_params.get("preview") if isinstance(request, Request) else None
+        return {"on": True, "off": False}.get(value or "", default)
 
     return preview
 
@@ -74,198 +74,164 @@ def build_app(
     shutdown: Shutdown | None = None,
     *,
     upstream: SeedreamClient | None = None,
-    callers: KeyVerifier | None = None,
+    key_verifier: KeyVerifier | None = None,
     limits: CallerLimits | None = None,
     metrics: Metrics | None = None,
     sign_in: SignIn | None = None,
 ) -> Starlette:
-    """The ASGI app: `/mcp` for every protocol revision (older ones stateless), probes, and pages for people.
+    """Build the ASGI app; the endpoint is stateless in every protocol revision.
 
     Args:
-        server: A server whose tools take the caller's token from `bearer_token`.
+        server: A server whose tools take the caller's key from `bearer_token`.
         settings: Allowed hosts and origins, and limits of a request.
-        shutdown: What the server's waits end with; begun by SIGTERM or SIGINT while the app runs.
-        upstream: Asked whether it can be reached, and whether it takes a key; opened and closed by the app.
-        callers: Remembers whose key is good; None: the call itself finds out.
-        limits: How much callers may ask for.
-        metrics: For `/metrics`.
-        sign_in: For clients that have no token to send; closed by the app.
+        shutdown: Ends the server's waits; requested by SIGTERM or SIGINT while the app runs.
+        upstream: For the readiness probe and key checks; opened and closed by the app.
+        key_verifier: Checks callers' keys; None: keys are not checked before a call.
+        limits: Limits of each caller.
+        metrics: Served at `/metrics`.
+        sign_in: OAuth, for clients that cannot send a key; closed by the app.
 
     Returns:
-        The app, which has the server and what stops it in its `state`.
+        The app, with the server and the shutdown in its `state`.
     """
     shutdown = shutdown or Shutdown()
-    most = settings.max_body_mib * 2**20
-    unchecked = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # `KnownNames` does it
-    app = server.streamable_http_app(
-        streamable_http_path=ENDPOINT,
-        stateless_http=True,
-        max_request_body_size=most,
-        transport_security=unchecked,
+    server.middleware.extend([_run_start_callbacks, _abandon_cancelled_call])
+    sessions = StreamableHTTPSessionManager(
+        lowlevel_server(server), stateless=True, max_request_body_size=settings.max_body_mib * 2**20
     )
-    if settings.sse:
-        paths = {"sse_path": SSE, "message_path": MESSAGES}
-        app.routes.extend(server.sse_app(**paths, max_request_body_size=most, transport_security=unchecked).routes)
-    signing_in = sign_in.routes() if sign_in else []
-    # Sign-in is done from anywhere; what comes from a browser is told apart by its pages themselves.
-    open_paths = {*PROBES, CARD, *(route.path for route in signing_in)}
-    caller = Middleware(
-        RequireCaller,
-        paths=(ENDPOINT, SSE, MESSAGES),
-        check=_key_check(callers, upstream),
-        limits=limits,
-        challenge=sign_in.challenge if sign_in else "",
-        opened=sign_in.opened if sign_in else None,
+    endpoint = Route(
+        ENDPOINT,
+        StreamableHTTPASGIApp(sessions),
+        middleware=[
+            Middleware(GracefulShutdownMiddleware, shutdown=shutdown),
+            Middleware(
+                BearerKeyMiddleware,
+                check_key=_key_check(key_verifier, upstream),
+                limits=limits,
+                challenge=sign_in.challenge if sign_in else "",
+                key_of_token=sign_in.key_of_token if sign_in else None,
+            ),
+            Middleware(FairEntryMiddleware),
+            Middleware(ContentNegotiationMiddleware),
+        ],
     )
-    app.user_middleware[:0] = _doors(settings, shutdown, open_paths, caller)
-    server.middleware.extend([partial(_entered, limits, shutdown), _given_up])
+    sign_in_routes = sign_in.routes() if sign_in else []
+    app = Starlette(
+        routes=[endpoint, *_public_routes(server, settings, shutdown, upstream, metrics), *sign_in_routes],
+        middleware=_middleware(settings, {*PROBES, CARD, *(route.path for route in sign_in_routes)}),
+        exception_handlers=not_found_handlers(settings),
+        lifespan=_lifespan(sessions, shutdown, upstream, sign_in),
+    )
     app.router.redirect_slashes = False
-    app.routes.extend(_pages(server, settings, shutdown, upstream, metrics))
-    app.routes.extend(signing_in)
-    app.exception_handlers.update(elsewhere(settings))
-    app.router.lifespan_context = _lifespan(app, shutdown, upstream, sign_in)
     app.state.server, app.state.shutdown = server, shutdown
     return app
 
 
-def _doors(settings: Settings, shutdown: Shutdown, open_paths: Collection[str], caller: Middleware) -> list[Middleware]:
-    """What a request passes on its way in, in this order."""
-    own = [settings.public_url] if settings.public_url else []
-    web = settings.cors_origins
-    origins = ["*"] if "*" in web else [*settings.allowed_origins, *own, *web]
-    names = [*settings.allowed_hosts, *(url.partition("://")[2] for url in own)]
-    plain = Middleware(PlainRequests, paths=(ENDPOINT, SSE))
-    doors = [plain, Middleware(DropUnfinished), Middleware(Identified)]
-    if web:
-        doors.append(Middleware(_Cors, elsewhere=open_paths, web=web))
-    most = settings.max_header_kib * 1024
+def _middleware(settings: Settings, public_paths: Collection[str]) -> list[Middleware]:
+    """The middleware of all routes, the outermost first; the endpoint's own middleware follows."""
+    public_origins = [settings.public_url] if settings.public_url else []
+    web_origins = settings.cors_origins
+    cors = Middleware(EndpointCorsMiddleware, origins=web_origins, public_paths=public_paths)
     return [
-        *doors,
-        Middleware(KnownNames, hosts=names, origins=origins, open_paths=open_paths, most_header_bytes=most),
-        Middleware(StopInOrder, shutdown=shutdown),
-        caller,
-        Middleware(EnterInTurn),
-        Middleware(Negotiate),
+        Middleware(NormalizeRequestMiddleware),
+        Middleware(IncompleteRequestMiddleware),
+        Middleware(RequestIdMiddleware),
+        *([cors] if web_origins else []),
+        Middleware(
+            HostAndOriginMiddleware,
+            hosts=[*settings.allowed_hosts, *(url.partition("://")[2] for url in public_origins)],
+            origins=["*"] if "*" in web_origins else [*settings.allowed_origins, *public_origins, *web_origins],
+            public_paths=public_paths,  # pages of sign-in are opened from anywhere and check the origin themselves
+            max_header_bytes=settings.max_header_kib * 1024,
+        ),
     ]
 
 
-def _key_check(callers: KeyVerifier | None, upstream: SeedreamClient | None) -> KeyCheck | None:
-    if callers is None or upstream is None:
+def _key_check(key_verifier: KeyVerifier | None, upstream: SeedreamClient | None) -> KeyCheck | None:
+    if key_verifier is None or upstream is None:
         return None
 
     async def check(key: str) -> bool:
-        return await callers.good(key, partial(upstream.look_up, kind="check"))
+        return await key_verifier.is_valid(key, partial(upstream.look_up, kind="check"))
 
     return check
 
 
-def _pages(
+def _public_routes(
     server: MCPServer[Any],
     settings: Settings,
     shutdown: Shutdown,
     upstream: SeedreamClient | None,
     metrics: Metrics | None,
 ) -> list[Route]:
-    """What anybody may see: pages for people and clients, probes, figures."""
+    """Routes that need no key: probes, metrics, the welcome page and the server card."""
     readiness = Readiness(shutdown, partial(upstream.look_up, kind="probe") if upstream else None)
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok", "version": __version__})
 
     async def ready(_: Request) -> Response:
-        trouble = await readiness.trouble()
-        return JSONResponse({"status": trouble or "ready"}, 503 if trouble else 200)
+        problem = await readiness.problem()
+        return JSONResponse({"status": problem or "ready"}, 503 if problem else 200)
 
-    async def figures(_: Request) -> Response:
+    async def metrics_page(_: Request) -> Response:
         return Response(metrics.page() if metrics else b"", media_type=CONTENT_TYPE)
 
     routes = [Route("/health", health), Route("/ready", ready)]
     if metrics:
-        routes.append(Route("/metrics", figures))
-    return [*routes, *welcome(server, settings), *server_card(server, settings)]
+        routes.append(Route("/metrics", metrics_page))
+    return [*routes, welcome_page(server, settings), server_card(server, settings)]
 
 
 def _lifespan(
-    app: Starlette, shutdown: Shutdown, upstream: SeedreamClient | None, sign_in: SignIn | None
-) -> Callable[[Starlette], Any]:
-    serve = app.router.lifespan_context
-
+    sessions: StreamableHTTPSessionManager, shutdown: Shutdown, upstream: SeedreamClient | None, sign_in: SignIn | None
+) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
-    async def lifespan(served: Starlette) -> AsyncIterator[Any]:
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             if upstream:
                 await stack.enter_async_context(upstream)
             if sign_in:
                 stack.push_async_callback(sign_in.aclose)
             group = await stack.enter_async_context(anyio.create_task_group())
-            await stack.enter_async_context(shutdown_on_signals(shutdown, _hand_on))
-            state = await stack.enter_async_context(serve(served))
-            group.start_soon(_collect_when_quiet, shutdown)
-            yield state
-            shutdown.request()  # whoever told the app to end, if no signal did
+            await stack.enter_async_context(shutdown_on_signals(shutdown, _stop_http_server))
+            await stack.enter_async_context(sessions.run())
+            group.start_soon(_collect_garbage_when_quiet, shutdown)
+            yield
+            shutdown.request()  # the HTTP server ended the app without a signal
             group.cancel_scope.cancel()
 
     return lifespan
 
 
-async def _collect_when_quiet(shutdown: Shutdown) -> None:
-    """Collect garbage once a minute, when few wait: a full collection takes as long as there are waiting calls."""
+async def _collect_garbage_when_quiet(shutdown: Shutdown) -> None:
+    """Run a full collection once a minute if few calls are in progress: each of them makes it take longer."""
     while True:
         await anyio.sleep(60)
-        if shutdown.calls_in_progress < _FEW:
+        if shutdown.calls_in_progress < _FEW_CALLS:
             gc.collect()
 
 
-async def _hand_on(number: int, handler: Handler | None) -> None:
-    """Tell the HTTP server to stop, once nothing is left to be answered: it would cut older clients' streams off."""
-    await anyio.sleep(_LAST_QUESTIONS)
+async def _stop_http_server(number: int, handler: Handler | None) -> None:
+    """Pass the signal to the HTTP server once all calls are answered: it would close open streams at once."""
+    await anyio.sleep(_LAST_REQUEST_SECONDS)
     if handler:
         handler(number, None)
     else:
         die(number)
 
 
-async def _entered(
-    limits: CallerLimits | None, shutdown: Shutdown, ctx: ServerRequestContext[Any, Any], call_next: CallNext
-) -> HandlerResult:
-    """What was asked begins: the next one may come in. Over SSE it is counted here: its request is over by now."""
-    state = getattr(ctx.request, "state", None)
-    for told in ("entered", "begun"):
-        if tell := getattr(state, told, None):
-            tell()
-    with ExitStack() as counted:
-        if isinstance(ctx.request, Request) and route_path(ctx.request.scope).startswith(MESSAGES):
-            try:
-                counted.enter_context(limits.call(state.caller_key) if limits and state else nullcontext())
-            except LimitExceeded as error:
-                raise MCPError(INTERNAL_ERROR, error.message) from error
-            counted.enter_context(shutdown.call_in_progress())
-        return await call_next(ctx)
+async def _run_start_callbacks(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Call what `add_start_callback` registered for the HTTP request."""
+    for callback in getattr(getattr(ctx.request, "state", None), "start_callbacks", ()):
+        callback()
+    return await call_next(ctx)
 
 
-async def _given_up(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
-    """A client of an older revision says that it waits no longer, in a request that knows nothing of the other."""
+async def _abandon_cancelled_call(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
+    """Abandon a call that its client cancelled: clients of older revisions say so in a separate HTTP request."""
     if ctx.method == "notifications/cancelled" and isinstance(ctx.request, Request):
         request_id = (ctx.params or {}).get("requestId")
         if isinstance(request_id, int | str):
             await ctx.lifespan_context.orphans.given_up(ctx.request.state.caller_key, request_id)
     return await call_next(ctx)
-
-
-class _Cors:
-    """For the endpoint: what anybody may read says so itself."""
-
-    def __init__(self, app: ASGIApp, *, elsewhere: Collection[str], web: Sequence[str]) -> None:
-        self._app = app
-        self._elsewhere = elsewhere
-        self._cors = CORSMiddleware(
-            app,
-            allow_origins=web,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["*"],
-            expose_headers=_EXPOSED,
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        open_to_all = scope["type"] == "http" and route_path(scope) in self._elsewhere
-        await (self._app if open_to_all else self._cors)(scope, receive, send)

@@ -1,7 +1,7 @@
-"""Who is calling over HTTP: an AceDataCloud key, found out once whether it is one.
+"""Checks callers' AceDataCloud keys.
 
-A key is checked by a look-up of a task that does not exist, which costs nothing: "not found" is said to a good key,
-401 to a bad one. What was found is remembered for some minutes, by the key's hash.
+A key is checked with a free request: a look-up of a task that does not exist, which the upstream answers with "not
+found" for a valid key and with 401 for an invalid one. Results are cached by the key's hash.
 """
 
 from __future__ import annotations
@@ -15,28 +15,29 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from mcp_seedream.core.credentials import KeyCheck
 from mcp_seedream.core.errors import LimitExceeded, TokenRefused, UpstreamError, UpstreamUnavailable
 from mcp_seedream.core.events import caller_id
 
 logger = logging.getLogger(__name__)
 
 NO_TASK = "00000000-0000-4000-8000-000000000000"
-"""A task that does not exist."""
-_MOST = 10_000
-_STRANGERS = 500  # whose keys are asked for at once
-_ASKING = 5  # seconds at most for an answer
-_UNKNOWN = 5  # seconds for which a key is let in that could not be asked for
-_LOOKING_ON = 15  # seconds at most, while a person waits for a page
+"""The id of a task that does not exist."""
+_CACHED_KEYS = 10_000
+_CHECKS_AT_ONCE = 500
+_CHECK_SECONDS = 5
+_UNCHECKED_SECONDS = 5  # for which a key that could not be checked counts as valid
+_PAGE_SECONDS = 15  # for a check while a person waits for a page
 
 LookUp = Callable[[list[str], str], Awaitable[object]]
 """Looks tasks up with a key; raises `UpstreamError`."""
 
 
-def pasted(look_up: LookUp) -> Callable[[str], Awaitable[bool]]:
-    """Whether the upstream takes a key that somebody brings; raises `UpstreamError` where it can't be asked."""
+def uncached_check(look_up: LookUp) -> KeyCheck:
+    """A check for keys that a person pastes; it raises `UpstreamError` if the upstream cannot be reached."""
 
     async def check(key: str) -> bool:
-        with anyio.move_on_after(_LOOKING_ON):
+        with anyio.move_on_after(_PAGE_SECONDS):
             try:
                 await look_up([NO_TASK], key)
             except TokenRefused:
@@ -48,78 +49,79 @@ def pasted(look_up: LookUp) -> Callable[[str], Awaitable[bool]]:
 
 
 class KeyVerifier:
-    """Tells good keys from bad ones.
+    """Checks keys and caches the results.
 
     Args:
-        seconds: How long a good key is believed in; a bad one is for a tenth of that.
+        seconds: How long a valid key is cached; an invalid one is cached for a tenth of that.
+        clock: Returns the time in seconds.
     """
 
-    def __init__(self, *, seconds: float = 300) -> None:
+    def __init__(self, *, seconds: float = 300, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
-        # Apart, so that strangers with a thousand bad keys push no good one out.
-        self._good: OrderedDict[bytes, float] = OrderedDict()
-        self._bad: OrderedDict[bytes, float] = OrderedDict()
-        self._asking: dict[bytes, _Asking] = {}
+        self._clock = clock
+        # Two caches, so that many invalid keys evict no valid one.
+        self._valid_until: OrderedDict[bytes, float] = OrderedDict()
+        self._invalid_until: OrderedDict[bytes, float] = OrderedDict()
+        self._checks: dict[bytes, _Check] = {}
 
-    async def good(self, key: str, look_up: LookUp) -> bool:
-        """Whether the upstream takes this key. Where it can't be asked, the call itself will find out.
+    async def is_valid(self, key: str, look_up: LookUp) -> bool:
+        """Whether the upstream accepts this key. If the check fails for another reason, the key counts as valid.
 
-        However many calls come with a new key at once, one asks, and all hear what it heard.
+        Concurrent calls with the same key share one check.
 
         Raises:
-            LimitExceeded: Too many strangers are being asked for at this moment.
+            LimitExceeded: Too many new keys are being checked.
         """
-        name, now = _name(key), time.monotonic()
-        if self._good.get(name, 0) > now:
-            self._good.move_to_end(name)
+        digest, now = _digest(key), self._clock()
+        if self._valid_until.get(digest, 0) > now:
+            self._valid_until.move_to_end(digest)
             return True
-        if self._bad.get(name, 0) > now:
+        if self._invalid_until.get(digest, 0) > now:
             return False
-        if asking := self._asking.get(name):
-            await asking.done.wait()
-            return asking.good
-        if len(self._asking) >= _STRANGERS:
-            raise LimitExceeded("many callers come with new keys at this moment", _ASKING)
-        self._asking[name] = asking = _Asking()
+        if check := self._checks.get(digest):
+            await check.done.wait()
+            return check.is_valid
+        if len(self._checks) >= _CHECKS_AT_ONCE:
+            raise LimitExceeded("many callers come with new keys at this moment", _CHECK_SECONDS)
+        self._checks[digest] = check = _Check()
         try:
-            asking.good = await self._ask(name, key, look_up)
-            return asking.good
+            check.is_valid = await self._check(digest, key, look_up)
+            return check.is_valid
         finally:
-            self._asking.pop(name).done.set()
+            self._checks.pop(digest).done.set()
 
-    def refused(self, key: str) -> None:
-        """The upstream refused a key: the next call asks anew."""
-        self._good.pop(_name(key), None)
+    def forget(self, key: str) -> None:
+        """Remove a key that the upstream refused in a call from the cache; the next call checks it again."""
+        self._valid_until.pop(_digest(key), None)
 
-    async def _ask(self, name: bytes, key: str, look_up: LookUp) -> bool:
+    async def _check(self, digest: bytes, key: str, look_up: LookUp) -> bool:
         try:
-            with anyio.fail_after(_ASKING):
+            with anyio.fail_after(_CHECK_SECONDS):
                 await look_up([NO_TASK], key)
         except TokenRefused:
-            _remember(self._bad, name, self._seconds / 10)
+            self._cache(self._invalid_until, digest, self._seconds / 10)
             return False
         except (UpstreamError, TimeoutError) as error:
             logger.info("caller %s could not be checked: %s", caller_id(key), type(error).__name__)
-            _remember(self._good, name, min(self._seconds, _UNKNOWN))
+            self._cache(self._valid_until, digest, min(self._seconds, _UNCHECKED_SECONDS))
             return True
-        _remember(self._good, name, self._seconds)
+        self._cache(self._valid_until, digest, self._seconds)
         return True
+
+    def _cache(self, cache: OrderedDict[bytes, float], digest: bytes, seconds: float) -> None:
+        cache[digest] = self._clock() + seconds
+        cache.move_to_end(digest)
+        while len(cache) > _CACHED_KEYS:
+            cache.popitem(last=False)
 
 
 @dataclass(slots=True, eq=False)
-class _Asking:
-    """A key that is being asked for; who waits for the answer lets its call find out, if nothing was heard."""
+class _Check:
+    """A check in progress. If it is cancelled, calls that wait for it count the key as valid."""
 
     done: anyio.Event = field(default_factory=anyio.Event)
-    good: bool = True
+    is_valid: bool = True
 
 
-def _remember(known: OrderedDict[bytes, float], name: bytes, seconds: float) -> None:
-    known[name] = time.monotonic() + seconds
-    known.move_to_end(name)
-    while len(known) > _MOST:
-        known.popitem(last=False)
-
-
-def _name(key: str) -> bytes:
+def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()

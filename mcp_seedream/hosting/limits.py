@@ -1,10 +1,10 @@
-"""How much callers may ask for, over HTTP: calls at once and generations a minute for each, calls at once for all."""
+"""Limits of each caller over HTTP: calls and tasks at once, generations a minute; and of all callers together."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -12,100 +12,110 @@ from mcp_seedream.core.errors import LimitExceeded
 from mcp_seedream.core.events import Observer
 
 _MINUTE = 60
-_CALLERS = 1000  # that are remembered before anybody looks who is gone
+_MAX_CALLERS = 1000  # with recent generations, above which old ones are removed for all callers
 
 
 @dataclass(slots=True)
-class _Room:
-    """What is taken of it now, by each caller and by all."""
+class _Usage:
+    """What is in progress, by caller and in total."""
 
-    taken: Counter[str] = field(default_factory=Counter)
-    all: int = 0
+    by_caller: Counter[str] = field(default_factory=Counter)
+    total: int = 0
 
 
 class CallerLimits:
-    """The limits of one process, and what is asked for now.
+    """The limits of one process, and how much of them is used.
 
     Args:
-        calls: Requests of one caller that are answered at once; tasks of one caller that go on, likewise.
-        all_calls: Requests of all callers that are answered at once; tasks of all, likewise.
-        generations: Of one caller, in any minute; 0: as many as the upstream takes.
-        observer: Told of every limit that is hit.
+        calls: Requests of one caller in progress at once; also tasks of one caller.
+        all_calls: Requests of all callers in progress at once; also tasks of all callers.
+        generations: Generations of one caller in any minute; 0: not limited.
+        observer: Notified of every exceeded limit.
+        clock: Returns the time in seconds.
     """
 
-    def __init__(self, *, calls: int, all_calls: int, generations: int, observer: Observer) -> None:
+    def __init__(
+        self,
+        *,
+        calls: int,
+        all_calls: int,
+        generations: int,
+        observer: Observer,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._calls = calls
         self._all_calls = all_calls
         self._generations = generations
         self._observer = observer
-        self._answered, self._going_on = _Room(), _Room()
-        self._made: dict[str, deque[float]] = {}
+        self._clock = clock
+        self._calls_in_progress, self._tasks_in_progress = _Usage(), _Usage()
+        self._generation_times: dict[str, deque[float]] = {}
 
     @contextmanager
     def call(self, caller: str) -> Iterator[None]:
-        """A request of a caller is answered while the context lasts.
+        """Count a request of a caller as in progress while the context lasts.
 
         Raises:
-            LimitExceeded: Too many are, of this caller or of all.
+            LimitExceeded: Too many are in progress, of this caller or of all.
         """
-        with self._counted(self._answered, caller, "calls", "being answered"):
+        with self._counted(self._calls_in_progress, caller, "calls", "being answered"):
             yield
 
     @contextmanager
     def task(self, caller: str) -> Iterator[None]:
-        """A task of a caller goes on while the context lasts, although no request waits for it.
+        """Count a task that runs without a waiting request as in progress while the context lasts.
 
-        It takes no room from requests: those that ask how far it is must always be answered.
+        Tasks are counted apart from requests, so that a caller with many tasks can still ask for their state.
 
         Raises:
-            LimitExceeded: Too many do, of this caller or of all.
+            LimitExceeded: Too many are in progress, of this caller or of all.
         """
-        with self._counted(self._going_on, caller, "tasks", "going on"):
+        with self._counted(self._tasks_in_progress, caller, "tasks", "going on"):
             yield
 
     @contextmanager
-    def _counted(self, now: _Room, caller: str, what: str, how: str) -> Iterator[None]:
-        if now.taken[caller] >= self._calls:
-            raise self._too_much(what, f"{self._calls} of your {what} are {how} at this moment", 5)
-        if now.all >= self._all_calls:
-            raise self._too_much(f"all_{what}", f"this server has as many {what} as it takes", 5)
-        now.taken[caller] += 1
-        now.all += 1
+    def _counted(self, usage: _Usage, caller: str, what: str, state: str) -> Iterator[None]:
+        if usage.by_caller[caller] >= self._calls:
+            raise self._exceeded(what, f"{self._calls} of your {what} are {state} at this moment", 5)
+        if usage.total >= self._all_calls:
+            raise self._exceeded(f"all_{what}", f"this server has as many {what} as it takes", 5)
+        usage.by_caller[caller] += 1
+        usage.total += 1
         try:
             yield
         finally:
-            now.all -= 1
-            now.taken[caller] -= 1
-            if not now.taken[caller]:
-                del now.taken[caller]
+            usage.total -= 1
+            usage.by_caller[caller] -= 1
+            if not usage.by_caller[caller]:
+                del usage.by_caller[caller]
 
     def generate(self, caller: str) -> None:
-        """A caller is about to pay for a generation.
+        """Count a generation of a caller, before it is sent.
 
         Raises:
-            LimitExceeded: It has had its share of this minute.
+            LimitExceeded: The caller has used its generations of this minute.
         """
         if not self._generations:
             return
-        now = time.monotonic()
-        if len(self._made) > _CALLERS:
-            for other in list(self._made):
-                self._forget(other, now)
-        self._forget(caller, now)
-        made = self._made.setdefault(caller, deque())
-        if len(made) >= self._generations:
-            wait = made[0] + _MINUTE - now
-            raise self._too_much("generations", f"{self._generations} generations a minute are what you may make", wait)
-        made.append(now)
+        now = self._clock()
+        if len(self._generation_times) > _MAX_CALLERS:
+            for other in list(self._generation_times):
+                self._remove_old(other, now)
+        self._remove_old(caller, now)
+        times = self._generation_times.setdefault(caller, deque())
+        if len(times) >= self._generations:
+            wait = times[0] + _MINUTE - now
+            raise self._exceeded("generations", f"you may make {self._generations} generations a minute", wait)
+        times.append(now)
 
-    def _forget(self, caller: str, now: float) -> None:
-        """What is longer ago than a minute."""
-        made = self._made.get(caller, deque())
-        while made and made[0] <= now - _MINUTE:
-            made.popleft()
-        if not made:
-            self._made.pop(caller, None)
+    def _remove_old(self, caller: str, now: float) -> None:
+        """Remove a caller's generations that are more than a minute ago."""
+        times = self._generation_times.get(caller, deque())
+        while times and times[0] <= now - _MINUTE:
+            times.popleft()
+        if not times:
+            self._generation_times.pop(caller, None)
 
-    def _too_much(self, name: str, why: str, seconds: float) -> LimitExceeded:
-        self._observer.limit(name)
-        return LimitExceeded(why, seconds)
+    def _exceeded(self, limit: str, reason: str, seconds: float) -> LimitExceeded:
+        self._observer.limit(limit)
+        return LimitExceeded(reason, seconds)

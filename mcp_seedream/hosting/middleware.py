@@ -1,4 +1,4 @@
-"""What stands between an HTTP request of the endpoint and the SDK: turns, and orderly ends."""
+"""Middleware for how requests are received: normalization, request ids, incomplete requests, fairness, shutdown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import asyncio
 import codecs
 import math
 import re
+import uuid
 from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,29 +16,91 @@ import anyio
 import anyio.lowlevel
 from mcp_types import JSONRPCError
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.server import jsonrpc
+from mcp_seedream.telemetry.logs import REQUEST_ID
 from mcp_seedream.upstream.fair_limiter import FairLimiter
 
 ENDPOINT = "/mcp"
-_BEARER = re.compile(r"Bearer +([\x21-\x7e]{1,4096})", re.IGNORECASE)
-_LOOK = "get_task"
-_BODY_SECONDS = 60  # for a body to come, and more for a large one
-_SLOWEST = 50_000  # bytes a second of a line that is still waited for
-_ENTERING = 1  # second at most, whatever holds a call up
-_REVISION, _OLDEST = "mcp-protocol-version", "2025-03-26"
-_SMALL = 64 * 1024  # bytes of a request that is all there before its turn
+_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+_BODY_SECONDS = 60  # for a body to arrive; large ones get more
+_SLOWEST = 50_000  # bytes a second of the slowest connection that is waited for
+_ENTRY_SECONDS = 1  # after which the next call may enter, whatever delays this one
+_REVISION, _DEFAULT_REVISION = "mcp-protocol-version", "2025-03-26"
+_PEEK_BYTES = 64 * 1024  # of a body that are read to see which tool is called
 _STOPPING = {"error": "stopping", "error_description": "The server is being stopped. Try again in a moment."}
 
 
-class DropUnfinished:
-    """Ends the work on a request whose client left before all of it had come, or that does not come to its end.
+def route_path(scope: Scope) -> str:
+    """The path of a request relative to where this app is mounted."""
+    path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
-    The SDK would take it for a failure of its own, and write a traceback into the log for every one.
+
+def add_start_callback(scope: Scope, callback: Callable[[], None]) -> None:
+    """Register a function that is called once the MCP server starts to handle the request."""
+    state = scope.get("state", {})
+    scope["state"] = {**state, "start_callbacks": [*state.get("start_callbacks", ()), callback]}
+
+
+class NormalizeRequestMiddleware:
+    """Normalizes equivalent spellings, so that the following middleware sees one.
+
+    It strips whitespace at the end of header values (RFC 9110, 5.5), which httptools keeps, lowercases the media type
+    (8.3.1), and removes slashes at the end of the endpoint's path.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "headers": [(name, _normalized(name, value)) for name, value in scope["headers"]]}
+            if scope["path"].endswith("/") and route_path(scope).rstrip("/") == ENDPOINT:
+                scope["path"] = scope["path"].rstrip("/")
+                scope["raw_path"] = scope["path"].encode()
+        await self._app(scope, receive, send)
+
+
+def _normalized(name: bytes, value: bytes) -> bytes:
+    value = value.strip(b" \t")
+    if name != b"content-type":
+        return value
+    media_type, semicolon, parameters = value.partition(b";")
+    return media_type.lower() + semicolon + parameters
+
+
+class RequestIdMiddleware:
+    """Gives each request an id: the client's `X-Request-ID` if it is well-formed. Log lines and responses carry it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex[:16]
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id}
+        REQUEST_ID.set(request_id)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+class IncompleteRequestMiddleware:
+    """Ends requests whose client disconnects before the whole body has arrived, or sends it too slowly (408).
+
+    The SDK treats a disconnect in the body as an internal error and logs a traceback.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -46,41 +110,47 @@ class DropUnfinished:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        whole, begun, late = False, False, False
+        complete, responded, timed_out = False, False, False
         deadline = math.inf
 
-        async def watched() -> Message:
-            nonlocal whole, late, deadline
-            if whole:
+        async def receive_body() -> Message:
+            nonlocal complete, timed_out, deadline
+            if complete:
                 return await receive()
             if deadline == math.inf:
-                deadline = anyio.current_time() + _patience(scope)
+                deadline = anyio.current_time() + _body_timeout(scope)
             with anyio.CancelScope(deadline=deadline):
                 message = await receive()
                 if message["type"] != "http.disconnect":
-                    whole = not message.get("more_body", False)
+                    complete = not message.get("more_body", False)
                     return message
-            late = anyio.current_time() >= deadline  # who sends so slowly holds room that others need
-            left.cancel()
+            timed_out = anyio.current_time() >= deadline
+            handling.cancel()
             await anyio.lowlevel.checkpoint()
             return {"type": "http.disconnect"}
 
-        async def noted(message: Message) -> None:
-            nonlocal begun
-            begun = True
+        async def send_noted(message: Message) -> None:
+            nonlocal responded
+            responded = True
             await send(message)
 
-        with anyio.CancelScope() as left:
-            await self._app(scope, watched, noted)
-        if late and not begun:
+        with anyio.CancelScope() as handling:
+            await self._app(scope, receive_body, send_noted)
+        if timed_out and not responded:
             body = {"error": "timeout", "error_description": "The request did not come in time."}
             await JSONResponse(body, 408, {"Connection": "close"})(scope, receive, send)
 
 
-class StopInOrder:
-    """Counts what is being answered; when the process is about to end, new tool calls are answered with 503.
+def _body_timeout(scope: Scope) -> float:
+    """Seconds for the body to arrive: a minute, and what the slowest connection needs for its size."""
+    size = Headers(scope=scope).get("content-length", "")
+    return _BODY_SECONDS + (int(size) if size.isdecimal() else 0) / _SLOWEST
 
-    Whatever else a client asks is answered to the last: some look at the tools' schemas before they take a result.
+
+class GracefulShutdownMiddleware:
+    """Counts requests to the endpoint in progress. After a shutdown was requested, tool calls are answered with 503.
+
+    Other requests are still answered: some clients read the tools' schemas before they accept a result.
     """
 
     def __init__(self, app: ASGIApp, shutdown: Shutdown) -> None:
@@ -88,94 +158,75 @@ class StopInOrder:
         self._shutdown = shutdown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not _is_call(scope):
+        if scope["method"] != "POST":  # a GET stream may stay open for ever
             await self._app(scope, receive, send)
             return
         with self._shutdown.call_in_progress():
             if self._shutdown.requested.is_set():
                 receive, start = await _peek(receive)
-                if _called(_read(start)) is not None:
+                if _called_tool(_parse(start)) is not None:
                     await JSONResponse(_STOPPING, 503, {"Retry-After": "2"})(scope, receive, send)
                     return
             await self._app(scope, receive, send)
 
 
-class EnterInTurn:
-    """Lets tool calls in one after the other, callers in turn: a thousand at once keep no other caller waiting.
+class FairEntryMiddleware:
+    """Lets one tool call at a time enter, callers round-robin, so that one caller's burst delays no other caller.
 
-    Up to where its tool begins, a call is work for the one processor; afterwards it waits, and the next may come in.
-    Who only looks does not wait for those who generate. A large request goes past: it is busy being received, for
-    longer than anybody should wait for.
+    A call keeps the processor busy until its tool starts; then it mostly waits, and the next call may enter. `get_task`
+    has a limiter apart, so that it does not wait for generations. Requests above 64 KiB do not wait: receiving them
+    takes longer than other calls should be held up.
 
-    What is no message is answered here, as over stdio. A client of revision 2026-07-28 is left to the SDK, which does
-    it by that revision's rules; of older ones it would take a request with a wrong id for a notification.
+    A body that is no JSON-RPC message is answered here, as over stdio, for clients of older revisions: the SDK would
+    take a request with an invalid id for a notification. Clients of revision 2026-07-28 are left to the SDK.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._looking, self._making = FairLimiter(1), FairLimiter(1)
+        self._task_lookups, self._generations = FairLimiter(1), FairLimiter(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not _is_call(scope):
+        if scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         receive, start = await _peek(receive)
-        found = _read(start)
-        if isinstance(found, list) and Headers(scope=scope).get(_REVISION, _OLDEST) in HANDSHAKE_PROTOCOL_VERSIONS:
-            body = found[0].model_dump(mode="json", exclude_unset=True)
+        message = _parse(start)
+        revision = Headers(scope=scope).get(_REVISION, _DEFAULT_REVISION)
+        if isinstance(message, list) and revision in HANDSHAKE_PROTOCOL_VERSIONS:
+            body = message[0].model_dump(mode="json", exclude_unset=True)
             await JSONResponse(body, 400)(scope, receive, send)
             return
-        key = scope.get("state", {}).get("caller_key", "")
-        tool = _called(found)
+        tool = _called_tool(message)
         with ExitStack() as stack:
-            if tool is not None and found is not None:
-                turns = self._looking if tool == _LOOK else self._making
-                await turns.acquire(key)
-                stack.callback(turns.release)
-                scope["state"] = {**scope.get("state", {}), "entered": stack.close}
-                asyncio.get_running_loop().call_later(_ENTERING, stack.close)
+            if tool is not None and message is not None:
+                limiter = self._task_lookups if tool == "get_task" else self._generations
+                await limiter.acquire(scope.get("state", {}).get("caller_key", ""))
+                stack.callback(limiter.release)
+                add_start_callback(scope, stack.close)
+                asyncio.get_running_loop().call_later(_ENTRY_SECONDS, stack.close)
             await self._app(scope, receive, send)
 
 
-def _patience(scope: Scope) -> float:
-    """Seconds for a body to come in: as long as a slow line needs."""
-    size = Headers(scope=scope).get("content-length", "")
-    return _BODY_SECONDS + (int(size) if size.isdecimal() else 0) / _SLOWEST
+def _parse(start: bytes) -> dict[str, Any] | list[JSONRPCError] | None:
+    """The message in a body, or the errors in it; None if the body is too large to be parsed here."""
+    return jsonrpc.read(start) if len(start) <= _PEEK_BYTES else None
 
 
-def route_path(scope: Scope) -> str:
-    """A request's path within this app, wherever it is mounted."""
-    path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
-    return path[len(root) :] if root and path.startswith(f"{root}/") else path
-
-
-def _is_call(scope: Scope) -> bool:
-    """Something is asked: a stream that a client opens to listen is none, and may last for ever."""
-    return scope["type"] == "http" and route_path(scope) == ENDPOINT and bool(scope["method"] == "POST")
-
-
-def _read(start: bytes) -> dict[str, Any] | list[JSONRPCError] | None:
-    """The message of a request, or what is wrong with it; None where it is too large to be looked at."""
-    return jsonrpc.read(start) if len(start) <= _SMALL else None
-
-
-def _called(found: dict[str, Any] | list[JSONRPCError] | None) -> str | None:
-    """The tool that a request calls ("" where that can't be told), or None: it calls none.
-
-    JSON can write a word in many ways, so that it has to be read; what is large, or no message, counts as a call.
-    """
-    if not isinstance(found, dict):
+def _called_tool(message: dict[str, Any] | list[JSONRPCError] | None) -> str | None:
+    """The tool that a message calls; "" if that is unknown (a large or invalid body); None if it calls no tool."""
+    if not isinstance(message, dict):
         return ""
-    if found.get("method") != "tools/call":
+    if message.get("method") != "tools/call":
         return None
-    params = found.get("params")
+    params = message.get("params")
     return str(params.get("name", "")) if isinstance(params, dict) else ""
 
 
 async def _peek(receive: Receive) -> tuple[Receive, bytes]:
-    """The start of a request's body, all of it where it is small, and a way to receive it all the same.
+    """Read the start of a body, or all of it if it is small, without a byte order mark.
 
-    A byte order mark is left out: it means nothing.
+    Returns:
+        A receive function that yields the same body again, and the bytes that were read.
     """
     unread: deque[Message] = deque()
     start = b""
@@ -185,15 +236,10 @@ async def _peek(receive: Receive) -> tuple[Receive, bytes]:
             message = {**message, "body": body.removeprefix(codecs.BOM_UTF8)}
         unread.append(message)
         start += message.get("body", b"")
-        if not message.get("more_body") or len(start) > _SMALL:
+        if not message.get("more_body") or len(start) > _PEEK_BYTES:
             break
 
-    async def again() -> Message:
+    async def receive_again() -> Message:
         return unread.popleft() if unread else await receive()
 
-    return again, start
-
-
-def bearer(header: str | None) -> str | None:
-    match = _BEARER.fullmatch(header.strip()) if header else None
-    return match[1] if match else None
+    return receive_again, start

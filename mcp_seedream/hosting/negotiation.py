@@ -1,8 +1,8 @@
-"""Which form an answer of the endpoint has: JSON or an event stream, as the client accepts it.
+"""Content negotiation at the endpoint: JSON or an event stream, whichever the client accepts.
 
-The SDK answers only clients that accept both forms, and chooses one itself. For a request of revision 2026-07-28 it
-sends nothing, not even response headers, until the result, a notification, or 15 seconds. Some proxies do not tell a
-server that a client has left before the response headers were sent, so that the call would go on.
+The SDK only answers clients that accept both, and chooses one itself. For a request of revision 2026-07-28 it sends
+nothing, not even response headers, until the result, a notification, or 15 seconds. Before the response headers, some
+proxies do not report to the server that a client disconnected, so that the call would go on.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcp_seedream.hosting.middleware import ENDPOINT, route_path
+from mcp_seedream.hosting.middleware import add_start_callback
 
 _JSON, _EVENTS = "application/json", "text/event-stream"
-_SOON = 0.1  # seconds: a request that is refused has its answer by then, with a status of its own
-_NEVER = re.compile(r"q=0(\.0*)?")
+_HEAD_SECONDS = 0.1  # after which the head is sent; refusals, with their own status, are answered sooner
+_ZERO_QUALITY = re.compile(r"q=0(\.0*)?")
+_Mode = Literal["unchanged", "without head", "to events", "to JSON"]
+"""How a response of the SDK is sent on."""
 _DATA = re.compile(rb"^data: ?([^\r\n]+)", re.MULTILINE)
 _STREAM_HEAD: Message = {
     "type": "http.response.start",
@@ -32,55 +34,52 @@ _STREAM_HEAD: Message = {
 }
 
 
-class Negotiate:
-    """Answers in a form that the client accepts, and sends the response headers before a call has ended."""
+class ContentNegotiationMiddleware:
+    """Answers in a media type that the client accepts, and sends the response headers before a call has ended."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or route_path(scope) != ENDPOINT:
-            await self._app(scope, receive, send)
-            return
         headers = Headers(scope=scope)
         accepts = _accepted(headers.getlist("accept"))
-        posted = scope["method"] == "POST"
-        if not accepts or (not posted and _EVENTS not in accepts):
-            await self._app(scope, receive, send)  # refused there
+        is_post = scope["method"] == "POST"
+        if not accepts or (not is_post and _EVENTS not in accepts):
+            await self._app(scope, receive, send)  # the SDK refuses it
             return
         scope = {**scope, "headers": list(scope["headers"])}
         MutableHeaders(scope=scope)["accept"] = f"{_JSON}, {_EVENTS}"
-        if not posted:
+        if not is_post:
             await self._app(scope, receive, send)
             return
-        answer = _Answer(send, accepts)
-        # The SDK has no option for when it sends the headers: `_SSE_PING_INTERVAL` is private, and is the pause between
-        # pings as well. With such an option, `begin_soon` and all that `_early` is for would go.
+        response = _Response(send, accepts)
+        # The SDK has no option for when it sends the headers: `_SSE_PING_INTERVAL` is private, and is the interval of
+        # pings as well. Such an option would replace `send_head_soon` and everything about `_head_task`.
         if _EVENTS in accepts and headers.get("mcp-protocol-version", "2025-03-26") not in HANDSHAKE_PROTOCOL_VERSIONS:
-            scope["state"] = {**scope.get("state", {}), "begun": answer.begin_soon}
+            add_start_callback(scope, response.send_head_soon)
         try:
-            await self._app(scope, receive, answer.send)
+            await self._app(scope, receive, response.send)
         finally:
-            answer.close()
+            response.close()
 
 
-class _Answer:
-    """An answer of the SDK on its way to the client."""
+class _Response:
+    """A response of the SDK, sent to the client in a media type that it accepts."""
 
     def __init__(self, send: Send, accepts: set[str]) -> None:
         self._send = send
         self._accepts = accepts
-        self._way: Literal["as it is", "without its head", "as events", "as JSON"] = "as it is"
+        self._mode: _Mode = "unchanged"
         self._timer: asyncio.TimerHandle | None = None
-        self._early: asyncio.Task[None] | None = None
+        self._head_task: asyncio.Task[None] | None = None
         self._body = b""
 
-    def begin_soon(self) -> None:
-        """Send the headers of an event stream in a moment, unless the answer comes first."""
-        self._timer = asyncio.get_running_loop().call_later(_SOON, self._begin)
+    def send_head_soon(self) -> None:
+        """Send the headers of an event stream after 0.1 s, unless the response starts first."""
+        self._timer = asyncio.get_running_loop().call_later(_HEAD_SECONDS, self._start_head_task)
 
-    def _begin(self) -> None:
-        self._early = asyncio.create_task(self._send_head())
+    def _start_head_task(self) -> None:
+        self._head_task = asyncio.create_task(self._send_head())
 
     async def _send_head(self) -> None:
         await self._send(_STREAM_HEAD)
@@ -88,43 +87,44 @@ class _Answer:
         await self._send({"type": "http.response.body", "body": b": waiting\r\n\r\n", "more_body": True})
 
     def close(self) -> None:
-        """Send no headers before the answer any more."""
+        """Cancel the timer of `send_head_soon`."""
         if self._timer:
             self._timer.cancel()
 
     async def send(self, message: Message) -> None:
-        """Pass on one ASGI message of the answer, or translate it."""
+        """Send one ASGI message of the response, translated if necessary."""
         if message["type"] == "http.response.start":
             self.close()
-            if self._early:
-                await self._early
-            self._choose(message)
-            if self._way == "as it is":
+            if self._head_task:
+                await self._head_task
+            self._mode = self._mode_for(message)
+            if self._mode == "unchanged":
                 await self._send(message)
-        elif self._way in ("as it is", "without its head"):
+        elif self._mode in ("unchanged", "without head"):
             await self._send(message)
         else:
             self._body += message.get("body", b"")
             if not message.get("more_body"):
-                await (self._finish_as_events() if self._way == "as events" else self._finish_as_json())
+                await (self._send_as_events() if self._mode == "to events" else self._send_as_json())
 
-    def _choose(self, head: Message) -> None:
-        comes_as = Headers(raw=head["headers"]).get("content-type", "").partition(";")[0]
-        if self._early:
-            self._way = "without its head" if comes_as == _EVENTS else "as events"
-        elif comes_as == _EVENTS and _EVENTS not in self._accepts:
-            self._way = "as JSON"
-        elif comes_as == _JSON and head["status"] == 200 and _JSON not in self._accepts:
-            self._way = "as events"
+    def _mode_for(self, head: Message) -> _Mode:
+        media_type = Headers(raw=head["headers"]).get("content-type", "").partition(";")[0]
+        if self._head_task:
+            return "without head" if media_type == _EVENTS else "to events"
+        if media_type == _EVENTS and _EVENTS not in self._accepts:
+            return "to JSON"
+        if media_type == _JSON and head["status"] == 200 and _JSON not in self._accepts:
+            return "to events"
+        return "unchanged"
 
-    async def _finish_as_events(self) -> None:
-        if not self._early:
+    async def _send_as_events(self) -> None:
+        if not self._head_task:
             await self._send(_STREAM_HEAD)
         event = b"event: message\r\ndata: " + self._body + b"\r\n\r\n"
         await self._send({"type": "http.response.body", "body": event})
 
-    async def _finish_as_json(self) -> None:
-        """Send the last event as the answer; those before it report progress. Without any, the process is ending."""
+    async def _send_as_json(self) -> None:
+        """Send the last event, which is the result; earlier ones are progress. Without any, the process is ending."""
         events: list[bytes] = _DATA.findall(self._body)
         body = events[-1] if events else b""
         headers = [(b"content-type", _JSON.encode()), (b"content-length", str(len(body)).encode())]
@@ -134,13 +134,13 @@ class _Answer:
 
 
 def _accepted(headers: list[str]) -> set[str]:
-    """Which of the two forms a client accepts; without a header, or an empty one, both (RFC 9110, 12.5.1)."""
-    named: dict[str, bool] = {}
+    """Which of the two media types a client accepts; both if the header is missing or empty (RFC 9110, 12.5.1)."""
+    ranges: dict[str, bool] = {}
     for each in ",".join(headers).lower().split(","):
         name, *parameters = (part.strip() for part in each.split(";"))
         if name:
-            named[name] = not any(_NEVER.fullmatch(parameter) for parameter in parameters)
-    forms = ((_JSON, "application/*"), (_EVENTS, "text/*"))
-    if not named:
+            ranges[name] = not any(_ZERO_QUALITY.fullmatch(parameter) for parameter in parameters)
+    types = ((_JSON, "application/*"), (_EVENTS, "text/*"))
+    if not ranges:
         return {_JSON, _EVENTS}
-    return {form for form, family in forms if named.get(form, named.get(family, named.get("*/*", False)))}
+    return {exact for exact, family in types if ranges.get(exact, ranges.get(family, ranges.get("*/*", False)))}

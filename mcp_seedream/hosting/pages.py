@@ -1,4 +1,4 @@
-"""What anybody may read of a hosted server: what it is and how to connect, and its card for clients."""
+"""Public pages: the welcome page for people, the server card for clients, and the body of 404 and 405."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from mcp_seedream.core.settings import Settings
 from mcp_seedream.hosting.middleware import ENDPOINT
 
 CARD = "/.well-known/mcp/server-card.json"
-_ALONE = {
+_SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
 
 
-def welcome(server: MCPServer[Any], settings: Settings) -> list[Route]:
-    """`/`: for people who open the server's address in a browser."""
-    page = Template(files("mcp_seedream.hosting").joinpath("welcome.html").read_text("utf-8"))
+def welcome_page(server: MCPServer[Any], settings: Settings) -> Route:
+    """`/`: what this server is and how to connect, for people who open its address in a browser."""
+    template = Template(files("mcp_seedream.hosting").joinpath("welcome.html").read_text("utf-8"))
 
     async def show(request: Request) -> Response:
         endpoint = _origin(request, settings) + ENDPOINT
@@ -40,19 +40,20 @@ def welcome(server: MCPServer[Any], settings: Settings) -> list[Route]:
         )
         client = {"url": endpoint, "headers": {"Authorization": "Bearer your-token"}}
         config = json.dumps({"mcpServers": {"seedream": client}}, indent=2)
-        known = {"endpoint": endpoint, "config": config, "version": __version__, "token_page": TOKEN_PAGE}
+        values = {"endpoint": endpoint, "config": config, "version": __version__, "token_page": TOKEN_PAGE}
         return HTMLResponse(
-            page.substitute({name: html.escape(text) for name, text in known.items()}, tools=tools), headers=_ALONE
+            template.substitute({name: html.escape(text) for name, text in values.items()}, tools=tools),
+            headers=_SECURITY_HEADERS,
         )
 
-    return [Route("/", show)]
+    return Route("/", show)
 
 
-def server_card(server: MCPServer[Any], settings: Settings) -> list[Route]:
-    """The server card: what a client or a catalogue wants to know before it connects, from the registered tools."""
+def server_card(server: MCPServer[Any], settings: Settings) -> Route:
+    """The server card: tools, resources, prompts and authentication, for clients and catalogues to read."""
 
     async def card(request: Request) -> Response:
-        found = {
+        content = {
             "name": server.name,
             "title": server.title,
             "version": __version__,
@@ -64,35 +65,36 @@ def server_card(server: MCPServer[Any], settings: Settings) -> list[Route]:
                 "required": True,
                 "schemes": ["bearer", *(["oauth2"] if settings.public_url else [])],
             },
-            "tools": [_plain(tool) for tool in await server.list_tools()],
-            "resources": [_plain(resource) for resource in await server.list_resources()],
-            "resourceTemplates": [_plain(template) for template in await server.list_resource_templates()],
-            "prompts": [_plain(prompt) for prompt in await server.list_prompts()],
+            "tools": [_as_json(tool) for tool in await server.list_tools()],
+            "resources": [_as_json(resource) for resource in await server.list_resources()],
+            "resourceTemplates": [_as_json(template) for template in await server.list_resource_templates()],
+            "prompts": [_as_json(prompt) for prompt in await server.list_prompts()],
         }
-        kept = "public, max-age=300" if settings.public_url else "no-store"  # else the address is the request's own
-        return JSONResponse(found, headers={"Access-Control-Allow-Origin": "*", "Cache-Control": kept})
+        # Without a public address, the endpoint's address in it is taken from this request.
+        cache = "public, max-age=300" if settings.public_url else "no-store"
+        return JSONResponse(content, headers={"Access-Control-Allow-Origin": "*", "Cache-Control": cache})
 
-    return [Route(CARD, card)]
+    return Route(CARD, card)
 
 
-def elsewhere(settings: Settings) -> dict[int, Any]:
-    """What is answered where nothing is, by status: where the endpoint is, as its client may show it to people."""
+def not_found_handlers(settings: Settings) -> dict[int, Any]:
+    """Handlers of 404 and 405, by status: the body says where the endpoint is, since clients may show it to people."""
 
     async def show(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         endpoint = _origin(request, settings) + ENDPOINT
-        words = f"The MCP endpoint of this server, for streamable HTTP, is {endpoint}; it is not here."
-        body = {"error": error.detail.lower().replace(" ", "_"), "error_description": words}
+        message = f"The MCP endpoint of this server, for streamable HTTP, is {endpoint}; it is not here."
+        body = {"error": error.detail.lower().replace(" ", "_"), "error_description": message}
         return JSONResponse(body, error.status_code, error.headers)
 
     return {404: show, 405: show}
 
 
 def _origin(request: Request, settings: Settings) -> str:
-    """Where people reach this server: as the operator says, or else as this request did."""
+    """The origin of this server: the configured one, or that of the request."""
     return settings.public_url or f"{request.url.scheme}://{request.url.netloc}"
 
 
-def _plain(listed: Any) -> dict[str, Any]:
-    found: dict[str, Any] = listed.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return found
+def _as_json(item: Any) -> dict[str, Any]:
+    dumped: dict[str, Any] = item.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return dumped

@@ -1,4 +1,4 @@
-"""Whether this process should be sent calls: it is not about to end, and the upstream can be reached."""
+"""The readiness probe: whether this process should receive calls."""
 
 from __future__ import annotations
 
@@ -13,45 +13,50 @@ from mcp_seedream.hosting.key_verifier import NO_TASK, LookUp
 
 logger = logging.getLogger(__name__)
 
-_SECONDS = 10  # that an answer holds: probes come often, and from many
-_NOBODY = "nobody"
+_CACHE_SECONDS = 10  # probes come often and from many
+_CHECK_SECONDS = 10
+_INVALID_KEY = "nobody"
 
 
 class Readiness:
-    """Asks the upstream with a key that is none, which costs nothing: any answer of its own means that it is there.
+    """Checks that no shutdown was requested and that the upstream can be reached.
+
+    The upstream is sent a look-up with an invalid key, which costs nothing: its refusal shows that it can be reached.
 
     Args:
-        shutdown: Once it has begun, nothing new should come.
-        look_up: Looks tasks up; None: the upstream is not asked.
+        shutdown: Once requested, the process is not ready.
+        look_up: Looks tasks up; None: the upstream is not checked.
+        cache_seconds: How long a result is cached.
     """
 
-    def __init__(self, shutdown: Shutdown, look_up: LookUp | None) -> None:
+    def __init__(self, shutdown: Shutdown, look_up: LookUp | None, cache_seconds: float = _CACHE_SECONDS) -> None:
         self._shutdown = shutdown
         self._look_up = look_up
-        self._known: tuple[str | None, float] = (None, 0.0)
+        self._cache_seconds = cache_seconds
+        self._cached: tuple[str | None, float] = (None, 0.0)
         self._lock = anyio.Lock()
 
-    async def trouble(self) -> str | None:
-        """Why no calls should be sent here, or None."""
+    async def problem(self) -> str | None:
+        """Why this process should receive no calls; None if it should."""
         if self._shutdown.requested.is_set():
             return "stopping"
         async with self._lock:
-            trouble, until = self._known
+            problem, until = self._cached
             if until < time.monotonic():
-                before, trouble = trouble, await self._ask()
-                if trouble != before:
-                    logger.warning("not ready: %s" if trouble else "ready again", *([trouble] if trouble else []))
-                self._known = trouble, time.monotonic() + _SECONDS
-        return trouble
+                previous, problem = problem, await self._upstream_problem()
+                if problem != previous:
+                    logger.warning("not ready: %s" if problem else "ready again", *([problem] if problem else []))
+                self._cached = problem, time.monotonic() + self._cache_seconds
+        return problem
 
-    async def _ask(self) -> str | None:
+    async def _upstream_problem(self) -> str | None:
         if self._look_up is None:
             return None
         try:
-            with anyio.fail_after(_SECONDS):
-                await self._look_up([NO_TASK], _NOBODY)
+            with anyio.fail_after(_CHECK_SECONDS):
+                await self._look_up([NO_TASK], _INVALID_KEY)
         except (UpstreamUnavailable, UnreadableReply, TimeoutError):
             return "the upstream can't be reached"
         except UpstreamError:
-            pass  # it refuses whoever has no key: it is there
+            pass  # it refused the key, so it can be reached
         return None

@@ -1,4 +1,4 @@
-"""Serving by uvicorn: one app in this process, or several processes on one port, of which none outlives the others."""
+"""Runs the app with uvicorn: in this process, or in several worker processes on one port."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from uvicorn.supervisors import Multiprocess
 from mcp_seedream.core.errors import ConfigurationError
 from mcp_seedream.core.settings import Settings
 
-logger = logging.getLogger("uvicorn.error")  # the rest of the start is told by it
+logger = logging.getLogger("uvicorn.error")  # uvicorn logs the rest of the start with it
 FACTORY = "mcp_seedream.assembly:create_app"
-_FILES = 65_536
-_BACKLOG = 2048  # connections that wait to be accepted
-_NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+_OPEN_FILES = 65_536
+_BACKLOG = 2048  # connections waiting to be accepted
+_NO_IPV6_ERRORS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 LINGER = 2
-"""Seconds that who only listens keeps a server that has answered everything else."""
+"""Seconds that open streams delay the end of a server that has answered all calls."""
 
 
-class _Ways(TypedDict):
+class _Options(TypedDict):
     log_config: None
     access_log: bool
     timeout_graceful_shutdown: int
@@ -38,73 +38,74 @@ class _Ways(TypedDict):
     timeout_worker_healthcheck: int
 
 
-_WAYS = _Ways(
+_OPTIONS = _Options(
     log_config=None,
     access_log=False,
     timeout_graceful_shutdown=LINGER,
-    timeout_keep_alive=75,  # longer than proxies keep idle connections: else they send a call into one just closed
-    timeout_worker_healthcheck=10,  # a worker that is slow has calls that should not be lost; signals wait, though
+    timeout_keep_alive=75,  # longer than proxies keep idle connections, so that they send no call into a closed one
+    timeout_worker_healthcheck=10,  # a slow worker still has calls to answer; but signals wait for the check
 )
 
 
-def serve_here(app: Starlette, host: str, port: int) -> None:
-    """Serve one app in this process, until a signal.
+def serve_in_process(app: Starlette, host: str, port: int) -> None:
+    """Serve one app in this process until a signal.
 
     Raises:
-        ConfigurationError: The address can't be listened to.
+        ConfigurationError: The address cannot be bound.
         SystemExit: The app could not start.
     """
-    take_files()
-    server = uvicorn.Server(uvicorn.Config(app, workers=1, **_WAYS))
+    raise_open_file_limit()
+    server = uvicorn.Server(uvicorn.Config(app, workers=1, **_OPTIONS))
     with suppress(KeyboardInterrupt):
-        server.run(listening(host, port))
+        server.run(open_listeners(host, port))
     if not server.started:
         sys.exit(STARTUP_FAILURE)
 
 
 def serve_in_workers(settings: Settings, host: str, port: int) -> int:
-    """Serve in as many processes as the settings say, until a signal; one that dies is replaced.
+    """Serve in `settings.workers` processes until a signal; a process that dies is replaced.
 
     Args:
-        settings: Each process reads them anew from the environment; what the command line changed is put there.
+        settings: Each process reads them from the environment, to which the log level is written.
         host: The address to bind.
-        port: Of that address.
+        port: The port to bind.
 
     Returns:
         The exit status: 2 if the processes could not start.
 
     Raises:
-        ConfigurationError: The address can't be listened to.
+        ConfigurationError: The address cannot be bound.
     """
-    take_files()
-    sockets = listening(host, port)
-    os.environ |= {"SEEDREAM_LOG_LEVEL": settings.log_level, "SEEDREAM_SSE": str(settings.sse)}
-    with _figures(settings.metrics_dir) as folder:
+    raise_open_file_limit()
+    sockets = open_listeners(host, port)
+    os.environ["SEEDREAM_LOG_LEVEL"] = settings.log_level
+    with _metrics_folder(settings.metrics_dir) as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        config = uvicorn.Config(FACTORY, factory=True, workers=settings.workers, **_WAYS)
+        config = uvicorn.Config(FACTORY, factory=True, workers=settings.workers, **_OPTIONS)
         supervisor = Multiprocess(config, sockets)
         supervisor.run()
     return 2 if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes) else 0
 
 
-def listening(host: str, port: int) -> list[socket.socket]:
-    """A socket for each address of a host. Clients that connect before the app has started wait for it.
+def open_listeners(host: str, port: int) -> list[socket.socket]:
+    """Bind a listening socket for each address of a host, before the app starts.
 
-    uvicorn binds after the app has started, and then says both that it has started and that the address is in use.
+    uvicorn would bind after the app has started, and log both that it has started and that the address is in use.
+    Clients that connect earlier wait until the app has started.
 
     Raises:
-        ConfigurationError: One of them can't be listened to.
+        ConfigurationError: An address cannot be bound.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise ConfigurationError(f"--host {host} can't be used: {getattr(error, 'strerror', error)}.") from error
     listeners: list[socket.socket] = []
-    for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+    for family, address in dict.fromkeys((family, address) for family, _, _, _, address in addresses):
         try:
             listeners.append(socket.create_server(address, family=family, backlog=_BACKLOG))
         except OSError as error:
-            if family == socket.AF_INET6 and error.errno in _NO_SUCH_ADDRESS and len(found) > 1:
+            if family == socket.AF_INET6 and error.errno in _NO_IPV6_ERRORS and len(addresses) > 1:
                 continue  # this machine has no IPv6
             for each in listeners:
                 each.close()
@@ -118,24 +119,24 @@ def listening(host: str, port: int) -> list[socket.socket]:
     return listeners
 
 
-def take_files() -> None:
-    """Open files for as many calls as are let in, if the system gives them: many begin with 1,024 for a process."""
+def raise_open_file_limit() -> None:
+    """Raise the soft limit of open files (often 1,024) up to the hard one: each call needs one or two files."""
     if sys.platform == "win32":
         return
     import resource  # noqa: PLC0415  (not on Windows)
 
-    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _FILES if most == resource.RLIM_INFINITY else min(most, _FILES)
-    if now != resource.RLIM_INFINITY and now < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextmanager
-def _figures(folder: str | None) -> Iterator[str]:
-    """An empty folder for what the processes count: the one that is named, or one that ends with the context."""
+def _metrics_folder(folder: str | None) -> Iterator[str]:
+    """An empty folder in which the processes share their metrics: the given one, or a temporary one."""
     if folder is None:
-        with tempfile.TemporaryDirectory(prefix="seedream-metrics-", ignore_cleanup_errors=True) as made:
-            yield made
+        with tempfile.TemporaryDirectory(prefix="seedream-metrics-", ignore_cleanup_errors=True) as temporary:
+            yield temporary
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
     for file in Path(folder).glob("*.db"):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp_seedream import DISTRIBUTION
-from mcp_seedream.core.credentials import bare, is_short, stands_for_one
+from mcp_seedream.core.credentials import clean_token, is_short, placeholder_reason
 from mcp_seedream.core.errors import TOKEN_PAGE, ConfigurationError
 from mcp_seedream.core.setting_fields import ADDRESSES, HARMLESS
 from mcp_seedream.core.settings import Settings, Sources, about_passed_over, about_trouble, name_of
@@ -271,7 +271,7 @@ def _local_token(options: argparse.Namespace, settings: Settings, target: Target
     if given := _given(settings):
         return given
     there = token_in(target.entry)
-    if there and (is_filled_in(there) or not stands_for_one(there)):
+    if there and (is_filled_in(there) or not placeholder_reason(there)):
         return there
     if target.client.asks:
         return ASKED
@@ -281,7 +281,7 @@ def _local_token(options: argparse.Namespace, settings: Settings, target: Target
 def _given(settings: Settings) -> str | None:
     """The token of the environment or `.env`, if it may be one."""
     token = settings.token.get_secret_value() if settings.token else None
-    if token and (why := stands_for_one(token)):
+    if token and (why := placeholder_reason(token)):
         raise ConfigurationError(f"{TOKEN} holds no token. {why}: {TOKEN_PAGE} has one for you. Nothing was changed.")
     return token
 
@@ -293,8 +293,8 @@ def _asked_for() -> str:
         if not typed:
             break
         try:
-            token = bare(typed)
-            why = stands_for_one(token) if token else "It is empty"
+            token = clean_token(typed)
+            why = placeholder_reason(token) if token else "It is empty"
         except ValueError as error:
             why = str(error)
         if not why:

@@ -1,12 +1,12 @@
-"""Codes and tokens: what a client gets once a person has said yes, and when that is over.
+"""Authorization codes, access tokens and refresh tokens: how they are issued, used and revoked.
 
-A grant is one yes. Its id is random, is in every code and token that comes of it, and is all that has to be known to
-end it. A code or a refresh token is good once; a second time means that somebody else has it, and ends the grant.
+A grant is one consent of a person. Its random id is in every code and token issued from it, and is enough to revoke
+them all. Codes and refresh tokens are used once; a second use means that somebody else has a copy, and revokes the
+grant.
 
-Of a grant that was ever refreshed the store has one entry, which says what became of it: the refresh token that is
-next, or that it was ended. While there is none, any of its refresh tokens is good: it is the first refresh, or the
-store has lost its memory, and then a token that was used before gets through once, and whoever comes after that with
-another one ends the grant.
+The store has one entry for each grant that was refreshed or revoked: the serial of the current refresh token, or that
+the grant was revoked. Without an entry, any refresh token of the grant is accepted: it is the first refresh, or the
+store was lost. After a loss, a used token is accepted once; the next one that differs revokes the grant.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from mcp_seedream.oauth.registrations import SCOPE, Client, register, registered
 from mcp_seedream.oauth.sealing import Sealer, fingerprint
 from mcp_seedream.oauth.store import Store
 
-_CHALLENGE = re.compile(r"[\w-]{43}", re.ASCII)  # what S256 makes
-_LONGEST_STATE = 1000  # bytes, as they are sealed: it goes into an address, twice encoded, and into a cookie
-_ENDED = "ended"  # instead of a refresh token's serial, which is longer
-_UNASKED = 10  # seconds in which a store that failed is not asked whether a token is revoked
+_CHALLENGE = re.compile(r"[\w-]{43}", re.ASCII)  # the length of S256
+_MAX_STATE_BYTES = 1000  # it is encrypted into a URL and a cookie, encoded twice
+_REVOKED = "ended"  # stored instead of a refresh token's serial, which is longer
+_RETRY_SECONDS = 10  # after a failure of the store, in which access tokens are not checked for revocation
 _PORTS = {"https": 443, "http": 80}
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Lifetimes:
-    """In seconds; a refresh token's begins anew with each refresh."""
+    """In seconds. Each refresh issues a new refresh token with the full lifetime."""
 
     access: int = 3600
     refresh: int = 30 * 24 * 3600
@@ -71,25 +71,25 @@ class Refresh(RefreshToken):
     serial: str
 
 
-class Grants(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
-    """What the SDK's OAuth endpoints ask.
+class GrantProvider(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
+    """The provider behind the SDK's OAuth handlers.
 
     Args:
         sealer: Bound to `resource`.
-        store: Codes, and what became of grants.
+        store: Holds codes and the state of grants.
         issuer: This server's origin.
-        resource: The endpoint that tokens are for.
-        lifetimes: Of what is given out.
+        resource: The URL of the endpoint that tokens are for.
+        lifetimes: Of codes and tokens.
     """
 
     def __init__(self, sealer: Sealer, store: Store, issuer: str, resource: str, lifetimes: Lifetimes) -> None:
         self._sealer, self._store = sealer, store
         self._issuer, self._resource = issuer, resource
         self._lifetimes = lifetimes
-        self._unasked_until = 0.0
+        self._unchecked_until = 0.0
 
-    def is_for_us(self, resource: str) -> bool:
-        """A resource indicator (RFC 8707) names this endpoint, with whatever query the client was configured with."""
+    def is_own_resource(self, resource: str) -> bool:
+        """Whether a resource indicator (RFC 8707) names this endpoint, with any query."""
         return _canonical(resource) == _canonical(self._resource)
 
     async def get_client(self, client_id: str) -> Client | None:
@@ -99,13 +99,13 @@ class Grants(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
         register(self._sealer, client_info)
 
     async def authorize(self, client: OAuthClientInformationFull, params: AuthorizationParams) -> str:
-        """The consent page's address."""
-        if params.resource and not self.is_for_us(params.resource):
+        """The address of the consent page."""
+        if params.resource and not self.is_own_resource(params.resource):
             raise AuthorizeError("invalid_target", "This server gives access to its own endpoint only")
         if not _CHALLENGE.fullmatch(params.code_challenge):
             raise AuthorizeError("invalid_request", "code_challenge is not one of S256")
-        if len(json.dumps(params.state or "", ensure_ascii=False).encode()) - 2 > _LONGEST_STATE:
-            raise AuthorizeError("invalid_request", f"state has more than {_LONGEST_STATE} bytes")
+        if len(json.dumps(params.state or "", ensure_ascii=False).encode()) - 2 > _MAX_STATE_BYTES:
+            raise AuthorizeError("invalid_request", f"state has more than {_MAX_STATE_BYTES} bytes")
         transaction = Transaction(
             client=fingerprint(client.client_id),
             name=client.client_name,
@@ -117,8 +117,8 @@ class Grants(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
         )
         return consent_address(self._sealer, self._issuer, transaction)
 
-    async def code_for(self, transaction: Transaction, key: str) -> str:
-        """A code that is good once, for what the transaction asked. What it stands for waits in the store, sealed."""
+    async def issue_code(self, transaction: Transaction, key: str) -> str:
+        """Issue a code for a transaction. Its record, with the key encrypted, is in the store."""
         grant = secrets.token_urlsafe(16)
         record = {
             "c": transaction.client,
@@ -133,12 +133,12 @@ class Grants(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
         return self._sealer.seal("code", grant)
 
     async def load_authorization_code(self, client: OAuthClientInformationFull, authorization_code: str) -> Code | None:
-        """Taken: whatever is wrong with the request, the code is used up."""
+        """Load a code and use it up, even if the request turns out to be invalid."""
         grant = self._sealer.open("code", authorization_code)
         if grant is None:
             return None
         record = self._sealer.open("record", await self._store.take(f"code:{grant}") or "")
-        if record is None:  # for a second time, or too late: who else has the code is not known
+        if record is None:  # used twice or expired: somebody else may have the code
             await self._revoke(grant)
             return None
         if record["c"] != fingerprint(client.client_id):
@@ -162,80 +162,84 @@ class Grants(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
         return self._tokens(client, authorization_code, secrets.token_urlsafe(12))
 
     async def load_refresh_token(self, client: OAuthClientInformationFull, refresh_token: str) -> Refresh | None:
-        found = self._sealer.open("refresh", refresh_token)
-        if found is None or found["c"] != fingerprint(client.client_id):
+        claims = self._sealer.open("refresh", refresh_token)
+        if claims is None or claims["c"] != fingerprint(client.client_id):
             return None
-        if await self._store.get(f"grant:{found['g']}") == _ENDED:
+        if await self._store.get(f"grant:{claims['g']}") == _REVOKED:
             return None
         return Refresh(
             token=refresh_token,
             client_id=client.client_id,
             scopes=[SCOPE],
-            expires_at=found["e"],
+            expires_at=claims["e"],
             resource=self._resource,
-            grant=found["g"],
-            key=found["k"],
-            serial=found["i"],
+            grant=claims["g"],
+            key=claims["k"],
+            serial=claims["i"],
         )
 
     async def exchange_refresh_token(
         self,
         client: OAuthClientInformationFull,
         refresh_token: Refresh,
-        scopes: list[str],  # noqa: ARG002  (there is one)
+        scopes: list[str],  # noqa: ARG002  (there is only one)
     ) -> OAuthToken:
         serial, grant = secrets.token_urlsafe(12), f"grant:{refresh_token.grant}"
         if not await self._store.swap(grant, refresh_token.serial, serial, self._lifetimes.refresh + 60):
-            _log.warning("sign-in: a refresh token came a second time; its grant is revoked")
+            _log.warning("sign-in: a refresh token was used twice; its grant is revoked")
             await self._revoke(refresh_token.grant)
             raise TokenError("invalid_grant", "This refresh token was used before; sign in again")
         return self._tokens(client, refresh_token, serial)
 
     async def load_access_token(self, token: str) -> Access | None:
-        """An access token that is good now. While the store can't be asked, a revoked one is good until it expires."""
-        found = self._sealer.open("access", token)
-        if found is None or found["e"] <= time.time() or await self._is_revoked(found["g"]):
+        """A valid access token. While the store is down, a revoked one is accepted until it expires."""
+        claims = self._sealer.open("access", token)
+        if claims is None or claims["e"] <= time.time() or await self._is_revoked(claims["g"]):
             return None
         return Access(
             token=token,
-            client_id=found["c"],
+            client_id=claims["c"],
             scopes=[SCOPE],
-            expires_at=found["e"],
+            expires_at=claims["e"],
             resource=self._resource,
-            grant=found["g"],
-            key=found["k"],
+            grant=claims["g"],
+            key=claims["k"],
         )
 
     async def revoke(self, client: OAuthClientInformationFull, token: str) -> None:
-        """End the grant of an access or refresh token of this client's, whatever state that is in; else nothing."""
-        found = self._sealer.open("access", token) or self._sealer.open("refresh", token)
-        if found and found["c"] == fingerprint(client.client_id):
-            await self._revoke(found["g"])
+        """Revoke the grant of an access or refresh token if this client owns it, even if the token has expired."""
+        claims = self._sealer.open("access", token) or self._sealer.open("refresh", token)
+        if claims and claims["c"] == fingerprint(client.client_id):
+            await self._revoke(claims["g"])
 
     async def revoke_token(self, token: Access | Refresh) -> None:
         await self._revoke(token.grant)
 
     async def _revoke(self, grant: str) -> None:
-        """For as long as a token of it could be good: none is given any more."""
+        """Store the revocation for as long as a token of the grant could be valid."""
         seconds = max(self._lifetimes.refresh, self._lifetimes.access) + 60
-        await self._store.put(f"grant:{grant}", _ENDED, seconds, vital=True)
+        await self._store.put(f"grant:{grant}", _REVOKED, seconds, vital=True)
 
     async def _is_revoked(self, grant: str) -> bool:
-        if time.monotonic() < self._unasked_until:
+        if time.monotonic() < self._unchecked_until:
             return False
         try:
-            return await self._store.get(f"grant:{grant}") == _ENDED
+            return await self._store.get(f"grant:{grant}") == _REVOKED
         except StoreUnavailable as error:
-            self._unasked_until = time.monotonic() + _UNASKED
+            self._unchecked_until = time.monotonic() + _RETRY_SECONDS
             _log.warning("sign-in: %s Revoked access tokens are taken until it is back.", error.message)
             return False
 
-    def _tokens(self, client: OAuthClientInformationFull, of: Code | Refresh, serial: str) -> OAuthToken:
+    def _tokens(self, client: OAuthClientInformationFull, source: Code | Refresh, serial: str) -> OAuthToken:
         now = int(time.time())
-        held: dict[str, Any] = {"g": of.grant, "c": fingerprint(client.client_id), "k": of.key.get_secret_value()}
-        refresh = {**held, "e": now + self._lifetimes.refresh, "i": serial}
+        claims: dict[str, Any] = {
+            "g": source.grant,
+            "c": fingerprint(client.client_id),
+            "k": source.key.get_secret_value(),
+        }
+        refresh = {**claims, "e": now + self._lifetimes.refresh, "i": serial}
         return OAuthToken(
-            access_token=self._sealer.seal("access", {**held, "e": now + self._lifetimes.access}),
+            access_token=self._sealer.seal("access", {**claims, "e": now + self._lifetimes.access}),
             expires_in=self._lifetimes.access,
             refresh_token=self._sealer.seal("refresh", refresh) if "refresh_token" in client.grant_types else None,
             scope=SCOPE,

@@ -1,4 +1,4 @@
-"""Clients that register themselves (RFC 7591). Nothing is stored: a client's id is its registration, sealed."""
+"""Dynamic client registration (RFC 7591). Nothing is stored: a client's id is its registration, encrypted."""
 
 from __future__ import annotations
 
@@ -16,47 +16,49 @@ from pydantic import AnyUrl
 from mcp_seedream.oauth.sealing import Sealer
 
 SCOPE = "images"
-"""The one thing there is to allow. Whatever a client asks for, this is what it gets, and is told so."""
+"""The only scope. Clients get it whatever scope they request, and the response says so."""
 AUTH_METHODS = ["none", "client_secret_post", "client_secret_basic"]
-_MOST_URIS, _LONGEST_URI, _LONGEST_NAME = 10, 300, 60
-_MOST_TOGETHER = 1200  # characters of redirect URIs: the id goes into addresses
-APPS = ("cursor", "vscode", "vscode-insiders", "windsurf", "zed")
-"""Schemes of their own that apps on a person's machine come back by; another one could be any program's."""
+_MAX_URIS, _MAX_URI_LENGTH, _MAX_NAME_LENGTH = 10, 300, 60
+_MAX_URIS_LENGTH = 1200  # characters of all redirect URIs: the id, which contains them, is sent in URLs
+APP_SCHEMES = ("cursor", "vscode", "vscode-insiders", "windsurf", "zed")
+"""URI schemes of known desktop apps. Any program could register another one."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _HOST = re.compile(r"([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.IGNORECASE | re.ASCII)
-_APPS_HOST = re.compile(r"[a-z0-9._-]+(:[0-9]{1,5})?", re.IGNORECASE | re.ASCII)
+_APP_HOST = re.compile(r"[a-z0-9._-]+(:[0-9]{1,5})?", re.IGNORECASE | re.ASCII)
 _PORTS = {"https": 443, "http": 80}
 
 
 class Client(OAuthClientInformationFull):
-    """A registered client, with the tolerance that clients need."""
+    """A registered client; its scopes and loopback redirect URIs are validated leniently."""
 
     def validate_scope(self, requested_scope: str | None) -> list[str]:  # noqa: ARG002
-        """Unknown scopes are left out, as RFC 6749 (3.3) allows: the answer says which one there is."""
+        """Ignore unknown scopes, as RFC 6749 (3.3) allows; the response names the granted one."""
         return [SCOPE]
 
     def validate_redirect_uri(self, redirect_uri: AnyUrl | None) -> AnyUrl:
-        """A registered one; on loopback any port, which a client may not know before (RFC 8252, 7.3)."""
+        """Accept a registered URI; on loopback with any port, which clients choose late (RFC 8252, 7.3)."""
         if redirect_uri is None:
             redirect_uri = super().validate_redirect_uri(None)
-        asked = _comparable(str(redirect_uri))
-        if _complaint(str(redirect_uri)) or asked not in [_comparable(str(uri)) for uri in self.redirect_uris or []]:
+        comparable = _comparable(str(redirect_uri))
+        if _uri_error(str(redirect_uri)) or comparable not in [
+            _comparable(str(uri)) for uri in self.redirect_uris or []
+        ]:
             raise InvalidRedirectUriError("This redirect_uri is not registered for the client")
         return redirect_uri
 
 
 def register(sealer: Sealer, info: OAuthClientInformationFull) -> None:
-    """Make the client's id (and secret, if it wants one) out of its registration, in place.
+    """Set the client's id, and its secret if it authenticates with one, in place.
 
     Raises:
-        RegistrationError: A redirect URI will not do.
+        RegistrationError: A redirect URI or the authentication method is not accepted.
     """
     uris = [str(uri) for uri in info.redirect_uris or []]
-    if not 0 < len(uris) <= _MOST_URIS or sum(len(uri) for uri in uris) > _MOST_TOGETHER:
-        raise RegistrationError("invalid_redirect_uri", f"1 to {_MOST_URIS} redirect URIs, not too long, are needed")
+    if not 0 < len(uris) <= _MAX_URIS or sum(len(uri) for uri in uris) > _MAX_URIS_LENGTH:
+        raise RegistrationError("invalid_redirect_uri", f"1 to {_MAX_URIS} redirect URIs, not too long, are needed")
     for uri in uris:
-        if complaint := _complaint(uri):
-            raise RegistrationError("invalid_redirect_uri", complaint)
+        if message := _uri_error(uri):
+            raise RegistrationError("invalid_redirect_uri", message)
     if info.token_endpoint_auth_method not in AUTH_METHODS:
         raise RegistrationError("invalid_client_metadata", "token_endpoint_auth_method is not supported")
     info.client_name = _printable(info.client_name)
@@ -76,7 +78,7 @@ def register(sealer: Sealer, info: OAuthClientInformationFull) -> None:
 
 
 def registered(sealer: Sealer, client_id: str) -> Client | None:
-    """The client whose id this is; None if it is not one of ours."""
+    """The client with this id; None if this server did not issue it."""
     registration = sealer.open("client", client_id)
     if registration is None:
         return None
@@ -96,18 +98,18 @@ def _grants(registration: dict[str, Any]) -> list[str]:
     return ["authorization_code", *(["refresh_token"] if registration.get("r") else [])]
 
 
-def _complaint(uri: str) -> str | None:
-    """What is wrong with a redirect URI: somebody's key is worth as much as the place its token is sent to."""
+def _uri_error(uri: str) -> str | None:
+    """Why a redirect URI is not accepted; None if it is. Tokens are sent there, and they stand for a person's key."""
     parts = urlsplit(uri)
-    if len(uri) > _LONGEST_URI or not uri.isascii() or any(c in uri for c in "\\\"'<> ") or not uri.isprintable():
-        return f"A redirect URI has at most {_LONGEST_URI} characters, and none that must be escaped"
+    if len(uri) > _MAX_URI_LENGTH or not uri.isascii() or any(c in uri for c in "\\\"'<> ") or not uri.isprintable():
+        return f"A redirect URI has at most {_MAX_URI_LENGTH} characters, and none that must be escaped"
     if "#" in uri or "@" in parts.netloc or not parts.hostname:
         return "A redirect URI has a host, no fragment and no user name"
-    # It is shown to people, and goes into the policy of the page that asks them.
-    if not (_APPS_HOST if parts.scheme in APPS else _HOST).fullmatch(parts.netloc):
+    # It is shown on the consent page and becomes part of that page's content security policy.
+    if not (_APP_HOST if parts.scheme in APP_SCHEMES else _HOST).fullmatch(parts.netloc):
         return "A redirect URI's host is of letters, digits, dots and hyphens, or an IPv6 address"
     local = parts.scheme == "http" and parts.hostname in _LOOPBACK
-    if parts.scheme != "https" and not local and parts.scheme not in APPS:
+    if parts.scheme != "https" and not local and parts.scheme not in APP_SCHEMES:
         return "A redirect URI starts with https://, with http:// on this machine, or with the scheme of a known app"
     return None
 
@@ -120,6 +122,6 @@ def _comparable(uri: str) -> tuple[str, str | None, int | None, str, str]:
 
 
 def _printable(name: str | None) -> str | None:
-    """A client's name as it can be shown: no control characters, and none that turn the text around."""
-    kept = "".join(c for c in name or "" if unicodedata.category(c)[0] != "C" or c == " ")
-    return " ".join(kept.split())[:_LONGEST_NAME].strip() or None
+    """A client's name for display, without control characters and characters that change the text direction."""
+    printable = "".join(c for c in name or "" if unicodedata.category(c)[0] != "C" or c == " ")
+    return " ".join(printable.split())[:_MAX_NAME_LENGTH].strip() or None

@@ -1,8 +1,8 @@
-"""Sign-in for clients that have no place for a key: OAuth 2.1, as claude.ai's connectors and ChatGPT want it.
+"""Sign-in for clients that cannot send a key, such as claude.ai's connectors and ChatGPT: OAuth 2.1.
 
-This server is the authorization server of its own endpoint. What a client gets is a token of this server, bound to
-the endpoint, with the caller's API key sealed in it: any replica can serve it, and nothing has to be stored. What is
-remembered, and shared in a `Store`, is which codes there are, which refresh token is next, and what was revoked.
+This server is the authorization server of its own endpoint. Its tokens are bound to the endpoint and contain the
+caller's API key encrypted, so that any replica can use them. Only codes, the current refresh token of each grant, and
+revocations are stored, in a `Store` that replicas share.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from starlette.types import Message
 from mcp_seedream.core.credentials import KeyCheck
 from mcp_seedream.core.errors import ConfigurationError, StoreUnavailable
 from mcp_seedream.core.settings import Settings
-from mcp_seedream.oauth.consent import CALLBACK, PATH, Consent, posted
-from mcp_seedream.oauth.provider import Grants, Lifetimes
+from mcp_seedream.oauth.consent import CALLBACK, PATH, Consent, read_form
+from mcp_seedream.oauth.provider import GrantProvider, Lifetimes
 from mcp_seedream.oauth.registrations import AUTH_METHODS, SCOPE
 from mcp_seedream.oauth.sealing import Sealer, is_sealed
 from mcp_seedream.oauth.store import MemoryStore, Store, open_store
 from mcp_seedream.oauth.vendor import Vendor
 
-_MOST_BYTES = 64 * 1024
+_MAX_BODY_BYTES = 64 * 1024
 _URL = TypeAdapter(AnyHttpUrl, config=ConfigDict(url_preserve_empty_path=True))
 _NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
-_BAD_FORM = {"error": "invalid_request", "error_description": "The request's form can't be read."}
-_DOWN = {"error": "temporarily_unavailable", "error_description": "Signing in does not work just now. Try again soon."}
+_BAD_FORM = {"error": "invalid_request", "error_description": "The request's form cannot be read."}
+_DOWN = {"error": "temporarily_unavailable", "error_description": "Sign-in is not available. Try again soon."}
 _REGISTRATION, _REVOCATION = ClientRegistrationOptions(enabled=True), RevocationOptions(enabled=True)
 _log = logging.getLogger(__name__)
 
@@ -55,16 +55,16 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class SignIn:
-    """Everything that sign-in adds to the app.
+    """The routes of sign-in, and the keys of its tokens.
 
     Args:
-        public_url: The origin that the endpoint is reached at from outside.
+        public_url: The public origin of this server.
         endpoint: The endpoint's path.
-        seal_keys: Secrets: the first seals, all open.
-        check_key: Asked before a pasted key is accepted.
-        store: What replicas share.
-        vendor: Where people can sign in instead of pasting a key.
-        lifetimes: Of what is given out.
+        seal_keys: Secrets: the first encrypts, all decrypt.
+        check_key: Checks a pasted key.
+        store: State that replicas share; in memory by default.
+        vendor: Lets people sign in there instead of pasting a key.
+        lifetimes: Of codes and tokens.
     """
 
     def __init__(
@@ -81,73 +81,71 @@ class SignIn:
         self._issuer, self._resource = public_url, f"{public_url}{endpoint}"
         self._store = store or MemoryStore()
         sealer = Sealer(seal_keys, self._resource)
-        self._grants = Grants(sealer, self._store, public_url, self._resource, lifetimes or Lifetimes())
-        self._consent = Consent(sealer, public_url, check_key=check_key, grant=self._grants.code_for, vendor=vendor)
+        self._provider = GrantProvider(sealer, self._store, public_url, self._resource, lifetimes or Lifetimes())
+        self._consent = Consent(
+            sealer, public_url, check_key=check_key, issue_code=self._provider.issue_code, vendor=vendor
+        )
 
     @property
     def metadata_url(self) -> str:
-        """Where a client that was refused learns how to sign in (RFC 9728)."""
+        """The address of the protected resource metadata (RFC 9728)."""
         return str(build_resource_metadata_url(_URL.validate_python(self._resource)))
 
     @property
     def challenge(self) -> str:
-        """What a refusal says to clients: where they learn how to sign in."""
+        """The parameter of `WWW-Authenticate` that tells clients where the metadata is."""
         return f'resource_metadata="{self.metadata_url}"'
 
-    @staticmethod
-    def is_ours(token: str) -> bool:
-        """A token of this server, or one that says so: never somebody's own key."""
-        return is_sealed(token)
+    async def key_of_token(self, token: str) -> str | None:
+        """The API key for a bearer token: the key in an access token of this server, or the token itself.
 
-    async def key_of(self, token: str) -> str | None:
-        """The API key in an access token; None if it is expired, tampered with, revoked, or for another endpoint."""
-        access = await self._grants.load_access_token(token)
+        None for an access token that is expired, revoked, tampered with, or for another endpoint.
+        """
+        if not is_sealed(token):
+            return token
+        access = await self._provider.load_access_token(token)
         return access.key.get_secret_value() if access else None
 
-    async def opened(self, token: str) -> str | None:
-        """The key in a token of ours; somebody's own key comes back as it is."""
-        return await self.key_of(token) if self.is_ours(token) else token
-
     def routes(self) -> list[Route]:
-        """The SDK's, of which some are replaced, and the consent page's."""
+        """The SDK's OAuth routes, some of them replaced, and those of the consent page."""
         issuer, resource = _URL.validate_python(self._issuer), _URL.validate_python(self._resource)
-        authenticator = ClientAuthenticator(self._grants)
-        ours = [
-            _open("/.well-known/oauth-authorization-server", MetadataHandler(self._metadata()).handle, "GET"),
-            _form("/token", _Token(self._grants, authenticator).handle),
-            _form("/revoke", _Revocation(self._grants, authenticator).handle),
-            Route("/authorize", _Authorization(self._grants, self._issuer).handle, methods=["GET", "POST"]),
+        authenticator = ClientAuthenticator(self._provider)
+        own_routes = [
+            _cross_origin("/.well-known/oauth-authorization-server", MetadataHandler(self._metadata()).handle, "GET"),
+            _client_form("/token", _TokenHandler(self._provider, authenticator).handle),
+            _client_form("/revoke", _RevocationHandler(self._provider, authenticator).handle),
+            Route("/authorize", _AuthorizationHandler(self._provider, self._issuer).handle, methods=["GET", "POST"]),
         ]
-        given = create_auth_routes(
-            self._grants, issuer, client_registration_options=_REGISTRATION, revocation_options=_REVOCATION
+        sdk_routes = create_auth_routes(
+            self._provider, issuer, client_registration_options=_REGISTRATION, revocation_options=_REVOCATION
         )
         routes = [
-            *{route.path: route for route in [*given, *ours]}.values(),
+            *{route.path: route for route in [*sdk_routes, *own_routes]}.values(),
             *create_protected_resource_routes(resource, [issuer], [SCOPE], "Seedream"),
             *self._consent.routes(),
         ]
         for route in routes:
-            route.app = RequestBodyLimitMiddleware(route.app, _MOST_BYTES)
+            route.app = RequestBodyLimitMiddleware(route.app, _MAX_BODY_BYTES)
         return routes
 
     async def aclose(self) -> None:
         await self._store.aclose()
 
     def _metadata(self) -> OAuthMetadata:
-        """The SDK's, with what it leaves out: public clients, the scope, and that answers name their issuer."""
-        found = build_metadata(_URL.validate_python(self._issuer), None, _REGISTRATION, _REVOCATION)
-        found.scopes_supported = [SCOPE]
-        found.token_endpoint_auth_methods_supported = AUTH_METHODS
-        found.revocation_endpoint_auth_methods_supported = AUTH_METHODS
-        found.authorization_response_iss_parameter_supported = True
-        return found
+        """The SDK's metadata, completed: the scope, public clients, and the `iss` parameter of responses."""
+        metadata = build_metadata(_URL.validate_python(self._issuer), None, _REGISTRATION, _REVOCATION)
+        metadata.scopes_supported = [SCOPE]
+        metadata.token_endpoint_auth_methods_supported = AUTH_METHODS
+        metadata.revocation_endpoint_auth_methods_supported = AUTH_METHODS
+        metadata.authorization_response_iss_parameter_supported = True
+        return metadata
 
 
 def open_sign_in(settings: Settings, endpoint: str, check_key: KeyCheck) -> SignIn | None:
-    """Sign-in as the settings have it; None where there is no public address.
+    """Build sign-in from the settings; None without a public address.
 
     Raises:
-        ConfigurationError: Replicas would not understand each other, or Redis' address is unusable.
+        ConfigurationError: Replicas could not read each other's tokens, or the address of Redis is invalid.
     """
     if not settings.public_url:
         return None
@@ -158,7 +156,7 @@ def open_sign_in(settings: Settings, endpoint: str, check_key: KeyCheck) -> Sign
             raise ConfigurationError(
                 "SEEDREAM_REDIS_URL is for several replicas: give them all the same SEEDREAM_SEAL_KEYS."
             )
-        _log.warning("SEEDREAM_SEAL_KEYS is not set: whoever signs in has to do it again when this process ends.")
+        _log.warning("SEEDREAM_SEAL_KEYS is not set: all sign-ins become invalid when this process ends.")
         keys = [secrets.token_urlsafe(32)]
     vendor = None
     if settings.vendor_client_id:
@@ -175,15 +173,15 @@ def open_sign_in(settings: Settings, endpoint: str, check_key: KeyCheck) -> Sign
     )
 
 
-class _Authorization(AuthorizationHandler):
-    """Errors, too, name the issuer they come from (RFC 9207)."""
+class _AuthorizationHandler(AuthorizationHandler):
+    """Adds the issuer to error responses as well (RFC 9207)."""
 
-    def __init__(self, provider: Grants, issuer: str) -> None:
+    def __init__(self, provider: GrantProvider, issuer: str) -> None:
         super().__init__(provider)
         self._issuer = issuer
 
     async def handle(self, request: Request) -> Response:
-        if request.method == "POST" and await posted(request) is None:
+        if request.method == "POST" and await read_form(request) is None:
             return JSONResponse(_BAD_FORM, 400, _NO_STORE)
         response = await super().handle(request)
         location = response.headers.get("location", "")
@@ -192,28 +190,28 @@ class _Authorization(AuthorizationHandler):
         return response
 
 
-class _Token(TokenHandler):
-    """Refuses tokens for another resource (RFC 8707), of which the SDK's handler does not speak."""
+class _TokenHandler(TokenHandler):
+    """Refuses requests for another resource (RFC 8707), which the SDK's handler ignores."""
 
-    def __init__(self, provider: Grants, authenticator: ClientAuthenticator) -> None:
+    def __init__(self, provider: GrantProvider, authenticator: ClientAuthenticator) -> None:
         super().__init__(provider, authenticator)
-        self._is_for_us = provider.is_for_us
+        self._is_own_resource = provider.is_own_resource
 
     async def handle(self, request: Request) -> Response:
         form = await request.form()
-        if not all(isinstance(asked, str) and self._is_for_us(asked) for asked in form.getlist("resource")):
-            words = "This server gives access to its own endpoint only"
-            refusal: Response = self.response(TokenErrorResponse(error="invalid_target", error_description=words))
+        if not all(isinstance(value, str) and self._is_own_resource(value) for value in form.getlist("resource")):
+            message = "This server gives access to its own endpoint only"
+            refusal: Response = self.response(TokenErrorResponse(error="invalid_target", error_description=message))
             return refusal
         answer: Response = await super().handle(request)
         return answer
 
 
-class _Revocation:
-    """RFC 7009; the SDK's own handler wants a secret of clients that have none."""
+class _RevocationHandler:
+    """Token revocation (RFC 7009). The SDK's handler requires a secret of public clients."""
 
-    def __init__(self, grants: Grants, authenticator: ClientAuthenticator) -> None:
-        self._grants, self._authenticator = grants, authenticator
+    def __init__(self, grants: GrantProvider, authenticator: ClientAuthenticator) -> None:
+        self._provider, self._authenticator = grants, authenticator
 
     async def handle(self, request: Request) -> Response:
         try:
@@ -223,21 +221,21 @@ class _Revocation:
         token = (await request.form()).get("token")
         if not isinstance(token, str):
             return JSONResponse({"error": "invalid_request", "error_description": "token is missing"}, 400, _NO_STORE)
-        await self._grants.revoke(client, token)
+        await self._provider.revoke(client, token)
         return Response(status_code=200, headers=_NO_STORE)
 
 
-async def _identified(request: Request) -> Request | None:
-    """The request with its client's id in the form; None if that can't be read.
+async def _with_client_id(request: Request) -> Request | None:
+    """The request with `client_id` in its form; None if the form cannot be read.
 
-    The id may be in the header alone (RFC 6749, 2.3.1), where the SDK does not look for it.
+    With HTTP Basic authentication the id is in the header alone (RFC 6749, 2.3.1), where the SDK does not read it.
     """
-    form = await posted(request)
+    form = await read_form(request)
     if form is None or "client_id" in form:
         return None if form is None else request
-    scheme, _, coded = request.headers.get("authorization", "").partition(" ")
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
     try:
-        client_id, colon, _ = base64.b64decode(coded).decode().partition(":")
+        client_id, colon, _ = base64.b64decode(credentials).decode().partition(":")
     except ValueError:
         return request
     if scheme.lower() != "basic" or not colon:
@@ -252,18 +250,18 @@ async def _identified(request: Request) -> Request | None:
     return Request({**request.scope, "headers": headers}, receive)
 
 
-def _form(path: str, handler: Handler) -> Route:
-    """Takes a form from a client that says who it is."""
+def _client_form(path: str, handler: Handler) -> Route:
+    """A route for forms of authenticated clients."""
 
     async def answer(request: Request) -> Response:
-        identified = await _identified(request)
-        return await handler(identified) if identified else JSONResponse(_BAD_FORM, 400, _NO_STORE)
+        with_id = await _with_client_id(request)
+        return await handler(with_id) if with_id else JSONResponse(_BAD_FORM, 400, _NO_STORE)
 
-    return _open(path, answer, "POST")
+    return _cross_origin(path, answer, "POST")
 
 
-def _open(path: str, handler: Handler, method: str) -> Route:
-    """For clients in a browser too (CORS); 503 while the store is down."""
+def _cross_origin(path: str, handler: Handler, method: str) -> Route:
+    """A route with CORS, for clients in a browser; 503 while the store is down."""
 
     async def answer(request: Request) -> Response:
         try:

@@ -1,7 +1,7 @@
-"""What leaves this server and must come back unread and unchanged: JSON under authenticated encryption.
+"""Authenticated encryption for JSON that clients hold: tokens, codes, client ids, transactions.
 
-A sealed text is bound to what it is (its kind) and to the endpoint it was made for: both are part of what is
-authenticated, so an access token opens as nothing but an access token, here and nowhere else.
+A sealed text is bound to its kind and to the endpoint: both are authenticated data, so that an access token opens as
+an access token only, and at its own endpoint only.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 Kind = Literal["access", "refresh", "code", "client", "consent", "form", "away", "record"]
-"""Tokens, codes, client ids; a transaction before consent, bound to a browser, and while its person is at the vendor's;
-what goes into a store."""
+"""Tokens, codes, client ids; a transaction before consent, in a form bound to a browser, and while the person signs in
+at the vendor ("away"); records in a store."""
 PREFIX = "sdm_"
-"""What every sealed text starts with; the kind that follows is for people who read it."""
+"""Every sealed text starts with this and its kind, for people who read it."""
 _NONCE = 12
-_FORM = 1  # counts on when what is sealed changes its form: what is older is then not understood, and opens as nothing
+_VERSION = 1  # of the format; texts of another version do not open
 
 
 class Sealer:
-    """Seals with the first secret, opens with each: a new secret is put first, and an old one left in for a while.
+    """Seals with the first secret and opens with any, so that secrets can be rotated: new first, old ones kept a while.
 
     Args:
-        secrets: Texts of at least 32 characters; AES-256 keys are derived from them (HKDF with SHA-256).
-        audience: The endpoint that what is sealed is for.
+        secrets: Strings of at least 32 characters; AES-256 keys are derived from them (HKDF with SHA-256).
+        audience: The endpoint that sealed texts are for.
     """
 
     def __init__(self, secrets: Sequence[str], audience: str) -> None:
@@ -41,14 +41,14 @@ class Sealer:
         self._audience = audience
 
     def seal(self, kind: Kind, value: Any) -> str:
-        """Any JSON as a text of letters, digits, `-` and `_`."""
+        """Encrypt a JSON value to a string of letters, digits, `-` and `_`."""
         nonce = os.urandom(_NONCE)
         plain = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-        sealed = nonce + self._ciphers[0].encrypt(nonce, plain, self._bound_to(kind))
+        sealed = nonce + self._ciphers[0].encrypt(nonce, plain, self._authenticated_data(kind))
         return f"{PREFIX}{kind}_{base64.urlsafe_b64encode(sealed).decode().rstrip('=')}"
 
     def open(self, kind: Kind, text: str) -> Any:
-        """What was sealed; None for anything else: tampered, of another kind or endpoint, under a removed secret."""
+        """Decrypt a sealed text; None if it was changed, or is of another kind, endpoint, or a removed secret."""
         start = f"{PREFIX}{kind}_"
         if not text.startswith(start) or not text.isascii():
             return None
@@ -59,28 +59,28 @@ class Sealer:
             return None
         for cipher in self._ciphers:
             try:
-                plain = cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], self._bound_to(kind))
-            except (InvalidTag, ValueError):  # too short for a nonce
+                plain = cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], self._authenticated_data(kind))
+            except (InvalidTag, ValueError):  # ValueError: too short for a nonce
                 continue
             return json.loads(plain)
         return None
 
-    def _bound_to(self, kind: Kind) -> bytes:
-        return f"{_FORM} {kind} {self._audience}".encode()
+    def _authenticated_data(self, kind: Kind) -> bytes:
+        return f"{_VERSION} {kind} {self._audience}".encode()
 
 
 def is_sealed(text: str) -> bool:
-    """It was made by a server like this one, or says so: never somebody's API key."""
+    """Whether a text was sealed, or claims to be: it is not an API key."""
     return text.startswith(PREFIX)
 
 
 def has_sealed(text: str) -> bool:
-    """Something sealed is in it, in whatever quotes or case."""
+    """Whether a text contains a sealed one, in any quotes or case."""
     return any(f"{PREFIX}{kind}_" in text.lower() for kind in get_args(Kind)) or is_sealed(text)
 
 
 def fingerprint(text: str) -> str:
-    """Stands for a text that is long, or should not be kept: 22 characters, the same for the same text."""
+    """A hash of a text that is long or should not be stored: 22 characters."""
     return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()[:16]).decode().rstrip("=")
 
 

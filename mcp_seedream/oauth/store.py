@@ -1,6 +1,6 @@
-"""The little that sign-in has to remember, and replicas share: codes, which refresh token is next, what is revoked.
+"""The state of sign-in: codes, the current refresh token of each grant, and revoked grants.
 
-In memory for one process; in Redis for several. Nothing in it is for ever, and a key is in it only sealed.
+In memory for one process, in Redis for several. Every entry expires, and keys are stored encrypted only.
 """
 
 from __future__ import annotations
@@ -11,32 +11,32 @@ from typing import Protocol
 from mcp_seedream.core.errors import StoreUnavailable
 from mcp_seedream.core.redis_client import PREFIX, connect, milliseconds, reached
 
-_MOST = 200_000
+_MAX_ENTRIES = 200_000
 _SWAP = """
-local found = redis.call('GET', KEYS[1])
-if found and found ~= ARGV[1] and found ~= ARGV[2] then return 0 end
+local current = redis.call('GET', KEYS[1])
+if current and current ~= ARGV[1] and current ~= ARGV[2] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1
 """
 
 
 class Store(Protocol):
-    """Texts by key, for a time in seconds. Every method raises `StoreUnavailable` when the store can't be used."""
+    """Strings by key, each for a time in seconds. Every method raises `StoreUnavailable` if the store is down."""
 
     async def put(self, key: str, value: str, seconds: float, *, vital: bool = False) -> None:
-        """`vital` is what there must be room for: something else is forgotten for it."""
+        """Store a value. For a `vital` one, a full store drops another entry."""
         ...
 
     async def get(self, key: str) -> str | None: ...
 
     async def take(self, key: str) -> str | None:
-        """Get and delete at once: of several that ask, one gets it."""
+        """Get and delete atomically: of several concurrent callers, one gets the value."""
         ...
 
     async def swap(self, key: str, expected: str, new: str, seconds: float) -> bool:
-        """Put the new value where the expected one is, or none; False where there is another. Of several, one can.
+        """Replace the expected value, or store the new one if there is none, atomically; False if there is another.
 
-        Where the new value is already, that is this request, sent again over a connection that broke.
+        If the new value is stored already, this request was sent again after its connection broke: True.
         """
         ...
 
@@ -44,32 +44,32 @@ class Store(Protocol):
 
 
 class MemoryStore:
-    """For one process. When it is full it takes only what is vital, for which the oldest that is not is forgotten.
+    """A store for one process. When it is full, a vital entry replaces the oldest other one; others are refused.
 
-    Vital things have a quarter of the room to themselves, so that this is rare.
+    A quarter of the entries is reserved for vital ones, so that this is rare.
     """
 
-    def __init__(self, most: int = _MOST) -> None:
-        self._kept: dict[str, tuple[str, float]] = {}  # the oldest first
+    def __init__(self, max_entries: int = _MAX_ENTRIES) -> None:
+        self._entries: dict[str, tuple[str, float]] = {}  # oldest first
         self._vital: dict[str, tuple[str, float]] = {}
-        self._most = most
+        self._max_entries = max_entries
         self._swept = 0.0
 
     async def put(self, key: str, value: str, seconds: float, *, vital: bool = False) -> None:
         self._sweep()
-        if key not in self._kept and key not in self._vital:
+        if key not in self._entries and key not in self._vital:
             self._make_room(vital)
-        self._kept.pop(key, None)
+        self._entries.pop(key, None)
         self._vital.pop(key, None)
-        (self._vital if vital else self._kept)[key] = (value, time.monotonic() + seconds)
+        (self._vital if vital else self._entries)[key] = (value, time.monotonic() + seconds)
 
     async def get(self, key: str) -> str | None:
-        value, until = self._kept.get(key) or self._vital.get(key) or ("", 0.0)
+        value, until = self._entries.get(key) or self._vital.get(key) or ("", 0.0)
         return value if until > time.monotonic() else None
 
     async def take(self, key: str) -> str | None:
         value = await self.get(key)
-        self._kept.pop(key, None)
+        self._entries.pop(key, None)
         self._vital.pop(key, None)
         return value
 
@@ -80,29 +80,29 @@ class MemoryStore:
         return True
 
     async def aclose(self) -> None:
-        self._kept.clear()
+        self._entries.clear()
         self._vital.clear()
 
     def _make_room(self, vital: bool) -> None:
-        full = len(self._kept) + len(self._vital) >= self._most
-        if vital and full and self._kept:
-            del self._kept[next(iter(self._kept))]
-        elif full or (not vital and len(self._kept) >= self._most - self._most // 4):
+        full = len(self._entries) + len(self._vital) >= self._max_entries
+        if vital and full and self._entries:
+            del self._entries[next(iter(self._entries))]
+        elif full or (not vital and len(self._entries) >= self._max_entries - self._max_entries // 4):
             raise StoreUnavailable("The memory for sign-in is full.")
 
     def _sweep(self) -> None:
-        """What has run out goes, once a minute, or when there is little room left (then at most once a second)."""
+        """Remove expired entries, once a minute, or once a second if the store is nearly full."""
         now = time.monotonic()
-        roomy = len(self._kept) + len(self._vital) < self._most - self._most // 4
-        if now - self._swept >= (60 if roomy else 1):
+        has_room = len(self._entries) + len(self._vital) < self._max_entries - self._max_entries // 4
+        if now - self._swept >= (60 if has_room else 1):
             self._swept = now
-            for kept in (self._kept, self._vital):
-                for key in [key for key, (_, until) in kept.items() if until <= now]:
-                    del kept[key]
+            for entries in (self._entries, self._vital):
+                for key in [key for key, (_, until) in entries.items() if until <= now]:
+                    del entries[key]
 
 
 class RedisStore:
-    """For several processes: Redis 6.2 or newer."""
+    """A store that several processes share: Redis 6.2 or newer."""
 
     def __init__(self, url: str) -> None:
         self._redis = connect(url)

@@ -1,7 +1,7 @@
-"""The vendor's own sign-in: a person signs in there, and what comes back is an API key of theirs.
+"""Sign-in at the vendor, AceDataCloud: a person signs in there, and this server gets an API key of theirs.
 
-The code flow with PKCE at its authorization server, then two look-ups on its platform: the person's application
-for all services, and in it the credential that carries our name; each is made if it is not there.
+It is the authorization code flow with PKCE at the vendor's authorization server, followed by two requests to its
+platform: the person's application for all services, and the credential with our name in it. Each is created if missing.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from mcp_seedream.core.errors import SignInFailed
 CREDENTIAL = "mcp-seedream"
 """The name of the credential in the person's account, where they can see and delete it."""
 _SCOPE = "profile platform"
-_SECONDS = 30  # for all of it, while a person looks at a blank page
+_SECONDS = 30  # for all requests together, while a person looks at a blank page
 _LONGEST_KEY = 512
 
 
 @dataclass(frozen=True)
 class Vendor:
-    """The vendor's sign-in, as this server is registered there.
+    """The vendor's sign-in, and how this server is registered there.
 
     Args:
-        client_id: Ours, at the vendor.
-        auth_url: The authorization server's address.
-        platform_url: The address of the platform that keeps credentials.
-        callback: Where the vendor sends people back to, at this server.
-        seconds: How long asking for the key may take.
+        client_id: This server's client id at the vendor.
+        auth_url: The address of the authorization server.
+        platform_url: The address of the platform that stores credentials.
+        callback: The redirect URI at this server.
+        seconds: Time-out of `key`.
     """
 
     client_id: str
@@ -46,8 +46,8 @@ class Vendor:
     seconds: float = field(default=_SECONDS)
 
     def address(self, state: str, challenge: str) -> str:
-        """Where a person is sent to sign in."""
-        asked = {
+        """The address at which a person signs in."""
+        query = {
             "response_type": "code",
             "client_id": self.client_id,
             "redirect_uri": self.callback,
@@ -56,16 +56,16 @@ class Vendor:
             "code_challenge": challenge,
             "code_challenge_method": "S256",
         }
-        return f"{self.auth_url}/oauth2/authorize?{urlencode(asked)}"
+        return f"{self.auth_url}/oauth2/authorize?{urlencode(query)}"
 
     async def key(self, code: str, verifier: str) -> str:
-        """The API key of the person who came back with this code.
+        """Exchange an authorization code for the person's API key.
 
         Raises:
-            SignInFailed: With a `code` that says what went wrong, for the consent page.
+            SignInFailed: Its `code` selects the message of the consent page.
         """
         with anyio.move_on_after(self.seconds):
-            async with _asking(), httpx.AsyncClient(timeout=self.seconds) as http:
+            async with _sign_in_errors(), httpx.AsyncClient(timeout=self.seconds) as http:
                 token = await self._token(http, code, verifier)
                 http.headers["Authorization"] = f"Bearer {token}"
                 return await self._credential(http, await self._application(http, _user(token)))
@@ -86,62 +86,62 @@ class Vendor:
 
     async def _application(self, http: httpx.AsyncClient, user: str | None) -> str:
         url = f"{self.platform_url}/api/v1/applications/"
-        wanted = {"type": "Usage", "scope": "Global"}
-        asked = {**wanted, "limit": "10", "ordering": "-created_at", **({"user_id": user} if user else {})}
-        for item in _items(_read(await http.get(url, params=asked))):
+        fields = {"type": "Usage", "scope": "Global"}
+        query = {**fields, "limit": "10", "ordering": "-created_at", **({"user_id": user} if user else {})}
+        for item in _items(_read(await http.get(url, params=query))):
             if item.get("id"):
                 return str(item["id"])
-        return _text(_read(await http.post(url, json=wanted)), "id")
+        return _text(_read(await http.post(url, json=fields)), "id")
 
     async def _credential(self, http: httpx.AsyncClient, application: str) -> str:
         url = f"{self.platform_url}/api/v1/credentials/"
-        wanted = {"application_id": application, "name": CREDENTIAL}
-        for item in _items(_read(await http.get(url, params=wanted))):
+        fields = {"application_id": application, "name": CREDENTIAL}
+        for item in _items(_read(await http.get(url, params=fields))):
             if item.get("token") and item.get("name", CREDENTIAL) == CREDENTIAL:
                 return _key(item)
-        return _key(_read(await http.post(url, json=wanted)))
+        return _key(_read(await http.post(url, json=fields)))
 
 
 @asynccontextmanager
-async def _asking() -> AsyncIterator[None]:
+async def _sign_in_errors() -> AsyncIterator[None]:
     try:
         yield
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise SignInFailed(f"The vendor could not be asked ({type(error).__name__}).") from error
+        raise SignInFailed(f"The vendor could not be reached ({type(error).__name__}).") from error
 
 
 def _read(reply: httpx.Response) -> dict[str, Any]:
-    """The JSON object of an answer. What it says is in no error: there may be a key in it."""
+    """The JSON object of a response. Errors do not quote it: it may contain a key."""
     try:
-        found = json.loads(reply.content)
+        body = json.loads(reply.content)
     except (ValueError, RecursionError):
-        found = None
-    if not reply.is_success or not isinstance(found, dict):
+        body = None
+    if not reply.is_success or not isinstance(body, dict):
         raise SignInFailed(f"The vendor's answer can't be used (status {reply.status_code}).")
-    return found
+    return body
 
 
-def _items(found: dict[str, Any]) -> list[dict[str, Any]]:
-    items = found.get("items")
+def _items(body: dict[str, Any]) -> list[dict[str, Any]]:
+    items = body.get("items")
     return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
 
 
-def _text(found: dict[str, Any], name: str) -> str:
-    value = found.get(name)
+def _text(body: dict[str, Any], name: str) -> str:
+    value = body.get(name)
     if not isinstance(value, str | int) or not str(value) or not f"{value}".isascii():
         raise SignInFailed(f"The vendor's answer has no {name}.")
     return str(value)
 
 
-def _key(found: dict[str, Any]) -> str:
-    key = _text(found, "token")
+def _key(credential: dict[str, Any]) -> str:
+    key = _text(credential, "token")
     if len(key) > _LONGEST_KEY or any(not 33 <= ord(character) <= 126 for character in key):
         raise SignInFailed("The vendor's answer has no token that could be sent.")
     return key
 
 
 def _user(token: str) -> str | None:
-    """The `user_id` in a JWT, unverified: it only narrows a search that the same token is shown for."""
+    """The `user_id` in a JWT, unverified: it only narrows a search that is authorized with the same token."""
     parts = token.split(".")
     if len(parts) != 3:
         return None

@@ -1,4 +1,4 @@
-"""The prompts: what a person picks from a client's menu and fills in.
+"""The prompts, which a person picks from a client's menu and fills in, and completions of their arguments.
 
 Each is rendered to a message that has one tool called with certain arguments. They are checked as the tool itself
 checks them, so that whoever fills in a prompt hears at once what can't work.
@@ -8,19 +8,35 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mcp_types import GetPromptResult, Prompt, PromptArgument, PromptMessage, TextContent
+from mcp.server.mcpserver import MCPServer
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INVALID_PARAMS,
+    Completion,
+    CompletionArgument,
+    CompletionContext,
+    GetPromptResult,
+    Prompt,
+    PromptArgument,
+    PromptMessage,
+    PromptReference,
+    ResourceTemplateReference,
+    TextContent,
+)
 
 from mcp_seedream.catalog.arguments import CallOrigin, image_call
 from mcp_seedream.catalog.references import shortened
 from mcp_seedream.catalog.selection import choose
-from mcp_seedream.catalog.table import Model, ModelTable, Operation, either
+from mcp_seedream.catalog.table import Model, ModelTable, Operation, area, either
 from mcp_seedream.core.errors import InvalidArguments
+from mcp_seedream.server.resources import MODEL
 from mcp_seedream.upstream.types import wrapped
 
+_MOST_COMPLETIONS = 100  # values in one answer, by the protocol
 _TOOLS: dict[Operation, str] = {"generate": "generate_image", "edit": "edit_image"}
 _LINES = {"text": 'Text in the picture: "{}"', "keep": "Keep as it is: {}", "count": "Number of images: {}"}
 """Arguments that are told in the prompt, each on a line of its own."""
@@ -106,6 +122,46 @@ class Prompts:
             "size": call.spec.size,
         }
         return {key: value for key, value in settled.items() if value} | extra
+
+
+def add_completions(server: MCPServer, table: ModelTable, prompts: Prompts) -> None:
+    """Answer `completion/complete`: models and sizes, for a prompt's arguments and the resource template of a model."""
+
+    async def complete(
+        ref: PromptReference | ResourceTemplateReference,
+        argument: CompletionArgument,
+        context: CompletionContext | None,
+    ) -> Completion:
+        models = _models_for(table, prompts, ref)
+        if argument.name == ("model" if isinstance(ref, PromptReference) else "id"):
+            return _matching(argument.value, [word for model in models for word in (model.name, model.id)])
+        if argument.name == "size" and isinstance(ref, PromptReference):
+            chosen = table.find(((context and context.arguments) or {}).get("model", ""))
+            able = [model for model in models if model == chosen] or models
+            return _matching(argument.value, sorted({size for model in able for size in model.sizes}, key=area))
+        return Completion(values=[])
+
+    server.completion()(complete)  # type: ignore[no-untyped-call]
+
+
+def _models_for(table: ModelTable, prompts: Prompts, ref: PromptReference | ResourceTemplateReference) -> list[Model]:
+    """Those that can do the prompt's task, or all for the template."""
+    if isinstance(ref, PromptReference):
+        try:
+            return prompts.template(ref.name).models
+        except InvalidArguments as error:
+            raise MCPError(INVALID_PARAMS, error.message) from error
+    if ref.uri != MODEL:
+        raise MCPError(INVALID_PARAMS, f"There is no resource template {shortened(ref.uri)}, only {MODEL}.")
+    return table.models
+
+
+def _matching(typed: str, words: Iterable[str]) -> Completion:
+    """The words with what was typed in them, each once: first those that begin with it."""
+    wanted = typed.strip().casefold()
+    found = [word for word in dict.fromkeys(words) if wanted in word.casefold()]
+    found.sort(key=lambda word: not word.casefold().startswith(wanted))
+    return Completion(values=found[:_MOST_COMPLETIONS], total=len(found), has_more=len(found) > _MOST_COMPLETIONS)
 
 
 def _filled(template: Template, given: Mapping[str, str]) -> dict[str, str]:

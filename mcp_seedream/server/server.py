@@ -29,9 +29,8 @@ from mcp_seedream.generation.redis_attempts import RedisAttempts
 from mcp_seedream.generation.refusal_memory import RefusalMemory
 from mcp_seedream.generation.sqlite_attempts import SQLiteAttempts
 from mcp_seedream.server import icons
-from mcp_seedream.server.completions import add_completions
 from mcp_seedream.server.gallery import gallery
-from mcp_seedream.server.prompts import Prompts
+from mcp_seedream.server.prompts import Prompts, add_completions
 from mcp_seedream.server.resources import add_guide, add_journal
 from mcp_seedream.server.tasks_extension import Tasks
 from mcp_seedream.server.tools import TokenOf, ToolDefaults, make_tools

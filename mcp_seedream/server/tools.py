@@ -24,7 +24,7 @@ from mcp_seedream.catalog.arguments import CallOrigin, image_call, task_call
 from mcp_seedream.catalog.schemas import MAX_WAIT_SECONDS, image_schema, task_schema
 from mcp_seedream.catalog.table import ModelTable, Operation
 from mcp_seedream.core import events
-from mcp_seedream.core.credentials import stands_for_one
+from mcp_seedream.core.credentials import placeholder_reason
 from mcp_seedream.core.errors import MissingToken, SeedreamError
 from mcp_seedream.core.events import Observer
 from mcp_seedream.generation.background import BackgroundCall
@@ -168,7 +168,7 @@ class ImageTools:
         self._check_save_to(call.save_to)
         if not call.task_ids:
             token = self.token_of(ctx)
-            return results.listing(await runtime.lookups.newest(None if token and stands_for_one(token) else token))
+            return results.listing(await runtime.lookups.newest(None if token and placeholder_reason(token) else token))
         report = background.report if background else ctx.report_progress
         found = await runtime.lookups.get(call, self._token(ctx), report, background)
         if len(call.task_ids) == 1:
@@ -227,7 +227,7 @@ class ImageTools:
 
     def _token(self, ctx: ToolContext) -> str:
         token = self.token_of(ctx)
-        placeholder = stands_for_one(token) if token else None
+        placeholder = placeholder_reason(token) if token else None
         if not token or placeholder:
             raise MissingToken(placeholder or "")
         return token

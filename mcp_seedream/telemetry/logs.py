@@ -33,7 +33,6 @@ def log_to_stderr(level: str, form: Literal["text", "json"] = "text") -> None:
     # say when asked for everything has whole messages in it, prompts included.
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(logging.INFO if level.upper() == "DEBUG" else logging.WARNING)
-    logging.getLogger("mcp.server.sse").setLevel(logging.CRITICAL)
 
 
 def _on_one_line(record: logging.LogRecord) -> bool:

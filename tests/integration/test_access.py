@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import logging
+import os
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -18,7 +19,6 @@ import httpx
 import httpx2
 import pytest
 from mcp import Client
-from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
 from starlette.applications import Starlette
@@ -32,7 +32,7 @@ from mcp_seedream.core.settings import Settings, read_settings
 from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.hosting import middleware
 from mcp_seedream.hosting.key_verifier import NO_TASK, KeyVerifier
-from mcp_seedream.hosting.limits import CallerLimits, _Room
+from mcp_seedream.hosting.limits import CallerLimits, _Usage
 from mcp_seedream.hosting.probes import Readiness
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.telemetry.logs import log_to_stderr
@@ -131,7 +131,7 @@ async def test_an_upstream_that_is_away_keeps_nobody_out(table: ModelTable) -> N
         assert (await asked(address, "/health")).json()["status"] == "ok"
 
 
-async def test_what_is_known_grows_old(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_known_grows_old() -> None:
     """Good keys after a while, bad ones sooner; at most ten thousand are remembered."""
     looked: list[str] = []
 
@@ -141,18 +141,17 @@ async def test_what_is_known_grows_old(monkeypatch: pytest.MonkeyPatch) -> None:
             raise UpstreamUnavailable("away")
 
     now = 0.0
-    monkeypatch.setattr("mcp_seedream.hosting.key_verifier.time", SimpleNamespace(monotonic=lambda: now))
-    callers = KeyVerifier(seconds=300)
+    verifier = KeyVerifier(seconds=300, clock=lambda: now)
     for _ in range(2):
-        assert await callers.good("a", look_up)
+        assert await verifier.is_valid("a", look_up)
     now = 301.0
-    assert await callers.good("a", look_up)
+    assert await verifier.is_valid("a", look_up)
     for _ in range(2):
-        assert await callers.good("away", look_up)
+        assert await verifier.is_valid("away", look_up)
     assert looked == ["a", "a", "away"]  # for a while, nobody asks again
     for number in range(10_050):
-        await callers.good(str(number), look_up)
-    assert len(callers._good) == 10_000
+        await verifier.is_valid(str(number), look_up)
+    assert len(verifier._valid_until) == 10_000
 
 
 @pytest.mark.parametrize(
@@ -249,11 +248,11 @@ async def test_an_upstream_that_is_down_is_not_waited_for_by_turns(table: ModelT
         await anyio.sleep(0.1)
         raise UpstreamUnavailable("down")
 
-    callers = KeyVerifier()
+    verifier = KeyVerifier()
     async with anyio.create_task_group() as group:
         for _ in range(20):
-            group.start_soon(callers.good, "key", look_up)
-    assert await callers.good("key", look_up)
+            group.start_soon(verifier.is_valid, "key", look_up)
+    assert await verifier.is_valid("key", look_up)
     assert looked == ["key"]
 
 
@@ -266,15 +265,15 @@ async def test_strangers_have_a_limit() -> None:
             await release.wait()
             raise TokenRefused("no")
 
-    callers = KeyVerifier()
-    assert await callers.good("known", look_up)
+    verifier = KeyVerifier()
+    assert await verifier.is_valid("known", look_up)
     async with anyio.create_task_group() as group:
         for number in range(500):
-            group.start_soon(callers.good, str(number), look_up)
+            group.start_soon(verifier.is_valid, str(number), look_up)
         await anyio.sleep(0.05)
         with pytest.raises(LimitExceeded):
-            await callers.good("one more", look_up)
-        assert await callers.good("known", look_up)
+            await verifier.is_valid("one more", look_up)
+        assert await verifier.is_valid("known", look_up)
         release.set()
 
 
@@ -283,6 +282,17 @@ def test_several_processes_share_what_they_know(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
     with pytest.raises(ConfigurationError, match="SEEDREAM_REDIS_URL"):
         create_app(read_settings(public_url="https://a.example", metrics_dir=str(tmp_path)))
+
+
+def test_building_the_app_changes_nothing_process_wide(table: ModelTable, upstream: str) -> None:
+    """The garbage collector and the environment belong to the entry points."""
+
+    def process_wide() -> tuple[object, ...]:
+        return gc.get_threshold(), gc.get_freeze_count(), dict(os.environ)
+
+    before = process_wide()
+    create_app(read_settings(base_url=upstream), table=table)
+    assert process_wide() == before
 
 
 async def test_headers_have_a_limit(table: ModelTable, upstream: str) -> None:
@@ -327,25 +337,24 @@ async def test_generations_a_minute_have_a_limit(table: ModelTable, upstream: st
 
 async def test_a_minute_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Afterwards there is room again, and nothing is kept of callers that are gone."""
-    limits = CallerLimits(calls=1, all_calls=2, generations=1, observer=Observer())
     now = [1000.0]
-    monkeypatch.setattr("mcp_seedream.hosting.limits.time.monotonic", lambda: now[0])
+    limits = CallerLimits(calls=1, all_calls=2, generations=1, observer=Observer(), clock=lambda: now[0])
     for caller in ("a", "b"):
         limits.generate(caller)
         with pytest.raises(LimitExceeded, match="try again in 60 s"):
             limits.generate(caller)
     now[0] += 61
     limits.generate("a")
-    monkeypatch.setattr("mcp_seedream.hosting.limits._CALLERS", 1)
+    monkeypatch.setattr("mcp_seedream.hosting.limits._MAX_CALLERS", 1)
     limits.generate("c")
-    assert list(limits._made) == ["a", "c"]
+    assert list(limits._generation_times) == ["a", "c"]
     with limits.call("a"), pytest.raises(LimitExceeded, match="of your calls"), limits.call("a"):
         pass
     with limits.call("a"), limits.task("a"), pytest.raises(LimitExceeded, match="of your tasks"), limits.task("a"):
         pass
     with limits.call("a"), limits.call("b"), pytest.raises(LimitExceeded, match="this server"), limits.call("c"):
         pass
-    assert limits._answered == limits._going_on == _Room()
+    assert limits._calls_in_progress == limits._tasks_in_progress == _Usage()
 
 
 async def test_what_the_operator_sees(table: ModelTable, upstream: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -452,35 +461,17 @@ async def test_a_page_takes_no_markup_from_its_request(table: ModelTable, upstre
     assert "<script>" not in page.text
 
 
-async def test_older_clients_over_sse(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
-    """By request; with the caller's key, and nobody else may write into a session."""
-    with hosted(table, upstream, sse=True) as address:
-        for path in ("/sse", "/messages/"):
-            assert (await asked(address, path)).status_code == 401
-        transport = sse_client(f"{address}/sse", headers={"Authorization": "Bearer alice"})
-        async with Client(transport, mode="legacy") as client:
-            result = await client.call_tool("generate_image", {"prompt": "a"})
-    assert answer(result)["status"] == "succeeded"
-    assert {token for path, token, _ in sandbox.requests if path == "/seedream/images"} == {"alice"}
-    with hosted(table, upstream) as address:
-        assert (await asked(address, "/sse", authorization="Bearer alice")).status_code == 404
-
-
-async def test_the_log_says_when_calls_can_not_be_served(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_the_log_says_when_calls_can_not_be_served(caplog: pytest.LogCaptureFixture) -> None:
     """Once, and once more when they can."""
-    monkeypatch.setattr("mcp_seedream.hosting.probes._SECONDS", 0.01)
     away = True
 
     async def look_up(_: list[str], __: str) -> None:
         if away:
             raise UpstreamUnavailable("gone")
 
-    readiness = Readiness(Shutdown(), look_up)
+    readiness = Readiness(Shutdown(), look_up, cache_seconds=-1)
     for away in (False, True, True, False, False):
-        assert (await readiness.trouble() is not None) == away
-        await anyio.sleep(0.02)
+        assert (await readiness.problem() is not None) == away
     said = [record.message for record in caplog.records]
     assert said == ["not ready: the upstream can't be reached", "ready again"]
 

@@ -144,7 +144,7 @@ async def test_a_placeholder_is_no_key(raw: Raw, sandbox: Sandbox, key: str) -> 
     """It is said so, and not sent."""
     person = Person(key=key)
     page = await person.decide(await person.look(raw.url()))
-    assert (page.status_code, "only a placeholder" in page.text) == (400, True)
+    assert (page.status_code, "is a placeholder" in page.text) == (400, True)
     assert sandbox.requests == []
 
 
@@ -170,7 +170,7 @@ async def test_the_upstream_is_not_there(table: ModelTable) -> None:
             await raw.register()
             page = await person.decide(await person.look(raw.url()))
     assert page.status_code == 503
-    assert "could not be checked just now" in page.text
+    assert "The key could not be checked" in page.text
 
 
 async def test_cancel(raw: Raw) -> None:
@@ -254,11 +254,11 @@ async def test_the_vendors_key_is_nowhere_to_be_read(
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [
-        ("denied", "You did not sign in"),
+        ("denied", "sign-in at AceDataCloud was cancelled"),
         ("refused", "did not accept the sign-in"),
-        ("html", "did not work"),
-        ("empty", "did not work"),
-        ("odd", "did not work"),
+        ("html", "sign-in at AceDataCloud failed"),
+        ("empty", "sign-in at AceDataCloud failed"),
+        ("odd", "sign-in at AceDataCloud failed"),
     ],
 )
 async def test_what_goes_wrong_at_the_vendor(raw: Raw, sandbox: Sandbox, trouble: str, words: str) -> None:
@@ -294,7 +294,7 @@ async def test_a_vendor_that_is_not_there(table: ModelTable, upstream: str) -> N
             await raw.register()
             page = await person.look(raw.url())
             page = await person.look(str(page.url.join(vendor_link(page.text))))
-    assert "did not work" in page.text
+    assert "sign-in at AceDataCloud failed" in page.text
 
 
 async def test_the_vendors_answer_is_for_who_left(raw: Raw, upstream: str) -> None:
@@ -353,7 +353,7 @@ async def test_of_two_that_left_the_second_counts(raw: Raw) -> None:
 
 async def test_nothing_is_stored_before_there_is_a_key(table: ModelTable, upstream: str) -> None:
     """A store without any room: whoever wants to can go to the vendor's, and only a code does not fit."""
-    with with_vendor(table, upstream, store=MemoryStore(most=0)) as server:
+    with with_vendor(table, upstream, store=MemoryStore(max_entries=0)) as server:
         async with httpx.AsyncClient() as web:
             raw, person = Raw(server.address, web), Person()
             await raw.register()

@@ -277,7 +277,7 @@ async def test_an_account_that_can_not_be_asked(monkeypatch: pytest.MonkeyPatch)
         ("<token>", "stands in brackets"),
         ("{a-real-one-of-9876}", "stands in brackets"),
         ("${ACEDATACLOUD_API_TOKEN}", "stands in brackets"),
-        ("$TOKEN", "is a reference that nobody filled in"),
+        ("$TOKEN", "is a reference that was not replaced"),
         ("<your token>", "stands in brackets"),
         ("xxxx", "stands where it should be"),
         ("two words of-9876", "It can't be one: it has blanks"),

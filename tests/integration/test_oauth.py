@@ -432,7 +432,7 @@ async def test_refresh_tokens_are_good_once(raw: Raw) -> None:
 
 async def test_refreshing_takes_no_more_room(table: ModelTable, upstream: str, web: httpx.AsyncClient) -> None:
     """There is one entry for a grant, however often; in a full memory it can still be ended, and so can another."""
-    store = MemoryStore(most=1)
+    store = MemoryStore(max_entries=1)
     with hosted(table, upstream, store=store) as server:
         raw, other = Raw(server.address, web), Raw(server.address, web)
         first, second = await raw.tokens(), await other.tokens()
@@ -539,11 +539,11 @@ async def test_secrets_are_changed(table: ModelTable, upstream: str, web: httpx.
         key_of = Sealer([SECRET], f"{public}/mcp")
     token = key_of.seal("access", {"g": "g", "c": "c", "k": KEY, "e": int(time.time()) + 60})
     with hosted(table, upstream, public_url=public, seal_keys=[OTHER_SECRET, SECRET]) as during:
-        assert await during.sign_in.key_of(token) == KEY
+        assert await during.sign_in.key_of_token(token) == KEY
         assert (await Raw(during.address, web).call(token)).status_code == 200
         assert (await web.post(f"{during.address}/token", data={"client_id": raw.id})).status_code == 400
     with hosted(table, upstream, public_url=public, seal_keys=[OTHER_SECRET]) as after:
-        assert await after.sign_in.key_of(token) is None
+        assert await after.sign_in.key_of_token(token) is None
         assert (await web.post(f"{after.address}/token", data={"client_id": raw.id})).status_code == 401
 
 

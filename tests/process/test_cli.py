@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mcp_seedream import __version__
-from mcp_seedream.hosting.workers import listening
+from mcp_seedream.hosting.workers import open_listeners
 
 
 def run(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -183,10 +183,10 @@ def test_a_port_that_is_none(tmp_path: Path, port: str) -> None:
 
 def test_flags_of_another_transport(tmp_path: Path) -> None:
     """Over stdio a port does nothing: it is said, and the server is there all the same."""
-    result = run("--port", "8001", "--sse", "--sandbox", cwd=tmp_path)
+    result = run("--port", "8001", "--workers", "2", "--sandbox", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (0, "")
     assert "--port does nothing without --transport http" in result.stderr
-    assert "--sse does" in result.stderr
+    assert "--workers does" in result.stderr
     assert "--host does" not in result.stderr
 
 
@@ -213,7 +213,7 @@ def test_a_host_that_is_none(tmp_path: Path, more: list[str]) -> None:
 
 def test_a_host_with_two_addresses() -> None:
     """All of them are listened to, and what was bound is closed where one can't be."""
-    listeners = listening("localhost", 0)
+    listeners = open_listeners("localhost", 0)
     try:
         assert {each.getsockname()[0] for each in listeners} == {
             address[4][0] for address in socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)

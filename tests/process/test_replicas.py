@@ -88,7 +88,7 @@ async def test_of_many_that_take_one_gets_it(store: Store) -> None:
 
 async def test_a_full_memory_forgets_nothing_that_is_vital() -> None:
     """It takes no more, until something is over; a part is for what is vital, and then the oldest that is not goes."""
-    store = MemoryStore(most=4)
+    store = MemoryStore(max_entries=4)
     for name in ("oldest", "older"):
         await store.put(name, "1", 60)
     await store.put("code", "1", 1.5)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mcp_seedream import DISTRIBUTION
-from mcp_seedream.core.credentials import bare, stands_for_one
+from mcp_seedream.core.credentials import clean_token, placeholder_reason
 from mcp_seedream.core.errors import ConfigurationError
 from mcp_seedream.core.paths import expanded
 from mcp_seedream.core.setting_fields import ADDRESSES, HARMLESS, HTTP_ONLY, Settings, name_of
@@ -493,14 +493,14 @@ PLACEHOLDERS = [
 @pytest.mark.parametrize("token", PLACEHOLDERS)
 def test_placeholders_for_a_token(token: str) -> None:
     """As examples, templates and clients leave them standing."""
-    assert stands_for_one(bare(token))
-    assert stands_for_one(bare(f'"Bearer {token}"'))
+    assert placeholder_reason(clean_token(token))
+    assert placeholder_reason(clean_token(f'"Bearer {token}"'))
 
 
 @pytest.mark.parametrize("token", ["any", "sandbox", "a-token", "a-secret-key", "alice", "t", "0f" * 16])
 def test_what_may_be_a_token(token: str) -> None:
     """Words that somebody tries the sandbox with, too."""
-    assert stands_for_one(token) is None
+    assert placeholder_reason(token) is None
 
 
 @pytest.mark.parametrize("token", ["${ACEDATACLOUD_API_TOKEN}", "your-token", "<your token>"])

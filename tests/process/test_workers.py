@@ -144,11 +144,11 @@ def test_what_can_not_be_started_says_so(
 
 def test_a_named_folder_of_figures_is_emptied(tmp_path: Path) -> None:
     """What an earlier server counted there is not this one's."""
-    from mcp_seedream.hosting.workers import _figures  # noqa: PLC0415  (uvicorn, for one test)
+    from mcp_seedream.hosting.workers import _metrics_folder  # noqa: PLC0415  (uvicorn, for one test)
 
     folder = tmp_path / "figures"
     for _ in range(2):
-        with _figures(str(folder)) as named:
+        with _metrics_folder(str(folder)) as named:
             assert named == str(folder)
             assert list(folder.iterdir()) == []
             (folder / "counter_1.db").touch()

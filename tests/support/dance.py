@@ -29,7 +29,7 @@ from mcp.shared.auth import (
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.settings import read_settings
 from mcp_seedream.hosting.app import bearer_token, build_app
-from mcp_seedream.hosting.key_verifier import KeyVerifier, pasted
+from mcp_seedream.hosting.key_verifier import KeyVerifier, uncached_check
 from mcp_seedream.hosting.middleware import ENDPOINT
 from mcp_seedream.oauth.provider import Lifetimes
 from mcp_seedream.oauth.routes import SignIn
@@ -91,14 +91,14 @@ def hosted(
             public,
             ENDPOINT,
             seal_keys=seal_keys,
-            check_key=pasted(asked.look_up),
+            check_key=uncached_check(asked.look_up),
             store=store,
             vendor=vendor(public) if vendor else None,
             lifetimes=lifetimes,
         )
         server = build_server(table, connect, token_of=bearer_token, defaults=ToolDefaults(20), look_interval=0.1)
         with serving(
-            build_app(server, settings, upstream=asked, callers=KeyVerifier(), sign_in=sign_in), listener=listener
+            build_app(server, settings, upstream=asked, key_verifier=KeyVerifier(), sign_in=sign_in), listener=listener
         ):
             yield Hosted(own, sign_in)
 

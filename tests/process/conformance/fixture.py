@@ -48,7 +48,7 @@ from pydantic import Field
 from mcp_seedream.assembly import create_app, prepare
 from mcp_seedream.catalog.table_file import read_table
 from mcp_seedream.core.settings import read_settings
-from mcp_seedream.hosting.workers import serve_here
+from mcp_seedream.hosting.workers import serve_in_process
 from mcp_seedream.sandbox.app import Sandbox, running
 from tests.process.conformance.tasks import add_tasks
 
@@ -318,7 +318,7 @@ def main(port: int) -> None:
         app = create_app(settings, table=table)
         for add in (add_tools, add_resources, add_prompts, add_tasks):
             add(app.state.server)
-        serve_here(app, "127.0.0.1", port)
+        serve_in_process(app, "127.0.0.1", port)
 
 
 if __name__ == "__main__":
