@@ -139,10 +139,10 @@ def create_app(
     callers = KeyVerifier(seconds=settings.check_seconds) if settings.check_seconds else None
     metrics = Metrics(
         table.by_id,
-        refused=callers.refused if callers else lambda _: None,
+        on_key_refused=callers.refused if callers else lambda _: None,
         folder=settings.metrics_dir,
     )
-    shutdown = Shutdown(settings.shutdown_seconds, metrics.waiting)
+    shutdown = Shutdown(settings.shutdown_seconds, metrics.on_calls_in_progress)
     limits = _limits(settings, metrics)
     connect = connecting(settings, metrics)
     server = build_server(

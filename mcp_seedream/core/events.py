@@ -49,23 +49,23 @@ class Observer:
         refused: Told of a key that the upstream refuses.
     """
 
-    def __init__(self, refused: Callable[[str], None] = lambda _: None) -> None:
-        self.refused = refused
+    def __init__(self, on_key_refused: Callable[[str], None] = lambda _: None) -> None:
+        self.on_key_refused = on_key_refused
 
-    def call(self, call: ToolCall) -> None:
+    def on_tool_call(self, call: ToolCall) -> None:
         """A tool call ended."""
         known = {name: value for name, value in asdict(call).items() if value not in ("", None)}
         known["seconds"] = round(call.seconds, 3)
         details = ", ".join(f"{name} {value}" for name, value in known.items() if name not in ("tool", "outcome"))
         logger.info("%s %s: %s", call.tool, call.outcome, details, extra=known)
 
-    def exchange(self, exchange: UpstreamRequest) -> None:
+    def on_upstream_request(self, request: UpstreamRequest) -> None:
         """The upstream answered, or did not."""
 
-    def choice_refused(self, model: str, part: str) -> None:
+    def on_choice_refused(self, model: str, part: str) -> None:
         """The upstream refused a model, or its size: `part` is "model" or "size"."""
 
-    def limit(self, name: str) -> None:
+    def on_limit_reached(self, name: str) -> None:
         """Somebody was told that it is too much."""
 
 

@@ -107,5 +107,5 @@ class CallerLimits:
             self._made.pop(caller, None)
 
     def _too_much(self, name: str, why: str, seconds: float) -> LimitExceeded:
-        self._observer.limit(name)
+        self._observer.on_limit_reached(name)
         return LimitExceeded(why, seconds)

@@ -24,7 +24,7 @@ class Metrics(Observer):
 
     Args:
         models: Ids that may stand in a label; any other model is "other", so that nobody can make labels.
-        refused: As for `Observer`.
+        on_key_refused: As for `Observer`.
         folder: Where the processes of one server share their figures; None: it is one process.
     """
 
@@ -32,10 +32,10 @@ class Metrics(Observer):
         self,
         models: Collection[str],
         *,
-        refused: Callable[[str], None] = lambda _: None,
+        on_key_refused: Callable[[str], None] = lambda _: None,
         folder: str | None = None,
     ) -> None:
-        super().__init__(refused)
+        super().__init__(on_key_refused)
         self._models = frozenset(models)
         self._outcomes: set[str] = set()
         self._folder = folder
@@ -68,27 +68,27 @@ class Metrics(Observer):
         )
         self._limits = Counter("seedream_limits_hit", "Calls that were too much", ("limit",), registry=registry)
 
-    def call(self, call: ToolCall) -> None:
-        super().call(call)
+    def on_tool_call(self, call: ToolCall) -> None:
+        super().on_tool_call(call)
         model = self._model(call.model)
         self._calls.labels(call.tool, model, self._outcome(call.outcome)).inc()
         self._seconds.labels(call.tool).observe(call.seconds)
         if call.generating is not None:
             self._generating.labels(model).observe(call.generating)
 
-    def exchange(self, exchange: UpstreamRequest) -> None:
-        kind = exchange.kind.replace(" ", "_")
-        self._upstream.labels(kind, exchange.status).observe(exchange.seconds)
-        self._bytes.labels("sent").inc(exchange.sent)
-        self._bytes.labels("received").inc(exchange.received)
+    def on_upstream_request(self, request: UpstreamRequest) -> None:
+        kind = request.kind.replace(" ", "_")
+        self._upstream.labels(kind, request.status).observe(request.seconds)
+        self._bytes.labels("sent").inc(request.sent)
+        self._bytes.labels("received").inc(request.received)
 
-    def choice_refused(self, model: str, part: str) -> None:
+    def on_choice_refused(self, model: str, part: str) -> None:
         self._refused.labels(self._model(model), part).inc()
 
-    def limit(self, name: str) -> None:
+    def on_limit_reached(self, name: str) -> None:
         self._limits.labels(name).inc()
 
-    def waiting(self, calls: int) -> None:
+    def on_calls_in_progress(self, calls: int) -> None:
         """So many calls are being answered now. Told as it changes: another process may be the one that is asked."""
         self._now.set(calls)
 

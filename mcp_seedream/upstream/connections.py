@@ -86,7 +86,7 @@ class ConnectionPools:
                         span.set_status(StatusCode.ERROR)
         finally:
             _ANSWERS.set(before)
-            self._observer.exchange(
+            self._observer.on_upstream_request(
                 UpstreamRequest(
                     kind,
                     str(status or "error"),
@@ -96,7 +96,7 @@ class ConnectionPools:
                 )
             )
             if any(answer.status_code == httpx.codes.UNAUTHORIZED for answer in answers):
-                self._observer.refused(caller)
+                self._observer.on_key_refused(caller)
 
     async def aclose(self) -> None:
         """Close every connection."""
