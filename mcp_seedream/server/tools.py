@@ -185,7 +185,9 @@ async def _answered(tool: str, ctx: ToolContext, work: Awaitable[CallToolResult]
         found = result.structured_content or found
         return result
     finally:
-        ctx.request_context.lifespan_context.observer.on_tool_call(_observed(tool, ctx, found, time.monotonic() - began))
+        ctx.request_context.lifespan_context.observer.on_tool_call(
+            _observed(tool, ctx, found, time.monotonic() - began)
+        )
 
 
 async def _with_words(tool: str, work: Awaitable[CallToolResult]) -> CallToolResult:

@@ -136,7 +136,12 @@ class SeedreamClient:
             with anyio.CancelScope(shield=True) as scope, self._under_way(scope):
                 async with _submitting(self.base_url):
                     call = http.build_request(
-                        "POST", "/seedream/images", content=content, headers=_bearer(token), timeout=self._timeout()
+                        "POST",
+                        "/seedream/images",
+                        content=content,
+                        headers=_bearer(token),
+                        timeout=self._timeout(),
+                        extensions={"caller": token},
                     )
                     reply = await exchange(http, call, within)
                     task = read_task(decoded(reply, submitting=True))
@@ -205,7 +210,12 @@ class SeedreamClient:
             self._check_ending()
             async with _submitting(self.base_url):
                 call = http.build_request(
-                    "POST", "/seedream/images", json=request.body, headers=headers, timeout=timeout
+                    "POST",
+                    "/seedream/images",
+                    json=request.body,
+                    headers=headers,
+                    timeout=timeout,
+                    extensions={"caller": token},
                 )
                 with at_most(self._timeouts.stream):
                     response = await http.send(call, stream=True)
@@ -257,13 +267,17 @@ class SeedreamClient:
         body = {"action": "retrieve", "id": ids[0]} if single else {"action": "retrieve_batch", "ids": ids}
         content = json.dumps(body).encode()
         timeout = self._timeout(self._timeouts.look_up)
+        caller = "" if kind == "check" else token  # unknown callers share one place in the queue
 
         async def attempt() -> Any:
-            async with self._pools.connection(
-                kind, "" if kind == "check" else token
-            ) as http:  # strangers are one caller
+            async with self._pools.connection(kind, caller) as http:
                 call = http.build_request(
-                    "POST", "/seedream/tasks", content=content, headers=_bearer(token), timeout=timeout
+                    "POST",
+                    "/seedream/tasks",
+                    content=content,
+                    headers=_bearer(token),
+                    timeout=timeout,
+                    extensions={"caller": caller},
                 )
                 try:
                     reply = await exchange(http, call, self._timeouts.read)
