@@ -1,4 +1,4 @@
-"""When links die, and times of the upstream: texts and numbers → Unix seconds."""
+"""Parses the upstream's times, and the expiry of signed links, as Unix seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 
 def link_expiry(url: str) -> float | None:
-    """When a signed link says that it dies, in Unix seconds: `X-…-Date` and `X-…-Expires`, or `Expires`."""
+    """The expiry of a signed link in Unix seconds (`X-…-Date` and `X-…-Expires`, or `Expires`); None without one."""
     try:
         fields = parse_qs(urlsplit(url).query)
     except ValueError:
@@ -27,7 +27,7 @@ def link_expiry(url: str) -> float | None:
 
 
 def unix_time(value: Any) -> float | None:
-    """A Unix time in seconds; milliseconds are told by their size, anything before 2001 or after 2100 is none."""
+    """A Unix time in seconds, from seconds or milliseconds; None unless it is between 2001 and 2100."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 1e9 < value < 4.1e12:
         return None
     seconds = value / 1000 if value > 1e11 else float(value)

@@ -153,7 +153,7 @@ async def test_an_answer_that_is_no_json(client: SeedreamClient, server: Upstrea
     server.body, server.headers = body, {"content-type": "text/html"}
     with pytest.raises(errors.SubmissionUncertain, match=r"not JSON \(text/html\).*may have been accepted"):
         await client.submit(REQUEST, "k")
-    with pytest.raises(errors.UnreadableReply, match="a proxy may stand in between"):
+    with pytest.raises(errors.UnreadableReply, match="may come from a proxy in between"):
         await client.look_up(["t"], "k")
 
 
@@ -242,7 +242,7 @@ async def test_no_answer_in_time(client: SeedreamClient, server: Upstream) -> No
         await client.submit(REQUEST, "k")
     assert len(server.requests) == 1
     with pytest.raises(
-        errors.UpstreamUnavailable, match=r"127\.0\.0\.1 takes the connection, but does not answer in time"
+        errors.UpstreamUnavailable, match=r"127\.0\.0\.1 accepts the connection, but does not answer in time"
     ):
         await client.look_up(["t"], "k")
 
@@ -268,7 +268,7 @@ async def test_nobody_there() -> None:
 @pytest.mark.parametrize(
     ("proxy", "says"),
     [
-        (None, "could not be reached. The name no-such-host.invalid is not known ("),
+        (None, "could not be reached. The host name no-such-host.invalid is unknown ("),
         ("http://127.0.0.1:9", "could not be reached through the proxy. 127.0.0.1 refuses the connection"),
     ],
 )
