@@ -30,7 +30,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import anyio
@@ -116,9 +115,7 @@ class SeedreamClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._pools.aclose()
 
     async def submit(self, request: ImageRequest, token: str) -> Task:
@@ -139,12 +136,7 @@ class SeedreamClient:
             with anyio.CancelScope(shield=True) as scope, self._under_way(scope):
                 async with _submitting(self.base_url):
                     call = http.build_request(
-                        "POST",
-                        "/seedream/images",
-                        content=content,
-                        headers=_bearer(token),
-                        timeout=self._timeout(),
-                        extensions={"caller": token},
+                        "POST", "/seedream/images", content=content, timeout=self._timeout(), **_sender(token)
                     )
                     reply = await exchange(http, call, within)
                     task = read_task(decoded(reply, submitting=True))
@@ -206,20 +198,13 @@ class SeedreamClient:
     @asynccontextmanager
     async def _opened(self, request: ImageRequest, token: str) -> AsyncIterator[httpx.Response]:
         """A streamed response with status 200. Failures before it may be retried; later ones are uncertain."""
-        headers = {**_bearer(token), "Accept": "application/x-ndjson"}
+        sender = _sender(token, Accept="application/x-ndjson")
         timeout = self._timeout(self._timeouts.stream)
 
         async def attempt(http: httpx.AsyncClient) -> httpx.Response:
             self._check_ending()
             async with _submitting(self.base_url):
-                call = http.build_request(
-                    "POST",
-                    "/seedream/images",
-                    json=request.body,
-                    headers=headers,
-                    timeout=timeout,
-                    extensions={"caller": token},
-                )
+                call = http.build_request("POST", "/seedream/images", json=request.body, timeout=timeout, **sender)
                 with at_most(self._timeouts.stream):
                     response = await http.send(call, stream=True)
                     if response.status_code == httpx.codes.OK:
@@ -262,7 +247,7 @@ class SeedreamClient:
                 for start in range(0, len(ids), BATCH):
                     group.start_soon(look, ids[start : start + BATCH])
         except* UpstreamError as errors:
-            raise _first_error(errors) from None
+            raise errors.exceptions[0] from None
         return tasks
 
     async def _retrieve(self, ids: list[str], token: str, kind: Look) -> dict[str, Task]:
@@ -271,17 +256,11 @@ class SeedreamClient:
         content = json.dumps(body).encode()
         timeout = self._timeout(self._timeouts.look_up)
         caller = "" if kind == "check" else token  # unknown callers share one place in the queue
+        sender = _sender(token)
 
         async def attempt() -> Any:
             async with self._pools.connection(kind, caller) as http:
-                call = http.build_request(
-                    "POST",
-                    "/seedream/tasks",
-                    content=content,
-                    headers=_bearer(token),
-                    timeout=timeout,
-                    extensions={"caller": caller},
-                )
+                call = http.build_request("POST", "/seedream/tasks", content=content, timeout=timeout, **sender)
                 try:
                     response = await exchange(http, call, self._timeouts.read)
                 except httpx.HTTPError as error:
@@ -329,10 +308,6 @@ def _accepted(task_id: str, trace_id: str | None) -> None:
     logger.info("task %s accepted, trace_id %s", task_id, trace_id)
 
 
-def _bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
-
-
-def _first_error(errors: BaseExceptionGroup[UpstreamError]) -> UpstreamError:
-    first = errors.exceptions[0]
-    return _first_error(first) if isinstance(first, BaseExceptionGroup) else first
+def _sender(token: str, **headers: str) -> dict[str, Any]:
+    """Arguments of `build_request`: headers with the token, and the caller for `ObservingTransport`."""
+    return {"headers": {"Authorization": f"Bearer {token}", **headers}, "extensions": {"caller": token}}

@@ -117,7 +117,7 @@ class TaskWaiter:
                 else:
                     pause = self._interval
                     due = max(due + pause, anyio.current_time())
-        except Exception:  # the top of a background task: one caller's answer must not end the server
+        except Exception:  # the top of a task: one caller's answer must not end the server
             logger.exception("the look-ups of one caller failed")
             self._wake(waits.fail(UnreadableReply("The upstream's answer to a look-up could not be understood.")))
         finally:
