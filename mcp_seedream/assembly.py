@@ -131,7 +131,7 @@ def create_app(
         return app
     # These are slow to import, and stdio has no use for them.
     from mcp_seedream.core.redis_client import connect as connect_redis  # noqa: PLC0415
-    from mcp_seedream.generation.peers import Peers  # noqa: PLC0415
+    from mcp_seedream.generation.redis_attempts import RedisAttempts  # noqa: PLC0415
     from mcp_seedream.hosting.app import bearer_token, build_app, wants_preview  # noqa: PLC0415
     from mcp_seedream.hosting.key_verifier import KeyVerifier  # noqa: PLC0415
     from mcp_seedream.server.server import build_server  # noqa: PLC0415
@@ -141,10 +141,10 @@ def create_app(
     key_verifier = KeyVerifier(seconds=settings.check_seconds) if settings.check_seconds else None
     metrics = Metrics(
         table.by_id,
-        refused=key_verifier.forget if key_verifier else lambda _: None,
+        on_key_refused=key_verifier.forget if key_verifier else lambda _: None,
         folder=settings.metrics_dir,
     )
-    shutdown = Shutdown(settings.shutdown_seconds, metrics.waiting)
+    shutdown = Shutdown(settings.shutdown_seconds, metrics.on_calls_in_progress)
     limits = _limits(settings, metrics)
     connect = connecting(settings, metrics)
     server = build_server(
@@ -159,7 +159,7 @@ def create_app(
         image_hosts=settings.image_hosts,
         limits=limits,
         observer=metrics,
-        peers=Peers(connect_redis(settings.redis_url.get_secret_value())) if settings.redis_url else None,
+        redis=RedisAttempts(connect_redis(settings.redis_url.get_secret_value())) if settings.redis_url else None,
     )
     upstream = connect()
     sign_in = _sign_in(settings, upstream)

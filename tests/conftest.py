@@ -23,8 +23,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.catalog.table_file import read_table
 from mcp_seedream.core.shutdown import Shutdown
+from mcp_seedream.generation.background import Keeping
+from mcp_seedream.generation.claims import Timing
 from mcp_seedream.generation.journal import Journal
-from mcp_seedream.generation.peers import Peers
+from mcp_seedream.generation.redis_attempts import RedisAttempts
 from mcp_seedream.hosting.limits import CallerLimits
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.server.server import build_server
@@ -112,7 +114,9 @@ class Session:
         shutdown: Shutdown | None = None,
         image_hosts: Sequence[str] = (),
         limits: CallerLimits | None = None,
-        peers: Peers | None = None,
+        redis: RedisAttempts | None = None,
+        timing: Timing | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
         timeouts = Timeouts(connect=2, read=2, look_up=2, stream=2)
         self.server = build_server(
@@ -125,7 +129,9 @@ class Session:
             look_interval=INTERVAL,
             image_hosts=image_hosts,
             limits=limits,
-            peers=peers,
+            redis=redis,
+            timing=timing,
+            keeping=keeping,
         )
 
     @asynccontextmanager

@@ -92,7 +92,7 @@ def answers(table: ModelTable) -> dict[str, str]:
 
 
 def _schemas(table: ModelTable, defaults: ToolDefaults) -> dict[str, Schema]:
-    tools = make_tools(table, lambda _: None, defaults, listing=defaults.local is not None)
+    tools = make_tools(table, defaults, listing=defaults.local is not None)
     return {
         tool.name: {
             "title": tool.title,

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 Operation = Literal["generate", "edit"]
 Value = bool | int | float | str
@@ -152,7 +152,7 @@ class OtherArgument(_Frozen):
 class ModelTable(_Frozen):
     """The whole table, models in order of preference."""
 
-    upstream_limits: UpstreamLimits = Field(alias="limits")
+    upstream_limits: UpstreamLimits = Field(validation_alias=AliasChoices("limits", "upstream_limits"))
     named_sizes: NamedSizes
     aspect_ratios: dict[str, str] = {}
     other_arguments: list[OtherArgument] = []

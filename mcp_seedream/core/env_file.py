@@ -1,4 +1,4 @@
-"""The file `.env` of the working directory: what it says, and why it can't be read."""
+"""Reads the file `.env` of the working directory."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pathlib import Path
 from dotenv import dotenv_values
 
 FILE = ".env"
-_PIPE_SECONDS = 5  # a password manager may ask its person first, but clients give a server little time to start
+_PIPE_SECONDS = 5  # a password manager may prompt for approval, but clients allow a server little time to start
 
 
 @dataclass(frozen=True, slots=True)
 class EnvFile:
-    """The variables of a `.env`, by their names in upper case.
+    """The variables of a `.env`, by name in upper case.
 
-    In `values` a reference such as `${NAME}` is replaced by a variable of the file or the environment; in `literal`
-    it stands as it is written. `trouble` says why the file can't be read; then both are empty.
+    In `values`, references such as `${NAME}` are replaced by variables of the file or the environment; in `literal`
+    they are kept. `trouble` is the reason why the file can't be read; both are empty then.
     """
 
     values: Mapping[str, str] = field(default_factory=dict)
@@ -32,12 +32,12 @@ class EnvFile:
 
 
 def read_env_file() -> EnvFile:
-    """The `.env` of the working directory; without one, nothing. It may be a pipe, so it is read once."""
+    """Read the `.env` of the working directory, if there is one. It may be a pipe, so it is read only once."""
     path = Path(FILE)
     try:
         if not path.is_file() and not path.is_fifo():
             return EnvFile()
-        text = _decoded(_from_pipe(path) if path.is_fifo() else path.read_bytes())
+        text = _decoded(_read_pipe(path) if path.is_fifo() else path.read_bytes())
     except UnicodeError:
         return EnvFile(trouble="it is not written in UTF-8")
     except OSError as error:
@@ -46,11 +46,11 @@ def read_env_file() -> EnvFile:
     return EnvFile(_variables(text, interpolate=True) if "${" in text else literal, literal)
 
 
-def _from_pipe(path: Path) -> bytes:
-    """What comes out of a pipe, as password managers make one.
+def _read_pipe(path: Path) -> bytes:
+    """Read a named pipe, as password managers create it.
 
     Raises:
-        TimeoutError: Nobody writes to it, or its end does not come.
+        TimeoutError: Nothing is written, or the writer does not close it.
     """
     parts = list[bytes]()
     ends = time.monotonic() + _PIPE_SECONDS
@@ -62,18 +62,18 @@ def _from_pipe(path: Path) -> bytes:
             parts.append(part)
     finally:
         os.close(descriptor)
-    raise TimeoutError(errno.ETIMEDOUT, "it is a pipe that nobody writes to")
+    raise TimeoutError(errno.ETIMEDOUT, "it is a pipe without a writer")
 
 
 def _decoded(data: bytes) -> str:
-    """The text: UTF-8, or the UTF-16 with a byte order mark that PowerShell writes."""
-    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    text = data.decode("utf-16" if marked else "utf-8-sig")
-    if "\0" in text:  # of a binary file, or of UTF-16 or UTF-32 without a mark
+    """The text: UTF-8, or UTF-16 with a byte order mark, as PowerShell writes it."""
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16" if is_utf16 else "utf-8-sig")
+    if "\0" in text:  # a binary file, or UTF-16 or UTF-32 without a byte order mark
         raise UnicodeError
     return text
 
 
 def _variables(text: str, *, interpolate: bool) -> dict[str, str]:
-    found = dotenv_values(stream=StringIO(text), interpolate=interpolate)
-    return {name.upper(): value for name, value in found.items() if value is not None}
+    variables = dotenv_values(stream=StringIO(text), interpolate=interpolate)
+    return {name.upper(): value for name, value in variables.items() if value is not None}

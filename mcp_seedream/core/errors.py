@@ -1,28 +1,28 @@
-"""Everything that can go wrong, as one tree.
+"""All exceptions of this project.
 
     SeedreamError
-    ├── ConfigurationError       a setting or the model table is wrong: stops the start
-    ├── InvalidArguments         the call breaks a rule of the table; nothing was sent
-    ├── MissingToken             there is no token to send; nothing was sent
-    ├── ServerShuttingDown           the process is about to end; nothing was sent
-    ├── StoreUnavailable         what sign-in remembers cannot be read or written (Redis is down)
-    ├── SignInFailed             the vendor's sign-in gave no key; knows why, in a word
-    ├── LimitExceeded                  a limit of this server; nothing was sent
+    ├── ConfigurationError       a setting or the model table is invalid; the process does not start
+    ├── InvalidArguments         the call breaks a rule of the model table; nothing was sent
+    ├── MissingToken             there is no API token; nothing was sent
+    ├── ServerShuttingDown       the process is about to exit; nothing was sent
+    ├── StoreUnavailable         the store of sign-in can't be used, because Redis is down
+    ├── SignInFailed             the vendor's sign-in returned no key
+    ├── LimitExceeded            a limit of this server is reached; nothing was sent
     └── UpstreamError            the upstream refused, failed or could not be reached
-        ├── RequestRefused       400, 404 no_api, 413: the same request will be refused again
-        │   ├── ModelRefused     the model is unknown or withdrawn; costs nothing
-        │   └── SizeRefused      the model does not take the size; costs nothing
+        ├── RequestRefused       400, 404 no_api, 413: the same request would be refused again
+        │   ├── ModelRefused     the model is unknown or withdrawn; not billed
+        │   └── SizeRefused      the model does not support the size; not billed
         ├── TokenRefused         401, or a 400 about the token
         ├── BalanceUsedUp        403 used_up
-        ├── RateLimited          429; knows how long to wait
+        ├── RateLimited          429
         ├── TaskNotFound         404: no such task for this token
-        ├── UpstreamUnavailable  not reached, or 5xx on a request that may be repeated
-        ├── SubmissionUncertain  a submit whose answer was lost: it may have been accepted and billed
-        └── UnreadableReply      HTML, broken JSON or a shape nobody documents
+        ├── UpstreamUnavailable  not reached, or 5xx for a request that may be repeated
+        ├── SubmissionUncertain  the response to a submit was lost: it may have been accepted and billed
+        └── UnreadableReply      HTML, broken JSON or an undocumented form
 
-Each carries a stable `code`, a `message` written for an agent (what happened, then what to do), and
-`retryable`: whether the same call can succeed later. Statuses and codes are the upstream's documented
-error table. No other module defines an exception.
+Each has a stable `code`, a `message` for an agent (what happened, then what to do), and `retryable`: whether the same
+call can succeed later. Statuses and codes are from the upstream's documented error table. No other module defines an
+exception.
 """
 
 from __future__ import annotations
@@ -32,12 +32,11 @@ from collections.abc import Mapping
 from typing import Any
 
 TOKEN_PAGE = "https://platform.acedata.cloud"  # noqa: S105  (a page about tokens, not a token)
-"""Where a person gets a token and tops up the balance (the vendor's platform)."""
+"""The page of the vendor's platform for tokens and the balance."""
 
-
-_WRONG = {
+_MESSAGES = {
     "missing": "it is missing",
-    "extra_forbidden": "there is nothing of that name",
+    "extra_forbidden": "there is no such name",
     "literal_error": "it has to be {expected}",
     "greater_than": "it has to be above {gt:.15g}",
     "greater_than_equal": "it has to be {ge:.15g} or more",
@@ -48,8 +47,8 @@ _WRONG = {
     "int_parsing_size": "it has too many digits",
     "finite_number": "it has to be a finite number",
 }
-"""What is wrong, by pydantic's name for the error."""
-_KINDS = {
+"""Messages by pydantic's error type."""
+_TYPES = {
     "float": "a number",
     "int": "a whole number",
     "bool": "true or false",
@@ -59,33 +58,33 @@ _KINDS = {
     "dict": "a table",
     "model": "a table",
 }
-"""What something has to be, by the beginning of such a name."""
+"""Expected types by the first word of pydantic's error type."""
 
 
 def why_invalid(details: Mapping[str, Any]) -> str:
-    """What is wrong with a setting, or with a value of the model table, in words of this project.
+    """A message for users about an invalid setting, or an invalid value of the model table.
 
     Args:
-        details: One of `ValidationError.errors()`, whose own sentences are for programmers.
+        details: One of `ValidationError.errors()`; pydantic's own messages are for programmers.
     """
     kind, context = details["type"], details.get("ctx", {})
     if kind == "value_error":
         return str(context["error"])
-    if kind in _WRONG:
-        return _WRONG[kind].format(**context)
+    if kind in _MESSAGES:
+        return _MESSAGES[kind].format(**context)
     if kind == "string_pattern_mismatch" and (words := re.search(r"\(([\w|]+)\)\$", context["pattern"])):
         *most, last = words[1].split("|")
         return f"it has to be {', '.join(most)} or {last}"
-    meant = _KINDS.get(kind.partition("_")[0])
-    return f"it has to be {meant}" if meant else "it is not of the right form"
+    expected = _TYPES.get(kind.partition("_")[0])
+    return f"it has to be {expected}" if expected else "it has the wrong form"
 
 
 class SeedreamError(Exception):
-    """The root: a failure this project expects and can put into words.
+    """The base class of all expected failures.
 
     Args:
         message: One or two sentences for an agent: what happened, and what would work.
-        code: A stable identifier; the upstream's own where it gave one.
+        code: A stable identifier; the upstream's own code if it sent one.
     """
 
     code = "error"
@@ -99,19 +98,19 @@ class SeedreamError(Exception):
 
 
 class ConfigurationError(SeedreamError):
-    """A setting or the model table is unusable; the process does not start with it."""
+    """A setting or the model table is invalid; the process does not start."""
 
     code = "configuration"
 
 
 class InvalidArguments(SeedreamError):
-    """The arguments break a rule of the capability table. Nothing was sent, nothing is billed."""
+    """The arguments break a rule of the model table. Nothing was sent or billed."""
 
     code = "invalid_arguments"
 
 
 class MissingToken(SeedreamError):
-    """No API token is configured for this caller, or only a placeholder; `why` says which one."""
+    """This caller has no API token, or only a placeholder, which `why` describes."""
 
     code = "no_token"
 
@@ -127,13 +126,13 @@ class MissingToken(SeedreamError):
 
 
 class ServerShuttingDown(SeedreamError):
-    """The process is about to end, and takes no new calls."""
+    """The process is about to exit and accepts no new calls."""
 
     code = "stopping"
     retryable = True
 
     def __init__(self) -> None:
-        super().__init__("The server is being stopped, so nothing was sent. The call can be repeated once it is back.")
+        super().__init__("The server is shutting down, so nothing was sent. The call can be repeated once it is back.")
 
 
 class CallInProgress(SeedreamError):
@@ -157,14 +156,14 @@ class StoreUnavailable(SeedreamError):
 
 
 class SignInFailed(SeedreamError):
-    """The vendor's sign-in did not give a key; `code` is one of the words that the consent page explains."""
+    """The vendor's sign-in returned no key; the consent page has a message for each `code`."""
 
     code = "vendor_failed"
     retryable = True
 
 
 class LimitExceeded(SeedreamError):
-    """A caller asks for more than this server gives; `retry_after` says in how many seconds to come again."""
+    """A caller reached a limit of this server; `retry_after` is the number of seconds to wait."""
 
     code = "too_many_requests"
     retryable = True
@@ -175,15 +174,15 @@ class LimitExceeded(SeedreamError):
 
 
 class UpstreamError(SeedreamError):
-    """The upstream's answer, or its absence, is a failure.
+    """A request to the upstream failed.
 
     Args:
         message: As for `SeedreamError`.
-        code: The upstream's `error.code`, where it gave one.
-        status: HTTP status, where there was an answer.
-        trace_id: The upstream's identifier of the request, for its support.
-        task_id: The task concerned, where it is known.
-        retry_after: Seconds to wait before another try, where the upstream said so.
+        code: The upstream's `error.code`, if it sent one.
+        status: HTTP status, if there was a response.
+        trace_id: The upstream's id of the request, for its support.
+        task_id: The task, if it is known.
+        retry_after: Seconds to wait before a retry, if the upstream sent them.
     """
 
     code = "upstream_error"
@@ -206,19 +205,19 @@ class UpstreamError(SeedreamError):
 
 
 class RequestRefused(UpstreamError):
-    """The upstream found the request itself wrong."""
+    """The upstream rejected the request; the same request would be rejected again."""
 
     code = "bad_request"
 
 
 class ModelRefused(RequestRefused):
-    """The upstream does not know the model (any more)."""
+    """The upstream does not offer the model, or no longer does."""
 
     code = "model_refused"
 
 
 class SizeRefused(RequestRefused):
-    """The upstream does not take this size for this model."""
+    """The upstream does not support this size for this model."""
 
     code = "size_refused"
 
@@ -236,32 +235,32 @@ class BalanceUsedUp(UpstreamError):
 
 
 class RateLimited(UpstreamError):
-    """Too many requests; `retry_after` says how long to wait, where the upstream did."""
+    """Too many requests; `retry_after` is the time to wait, if the upstream sent one."""
 
     code = "too_many_requests"
     retryable = True
 
 
 class TaskNotFound(UpstreamError):
-    """The upstream knows no such task for this token."""
+    """The upstream has no such task for this token."""
 
     code = "not_found"
 
 
 class UpstreamUnavailable(UpstreamError):
-    """The upstream was not reached, or failed on a request that is safe to repeat."""
+    """The upstream could not be reached, or failed for a request that is safe to repeat."""
 
     code = "unavailable"
     retryable = True
 
 
 class SubmissionUncertain(UpstreamError):
-    """A generation was sent and its answer was lost. Repeating it could pay twice, so nobody does."""
+    """A generation was sent and its response was lost. It is not retried, because it could be billed twice."""
 
     code = "submission_uncertain"
 
 
 class UnreadableReply(UpstreamError):
-    """The answer is not what the upstream documents (a proxy's HTML page, broken JSON)."""
+    """The response has no documented form, such as a proxy's HTML page or broken JSON."""
 
     code = "unreadable_reply"

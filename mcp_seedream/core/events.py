@@ -1,6 +1,6 @@
-"""What happens, for whoever watches: each tool call as it ended, each request to the upstream, each limit hit.
+"""Events for logs and metrics: tool calls, upstream requests, refusals and limits.
 
-`Observer` writes calls into the log; `metrics.Metrics` counts as well. Never a prompt, a key or a link.
+`Observer` logs tool calls; `metrics.Metrics` also counts events. Events contain no prompt, key or link.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One tool call, as it ended.
+    """A tool call that has ended.
 
-    `outcome` is succeeded, pending, or the code of an error; `seconds` is how long its caller waited, `generating` how
-    long the upstream took, where it said so; `caller` and `request_id` are known over HTTP.
+    `outcome` is succeeded, pending, or an error's code. `seconds` is how long the caller waited; `generating` is how
+    long the upstream took, if it said so. Only HTTP has `caller` and `request_id`.
     """
 
     tool: str
@@ -33,7 +33,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
-    """One request to the upstream: what for, the answer's status (or "error"), seconds to its end, bytes both ways."""
+    """A request to the upstream: kind, status (or "error"), seconds until the response ended, sizes of both bodies."""
 
     kind: str
     status: str
@@ -43,32 +43,32 @@ class UpstreamRequest:
 
 
 class Observer:
-    """Writes each call into the log.
+    """Logs tool calls and ignores all other events.
 
     Args:
-        refused: Told of a key that the upstream refuses.
+        on_key_refused: Called with a key that the upstream refused.
     """
 
-    def __init__(self, refused: Callable[[str], None] = lambda _: None) -> None:
-        self.refused = refused
+    def __init__(self, on_key_refused: Callable[[str], None] = lambda _: None) -> None:
+        self.on_key_refused = on_key_refused
 
-    def call(self, call: ToolCall) -> None:
+    def on_tool_call(self, call: ToolCall) -> None:
         """A tool call ended."""
-        known = {name: value for name, value in asdict(call).items() if value not in ("", None)}
-        known["seconds"] = round(call.seconds, 3)
-        details = ", ".join(f"{name} {value}" for name, value in known.items() if name not in ("tool", "outcome"))
-        logger.info("%s %s: %s", call.tool, call.outcome, details, extra=known)
+        fields = {name: value for name, value in asdict(call).items() if value not in ("", None)}
+        fields["seconds"] = round(call.seconds, 3)
+        details = ", ".join(f"{name} {value}" for name, value in fields.items() if name not in ("tool", "outcome"))
+        logger.info("%s %s: %s", call.tool, call.outcome, details, extra=fields)
 
-    def exchange(self, exchange: UpstreamRequest) -> None:
-        """The upstream answered, or did not."""
+    def on_upstream_request(self, request: UpstreamRequest) -> None:
+        """A request to the upstream ended, with or without a response."""
 
-    def choice_refused(self, model: str, part: str) -> None:
-        """The upstream refused a model, or its size: `part` is "model" or "size"."""
+    def on_choice_refused(self, model: str, part: str) -> None:
+        """The upstream refused a model, or a size of a model; `part` is "model" or "size"."""
 
-    def limit(self, name: str) -> None:
-        """Somebody was told that it is too much."""
+    def on_limit_reached(self, name: str) -> None:
+        """A caller reached a limit."""
 
 
 def caller_id(key: str) -> str:
-    """A caller in logs: the same for the same key, and nothing of the key."""
+    """A caller's id for logs: a hash of its key."""
     return hashlib.sha256(b"caller\0" + key.encode()).hexdigest()[:12] if key else ""

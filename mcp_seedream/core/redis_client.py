@@ -1,4 +1,4 @@
-"""Redis, where several processes of one server share what they know."""
+"""The Redis client, for state that several processes of a server share."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 PREFIX = "seedream:"
-"""Before the name of every key."""
-_PATIENCE = 2  # seconds for Redis to answer
+"""The prefix of all keys."""
+_TIMEOUT = 2  # seconds
 
 
 def connect(url: str) -> Redis:
-    """A client of Redis 6.2 or newer; it connects when it is first used.
+    """A client for Redis 6.2 or newer; it connects at first use.
 
     Raises:
-        ConfigurationError: That is no address of a Redis.
+        ConfigurationError: `url` is not a Redis address.
     """
-    from redis.asyncio import Redis  # noqa: PLC0415  (only where it is configured)
+    from redis.asyncio import Redis  # noqa: PLC0415  (only if it is configured)
     from redis.asyncio.retry import Retry  # noqa: PLC0415
     from redis.backoff import NoBackoff  # noqa: PLC0415
 
-    retry = Retry(NoBackoff(), 1)  # a connection that had gone stale; whoever waits should not wait long
+    retry = Retry(NoBackoff(), 1)  # once, for a stale connection: callers are waiting
     try:
         redis: Redis = Redis.from_url(
-            url, decode_responses=True, socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE, retry=retry
+            url, decode_responses=True, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, retry=retry
         )
     except ValueError as error:
         raise ConfigurationError("The setting SEEDREAM_REDIS_URL is wrong: it is not like redis://host") from error
@@ -38,20 +38,20 @@ def connect(url: str) -> Redis:
 
 @asynccontextmanager
 async def reached() -> AsyncIterator[None]:
-    """Around what asks Redis.
+    """Translate errors of Redis commands.
 
     Raises:
-        StoreUnavailable: It can't be used.
+        StoreUnavailable: Redis can't be used.
     """
     from redis.exceptions import RedisError  # noqa: PLC0415
 
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:
-        # Its words may have an address in them, or a password.
+        # The original message may contain an address or a password.
         raise StoreUnavailable(f"Redis can't be used ({type(error).__name__}).") from error
 
 
 def milliseconds(seconds: float) -> int:
-    """As Redis takes times: whole, and more than none."""
+    """Seconds as the positive whole milliseconds that Redis expects."""
     return max(1, int(seconds * 1000))

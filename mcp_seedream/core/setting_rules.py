@@ -8,45 +8,36 @@ from urllib.parse import urlsplit
 from mcp_seedream.core.credentials import placeholder_reason
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""This machine: a sandbox there is reached without the proxy of the environment, which is for the world outside."""
+"""Host names of this machine. Requests to them, such as to a sandbox, never use a proxy."""
 _LEFT_EMPTY = re.compile(r"""\s*(["']?)(\$\{user_config\.\w+\}|null|undefined)?\1\s*""")
-_SHORTEST = 32  # characters of a seal key
-_FEWEST = 8  # different characters in it; 32 random hexadecimal digits have 14 of 16 on average
-_LEAST_NEW = 0.6  # of the groups of three characters in it occur only once; random digits have nearly all
-_MOST_STEPS = 0.6  # of its characters are the neighbour of the one before, as in 0123 and fedc; random digits: 0.2
-_MOST_SKIPS = 0.8  # of its characters are that of the second before, as in a1b2c3 and 000102
+_MIN_LENGTH = 32  # characters of a seal key
+_MIN_DISTINCT = 8  # different characters of a seal key; 32 random hexadecimal digits have 14 on average
+_MIN_UNIQUE = 0.6  # share of distinct groups of three characters; nearly 1 for random digits
+_MAX_STEPS = 0.6  # share of characters next to the one before, as in 0123 and fedc; 0.2 for random digits
+_MAX_SKIPS = 0.8  # share of characters next to the second one before, as in a1b2c3 and 000102
 _PLACEHOLDERS = (
     *("nobodyguesses", "changeme", "changethis", "changeit", "replaceme", "replacethis", "replacewith", "placeholder"),
     *("yoursecret", "yourkey", "yourseal", "yourown", "keyhere", "secrethere", "keygoeshere", "secretgoeshere"),
-    *(
-        "atleast32",
-        "32characters",
-        "32chars",
-        "32ormore",
-        "openssl",
-        "example",
-        "insecure",
-        "supersecret",
-        "notasecret",
-    ),
+    *("atleast32", "32characters", "32chars", "32ormore", "openssl", "example", "insecure", "supersecret"),
+    "notasecret",
     *("developmentonly", "donotuse", "verysecret", "mysecret", "realsecret", "secretkey", "secretsecret", "sealkey"),
     *("longrandom", "randomstring", "randomsecret", "somerandom", "correcthorse", "quickbrown", "qazwsx"),
     *("qwertyuiop", "asdfghjkl", "passwordpassword", "loremipsum"),
 )
-"""Parts of keys that documents and templates show, in lower case without signs between the words."""
+"""Parts of placeholder keys in documents and templates: lower case, letters and digits only."""
 _MAKE_ONE = "`openssl rand -hex 32` makes one"
 
 
 def is_left_empty(value: str) -> bool:
-    """Whether a client with a form left this empty: blank, `null`, or the place of a field that was not filled in."""
+    """Whether a client's form left this empty: blank, `null`, or an unfilled placeholder."""
     return _LEFT_EMPTY.fullmatch(value) is not None
 
 
 def address_of_tokens(value: str) -> str:
-    """An address that tokens are sent to, without a slash at its end.
+    """Validate an address that tokens are sent to; returns it without a trailing slash.
 
     Raises:
-        ValueError: It is no http(s) address, or it is plain http to another machine.
+        ValueError: It is not an HTTP address, or it is http:// for another machine.
     """
     if not value.startswith(("http://", "https://")):
         raise ValueError("it must start with https:// or http://")
@@ -58,10 +49,10 @@ def address_of_tokens(value: str) -> str:
 
 
 def image_host(origin: str) -> str:
-    """An origin that pictures may be loaded from. It becomes part of a security policy, so nothing else is taken.
+    """Validate an origin that pictures may be loaded from. It becomes part of a content security policy.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: It is not an origin.
     """
     if not re.fullmatch(r"https?://(\*\.\w[\w-]*\.|)(\w[\w-]*\.)*(\w[\w-]*|\[[\da-f:]+\])(:\d+)?", origin, re.ASCII):
         raise ValueError(f"{origin} is not like https://images.example.com")
@@ -69,10 +60,10 @@ def image_host(origin: str) -> str:
 
 
 def public_origin(value: str) -> str | None:
-    """The origin that this server is reached at, as browsers write it; None if it is empty.
+    """Validate and normalize the public origin of this server; None if it is empty.
 
     Raises:
-        ValueError: It is no origin, or plain http for another machine: sign-in sends secrets there.
+        ValueError: It is not an origin, or it is http:// for another machine: sign-in sends secrets there.
     """
     origin = value.strip().rstrip("/").lower()
     local = re.fullmatch(r"http://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", origin)
@@ -82,22 +73,22 @@ def public_origin(value: str) -> str | None:
 
 
 def check_seal_key(key: str) -> None:
-    """Refuse a seal key that others know or can guess.
+    """Validate that a seal key is hard to guess.
 
     Raises:
-        ValueError: It is too short, a placeholder, or has too little randomness. The key is not in the message.
+        ValueError: It is too short, a placeholder, or not random enough. The message does not contain the key.
     """
-    if len(key) < _SHORTEST:
-        raise ValueError(f"each has at least {_SHORTEST} characters ({_MAKE_ONE})")
+    if len(key) < _MIN_LENGTH:
+        raise ValueError(f"each has at least {_MIN_LENGTH} characters ({_MAKE_ONE})")
     words = re.sub(r"[^a-z0-9]", "", key.lower())
     if placeholder_reason(key) or any(each in words for each in _PLACEHOLDERS):
-        raise ValueError(f"one is a placeholder from documents, which anybody can read ({_MAKE_ONE})")
+        raise ValueError(f"one is a placeholder from public documents ({_MAKE_ONE})")
     groups = [key[i : i + 3] for i in range(len(key) - 2)]
-    is_sequence = _steps(key, 1) > _MOST_STEPS or _steps(key, 2) > _MOST_SKIPS
-    if is_sequence or len(set(key)) < _FEWEST or len(set(groups)) < _LEAST_NEW * len(groups):
+    is_sequence = _steps(key, 1) > _MAX_STEPS or _steps(key, 2) > _MAX_SKIPS
+    if is_sequence or len(set(key)) < _MIN_DISTINCT or len(set(groups)) < _MIN_UNIQUE * len(groups):
         raise ValueError(f"one is easy to guess: its characters repeat or follow a sequence ({_MAKE_ONE})")
 
 
 def _steps(key: str, gap: int) -> float:
-    """The share of characters that are equal or next to the one `gap` places before."""
+    """The share of characters whose code differs by at most 1 from the one `gap` places before."""
     return sum(abs(ord(a) - ord(b)) <= 1 for a, b in zip(key, key[gap:], strict=False)) / (len(key) - gap)

@@ -24,7 +24,7 @@ import httpx
 from mcp_seedream.core.errors import ConfigurationError
 from mcp_seedream.core.setting_rules import LOOPBACK
 from mcp_seedream.doctor.findings import Finding, in_background
-from mcp_seedream.upstream.connection_errors import why
+from mcp_seedream.upstream.connection_errors import diagnose
 from mcp_seedream.upstream.connections import http_client, tls_context
 from mcp_seedream.upstream.responses import at_most, read_whole
 
@@ -181,7 +181,7 @@ class Way:
 
 def obstacle(error: Exception, host: str, *, connected: bool = False) -> Finding:
     """A finding: why there is no answer; see `why`."""
-    return Finding("problem", *why(error, host, connected=connected))
+    return Finding("problem", *diagnose(error, host, connected=connected))
 
 
 class _Stages:

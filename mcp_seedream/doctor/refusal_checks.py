@@ -11,7 +11,7 @@ from mcp_seedream.core.redis_client import connect
 from mcp_seedream.core.settings import Settings
 from mcp_seedream.doctor.findings import Finding, in_background
 from mcp_seedream.generation.journal import Journal, usual_path
-from mcp_seedream.generation.peers import Peers
+from mcp_seedream.generation.redis_attempts import RedisAttempts
 
 
 async def refused_lately(settings: Settings) -> Finding:
@@ -46,5 +46,5 @@ async def _in_journal(settings: Settings) -> dict[Refusal, float]:
 async def _in_redis(settings: Settings) -> dict[Refusal, float]:
     if settings.redis_url is None:
         return {}
-    async with aclosing(Peers(connect(settings.redis_url.get_secret_value()))) as peers:
-        return await peers.refusals()
+    async with aclosing(RedisAttempts(connect(settings.redis_url.get_secret_value()))) as shared:
+        return await shared.refusals()

@@ -100,12 +100,12 @@ class AttemptStore(Protocol):
     async def find(self, name: str) -> list[Stored]:
         """The attempts whose call or request has this hash."""
 
-    async def advance(self, attempt: Attempt, holder: str = "") -> Outcome:
+    async def advance(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
         """Write an attempt, unless another call holds it. A stored `left_at` stays if the new one is None.
 
         Args:
             attempt: The attempt as it should be.
-            holder: The call that holds it now, where that changes.
+            before: The attempt as another call held it, which this one claims.
         """
 
     async def close(self, attempt: Attempt, *, only_if_heard: bool = False) -> Outcome:
@@ -143,13 +143,13 @@ class MemoryAttempts:
     async def find(self, name: str) -> list[Stored]:
         return [Stored(replace(self._attempts[id_]), "alive") for id_ in self._by_name.get(name, ())]
 
-    async def advance(self, attempt: Attempt, holder: str = "") -> Outcome:
+    async def advance(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
         stored = self._attempts.get(attempt.id)
         if stored is None:
             return "missing"
-        if stored.holder != (holder or attempt.holder):
+        if stored.holder != (before or attempt).holder:
             return "claimed"
-        left_at = attempt.left_at if holder else attempt.left_at or stored.left_at
+        left_at = attempt.left_at if before else attempt.left_at or stored.left_at
         self._remove(stored)
         await self.open(replace(attempt, left_at=left_at))
         return "saved" if left_at is None else "left"
@@ -207,11 +207,11 @@ class FailoverAttempts:
         except StoreUnavailable:
             return found
 
-    async def advance(self, attempt: Attempt, holder: str = "") -> Outcome:
+    async def advance(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
         if self._shared is None or attempt in self._memory:
-            return await self._memory.advance(attempt, holder)
+            return await self._memory.advance(attempt, before)
         try:
-            return await self._shared.advance(attempt, holder)
+            return await self._shared.advance(attempt, before)
         except StoreUnavailable:
             await self._memory.open(attempt)
             return "missing"

@@ -129,7 +129,7 @@ class CallAttempt:
             left_at=None,
             may_have_left=False,
         )
-        if await owner.store.advance(taken, before.holder) != "saved":
+        if await owner.store.advance(taken, before) != "saved":
             return None
         since = before.held_at if before.left_at is None else before.left_at
         if candidate.action == "tell":
@@ -182,6 +182,8 @@ class CallAttempt:
             attempt.state = State.ABANDONED
             logger.info("the caller of task %s left", attempt.task_id)
         await self._save()
+        if attempt.state in (State.ABANDONED, State.UNCERTAIN):
+            self._owner.open_calls.discard(self._id)  # it can be claimed without a lease
 
     async def delivered(self) -> None:
         """The client has fetched the result, even if it was presumed gone: an identical call is a new one."""

@@ -165,7 +165,7 @@ class Journal:
             raise StoreUnavailable("The journal can't be used.")
         try:
             with anyio.CancelScope(shield=True):
-                return await anyio.to_thread.run_sync(self._locked, work, limiter=self._one)
+                found = await anyio.to_thread.run_sync(self._locked, work, limiter=self._one)
         except (sqlite3.Error, OSError, ValueError) as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
                 self._busy_until = time() + _PAUSE
@@ -175,6 +175,7 @@ class Journal:
                 self.close()
                 logger.warning("the journal %s is set aside, since it can't be used: %s", self.path, error)
             raise StoreUnavailable("The journal can't be used.") from error
+        return found
 
     async def _do(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         """`run`, or the other value where the journal can't be used."""

@@ -30,7 +30,7 @@ _LIFE = 3600  # seconds, longer than any call and `Timing.claimable`: the keys o
 _ATTEMPT, _INDEX, _LEASE = f"{PREFIX}attempt:", f"{PREFIX}attempts-of:", f"{PREFIX}lease:"
 _REFUSED = f"{PREFIX}refused"
 # Writes or removes an attempt unless another call holds it. The test and the write must not be interrupted.
-# KEYS: the attempt, the sets of its call and request. ARGV: its id; its holder; "advance", "claim", "close" or
+# KEYS: the attempt, the sets of its call, its request and its former request. ARGV: its id; its holder; "advance", "claim", "close" or
 # "close if heard"; milliseconds to live; fields and values.
 _WRITE = """
 local stored = redis.call('HMGET', KEYS[1], 'holder', 'left_at')
@@ -46,6 +46,7 @@ if ARGV[3] == 'close' or ARGV[3] == 'close if heard' then
 end
 redis.call('HSET', KEYS[1], unpack(ARGV, 5))
 if ARGV[3] == 'advance' and left then redis.call('HSET', KEYS[1], 'left_at', stored[2]) end
+redis.call('SREM', KEYS[4], ARGV[1])
 for n = 2, 3 do redis.call('SADD', KEYS[n], ARGV[1]) end
 for n = 1, 3 do redis.call('PEXPIRE', KEYS[n], ARGV[4]) end
 return redis.call('HGET', KEYS[1], 'left_at') == '' and 'saved' or 'left'
@@ -73,9 +74,12 @@ class RedisAttempts:
         """Add an attempt, and renew the lease of its owner."""
         life = milliseconds(_LIFE)
         async with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.hset(_ATTEMPT + attempt.id, mapping=_as_fields(attempt)).pexpire(_ATTEMPT + attempt.id, life)
+            key, fields = _ATTEMPT + attempt.id, _as_fields(attempt)
+            pipeline.hset(key, mapping=fields)
+            pipeline.pexpire(key, life)
             for name in (attempt.call, attempt.request):
-                pipeline.sadd(_INDEX + name, attempt.id).pexpire(_INDEX + name, life)
+                pipeline.sadd(_INDEX + name, attempt.id)
+                pipeline.pexpire(_INDEX + name, life)
             pipeline.set(_LEASE + attempt.owner, monotonic(), px=milliseconds(self._timing.lease))
             await self._do(pipeline.execute)
 
@@ -93,14 +97,13 @@ class RedisAttempts:
         leases = await self._do(self._redis.mget, [_LEASE + attempt.owner for attempt in attempts])
         return [Stored(attempt, lease) for attempt, lease in zip(attempts, leases, strict=True)]
 
-    async def advance(self, attempt: Attempt, holder: str = "") -> Outcome:
+    async def advance(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
         """Write an attempt, unless another call holds it."""
-        how = "claim" if holder else "advance"
-        return await self._written(attempt, holder or attempt.holder, how)
+        return await self._written(attempt, before or attempt, "claim" if before else "advance")
 
     async def close(self, attempt: Attempt, *, only_if_heard: bool = False) -> Outcome:
         """Remove an attempt, unless another call holds it."""
-        return await self._written(attempt, attempt.holder, "close if heard" if only_if_heard else "close")
+        return await self._written(attempt, attempt, "close if heard" if only_if_heard else "close")
 
     async def renew(self, owner: str) -> None:
         """Renew the lease of a process."""
@@ -138,10 +141,11 @@ class RedisAttempts:
         with anyio.CancelScope(shield=True):  # a server ends by cancellation
             await self._redis.aclose()
 
-    async def _written(self, attempt: Attempt, holder: str, how: str) -> Outcome:
-        keys = [_ATTEMPT + attempt.id, _INDEX + attempt.call, _INDEX + attempt.request]
+    async def _written(self, attempt: Attempt, before: Attempt, how: str) -> Outcome:
+        names = [attempt.call, attempt.request, before.request]
+        keys = [_ATTEMPT + attempt.id, *(_INDEX + name for name in names)]
         fields = [text for pair in _as_fields(attempt).items() for text in pair]
-        outcome: Outcome = await self._do(self._write, keys, [attempt.id, holder, how, milliseconds(_LIFE), *fields])
+        outcome: Outcome = await self._do(self._write, keys, [attempt.id, before.holder, how, milliseconds(_LIFE), *fields])
         return outcome
 
     async def _do(self, command: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:
@@ -169,7 +173,7 @@ class RedisAttempts:
         return found
 
 
-def _as_fields(attempt: Attempt) -> dict[str, str]:
+def _as_fields(attempt: Attempt) -> dict[Any, Any]:
     """The fields of a hash: text, empty for None."""
     fields = asdict(attempt) | {"may_have_left": "1" if attempt.may_have_left else ""}
     return {name: "" if value is None else str(value) for name, value in fields.items()}

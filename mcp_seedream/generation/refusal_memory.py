@@ -73,7 +73,7 @@ class RefusalMemory:
         """Remember a refusal, and tell the other processes of it."""
         model, size = refusal
         logger.warning("the upstream refused %s", f"size {size} for {model}" if size else model)
-        self._observer.choice_refused(model, "size" if size else "model")
+        self._observer.on_choice_refused(model, "size" if size else "model")
         if len(self._until) < _MOST or refusal in self._until:
             self._until[refusal] = self._clock() + SECONDS
             if self._store:

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import astuple, fields
 from time import time
+from typing import Any
 
 from mcp_seedream.generation.attempt_store import Attempt, Outcome, State, Stored
 from mcp_seedream.generation.claims import Timing
@@ -55,14 +56,14 @@ class SQLiteAttempts:
 
         return await self._journal.run(read)
 
-    async def advance(self, attempt: Attempt, holder: str = "") -> Outcome:
+    async def advance(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
         """Write an attempt, unless another call holds it."""
 
         def write(db: sqlite3.Connection) -> Outcome:
             stored = _stored(db, attempt)
-            if stored is None or stored.holder != (holder or attempt.holder):
+            if stored is None or stored.holder != (before or attempt).holder:
                 return "missing" if stored is None else "claimed"
-            left_at = attempt.left_at if holder else attempt.left_at or stored.left_at
+            left_at = attempt.left_at if before else attempt.left_at or stored.left_at
             db.execute(_INSERT, astuple(attempt))
             db.execute("UPDATE attempts SET left_at = ? WHERE id = ?", (left_at, attempt.id))
             return "saved" if left_at is None else "left"
@@ -101,7 +102,7 @@ def _stored(db: sqlite3.Connection, attempt: Attempt) -> Attempt | None:
     return _as_attempt(row) if row else None
 
 
-def _as_attempt(row: tuple[object, ...]) -> Attempt:
-    attempt = Attempt(*row)  # type: ignore[arg-type]  (the columns are the fields)
+def _as_attempt(row: tuple[Any, ...]) -> Attempt:
+    attempt = Attempt(*row)
     attempt.state, attempt.may_have_left = State(attempt.state), bool(attempt.may_have_left)
     return attempt

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from time import time
+from urllib.parse import parse_qs, urlsplit
 
 from mcp_seedream.catalog.table import ModelTable
-from mcp_seedream.upstream.link_expiry import link_expiry
-from mcp_seedream.upstream.types import Task
+from mcp_seedream.upstream.types import Task, unix_time
 
 _LINKS_END_WITH_SERVER = "Links live as long as this server."
 
@@ -35,3 +38,20 @@ def typical_seconds(table: ModelTable, task: Task) -> float | None:
     """How long pictures of the task's model usually take; None if the model is unknown."""
     model = table.by_id.get(task.model or "")
     return model.typical_seconds if model else None
+
+
+def link_expiry(url: str) -> float | None:
+    """The expiry of a signed link in Unix seconds (`X-…-Date` and `X-…-Expires`, or `Expires`); None without one."""
+    try:
+        fields = parse_qs(urlsplit(url).query)
+    except ValueError:
+        return None
+    query = {name.rpartition("-")[2].lower(): values[-1] for name, values in fields.items()}
+    expires, date = query.get("expires", ""), query.get("date", "")
+    if not re.fullmatch(r"[0-9]{1,10}", expires):
+        return None
+    if re.fullmatch(r"[0-9]{8}T[0-9]{6}Z", date):
+        with suppress(ValueError):
+            start = datetime.strptime(date, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+            return unix_time(start + int(expires))
+    return unix_time(int(expires)) if len(expires) == 10 else None

@@ -26,7 +26,6 @@ from mcp_seedream import __version__
 from mcp_seedream.core.credentials import KeyCheck
 from mcp_seedream.core.settings import Settings
 from mcp_seedream.core.shutdown import Handler, Shutdown, die, shutdown_on_signals
-from mcp_seedream.generation.services import Services
 from mcp_seedream.hosting.access import BearerKeyMiddleware, EndpointCorsMiddleware, HostAndOriginMiddleware
 from mcp_seedream.hosting.key_verifier import KeyVerifier
 from mcp_seedream.hosting.limits import CallerLimits
@@ -42,6 +41,7 @@ from mcp_seedream.hosting.negotiation import ContentNegotiationMiddleware
 from mcp_seedream.hosting.pages import CARD, not_found_handlers, server_card, welcome_page
 from mcp_seedream.hosting.probes import Readiness
 from mcp_seedream.oauth.routes import SignIn
+from mcp_seedream.server.runtime import Runtime
 from mcp_seedream.server.sdk import lowlevel_server
 from mcp_seedream.telemetry.metrics import CONTENT_TYPE, Metrics
 from mcp_seedream.upstream.client import SeedreamClient
@@ -228,10 +228,10 @@ async def _run_start_callbacks(ctx: ServerRequestContext[Any, Any], call_next: C
     return await call_next(ctx)
 
 
-async def _abandon_cancelled_call(ctx: ServerRequestContext[Services, Any], call_next: CallNext) -> HandlerResult:
+async def _abandon_cancelled_call(ctx: ServerRequestContext[Runtime, Any], call_next: CallNext) -> HandlerResult:
     """Abandon a call that its client cancelled: clients of older revisions say so in a separate HTTP request."""
     if ctx.method == "notifications/cancelled" and isinstance(ctx.request, Request):
         request_id = (ctx.params or {}).get("requestId")
         if isinstance(request_id, int | str):
-            await ctx.lifespan_context.orphans.given_up(ctx.request.state.caller_key, request_id)
+            await ctx.lifespan_context.attempts.cancel(ctx.request.state.caller_key, request_id)
     return await call_next(ctx)

@@ -117,5 +117,5 @@ class CallerLimits:
             self._generation_times.pop(caller, None)
 
     def _exceeded(self, limit: str, reason: str, seconds: float) -> LimitExceeded:
-        self._observer.limit(limit)
+        self._observer.on_limit_reached(limit)
         return LimitExceeded(reason, seconds)

@@ -28,7 +28,7 @@ import httpx
 from mcp_seedream import __version__
 from mcp_seedream.catalog.picture_kinds import kind
 from mcp_seedream.core.errors import UnreadableReply, UpstreamUnavailable
-from mcp_seedream.upstream.error_mapping import asked_pause
+from mcp_seedream.upstream.error_mapping import retry_after_seconds
 from mcp_seedream.upstream.retries import Retries
 
 MAX_BYTES = 64 * 2**20
@@ -122,7 +122,7 @@ class Downloads:
             if response.status_code != httpx.codes.OK:
                 passes = response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.is_server_error
                 failure = UpstreamUnavailable if passes else UnreadableReply
-                pause = asked_pause(response.headers)
+                pause = retry_after_seconds(response.headers)
                 raise failure(f"The picture's link answered HTTP {response.status_code}.", retry_after=pause)
             received = 0
             async with await anyio.open_file(path, "wb") as file:

@@ -21,7 +21,7 @@ from urllib.request import url2pathname
 from mcp_seedream.catalog.picture_kinds import kind, kinds_in_words
 from mcp_seedream.catalog.references import shortened
 from mcp_seedream.core.errors import InvalidArguments
-from mcp_seedream.core.paths import from_home, of_another_system
+from mcp_seedream.core.paths import expand_home, windows_path_reason
 
 _ENDINGS = {"jpeg": ".jpg"}
 _PICTURE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -113,7 +113,7 @@ def save_target(text: str, local: LocalFiles) -> Path:
         InvalidArguments: It can't be a path on this machine.
     """
     try:
-        path = _path(from_home(text))
+        path = _path(expand_home(text))
     except ValueError as error:
         raise InvalidArguments(f"`save_to`: {shortened(text)}: {error}.") from error
     except InvalidArguments as error:
@@ -124,7 +124,7 @@ def save_target(text: str, local: LocalFiles) -> Path:
 
 
 def _path(text: str) -> Path:
-    if why := of_another_system(text):
+    if why := windows_path_reason(text):
         raise InvalidArguments(f"{shortened(text)} is {why}.")
     path = Path(_from_uri(text) if text.lower().startswith("file:") else text)
     if text.startswith("sandbox:") or (str(path).startswith(_CHAT_FOLDERS) and not _is_folder(path.parent)):

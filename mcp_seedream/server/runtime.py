@@ -15,8 +15,8 @@ from mcp_seedream.generation.background import BackgroundCalls, Keeping, open_ba
 from mcp_seedream.generation.input_pictures import InputPictures
 from mcp_seedream.generation.journal import Journal
 from mcp_seedream.generation.lookups import TaskLookups
-from mcp_seedream.generation.refusal_memory import RefusalMemory
 from mcp_seedream.generation.redis_attempts import RedisAttempts
+from mcp_seedream.generation.refusal_memory import RefusalMemory
 from mcp_seedream.generation.service import GenerationLimits, ImageService
 from mcp_seedream.media.downloads import Downloads
 from mcp_seedream.media.local_files import LocalFiles
@@ -100,7 +100,7 @@ async def open_runtime(options: RuntimeOptions) -> AsyncIterator[Runtime]:
         open_background_calls(options.keeping) as background,
     ):
         group.start_soon(_shut_down, shutdown, waiter, client)
-        shared = {"refusals": options.refusals, "remark": options.remark}
+        refusals, remark = options.refusals, options.remark
         pictures = InputPictures(table, client, downloads, options.local, decoding)
         images = ImageService(
             table,
@@ -112,9 +112,10 @@ async def open_runtime(options: RuntimeOptions) -> AsyncIterator[Runtime]:
             history=options.journal,
             limits=options.limits,
             claimable_later=attempts.outlast_process,
-            **shared,
+            refusals=refusals,
+            remark=remark,
         )
-        lookups = TaskLookups(table, client, waiter, journal=options.journal, **shared)
+        lookups = TaskLookups(table, client, waiter, refusals=refusals, journal=options.journal, remark=remark)
         yield Runtime(images, lookups, attempts, background, downloads, decoding, shutdown)
         group.cancel_scope.cancel()
 

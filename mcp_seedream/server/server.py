@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import anyio
@@ -32,8 +30,9 @@ from mcp_seedream.server import icons
 from mcp_seedream.server.gallery import gallery
 from mcp_seedream.server.prompts import Prompts, add_completions
 from mcp_seedream.server.resources import add_guide, add_journal
-from mcp_seedream.server.tasks_extension import Tasks
-from mcp_seedream.server.tools import TokenOf, ToolDefaults, make_tools
+from mcp_seedream.server.runtime import Runtime, RuntimeOptions, open_runtime
+from mcp_seedream.server.tasks_extension import CallLimits, Tasks
+from mcp_seedream.server.tools import ImageTools, TokenOf, ToolDefaults
 from mcp_seedream.upstream.client import SeedreamClient
 
 _NO_OBJECT = (

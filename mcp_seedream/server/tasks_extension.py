@@ -115,7 +115,7 @@ class Tasks(Extension):
 
         async def work(call: BackgroundCall) -> HandlerResult:
             with self._limits.task(caller) if self._limits else nullcontext():
-                return await make(arguments, Context(request_context=ctx), call)
+                return await make(arguments, Context(request_context=ctx, input_params=params), call)
 
         try:
             call = await ctx.lifespan_context.background.start(caller, _in_progress(ctx, work))
@@ -196,7 +196,7 @@ def _in_progress(ctx: ExtensionContext, work: Work) -> Work:
 
     async def counted(call: BackgroundCall) -> HandlerResult:
         with ctx.lifespan_context.shutdown.call_in_progress():
-            result = await work(call)
+            result: HandlerResult = await work(call)
         if isinstance(result, CallToolResult):
             call.size = len(result.model_dump_json())
         return result

@@ -28,7 +28,7 @@ from mcp_seedream.core.credentials import placeholder_reason
 from mcp_seedream.core.errors import MissingToken, SeedreamError
 from mcp_seedream.core.events import Observer
 from mcp_seedream.generation.background import BackgroundCall
-from mcp_seedream.generation.journal import Journal
+from mcp_seedream.generation.journal import IN_MEMORY, Journal
 from mcp_seedream.generation.service import CallContext
 from mcp_seedream.media.local_files import LocalFiles, save_target, saved_set
 from mcp_seedream.media.outputs import PREVIEW_ROOM, Delivered, Wanted, deliver, within_budget
@@ -114,7 +114,9 @@ class ImageTools:
         table, seconds, local = self.table, self._defaults.wait_seconds, self._defaults.local is not None
         newest = LISTING if self._journal else ""
         return [
-            _tool(self.generate_image, image_schema(table, "generate", seconds, local=local), results.IMAGE_RESULT, _PAID),
+            _tool(
+                self.generate_image, image_schema(table, "generate", seconds, local=local), results.IMAGE_RESULT, _PAID
+            ),
             _tool(self.edit_image, image_schema(table, "edit", seconds, local=local), results.IMAGE_RESULT, _PAID),
             _tool(self.get_task, task_schema(seconds, local=local), results.TASK_RESULT, _LOOK, newest),
         ]
@@ -141,9 +143,7 @@ class ImageTools:
         self, operation: Operation, arguments: dict[str, Any], ctx: ToolContext, background: BackgroundCall | None
     ) -> CallToolResult:
         seconds = self._defaults.wait_seconds
-        check = partial(
-            image_call, self.table, operation, arguments, wait_seconds=seconds, origin=self._origin
-        )
+        check = partial(image_call, self.table, operation, arguments, wait_seconds=seconds, origin=self._origin)
         # In a thread: decoding megabytes of base64 would hold up other callers.
         call = await anyio.to_thread.run_sync(check) if operation == "edit" else check()
         if background:
@@ -233,9 +233,10 @@ class ImageTools:
         return token
 
 
-def make_tools(table: ModelTable, token_of: TokenOf, defaults: ToolDefaults) -> list[Tool]:
-    """The three tools of a server without a journal."""
-    return ImageTools(table, token_of, defaults).listed()
+def make_tools(table: ModelTable, defaults: ToolDefaults, *, listing: bool = False) -> list[Tool]:
+    """The three tools as clients see them, with or without a journal (`listing`), for documents and checks."""
+    journal = Journal(IN_MEMORY) if listing else None
+    return ImageTools(table, lambda _: None, defaults, journal=journal).listed()
 
 
 class _RawArguments(FuncMetadata):

@@ -1,4 +1,4 @@
-"""What the operator sees in Prometheus' format: calls, generations, the upstream, limits."""
+"""Prometheus metrics: tool calls, generations, upstream requests, limits."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from mcp_seedream.core.events import Observer, ToolCall, UpstreamRequest
 
-_WAITS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 45, 60, 120, 300, 600)
-_ANSWERS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_OUTCOMES = 50
+_CALL_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 45, 60, 120, 300, 600)
+_REQUEST_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_MAX_OUTCOMES = 50
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics(Observer):
-    """Counts what it sees, in a registry of its own.
+    """Counts events in its own registry.
 
     Args:
-        models: Ids that may stand in a label; any other model is "other", so that nobody can make labels.
-        refused: As for `Observer`.
-        folder: Where the processes of one server share their figures; None: it is one process.
+        models: Model ids that are used as labels; any other is counted as "other", which limits the number of labels.
+        on_key_refused: As for `Observer`.
+        folder: The folder in which several processes share their metrics; None for one process.
     """
 
     def __init__(
         self,
         models: Collection[str],
         *,
-        refused: Callable[[str], None] = lambda _: None,
+        on_key_refused: Callable[[str], None] = lambda _: None,
         folder: str | None = None,
     ) -> None:
-        super().__init__(refused)
+        super().__init__(on_key_refused)
         self._models = frozenset(models)
         self._outcomes: set[str] = set()
         self._folder = folder
@@ -44,66 +44,72 @@ class Metrics(Observer):
             "seedream_calls", "Tool calls that ended", ("tool", "model", "outcome"), registry=registry
         )
         self._seconds = Histogram(
-            "seedream_call_seconds", "How long callers waited", ("tool",), buckets=_WAITS, registry=registry
+            "seedream_call_seconds", "How long callers waited", ("tool",), buckets=_CALL_BUCKETS, registry=registry
         )
         self._generating = Histogram(
-            "seedream_generation_seconds", "How long pictures took", ("model",), buckets=_WAITS, registry=registry
+            "seedream_generation_seconds",
+            "How long pictures took",
+            ("model",),
+            buckets=_CALL_BUCKETS,
+            registry=registry,
         )
-        self._now = Gauge(
+        self._in_progress = Gauge(
             "seedream_waiting_calls", "Calls being answered", registry=registry, multiprocess_mode="livesum"
         )
         self._upstream = Histogram(
             "seedream_upstream_seconds",
-            "Requests to the upstream, to the end of their answers",
+            "Requests to the upstream, until their responses ended",
             ("kind", "status"),
-            buckets=_ANSWERS,
+            buckets=_REQUEST_BUCKETS,
             registry=registry,
         )
-        self._bytes = Counter("seedream_upstream_bytes", "Bytes of bodies", ("direction",), registry=registry)
+        self._bytes = Counter(
+            "seedream_upstream_bytes", "Bytes of request and response bodies", ("direction",), registry=registry
+        )
         self._refused = Counter(
             "seedream_refused_choices",
-            "Models, and sizes of models, that production refused",
+            "Models, and sizes of models, that the upstream refused",
             ("model", "part"),
             registry=registry,
         )
-        self._limits = Counter("seedream_limits_hit", "Calls that were too much", ("limit",), registry=registry)
+        self._limits = Counter("seedream_limits_hit", "Calls refused because of a limit", ("limit",), registry=registry)
 
-    def call(self, call: ToolCall) -> None:
-        super().call(call)
+    def on_tool_call(self, call: ToolCall) -> None:
+        super().on_tool_call(call)
         model = self._model(call.model)
         self._calls.labels(call.tool, model, self._outcome(call.outcome)).inc()
         self._seconds.labels(call.tool).observe(call.seconds)
         if call.generating is not None:
             self._generating.labels(model).observe(call.generating)
 
-    def exchange(self, exchange: UpstreamRequest) -> None:
-        kind = exchange.kind.replace(" ", "_")
-        self._upstream.labels(kind, exchange.status).observe(exchange.seconds)
-        self._bytes.labels("sent").inc(exchange.sent)
-        self._bytes.labels("received").inc(exchange.received)
+    def on_upstream_request(self, request: UpstreamRequest) -> None:
+        kind = request.kind.replace(" ", "_")
+        self._upstream.labels(kind, request.status).observe(request.seconds)
+        self._bytes.labels("sent").inc(request.sent)
+        self._bytes.labels("received").inc(request.received)
 
-    def choice_refused(self, model: str, part: str) -> None:
+    def on_choice_refused(self, model: str, part: str) -> None:
         self._refused.labels(self._model(model), part).inc()
 
-    def limit(self, name: str) -> None:
+    def on_limit_reached(self, name: str) -> None:
         self._limits.labels(name).inc()
 
-    def waiting(self, calls: int) -> None:
-        """So many calls are being answered now. Told as it changes: another process may be the one that is asked."""
-        self._now.set(calls)
+    def on_calls_in_progress(self, calls: int) -> None:
+        """The number of calls in progress changed. It is stored at once: another process may serve the metrics."""
+        self._in_progress.set(calls)
 
     def page(self) -> bytes:
-        """All figures, as Prometheus reads them."""
+        """All metrics in Prometheus' text format."""
         if self._folder is None:
             return generate_latest(self._registry)
-        _forget_the_dead(Path(self._folder))
+        _remove_dead_processes(Path(self._folder))
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=self._folder)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
 
     def _outcome(self, code: str) -> str:
-        """The upstream has codes of its own: however many it makes up, labels have an end."""
-        if len(self._outcomes) < _OUTCOMES:
+        """The label for an outcome. The upstream may send any code, so the number of labels is limited."""
+        if len(self._outcomes) < _MAX_OUTCOMES:
             self._outcomes.add(code)
         return code if code in self._outcomes else "other"
 
@@ -111,14 +117,14 @@ class Metrics(Observer):
         return id_ if id_ in self._models else "other" if id_ else ""
 
 
-def _forget_the_dead(folder: Path) -> None:
-    """What a process was doing when it was killed, it does no more; what it had counted stays."""
+def _remove_dead_processes(folder: Path) -> None:
+    """Remove the gauges of killed processes; their counters stay."""
     if sys.platform == "win32":
-        return  # there is no asking after a process without harming it
+        return  # os.kill would end the process
     for file in folder.glob("gauge_live*.db"):
-        number = int(file.stem.rpartition("_")[2])
+        pid = int(file.stem.rpartition("_")[2])
         try:
-            os.kill(number, 0)
+            os.kill(pid, 0)
         except ProcessLookupError:
-            with suppress(FileNotFoundError):  # another process looks, too
-                mark_process_dead(number, str(folder))  # type: ignore[no-untyped-call]
+            with suppress(FileNotFoundError):  # another process removed it
+                mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Spans for a collector, where one is configured: the SDK's for each call, and ours for each upstream request."""
+"""Exports OpenTelemetry spans: the SDK has one for each call, `upstream.connections` one for each request."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from mcp_seedream.core.errors import ConfigurationError
 
 
 def replace_unknown_propagators() -> None:
-    """Where OTEL_PROPAGATORS names one that is not installed, use the default: importing OpenTelemetry would fail."""
+    """Use the default propagators if OTEL_PROPAGATORS has one that is not installed: the import would fail."""
     try:
         import opentelemetry.propagate  # noqa: F401, PLC0415
     except ValueError as error:
         os.environ["OTEL_PROPAGATORS"] = "tracecontext,baggage"
-        logging.getLogger(__name__).warning("OTEL_PROPAGATORS is passed over: %s", error)
+        logging.getLogger(__name__).warning("OTEL_PROPAGATORS is ignored: %s", error)
 
 
 def export_spans() -> None:
-    """Send spans to the collector that the `OTEL_…` variables name; they are OpenTelemetry's own, and it reads them.
+    """Send spans to the collector that OpenTelemetry's own `OTEL_…` variables configure.
 
     Raises:
-        ConfigurationError: What exports them is not installed, or refuses a variable.
+        ConfigurationError: The exporter is not installed, or rejects a variable.
     """
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
@@ -31,7 +31,7 @@ def export_spans() -> None:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError as error:
         raise ConfigurationError(
-            f"OTEL_EXPORTER_OTLP_ENDPOINT is set, but nothing is there to export with. Install {DISTRIBUTION}[otel]."
+            f"OTEL_EXPORTER_OTLP_ENDPOINT is set, but the exporter is not installed. Install {DISTRIBUTION}[otel]."
         ) from error
     from opentelemetry.trace import set_tracer_provider  # noqa: PLC0415
 
@@ -41,5 +41,5 @@ def export_spans() -> None:
         )
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     except (ValueError, OSError) as error:
-        raise ConfigurationError(f"OpenTelemetry refuses an OTEL_ variable: {error}") from error
+        raise ConfigurationError(f"OpenTelemetry rejects an OTEL_ variable: {error}") from error
     set_tracer_provider(provider)

@@ -1,25 +1,25 @@
-"""The client of AceDataCloud's Seedream endpoints: pooled connections for the process.
+"""A client for AceDataCloud's Seedream endpoints, with one set of connection pools for the process.
 
-    submit    POST /seedream/images   a generation, answered at once with a task
-    stream    POST /seedream/images   the same, with an answer line by line
-    look_up   POST /seedream/tasks    `retrieve` for one, `retrieve_batch` for several, 50 a request
+    submit    POST /seedream/images   a generation; the response names a task
+    stream    POST /seedream/images   a generation; the response is a stream of lines
+    look_up   POST /seedream/tasks    `retrieve` for one task, `retrieve_batch` for several, 50 per request
 
-What is repeated, and what is not (`retries.Retries`: back-off with jitter, `Retry-After` honoured, bounded):
+Which requests are retried (`retries.Retries`: limited attempts, exponential back-off with jitter, `Retry-After`):
 
     | what happened                                | submit, stream    | look_up  | download |
     |----------------------------------------------|-------------------|----------|----------|
-    | the connection was never made                | repeated          | repeated | repeated |
-    | 429; 503 with `Retry-After`                  | repeated          | repeated | repeated |
-    | another 5xx                                  | never: uncertain  | repeated | repeated |
-    | time-out or reset after sending              | never: uncertain  | repeated | repeated |
-    | an answer that can't be read                 | never: uncertain  | repeated | no       |
-    | any other refusal (400, 401, 403, 404, 413)  | no                | no       | no       |
+    | no connection was made                       | retried           | retried  | retried  |
+    | 429; 503 with `Retry-After`                  | retried           | retried  | retried  |
+    | any other 5xx                                | never: uncertain  | retried  | retried  |
+    | time-out or reset after sending              | never: uncertain  | retried  | retried  |
+    | unreadable response                          | never: uncertain  | retried  | no       |
+    | any other status (400, 401, 403, 404, 413)   | no                | no       | no       |
 
-"Uncertain" is `SubmissionUncertain`: the generation may have been accepted and billed, so that only a person
-can decide to pay for another. A caller that leaves cancels pauses, look-ups and streams, never a submit under way.
+"Uncertain" means `SubmissionUncertain`: the generation may have been accepted and billed, so only a person can decide
+to pay for another one. Cancelling a call cancels its pauses, look-ups and streams, but never a submit in progress.
 
-A caller's token is an argument of every call and is kept nowhere. Every failure leaves as one of
-`errors.UpstreamError`'s kinds. No answer is waited for, or read, without end.
+A caller's token is an argument of every method and is never stored. Every failure is raised as an
+`errors.UpstreamError`. Every response is limited in time and size.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 import anyio
 import httpx
@@ -46,44 +45,32 @@ from mcp_seedream.core.errors import (
 )
 from mcp_seedream.core.events import Observer
 from mcp_seedream.core.setting_rules import LOOPBACK
-from mcp_seedream.upstream.connection_errors import NEVER_SENT, lost, unreached
+from mcp_seedream.upstream.connection_errors import unreachable_message
 from mcp_seedream.upstream.connections import ConnectionPools
 from mcp_seedream.upstream.error_mapping import UNCERTAIN
 from mcp_seedream.upstream.parsing import is_unknown, read_batch, read_event, read_task
 from mcp_seedream.upstream.responses import at_most, decoded, exchange, raise_known, read_lines, read_whole
 from mcp_seedream.upstream.retries import Retries
+from mcp_seedream.upstream.submission import UNWATCHED, SendProgress, submission, trace_extension
 from mcp_seedream.upstream.types import ImageRequest, StreamEvent, Task
 
 logger = logging.getLogger(__name__)
 BATCH = 50  # ids in one look-up request
 Look = Literal["look up", "round", "check", "probe"]
-"""Somebody waits for it; one of many rounds; whether a stranger's key is good, and whether we are heard: asked once."""
+"""The purpose of a look-up: a caller's request, the poller's round, a key check, or a readiness probe.
 
-_SLOWEST = 50_000  # bytes a second of a line that a request is still sent on
-_MOST_EVENTS = 100  # of a stream: a set has 15 pictures
+Key checks and probes are not retried.
+"""
 
-
-class SendProgress(Protocol):
-    """Told whether a generation may have reached the upstream."""
-
-    async def sending(self) -> None:
-        """The connection is there, and the request is about to be written."""
-
-    async def not_sent(self) -> None:
-        """The request was surely not accepted, and may be sent again."""
-
-
-class _Unwatched:
-    async def sending(self) -> None: ...
-
-    async def not_sent(self) -> None: ...
+_SLOWEST_UPLOAD = 50_000  # bytes per second
+_MAX_EVENTS = 100  # of a stream; a set has at most 15 pictures
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds: to connect; for a whole answer; for a look-up to begin its answer; between two events of a stream.
+    """Seconds: to connect, for a whole response, for a look-up's response to begin, and between two stream events.
 
-    A request with pictures has longer, by the time a slow line needs to send them.
+    A submit with pictures has extra time in proportion to its size.
     """
 
     connect: float = 10
@@ -93,15 +80,15 @@ class Timeouts:
 
 
 class SeedreamClient:
-    """The upstream as three verbs. Use as an async context manager, once for the process.
+    """Submits, streams and looks up generations. Use it as an async context manager, once per process.
 
     Args:
-        base_url: Where the upstream is, without a trailing slash.
+        base_url: The upstream's address.
         timeouts: See `Timeouts`.
-        retries: For requests that surely were not accepted, and for look-ups.
-        connections: Open at once, at most, for each kind of request: neither submits nor streamed answers can
-            keep a look-up waiting. KeyVerifier who want more than that take turns.
-        observer: Told of every request.
+        retries: For look-ups, and for submits that were not accepted.
+        connections: The largest number of open connections for each kind of request, so that submits and streams can't
+            delay look-ups. Callers share them round-robin.
+        observer: Notified of every request.
     """
 
     def __init__(
@@ -123,47 +110,40 @@ class SeedreamClient:
 
     @property
     def is_local(self) -> bool:
-        """The upstream is a sandbox on this machine."""
+        """Whether the upstream is a sandbox on this machine."""
         return httpx.URL(self.base_url).host in LOOPBACK
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._pools.aclose()
 
-    async def submit(self, request: ImageRequest, token: str, progress: SendProgress | None = None) -> Task:
-        """Send one generation. The task is usually pending; a quick upstream may have ended it.
+    async def submit(self, request: ImageRequest, token: str, progress: SendProgress = UNWATCHED) -> Task:
+        """Send one generation. The returned task is usually pending, but may have ended already.
 
         Args:
             request: The generation.
             token: The caller's API token.
-            progress: Told when the request is written.
+            progress: Told when the request is about to be written.
 
         Raises:
-            SubmissionUncertain: It may have been accepted (and billed): the answer was lost or is unreadable.
-            UpstreamError: It was refused, or never sent.
+            SubmissionUncertain: The response was lost or is unreadable: it may have been accepted and billed.
+            UpstreamError: It was refused, or not sent.
         """
-        progress = progress or _Unwatched()
         return await self._retries(partial(self._submit, request, token, progress), _surely_not_accepted)
 
     async def _submit(self, request: ImageRequest, token: str, progress: SendProgress) -> Task:
         content = json.dumps(request.body).encode()
-        within = self._timeouts.connect + self._timeouts.read + len(content) / _SLOWEST
+        within = self._timeouts.connect + self._timeouts.read + len(content) / _SLOWEST_UPLOAD
         async with self._pools.connection("submit", token) as http:
             self._check_ending()
-            # A caller that leaves while the request is under way must not turn a paid task into a lost one.
+            # Cancelling the call while the request is in progress would lose a task that is paid for.
             with anyio.CancelScope(shield=True) as scope, self._under_way(scope):
-                async with _submitting(self.base_url, progress):
+                async with submission(self.base_url, progress):
+                    sender = _sender(token, progress)
                     call = http.build_request(
-                        "POST",
-                        "/seedream/images",
-                        content=content,
-                        headers=_bearer(token),
-                        timeout=self._timeout(),
-                        extensions=_tracing(progress),
+                        "POST", "/seedream/images", content=content, timeout=self._timeout(), **sender
                     )
                     reply = await exchange(http, call, within)
                     task = read_task(decoded(reply, submitting=True))
@@ -175,11 +155,11 @@ class SeedreamClient:
         raise SubmissionUncertain(f"The server was stopped before the upstream answered. {UNCERTAIN}")
 
     def end(self) -> None:
-        """Send no more submits, not even again: the process is about to end."""
+        """Refuse new submits and retries of submits, because the process is about to exit."""
         self._ending = True
 
     def give_up(self) -> None:
-        """Wait no longer for the answers to submits."""
+        """Cancel submits in progress."""
         for scope in self._submits:
             scope.cancel()
 
@@ -196,27 +176,27 @@ class SeedreamClient:
             self._submits.discard(scope)
 
     async def stream(
-        self, request: ImageRequest, token: str, progress: SendProgress | None = None
+        self, request: ImageRequest, token: str, progress: SendProgress = UNWATCHED
     ) -> AsyncGenerator[StreamEvent]:
-        """Send one generation and yield what its streamed answer tells, as it comes.
+        """Send one generation and yield the events of its streamed response as they arrive.
 
         Args:
             request: The generation.
             token: The caller's API token.
-            progress: Told when the request is written.
+            progress: Told when the request is about to be written.
 
         Raises:
             SubmissionUncertain: The stream could not be read to its end.
-            UpstreamError: The request was refused, or never sent.
+            UpstreamError: The request was refused, or not sent.
         """
-        async with self._opened(request, token, progress or _Unwatched()) as response:
+        async with self._opened(request, token, progress) as response:
             known, said, since = False, 0, anyio.current_time()
             unread: UnreadableReply | None = None
             async for line in read_lines(response):
                 try:
                     event = read_event(line)
                 except UnreadableReply as error:
-                    logger.warning("a line of a streamed answer is not JSON")
+                    logger.warning("a line of a streamed response is not JSON")
                     unread, event = error, None
                 if event:
                     said, since = said + 1, anyio.current_time()
@@ -224,30 +204,21 @@ class SeedreamClient:
                         known = True
                         _accepted(event.task_id, event.trace_id)
                     yield event
-                if said == _MOST_EVENTS or anyio.current_time() - since > self._timeouts.stream:
+                if said == _MAX_EVENTS or anyio.current_time() - since > self._timeouts.stream:
                     raise UnreadableReply("The upstream's stream has no end.")
             if unread and not said:
                 raise unread
 
     @asynccontextmanager
-    async def _opened(
-        self, request: ImageRequest, token: str, progress: SendProgress
-    ) -> AsyncIterator[httpx.Response]:
-        """A streamed answer whose status is fine. Up to there it can be tried again; what breaks later is uncertain."""
-        headers = {**_bearer(token), "Accept": "application/x-ndjson"}
+    async def _opened(self, request: ImageRequest, token: str, progress: SendProgress) -> AsyncIterator[httpx.Response]:
+        """A streamed response with status 200. Failures before it may be retried; later ones are uncertain."""
+        sender = _sender(token, progress, Accept="application/x-ndjson")
         timeout = self._timeout(self._timeouts.stream)
 
         async def attempt(http: httpx.AsyncClient) -> httpx.Response:
             self._check_ending()
-            async with _submitting(self.base_url, progress):
-                call = http.build_request(
-                    "POST",
-                    "/seedream/images",
-                    json=request.body,
-                    headers=headers,
-                    timeout=timeout,
-                    extensions=_tracing(progress),
-                )
+            async with submission(self.base_url, progress):
+                call = http.build_request("POST", "/seedream/images", json=request.body, timeout=timeout, **sender)
                 with at_most(self._timeouts.stream):
                     response = await http.send(call, stream=True)
                     if response.status_code == httpx.codes.OK:
@@ -257,122 +228,88 @@ class SeedreamClient:
                     finally:
                         await response.aclose()
                 decoded(reply, submitting=True)
-                raise UnreadableReply("The upstream's answer is no stream.", status=reply.status)
+                raise UnreadableReply("The upstream's response is not a stream.", status=reply.status)
 
         async with self._pools.connection("stream", token) as http:
             response = await self._retries(partial(attempt, http), _surely_not_accepted)
             try:
-                async with _submitting(self.base_url, progress):
+                async with submission(self.base_url, progress):
                     yield response
             finally:
                 with anyio.CancelScope(shield=True):
                     await response.aclose()
 
     async def look_up(self, task_ids: Iterable[str], token: str, *, kind: Look = "look up") -> dict[str, Task]:
-        """Look up tasks; one the upstream does not know for this token is not in the answer.
+        """Look up tasks, by id. Tasks that the upstream does not know for this token are left out.
 
         Args:
-            task_ids: Any number.
+            task_ids: Any number of ids.
             token: The caller's.
-            kind: What for; each kind has connections of its own.
+            kind: The purpose; each has its own connection pool.
 
         Raises:
-            UpstreamError: A request was refused, failed or could not be made.
+            UpstreamError: A request was refused, failed or could not be sent.
         """
         ids = list(task_ids)
-        found: dict[str, Task] = {}
+        tasks: dict[str, Task] = {}
 
         async def look(chunk: list[str]) -> None:
-            found.update(await self._retrieve(chunk, token, kind))
+            tasks.update(await self._retrieve(chunk, token, kind))
 
         try:
             async with anyio.create_task_group() as group:
                 for start in range(0, len(ids), BATCH):
                     group.start_soon(look, ids[start : start + BATCH])
         except* UpstreamError as errors:
-            raise _leaf(errors) from None
-        return found
+            raise errors.exceptions[0] from None
+        return tasks
 
     async def _retrieve(self, ids: list[str], token: str, kind: Look) -> dict[str, Task]:
         single = len(ids) == 1
         body = {"action": "retrieve", "id": ids[0]} if single else {"action": "retrieve_batch", "ids": ids}
         content = json.dumps(body).encode()
         timeout = self._timeout(self._timeouts.look_up)
+        caller = "" if kind == "check" else token  # unknown callers share one place in the queue
+        sender = _sender(token)
 
         async def attempt() -> Any:
-            async with self._pools.connection(
-                kind, "" if kind == "check" else token
-            ) as http:  # strangers are one caller
-                call = http.build_request(
-                    "POST", "/seedream/tasks", content=content, headers=_bearer(token), timeout=timeout
-                )
+            async with self._pools.connection(kind, caller) as http:
+                call = http.build_request("POST", "/seedream/tasks", content=content, timeout=timeout, **sender)
                 try:
-                    reply = await exchange(http, call, self._timeouts.read)
+                    response = await exchange(http, call, self._timeouts.read)
                 except httpx.HTTPError as error:
-                    raise UpstreamUnavailable(unreached(error, self.base_url)) from error
-            return decoded(reply, submitting=False)
+                    raise UpstreamUnavailable(unreachable_message(error, self.base_url)) from error
+            return decoded(response, submitting=False)
 
         try:
-            found = await (attempt() if kind in ("check", "probe") else self._retries(attempt, _may_pass))
+            reply = await (attempt() if kind in ("check", "probe") else self._retries(attempt, _is_transient))
         except TaskNotFound:
             return {}
         if not single:
-            return read_batch(found)
-        return {} if is_unknown(found) else {ids[0]: read_task(found, ids[0])}
+            return read_batch(reply)
+        return {} if is_unknown(reply) else {ids[0]: read_task(reply, ids[0])}
 
     def _timeout(self, pause: float | None = None) -> httpx.Timeout:
-        """Time-outs of one request, whose answer may pause so many seconds."""
+        """The time-outs of one request; `pause` is the longest pause within its response."""
         return httpx.Timeout(self._timeouts.read, connect=self._timeouts.connect, read=pause or self._timeouts.read)
 
 
 def _surely_not_accepted(error: UpstreamError) -> bool:
-    """429, 503 with `Retry-After`, or never sent; whatever else can pass is `SubmissionUncertain`."""
+    """Whether a submit was not accepted: 429, 503 with `Retry-After`, or not sent."""
     return error.retryable
 
 
-def _may_pass(error: UpstreamError) -> bool:
+def _is_transient(error: UpstreamError) -> bool:
     return error.retryable or isinstance(error, UnreadableReply)
-
-
-def _tracing(progress: SendProgress) -> dict[str, Any]:
-    """Extensions of a request that tell when its connection is ready and its head is written.
-
-    Fact: httpcore's `trace` extension. The request to a proxy for a tunnel is not the generation.
-    """
-
-    async def trace(event: str, info: dict[str, Any]) -> None:
-        if event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
-            await progress.sending()
-
-    return {"trace": trace}
-
-
-@asynccontextmanager
-async def _submitting(url: str, progress: SendProgress) -> AsyncIterator[None]:
-    """Tell a submit that was surely not accepted from one whose fate is unknown."""
-    try:
-        try:
-            yield
-        except UpstreamError as error:
-            if error.retryable:
-                await progress.not_sent()
-            raise
-    except NEVER_SENT as error:
-        raise UpstreamUnavailable(f"{unreached(error, url)} Nothing was sent: the call can be repeated.") from error
-    except httpx.HTTPError as error:
-        raise SubmissionUncertain(f"The answer was lost. {lost(error, url)} {UNCERTAIN}") from error
-    except UnreadableReply as error:
-        raise SubmissionUncertain(f"{error.message} {UNCERTAIN}", status=error.status) from error
 
 
 def _accepted(task_id: str, trace_id: str | None) -> None:
     logger.info("task %s accepted, trace_id %s", task_id, trace_id)
 
 
-def _bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
-
-
-def _leaf(errors: BaseExceptionGroup[UpstreamError]) -> UpstreamError:
-    first = errors.exceptions[0]
-    return _leaf(first) if isinstance(first, BaseExceptionGroup) else first
+def _sender(token: str, progress: SendProgress = UNWATCHED, **headers: str) -> dict[str, Any]:
+    """Arguments of `build_request`: headers with the token, and the caller for `ObservingTransport`."""
+    return {
+        "headers": {"Authorization": f"Bearer {token}", **headers},
+        "extensions": {"caller": token} | trace_extension(progress),
+    }

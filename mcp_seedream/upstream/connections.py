@@ -1,12 +1,11 @@
-"""Connections to the upstream: for each kind of request a pool of its own, which callers use in turn."""
+"""Connections to the upstream: one pool for each kind of request, shared by callers round-robin."""
 
 from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import cached_property
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import anyio
 import httpx
 from opentelemetry.propagate import inject
-from opentelemetry.trace import SpanKind, StatusCode, get_tracer
+from opentelemetry.trace import SpanKind, StatusCode, get_tracer, set_span_in_context
 
 from mcp_seedream import DISTRIBUTION, __version__
 from mcp_seedream.core.errors import ConfigurationError, UpstreamUnavailable
@@ -23,19 +22,18 @@ from mcp_seedream.core.setting_rules import LOOPBACK
 from mcp_seedream.upstream.fair_limiter import FairLimiter
 from mcp_seedream.upstream.responses import ENCODING
 
-_ANSWERS: ContextVar[list[httpx.Response] | None] = ContextVar("answers", default=None)
-"""The answers of the turn that is being taken."""
-
 
 class ConnectionPools:
-    """The pools of one upstream, each made at its first use: a TLS context costs more than listing the tools does.
+    """One connection pool for each kind of request, created when it is first used.
+
+    Creating a TLS context takes longer than listing the tools, so it is created with the first pool.
 
     Args:
-        base_url: Where the upstream is.
-        connections: Open at once in each pool, at most. Not one request waits within httpx's own queue, which is
-            slow to search when it is long, and serves who came first.
-        patience: Seconds to wait for a turn.
-        observer: Told of every exchange.
+        base_url: The upstream's address.
+        connections: The largest number of open connections in each pool. Requests wait here, not in httpx's own queue,
+            which is first come, first served and slow to search when it is long.
+        patience: Seconds to wait for a free connection.
+        observer: Notified of each request.
     """
 
     def __init__(self, base_url: str, *, connections: int, patience: float, observer: Observer | None = None) -> None:
@@ -43,60 +41,28 @@ class ConnectionPools:
         self._connections = connections
         self._patience = patience
         self._observer = observer or Observer()
-        self._tracer = get_tracer(__name__)  # does nothing, unless the process has an exporter
         self._pools: dict[str, tuple[httpx.AsyncClient, FairLimiter]] = {}
 
     @asynccontextmanager
     async def connection(self, kind: str, caller: str) -> AsyncIterator[httpx.AsyncClient]:
-        """A client that has a connection free, for one request of this caller.
+        """A client with a free connection, for one request of this caller.
+
+        Requests carry the caller's token as `extensions={"caller": token}`.
 
         Raises:
-            UpstreamUnavailable: There was none in time.
+            UpstreamUnavailable: No connection became free in time.
         """
         if kind not in self._pools:
-            self._pools[kind] = self._client(), FairLimiter(self._connections)
+            self._pools[kind] = self._client(kind), FairLimiter(self._connections)
         client, limiter = self._pools[kind]
         with anyio.move_on_after(self._patience) as scope:
             await limiter.acquire(caller)
         if scope.cancelled_caught:
             raise UpstreamUnavailable("All connections to the upstream are in use, so nothing was sent. Try later.")
         try:
-            with self._observed(kind, caller):
-                yield client
+            yield client
         finally:
             limiter.release()
-
-    @contextmanager
-    def _observed(self, kind: str, caller: str) -> Iterator[None]:
-        """A span, and what is told of it: how long it took to the end of the answer, with which status, how much."""
-        began = time.perf_counter()
-        answers: list[httpx.Response] = []
-        before = _ANSWERS.get()
-        _ANSWERS.set(answers)
-        status = None
-        try:
-            with self._tracer.start_as_current_span(f"seedream {kind}", kind=SpanKind.CLIENT) as span:
-                try:
-                    yield
-                finally:
-                    status = answers[-1].status_code if answers else None
-                    if status is not None:
-                        span.set_attribute("http.response.status_code", status)
-                    if status is None or status >= httpx.codes.BAD_REQUEST:
-                        span.set_status(StatusCode.ERROR)
-        finally:
-            _ANSWERS.set(before)
-            self._observer.exchange(
-                UpstreamRequest(
-                    kind,
-                    str(status or "error"),
-                    time.perf_counter() - began,
-                    sum(int(answer.request.headers.get("content-length", 0)) for answer in answers),
-                    sum(answer.num_bytes_downloaded for answer in answers),
-                )
-            )
-            if any(answer.status_code == httpx.codes.UNAUTHORIZED for answer in answers):
-                self._observer.refused(caller)
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -107,20 +73,86 @@ class ConnectionPools:
     def _tls(self) -> ssl.SSLContext:
         return tls_context()
 
-    def _client(self) -> httpx.AsyncClient:
-        return http_client(
-            self._base_url,
-            self._tls,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=self._connections),
-            event_hooks={"request": [_traced], "response": [_answered]},
-        )
+    def _client(self, kind: str) -> httpx.AsyncClient:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self._connections)
+        plain = http_client(self._base_url, self._tls, limits=limits)
+        # httpx reads proxies from the environment only for clients without a transport, and has no public function that
+        # returns the transport it would use.
+        transport = plain._transport_for_url(plain.base_url)  # noqa: SLF001
+        return http_client(self._base_url, self._tls, transport=ObservingTransport(transport, kind, self._observer))
+
+
+class ObservingTransport(httpx.AsyncBaseTransport):
+    """Wraps a transport: each request gets a span, trace headers, and an `UpstreamRequest` event when its answer ends.
+
+    `extensions["caller"]` of a request is the key that `on_key_refused` receives after a 401.
+    """
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, kind: str, observer: Observer) -> None:
+        self._transport = transport
+        self._kind = kind
+        self._observer = observer
+        self._tracer = get_tracer(__name__)  # does nothing unless the process has an exporter
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        started = time.perf_counter()
+        span = self._tracer.start_span(f"seedream {self._kind}", kind=SpanKind.CLIENT)
+        inject(request.headers, set_span_in_context(span))
+
+        def end(response: httpx.Response | None = None, received: int = 0) -> None:
+            status = response.status_code if response else None
+            if status is not None:
+                span.set_attribute("http.response.status_code", status)
+            if status is None or status >= httpx.codes.BAD_REQUEST:
+                span.set_status(StatusCode.ERROR)
+            span.end()
+            sent = int(request.headers.get("content-length", 0)) if response else 0
+            seconds = time.perf_counter() - started
+            self._observer.on_upstream_request(
+                UpstreamRequest(self._kind, str(status or "error"), seconds, sent, received)
+            )
+            if status == httpx.codes.UNAUTHORIZED:
+                self._observer.on_key_refused(request.extensions["caller"])
+
+        try:
+            response = await self._transport.handle_async_request(request)
+        except BaseException as error:
+            span.record_exception(error)
+            end()
+            raise
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        response.stream = _ObservedStream(response.stream, lambda received: end(response, received))
+        return response
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+class _ObservedStream(httpx.AsyncByteStream):
+    """An answer's body; `closed` is called with the number of bytes that were read, even if that is none."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, closed: Callable[[int], None]) -> None:
+        self._stream = stream
+        self._closed = closed
+        self._received = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._stream:
+            self._received += len(part)
+            yield part
+
+    async def aclose(self) -> None:
+        try:
+            await self._stream.aclose()
+        finally:
+            self._closed(self._received)
 
 
 def tls_context() -> ssl.SSLContext:
-    """What certificates are checked with.
+    """The TLS context for all requests, with the authorities of SSL_CERT_FILE if it is set.
 
     Raises:
-        ConfigurationError: The file of SSL_CERT_FILE can't be used.
+        ConfigurationError: SSL_CERT_FILE can't be used.
     """
     try:
         return httpx.create_ssl_context()
@@ -130,7 +162,7 @@ def tls_context() -> ssl.SSLContext:
 
 
 def http_client(base_url: str, tls: ssl.SSLContext, **options: Any) -> httpx.AsyncClient:
-    """A client for one upstream, through the proxy of the environment where there is one.
+    """A client for one upstream; it uses the proxy of the environment, but not for addresses of this machine.
 
     Raises:
         ConfigurationError: The proxy can't be used.
@@ -144,7 +176,7 @@ def http_client(base_url: str, tls: ssl.SSLContext, **options: Any) -> httpx.Asy
                 "Content-Type": "application/json",
                 "Accept-Encoding": ENCODING,
             },
-            # One caller's cookies must not reach the upstream with another's call.
+            # One caller's cookies must not be sent with another caller's request.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             mounts=dict.fromkeys(f"all://[{host}]" if ":" in host else f"all://{host}" for host in LOOPBACK),
             **options,
@@ -154,13 +186,3 @@ def http_client(base_url: str, tls: ssl.SSLContext, **options: Any) -> httpx.Asy
             f"The proxy of HTTPS_PROXY, HTTP_PROXY or ALL_PROXY can't be used: {error} "
             f"For a SOCKS proxy install {DISTRIBUTION}[socks]."
         ) from error
-
-
-async def _traced(request: httpx.Request) -> None:
-    """Let the upstream carry the span on, where there is one."""
-    inject(request.headers)
-
-
-async def _answered(response: httpx.Response) -> None:
-    if (answers := _ANSWERS.get()) is not None:
-        answers.append(response)

@@ -1,8 +1,8 @@
-"""The upstream's refusals → errors: status and code, and what an agent should do about each.
+"""Maps the upstream's error responses to `UpstreamError`s, with advice for the agent.
 
-The table is the vendor's documented one (400, 401, 403, 404, 413, 429, 5xx). A code that says more than its
-status (`token_mismatched` comes with 400 and with 401) decides first. What production says of a model or a size that
-it does not take (any more) is from public reports and Ark's documents up to 2026-11.
+Statuses and codes are the vendor's documented ones (400, 401, 403, 404, 413, 429, 5xx). A code that says more than its
+status takes precedence: `token_mismatched` comes with 400 and with 401. The wording of refused models and sizes is
+from public reports and from Ark's documents up to 2026-11.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ UNCERTAIN = (
     "The generation may have been accepted and billed, so it was not sent again. The user can see in the usage at "
     f"{TOKEN_PAGE} whether it was; ask before repeating it."
 )
-"""What to say of a submit whose fate is unknown."""
+"""The message for a submit that may have been accepted."""
 
 _GONE = (
     r"(?:not|doesn't) exist|not found|(?:not|no longer) (?:available|supported|served|offered|open)|"
     r"(?:is|was|has been) (?:invalid|unavailable|retired|withdrawn|deprecated|decommissioned|removed|discontinued|"
     r"shut ?down|taken offline)"
 )
-_NOT_OF_THE_MODEL = (
+_OTHER_SUBJECTS = (
     r"parameter|argument|field|image|prompt|text|stream|watermark|format|size|resolution|search|tool|"
     r"layer|output|result|response|answer|file|url|task|inference|upload|download|\w+_\w+"
 )
-"""What an error that has the word "model" may be about instead: another parameter, or what the model has made."""
+"""Words between "model" and `_GONE` that show that the error is about another parameter, or about the output."""
 _MODEL_CODES = re.compile(
     r"InvalidEndpointOrModel|Model(?:NotFound|NotOpen|Retired|Deprecated)|model_not_found", re.IGNORECASE
 )
 _MODEL_WORDS = re.compile(
-    rf"\bmodel\b(?:(?!\. |\b(?:{_NOT_OF_THE_MODEL})s?\b).){{0,160}}?\b(?:{_GONE})"
+    rf"\bmodel\b(?:(?!\. |\b(?:{_OTHER_SUBJECTS})s?\b).){{0,160}}?\b(?:{_GONE})"
     r"|\b(?:invalid|unknown|unsupported|no such|not a (?:valid|known|supported)) model\b(?! (?:output|res))",
     re.IGNORECASE,
 )
-_BESIDE_THE_MODEL = re.compile(r"\b(?:of|by|to|from) (?:the )?model\b", re.IGNORECASE)
-"""The model is named, but what is said is not about it: "the image you gave to the model is invalid"."""
+_MODEL_IN_PASSING = re.compile(r"\b(?:of|by|to|from) (?:the )?model\b", re.IGNORECASE)
+"""Mentions of a model that the error is not about: "the image you gave to the model is invalid"."""
 _SIZE_WORDS = re.compile(
     r"\b(?:size|resolution)\b(?:(?!\. ).){0,120}?\b"
     r"(?:must be|should be|not supported|unsupported|invalid|not valid|not allowed|not available|out of range)"
@@ -67,67 +67,67 @@ _SIZE_WORDS = re.compile(
     r"|\binvalid (?:value|parameter)(?:(?!\. ).){0,20}?\b(?:size|resolution)\b",
     re.IGNORECASE,
 )
-_OTHER_SIZES = re.compile(
+_SIZE_OF_OTHER_THINGS = re.compile(
     r"\b(?:input|reference|source|generated|file|body|payload|request size|upload\w*|batch|text|characters|"
     r"megapixels?|bytes)\b|(?:\b|\d)[KM]i?B\b",
     re.IGNORECASE,
 )
-_CONTENT = re.compile(r"sensitiv|\bprompt\b|\bpolic(?:y|ies)\b|copyright|violat|unsafe|moderat", re.IGNORECASE)
-"""What an error about the content of a request or picture has in its code or words."""
-_CITED = re.compile(
+_CONTENT_WORDS = re.compile(r"sensitiv|\bprompt\b|\bpolic(?:y|ies)\b|copyright|violat|unsafe|moderat", re.IGNORECASE)
+"""Words of errors about the content of a prompt or picture."""
+_QUOTED = re.compile(
     r"https?://\S+|\"[^\"]*\"|\N{LEFT DOUBLE QUOTATION MARK}[^\N{RIGHT DOUBLE QUOTATION MARK}]*"
     r"\N{RIGHT DOUBLE QUOTATION MARK}|(?<!\w)'[^']*'(?!\w)|`[^`]*`"
 )
-"""Links, and texts in quotation marks."""
-_PASSING = re.compile(r"temporar|try again|retry|overload|busy|at the moment|currently|timed? ?out", re.IGNORECASE)
+"""Links and quoted text."""
+_TRANSIENT = re.compile(r"temporar|try again|retry|overload|busy|at the moment|currently|timed? ?out", re.IGNORECASE)
 
 
 def refused_part(failure: Failure) -> Literal["model", "size"] | None:
-    """Which choice a failure refuses, told by its code and words; None: it says something else.
+    """Which choice a failure refuses, by its code and message; None if it has another reason.
 
-    Such a request was not begun, so that nothing is billed for it. Words in doubt count as something else: a call that
-    is sent again for nothing would be refused again, or paid for.
+    Nothing is billed for such a request. Ambiguous messages count as another reason, because the call would be sent
+    again, and refused again or billed.
     """
-    words = _CITED.sub(_unless_cited, failure.message)
-    if failure.code in _OTHER_CODES or _PASSING.search(words) or _CONTENT.search(f"{failure.code} {words}"):
+    words = _QUOTED.sub(_keep_quoted_name, failure.message)
+    if failure.code in _OTHER_CODES or _TRANSIENT.search(words) or _CONTENT_WORDS.search(f"{failure.code} {words}"):
         return None
-    if _SIZE_WORDS.search(words) and not _OTHER_SIZES.search(words):
+    if _SIZE_WORDS.search(words) and not _SIZE_OF_OTHER_THINGS.search(words):
         return "size"
-    words = _BESIDE_THE_MODEL.sub("", words)
+    words = _MODEL_IN_PASSING.sub("", words)
     return "model" if _MODEL_CODES.search(failure.code) or _MODEL_WORDS.search(words) else None
 
 
 def refused_in(task: Task) -> Literal["model", "size"] | None:
-    """Which choice was refused inside an accepted task, by its code and words; never by its mere failure."""
+    """Which choice was refused inside an accepted task that was not billed, by the code and message of its error."""
     is_billed = (task.usage or {}).get("generated_images")
     return refused_part(task.error) if task.error and not is_billed else None
 
 
-def _unless_cited(found: re.Match[str]) -> str:
-    """A single word in quotation marks, such as a name; nothing for a link or a text, which are the caller's words."""
-    cited = found[0]
-    return "" if "://" in cited or re.search(r"\s", cited) else cited
+def _keep_quoted_name(match: re.Match[str]) -> str:
+    """A quoted word, which may be a model's name; "" for links and longer quotations, which may repeat the prompt."""
+    quoted = match[0]
+    return "" if "://" in quoted or re.search(r"\s", quoted) else quoted
 
 
 def refusal(status: int, reply: Any, headers: Mapping[str, str], *, submitting: bool) -> UpstreamError:
-    """The error for an answer that is not a success.
+    """The error for an unsuccessful response.
 
     Args:
-        status: HTTP status; 200 for a failure that came as a success.
-        reply: The decoded JSON, or None where there is none (a proxy's page).
+        status: HTTP status; 200 for a failed task that came with a success status.
+        reply: The decoded JSON, or None if the body is something else, such as a proxy's HTML page.
         headers: For `Retry-After`.
-        submitting: A generation was sent, so that a 5xx leaves its fate unknown.
+        submitting: A generation was sent, so after a 5xx it may have been accepted.
     """
     failure = read_failure(reply) or Failure("", f"HTTP {status}")
-    known = reply if isinstance(reply, dict) else {}
-    ids = {key: value for key in ("trace_id", "task_id") if isinstance(value := known.get(key), str)}
-    kind, advice = _kind(status, failure, submitting=submitting, readable=bool(known))
-    retry_after = asked_pause(headers)
+    fields = reply if isinstance(reply, dict) else {}
+    ids = {key: value for key in ("trace_id", "task_id") if isinstance(value := fields.get(key), str)}
+    kind, advice = _classify(status, failure, submitting=submitting, readable=bool(fields))
+    retry_after = retry_after_seconds(headers)
     if kind is RateLimited:
         pause = "a minute" if retry_after is None else f"{retry_after:.0f} s"
         advice = f"Wait {pause}, then repeat the call."
     if kind is SubmissionUncertain and status == 503 and retry_after is not None:
-        # "Not now, later" is the one 5xx that says that nothing was taken.
+        # The only 5xx that says that nothing was accepted.
         kind, advice = UpstreamUnavailable, f"Nothing was accepted. Wait {retry_after:.0f} s, then repeat the call."
     return kind(
         f"{failure.message.rstrip('.')}. {advice}".strip(),
@@ -138,7 +138,8 @@ def refusal(status: int, reply: Any, headers: Mapping[str, str], *, submitting: 
     )
 
 
-def _kind(status: int, failure: Failure, *, submitting: bool, readable: bool) -> tuple[type[UpstreamError], str]:
+def _classify(status: int, failure: Failure, *, submitting: bool, readable: bool) -> tuple[type[UpstreamError], str]:
+    """The error class, and advice for the agent."""
     code = failure.code
     if code in _TOKEN_CODES or status == 401:
         return TokenRefused, f"The API token was refused: the user can check it, or get one, at {TOKEN_PAGE}."
@@ -155,7 +156,7 @@ def _kind(status: int, failure: Failure, *, submitting: bool, readable: bool) ->
     if code == "not_found" or (status == 404 and not code and readable and not submitting):
         return TaskNotFound, ""
     if status == 404 and not readable:
-        return RequestRefused, "Nothing of the kind is at that address: check ACEDATACLOUD_API_BASE_URL."
+        return RequestRefused, "The address does not exist: check ACEDATACLOUD_API_BASE_URL."
     if status >= 500:
         if submitting:
             return SubmissionUncertain, f"The upstream failed. {UNCERTAIN}"
@@ -167,14 +168,14 @@ def _kind(status: int, failure: Failure, *, submitting: bool, readable: bool) ->
     return UpstreamError, ""
 
 
-def asked_pause(headers: Mapping[str, str]) -> float | None:
-    """`Retry-After` in seconds: it may be a number or a date (RFC 9110), to be held against the answer's own."""
-    asked = headers.get("retry-after", "")
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """`Retry-After` in seconds. It is a number, or a date that is compared with the response's `Date` (RFC 9110)."""
+    value = headers.get("retry-after", "")
     with suppress(ValueError):
-        found = float(asked)
-        return max(0.0, found) if isfinite(found) else None
-    until = _timestamp(asked)
-    now = _timestamp(headers.get("date")) or time()  # their clock may not be ours
+        seconds = float(value)
+        return max(0.0, seconds) if isfinite(seconds) else None
+    until = _timestamp(value)
+    now = _timestamp(headers.get("date")) or time()  # the server's clock may differ from this machine's
     return max(0.0, until - now) if until else None
 
 

@@ -1,8 +1,8 @@
-"""Reads every reply shape the upstream is known to give, into the objects of `types`.
+"""Parses all known forms of the upstream's responses into the dataclasses of `types`.
 
-Facts: the vendor's API documents of `POST /seedream/images` and `POST /seedream/tasks`, 2026. Replies are
-read tolerantly: a field of the wrong type counts as absent, and only a reply that says nothing at all is
-an error. This module has the one definition of when a task has ended (`_state`).
+Source: the vendor's API documents of `POST /seedream/images` and `POST /seedream/tasks`, 2026. Parsing is lenient: a
+field of the wrong type counts as absent, and only a response without any known field is an error. `_state` alone
+defines when a task has ended.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from typing import Any
 
 from mcp_seedream.catalog.references import reference_kind, unwrapped
 from mcp_seedream.core.errors import UnreadableReply
-from mcp_seedream.upstream.link_expiry import unix_time
-from mcp_seedream.upstream.types import Failure, Image, JSONObject, State, StreamEvent, Task
+from mcp_seedream.upstream.types import Failure, Image, JSONObject, State, StreamEvent, Task, unix_time
 
 logger = logging.getLogger(__name__)
 
@@ -28,31 +27,30 @@ NO_PICTURE = Failure(
 )
 _SUCCEEDED = frozenset({"succeeded", "succeed", "success", "completed", "complete"})
 _FAILED = frozenset({"failed", "error", "cancelled", "canceled"})
-_OF_A_TASK = ("id", "task_id", "request", "response", "data", "status", "state", "error", "created_at", "started_at")
-"""Fields that say something of a task."""
-_LINKS = ("image_url", "image_urls", "url")
-_INNER = ("uri", "b64_json")
-"""Where an object that should be a link may have it, beside `_LINKS`."""
-_DEPTH = 4  # lists and objects in one another
-_LONGEST_REASON = 1000  # characters of the upstream's words that are passed on
-_MOST_COUNTS = 20  # entries of `usage` that are passed on
-_LONGEST_NAME = 200  # characters: of a layer's name or description, a model's id and the like
+_TASK_FIELDS = ("id", "task_id", "request", "response", "data", "status", "state", "error", "created_at", "started_at")
+"""A response with none of these fields contains no task."""
+_LINK_FIELDS = ("image_url", "image_urls", "url")
+_NESTED_FIELDS = (*_LINK_FIELDS, "uri", "b64_json")
+"""Fields of an object that stands in place of a link."""
+_MAX_DEPTH = 4  # of nested lists and objects
+_MAX_MESSAGE = 1000  # characters of an error message
+_MAX_COUNTS = 20  # entries of `usage`
+_MAX_LABEL = 200  # characters of a layer's name or description, a model's id, and the like
 
 
 def read_task(reply: Any, task_id: str | None = None) -> Task:
-    """Read a task from any documented shape: an acceptance, a look-up, a finished answer.
+    """Parse a task from the response to a submit or a look-up, or from an item of a batch.
 
     Args:
         reply: The decoded JSON.
-        task_id: The id that was asked for, where one was.
+        task_id: The id that was looked up, if any.
 
     Raises:
-        UnreadableReply: It is not an object, or carries neither an id nor an outcome.
+        UnreadableReply: It is not an object, or has neither an id nor a result.
     """
     if not isinstance(reply, dict):
-        raise UnreadableReply("The upstream answered with something that is not a task.")
-    nested = _object(reply.get("response"))
-    answer = nested or reply
+        raise UnreadableReply("The upstream's response is not a task.")
+    answer = _object(reply.get("response")) or reply
     request = _object(reply.get("request"))
     items = _items(answer.get("data"))
     images = _images(items)
@@ -65,15 +63,15 @@ def read_task(reply: Any, task_id: str | None = None) -> Task:
         error = failures[0] if failures else NO_PICTURE
     id_ = task_id or _id(reply) or _id(answer)
     if not id_ and state == "pending":
-        raise UnreadableReply("The upstream's answer has neither a task id nor a picture.")
+        raise UnreadableReply("The upstream's response has neither a task id nor a picture.")
     return Task(
         id=id_ or "",
         state=state,
         images=images if state == "succeeded" else (),
         failures=failures if state == "succeeded" else (),
         error=error if state == "failed" else None,
-        trace_id=_words(reply.get("trace_id")) or _words(answer.get("trace_id")),
-        model=_first(_words(o.get("model")) for o in (*items, request, answer)),
+        trace_id=_label(reply.get("trace_id")) or _label(answer.get("trace_id")),
+        model=_first(_label(o.get("model")) for o in (*items, request, answer)),
         prompt=_first(_text(o.get("prompt")) for o in (request, *items)),
         elapsed=_elapsed(reply),
         created_at=unix_time(reply.get("created_at")),
@@ -84,57 +82,58 @@ def read_task(reply: Any, task_id: str | None = None) -> Task:
 
 
 def is_unknown(reply: Any) -> bool:
-    """Whether the answer to a look-up of one task says nothing of any task: `{}` stands for an unknown id."""
+    """Whether the response to a look-up of one task has no task, as `{}`: its id is unknown."""
     if not isinstance(reply, dict) or reply.get("success") is False:
         return False
-    return not any(reply.get(name) or reply.get(name) == [] for name in _OF_A_TASK)
+    return not any(reply.get(name) or reply.get(name) == [] for name in _TASK_FIELDS)
 
 
 def _state(reply: JSONObject, answer: JSONObject, images: tuple[Image, ...], error: Failure | None) -> State:
-    """When a task has ended: a word that says so, `success: false`, an error, pictures, or a finishing time."""
+    """A task has ended by its status, `success: false`, an error, its pictures, or a finishing time."""
     data = answer.get("data")
-    words = (o.get(key) for o in (_object(data), answer, reply) for key in ("status", "state"))
-    word = _first(word.strip().lower() for word in words if isinstance(word, str))
-    if word in _FAILED or answer.get("success") is False or reply.get("success") is False:
-        return "succeeded" if images else "failed"  # of a set that failed, some pictures are there, and billed
+    statuses = (o.get(key) for o in (_object(data), answer, reply) for key in ("status", "state"))
+    status = _first(each.strip().lower() for each in statuses if isinstance(each, str))
+    if status in _FAILED or answer.get("success") is False or reply.get("success") is False:
+        return "succeeded" if images else "failed"  # a failed set may have some pictures, which are billed
     finished = answer.get("success") is True or _number(reply.get("finished_at")) or _number(reply.get("elapsed"))
     if images:
-        # A word nobody documents does not outweigh pictures that are finished by every other sign.
-        return "succeeded" if word is None or word in _SUCCEEDED or finished else "pending"
-    if word is not None and word not in _SUCCEEDED:
+        # An undocumented status is ignored if other fields show that the pictures are finished.
+        return "succeeded" if status is None or status in _SUCCEEDED or finished else "pending"
+    if status is not None and status not in _SUCCEEDED:
         return "pending"
-    ended = word in _SUCCEEDED or error or isinstance(data, list) or _number(reply.get("finished_at"))
+    ended = status in _SUCCEEDED or error or isinstance(data, list) or _number(reply.get("finished_at"))
     return "failed" if ended else "pending"
 
 
 def read_batch(reply: Any) -> dict[str, Task]:
-    """Read the answer to `retrieve_batch`: the known tasks by id; an unknown id is simply not there.
+    """Parse the response to `retrieve_batch`: the known tasks by id.
 
     Raises:
-        UnreadableReply: There is no list of items.
+        UnreadableReply: It has no list of items.
     """
     items = reply.get("items") if isinstance(reply, dict) else None
     if not isinstance(items, list):
-        raise UnreadableReply("The upstream's answer to a look-up of several tasks has no list of them.")
+        raise UnreadableReply("The upstream's response to a look-up of several tasks has no list of them.")
     tasks = [read_task(item) for item in items if isinstance(item, dict) and _id(item)]
     return {task.id: task for task in tasks}
 
 
 def read_failure(reply: Any) -> Failure | None:
-    """The `error` of a reply or item: an object with code and message, or a bare string."""
+    """The `error` of a response or item: an object with code and message, or a string."""
     error = reply.get("error") if isinstance(reply, dict) else None
     if isinstance(error, str) and error:
-        return Failure("api_error", _text(error[:_LONGEST_REASON]) or "")
+        return Failure("api_error", _text(error[:_MAX_MESSAGE]) or "")
     if isinstance(error, dict) and error:
         message = _text(error.get("message")) or "no reason given"
-        return Failure((_text(error.get("code")) or "api_error")[:100], message[:_LONGEST_REASON])
+        return Failure((_text(error.get("code")) or "api_error")[:100], message[:_MAX_MESSAGE])
     return None
 
 
 def read_event(line: str) -> StreamEvent | None:
-    """Read one line of a streamed answer; None for a blank line, a comment or an event that says nothing.
+    """Parse one line of a streamed response; None for a blank line, a comment or an event without known fields.
 
-    Takes NDJSON and SSE framing (`data: …`), fields at the top or under `data`, the kind in `type` or `event`.
+    Lines are NDJSON or server-sent events (`data: …`). Fields are at the top or under `data`; the kind is in `type` or
+    `event`.
 
     Raises:
         UnreadableReply: The line is not JSON.
@@ -151,39 +150,39 @@ def read_event(line: str) -> StreamEvent | None:
     data = event.get("data")
     fields = {**event, **_object(data)}
     kind = (_text(event.get("type")) or _text(event.get("event")) or _text(fields.get("type")) or "").rpartition(".")[2]
-    ids: dict[str, Any] = {"task_id": _id(fields), "trace_id": _words(fields.get("trace_id"))}
+    ids: dict[str, Any] = {"task_id": _id(fields), "trace_id": _label(fields.get("trace_id"))}
     if not kind and ("data" in event or "success" in event or "response" in event):
-        # An upstream that answered whole after all: the usual shapes, finished or not.
-        whole = read_task(event, ids["task_id"] or "unknown")
-        failed = (whole.error,) if whole.error else ()
-        return StreamEvent(whole.images, (*whole.failures, *failed), completed=whole.ended, **ids)
+        # The upstream did not stream: this is a task in one of the usual forms, ended or not.
+        task = read_task(event, ids["task_id"] or "unknown")
+        errors = (task.error,) if task.error else ()
+        return StreamEvent(task.images, (*task.failures, *errors), completed=task.ended, **ids)
     items = _items(data) if isinstance(data, list | str) else [fields]
     failures = [failure for item in items if (failure := read_failure(item))]
     if kind == "partial_failed" and not failures:
         failures = [Failure("api_error", "no reason given")]
-    # A failure that is not of one picture is the end of all.
+    # A failure that is not of a single picture ends the stream.
     ended = kind == "completed" or (bool(failures) and kind != "partial_failed")
     images = _images(items)
     failures += [failure for item in items if (failure := _unreadable(item))]
-    found = images or failures or ended or any(ids.values())
-    usage = _usage(fields)
-    return StreamEvent(images, tuple(failures), completed=ended, usage=usage, **ids) if found else None
+    if not (images or failures or ended or any(ids.values())):
+        return None
+    return StreamEvent(images, tuple(failures), completed=ended, usage=_usage(fields), **ids)
 
 
 def _usage(fields: JSONObject) -> JSONObject | None:
-    """What the request was counted as: numbers by name, one level of objects deep (`tool_usage.web_search`)."""
-    found: JSONObject = {}
-    for key, value in [*_object(fields.get("usage")).items()][:_MOST_COUNTS]:
-        counts = {k[:50]: n for k, n in [*_object(value).items()][:_MOST_COUNTS] if _is_number(n)}
+    """The `usage`: numbers by name, and objects of numbers (`tool_usage.web_search`)."""
+    usage: JSONObject = {}
+    for key, value in [*_object(fields.get("usage")).items()][:_MAX_COUNTS]:
+        counts = {k[:50]: n for k, n in [*_object(value).items()][:_MAX_COUNTS] if _is_number(n)}
         if _is_number(value) or counts:
-            found[key[:50]] = counts or value
-    return found or None
+            usage[key[:50]] = counts or value
+    return usage or None
 
 
 def _items(data: Any) -> list[JSONObject]:
-    """The entries of `data`, in lists of any depth: objects, and texts, which can only be pictures."""
+    """The entries of `data`, in nested lists: objects, and strings that are links or data of pictures."""
     items: list[JSONObject] = []
-    for entry in _flat(data):
+    for entry in _flatten(data):
         if isinstance(entry, dict):
             items.append(entry)
         elif isinstance(entry, str) and [*_sources(entry)]:
@@ -191,48 +190,48 @@ def _items(data: Any) -> list[JSONObject]:
     return items
 
 
-def _flat(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
-    """The value, or what is in lists of lists, which reach so deep."""
+def _flatten(value: Any, depth: int = _MAX_DEPTH) -> Iterator[Any]:
+    """The entries of nested lists, down to `depth`; a value that is not a list is its own entry."""
     if isinstance(value, list) and depth:
         for entry in value:
-            yield from _flat(entry, depth - 1)
+            yield from _flatten(entry, depth - 1)
     else:
         yield value
 
 
 def _images(items: Iterable[JSONObject]) -> tuple[Image, ...]:
-    """The pictures among the items, none twice."""
-    found = [image for item in items for image in _pictures(item)]
-    return tuple({(image.url or image.b64_json, image.z_index): image for image in found}.values())
+    """The pictures of all items, without duplicates."""
+    images = [image for item in items for image in _item_images(item)]
+    return tuple({(image.url or image.b64_json, image.z_index): image for image in images}.values())
 
 
-def _pictures(item: JSONObject) -> list[Image]:
-    """The pictures of one item: one as a rule, with a link, with data, or with both."""
-    sources = next((found for key in _LINKS if (found := [*_sources(item.get(key))])), [])
+def _item_images(item: JSONObject) -> list[Image]:
+    """The pictures of one item, usually one, with a link, base64 data or both."""
+    sources = next((entries for key in _LINK_FIELDS if (entries := [*_sources(item.get(key))])), [])
     links = [source for source in sources if _is_link(source)]
-    texts = (text.strip() for text in _flat(item.get("b64_json")) if isinstance(text, str))
+    texts = (text.strip() for text in _flatten(item.get("b64_json")) if isinstance(text, str))
     data = [*filter(None, texts), *(source for source in sources if not _is_link(source))]
     z_index = item.get("z_index")
     about = Image(
         url=None,
-        size=_words(item.get("size")),
+        size=_label(item.get("size")),
         z_index=z_index if isinstance(z_index, int) and _is_number(z_index) else None,
-        name=_words(item.get("name")),
-        description=_words(item.get("description")),
-        bounding_box=_boxes(item.get("bounding_box")) or None,
+        name=_label(item.get("name")),
+        description=_label(item.get("description")),
+        bounding_box=_bounding_boxes(item.get("bounding_box")) or None,
     )
     pairs = zip_longest(links, data)
     return [replace(about, url=_text(link), b64_json=_text(encoded)) for link, encoded in pairs]
 
 
-def _sources(value: Any, depth: int = _DEPTH) -> Iterator[str]:
-    """The links, data URIs and base64 of pictures in a value that should be one link, however they are wrapped."""
-    for entry in _flat(value, depth):
+def _sources(value: Any, depth: int = _MAX_DEPTH) -> Iterator[str]:
+    """The links and base64 data in a value that should be one link, but may be a list, an object or JSON text."""
+    for entry in _flatten(value, depth):
         if isinstance(entry, dict) and depth:
-            inner = (entry[key] for key in (*_LINKS, *_INNER) if entry.get(key))
+            inner = (entry[key] for key in _NESTED_FIELDS if entry.get(key))
             yield from _sources(next(inner, None), depth - 1)
         elif isinstance(entry, str):
-            if depth and entry.lstrip()[:1] in ("[", "{") and (inside := _from_json(entry)) is not None:
+            if depth and entry.lstrip()[:1] in ("[", "{") and (inside := _parse_json(entry)) is not None:
                 yield from _sources(inside, depth - 1)
                 continue
             text = unwrapped(entry).strip("\"'<>")
@@ -243,7 +242,7 @@ def _sources(value: Any, depth: int = _DEPTH) -> Iterator[str]:
                 yield text
 
 
-def _from_json(text: str) -> Any:
+def _parse_json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -255,27 +254,27 @@ def _is_link(text: str) -> bool:
 
 
 def _unreadable(item: JSONObject) -> Failure | None:
-    """Why an item that should have a picture has none that can be read, if that is so. Links are not repeated."""
-    if _pictures(item) or read_failure(item):
+    """The failure of an item whose picture can't be read; None if it can, or if the item has none. Contains no link."""
+    if _item_images(item) or read_failure(item):
         return None
     values = {key: item[key] for key in ("image_url", "image_urls", "b64_json") if item.get(key)}
     if not values:
         return None
-    what = ", ".join(f"{key} is {_shape(value)}" for key, value in values.items())
-    logger.warning("a picture in the upstream's answer can't be read: %s", what)
-    reason = f"it can't be read from the answer: {what}. It may have been billed: ask the vendor, with its trace_id"
+    types = ", ".join(f"{key} is {_describe_type(value)}" for key, value in values.items())
+    logger.warning("a picture in the upstream's response can't be read: %s", types)
+    reason = f"it can't be read from the response: {types}. It may have been billed: ask the vendor, with its trace_id"
     return Failure("unreadable_reply", reason)
 
 
-def _shape(value: Any) -> str:
-    """What a JSON value is, without its content."""
+def _describe_type(value: Any) -> str:
+    """The type of a JSON value, without its content."""
     if isinstance(value, str):
-        return f"a text of {len(value)} characters"
+        return f"a string of {len(value)} characters"
     return {bool: "a boolean", list: "a list", dict: "an object"}.get(type(value), "a number")
 
 
-def _boxes(value: Any) -> JSONObject:
-    """A layer's boxes: four numbers, in pixels (`absolute`) or of a thousand (`normalized`), or what stands there."""
+def _bounding_boxes(value: Any) -> JSONObject:
+    """A layer's boxes as lists of numbers: in pixels (`absolute`), or in thousandths (`normalized`)."""
     return {key: box for key, box in _object(value).items() if isinstance(box, list) and all(map(_is_number, box))}
 
 
@@ -292,19 +291,19 @@ def _object(value: Any) -> JSONObject:
 
 
 def _text(value: Any) -> str | None:
-    # Half of a surrogate pair, from a server that cuts text by UTF-16, could not be sent on.
+    # A server that cuts text by UTF-16 units may leave half of a surrogate pair, which can't be encoded.
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) and value else None
 
 
-def _words(value: Any) -> str | None:
+def _label(value: Any) -> str | None:
     text = _text(value)
-    return text[:_LONGEST_NAME] if text else None
+    return text[:_MAX_LABEL] if text else None
 
 
 def _id(reply: JSONObject) -> str | None:
-    """The task's id, under either name; a number is one too."""
-    found = reply.get("id") or reply.get("task_id")
-    return str(found) if isinstance(found, int) and not isinstance(found, bool) else _text(found)
+    """The task's id, from `id` or `task_id`; it may be a number."""
+    id_ = reply.get("id") or reply.get("task_id")
+    return str(id_) if isinstance(id_, int) and not isinstance(id_, bool) else _text(id_)
 
 
 def _is_number(value: Any) -> bool:

@@ -1,7 +1,7 @@
-"""Waits for tasks: however many calls wait, a caller's tasks are looked up together, once a round.
+"""Polls tasks: one round of look-ups per caller covers all tasks that the caller's calls wait for.
 
-One round of look-ups per caller every `interval` seconds asks for all tasks that anybody waits for. A wait
-that is cancelled, or whose time is up, just stops asking: the task itself goes on upstream.
+A round starts every `interval` seconds. Its cost depends on the number of tasks, not on the number of waits. A wait
+that is cancelled or times out only stops polling: the task goes on upstream.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from copy import copy
 from typing import Protocol
 
 import anyio
-import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from mcp_seedream.core.errors import TokenRefused, UnreadableReply, UpstreamError
@@ -23,16 +22,15 @@ from mcp_seedream.upstream.types import Task
 
 logger = logging.getLogger(__name__)
 
+_WAKE_INTERVAL = 0.001  # seconds between two waits that end in the same round
+_LONGEST_PAUSE = 10.0
+_LONGEST_RETRY_AFTER = 60.0  # a date from a clock that is years off would stop a caller's look-ups for good
+
 
 class Report(Protocol):
-    """Tells the caller how far it is: a number that grows, and words."""
+    """Reports progress to the caller: a number that grows, and a message."""
 
     def __call__(self, progress: float, /, *, message: str) -> Awaitable[None]: ...
-
-
-_BREATH = 0.001  # seconds between two answers that become known at once
-_LONGEST_PAUSE = 10.0
-_LONGEST_ASKED = 60.0  # a Retry-After by a clock that is years off would end a caller's look-ups for good
 
 
 class TaskWaiter:
@@ -46,8 +44,8 @@ class TaskWaiter:
         self._shutdown = shutdown
         self._interval = interval
         self._tick = tick
-        self._waits: dict[str, set[_Wait]] = {}
-        self._handing_out = anyio.Lock()
+        self._waits: dict[str, _WaitsByTask] = {}
+        self._waking = anyio.Lock()
 
     async def wait(
         self,
@@ -59,18 +57,18 @@ class TaskWaiter:
         typical: float | None = None,
         ran: float = 0,
     ) -> dict[str, Task]:
-        """Wait until all tasks have ended, for at most `seconds`; not at all where the process is about to end.
+        """Wait until all tasks have ended, the time is up, or a shutdown is requested.
 
         Args:
             task_ids: Tasks that the upstream has accepted.
             token: The caller's.
-            seconds: How long, at most.
+            seconds: The longest time to wait.
             report: Called about every five seconds.
-            typical: Seconds that such a picture usually takes, for the report.
-            ran: Seconds that the task has run already, for the report.
+            typical: Seconds that a picture of this model usually takes, for the report.
+            ran: Seconds that the task has already run, for the report.
 
         Returns:
-            The tasks that have ended, by id; one that still runs is not in it.
+            The tasks that have ended, by id. Running tasks are left out.
 
         Raises:
             TokenRefused: The upstream refuses the caller's token.
@@ -80,79 +78,100 @@ class TaskWaiter:
         waits.add(wait)
         started = anyio.current_time()
         try:
-            while wait.goes_on(self._shutdown) and (left := started + seconds - anyio.current_time()) > 0:
+            while wait.continues(self._shutdown) and (left := started + seconds - anyio.current_time()) > 0:
                 with anyio.move_on_after(min(left, self._tick)) as pause:
-                    await wait.done.wait()
+                    await wait.wake_up.wait()
                 if pause.cancelled_caught and report is not None:
                     elapsed = anyio.current_time() - started
-                    await report(elapsed, message=f"{wait.what}: {_progress(ran + elapsed, typical)}")
+                    await report(elapsed, message=f"{wait.label}: {_progress(ran + elapsed, typical)}")
         finally:
-            waits.discard(wait)
+            waits.remove(wait)
         if wait.error is not None:
-            raise copy(wait.error)  # each call its own, with its own traceback
+            raise copy(wait.error)  # each call gets its own object, with its own traceback
         return wait.ended
 
-    def _waits_of(self, token: str) -> set[_Wait]:
+    def end(self) -> None:
+        """End all waits, because the process is about to exit."""
+        for waits in self._waits.values():
+            for wait in waits.all():
+                wait.wake_up.set()
+
+    def _waits_of(self, token: str) -> _WaitsByTask:
         if token not in self._waits:
-            self._waits[token] = set()
-            self._group.start_soon(self._look, token, self._waits[token])
+            self._waits[token] = _WaitsByTask()
+            self._group.start_soon(self._poll, token, self._waits[token])
         return self._waits[token]
 
-    def end(self) -> None:
-        """End all waits: the process is about to end."""
-        for waits in self._waits.values():
-            for wait in waits:
-                wait.done.set()
-
-    async def _look(self, token: str, waits: set[_Wait]) -> None:
-        """One caller's rounds, for as long as somebody waits."""
+    async def _poll(self, token: str, waits: _WaitsByTask) -> None:
+        """Run rounds of look-ups for one caller until none of its calls waits."""
         pause = self._interval
+        due = anyio.current_time() + pause
         try:
             while True:
-                await anyio.sleep(pause)
-                wanted = {id_ for wait in waits for id_ in wait.running}
-                if not wanted:
+                await anyio.sleep_until(due)
+                if not waits.by_task:
                     return
-                pause = await self._round(sorted(wanted), token, waits, pause)
-        except Exception:  # the top of a task of its own: one caller's reply must not end everybody's server
+                if error := await self._round(token, waits):
+                    pause = self._pause_after(error, pause)
+                    due = anyio.current_time() + pause
+                else:
+                    pause = self._interval
+                    due = max(due + pause, anyio.current_time())
+        except Exception:  # the top of a task: one caller's answer must not end the server
             logger.exception("the look-ups of one caller failed")
-            _fail(waits, UnreadableReply("The upstream's answer to a look-up could not be understood."))
+            self._wake(waits.fail(UnreadableReply("The upstream's answer to a look-up could not be understood.")))
         finally:
             del self._waits[token]
 
-    async def _round(self, wanted: list[str], token: str, waits: set[_Wait], pause: float) -> float:
-        """Look once, hand out what has ended; the seconds to the next round."""
+    async def _round(self, token: str, waits: _WaitsByTask) -> UpstreamError | None:
+        """Look up all tasks once and wake the waits that are over; returns a failure that a later round may not have.
+
+        A failed look-up ends no wait: it costs nothing and the tasks go on, so each wait's own time limit decides.
+        """
+        task_ids = sorted(waits.by_task)
         try:
-            found = await self._client.look_up(wanted, token, kind="round")
+            found = await self._client.look_up(task_ids, token, kind="round")
         except TokenRefused as error:
-            _fail(waits, error)
+            self._wake(waits.fail(error))
         except UpstreamError as error:
-            # A look-up costs nothing and the task goes on: the wait's own deadline decides, not this.
-            logger.warning("look-up of %d tasks failed: %s", len(wanted), error.code)
-            if error.retry_after is not None:
-                return min(max(error.retry_after, self._interval), _LONGEST_ASKED)
-            return min(pause * 2, _LONGEST_PAUSE)
+            logger.warning("look-up of %d tasks failed: %s", len(task_ids), error.code)
+            return error
         else:
-            ended = {id_: task for id_, task in found.items() if task.ended}
-            for wait in list(waits):
-                # One after the other: a thousand that end at once must not keep everybody else from being heard.
-                async with self._handing_out:
-                    wait.take(ended)
-                    await anyio.sleep(_BREATH)
-        return self._interval
+            self._wake(waits.finish(task for task in found.values() if task.ended))
+        return None
+
+    def _pause_after(self, error: UpstreamError, pause: float) -> float:
+        """The seconds until the round after a failed one: `Retry-After`, or twice the last pause."""
+        if error.retry_after is not None:
+            return min(max(error.retry_after, self._interval), _LONGEST_RETRY_AFTER)
+        return min(pause * 2, _LONGEST_PAUSE)
+
+    def _wake(self, waits: list[_Wait]) -> None:
+        if waits:
+            self._group.start_soon(self._wake_in_turn, waits)
+
+    async def _wake_in_turn(self, waits: list[_Wait]) -> None:
+        """Wake waits one at a time, so that other work runs in between when a thousand tasks end at once.
+
+        The lock is fair: callers whose tasks end at the same time alternate.
+        """
+        for wait in waits:
+            async with self._waking:
+                wait.wake_up.set()
+                await anyio.sleep(_WAKE_INTERVAL)
 
 
 @asynccontextmanager
 async def open_waiter(
     client: SeedreamClient, *, interval: float = 2, tick: float = 5, shutdown: Shutdown | None = None
 ) -> AsyncIterator[TaskWaiter]:
-    """A waiter, for as long as the context lasts.
+    """A waiter that polls while the context lasts.
 
     Args:
         client: For the look-ups.
-        interval: Seconds between a caller's rounds of look-ups.
-        tick: Seconds between two reports.
-        shutdown: Once it has begun, nobody waits.
+        interval: Seconds between the starts of two rounds of look-ups for a caller.
+        tick: Seconds between two progress reports.
+        shutdown: Ends every wait once it is requested.
     """
     shutdown = shutdown or Shutdown()
     async with anyio.create_task_group() as group:
@@ -161,32 +180,58 @@ async def open_waiter(
 
 
 def _progress(elapsed: float, typical: float | None) -> str:
-    """How far a picture is: "about 40 s of 120 s", or "130 s" once it takes longer than usual."""
+    """The progress of a picture: "about 40 s of 120 s", or "130 s" once it takes longer than usual."""
     return f"about {elapsed:.0f} s of {typical:.0f} s" if typical and elapsed < typical else f"{elapsed:.0f} s"
 
 
-def _fail(waits: Iterable[_Wait], error: UpstreamError) -> None:
-    for wait in waits:
-        wait.error = error
-        wait.done.set()
-
-
 class _Wait:
-    """One call's wait for one task or more."""
+    """One call's wait for one or more tasks."""
 
     def __init__(self, running: set[str]) -> None:
         self.running = running
-        self.what = f"Task {next(iter(running))}" if len(running) == 1 else f"{len(running)} tasks"
+        self.label = f"Task {next(iter(running))}" if len(running) == 1 else f"{len(running)} tasks"
         self.ended: dict[str, Task] = {}
         self.error: UpstreamError | None = None
-        self.done = anyio.Event()
+        self.wake_up = anyio.Event()
 
-    def goes_on(self, shutdown: Shutdown) -> bool:
+    def continues(self, shutdown: Shutdown) -> bool:
         return bool(self.running) and self.error is None and not shutdown.requested.is_set()
 
-    def take(self, ended: dict[str, Task]) -> None:
-        for id_ in self.running & ended.keys():
-            self.ended[id_] = ended[id_]
-            self.running.discard(id_)
-        if not self.running:
-            self.done.set()
+
+class _WaitsByTask:
+    """One caller's waits, indexed by the ids of their running tasks."""
+
+    def __init__(self) -> None:
+        self.by_task: dict[str, set[_Wait]] = {}
+
+    def add(self, wait: _Wait) -> None:
+        for task_id in wait.running:
+            self.by_task.setdefault(task_id, set()).add(wait)
+
+    def remove(self, wait: _Wait) -> None:
+        for task_id in wait.running & self.by_task.keys():
+            self.by_task[task_id].discard(wait)
+            if not self.by_task[task_id]:
+                del self.by_task[task_id]
+
+    def finish(self, ended: Iterable[Task]) -> list[_Wait]:
+        """Give ended tasks to their waits; returns the waits that have no running task any more."""
+        finished = []
+        for task in ended:
+            for wait in self.by_task.pop(task.id, ()):
+                wait.ended[task.id] = task
+                wait.running.discard(task.id)
+                if not wait.running:
+                    finished.append(wait)
+        return finished
+
+    def fail(self, error: UpstreamError) -> list[_Wait]:
+        """End all waits with an error; returns them."""
+        failed = list(self.all())
+        self.by_task.clear()
+        for wait in failed:
+            wait.error = error
+        return failed
+
+    def all(self) -> set[_Wait]:
+        return set[_Wait]().union(*self.by_task.values())

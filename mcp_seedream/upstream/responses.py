@@ -1,4 +1,4 @@
-"""HTTP answers → JSON: whole or line by line, bounded in size, or one of our errors."""
+"""Reads HTTP responses: whole or line by line, limited in size and time; decodes JSON or raises `UpstreamError`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from mcp_seedream.core.errors import UnreadableReply, UpstreamError
 from mcp_seedream.upstream.error_mapping import refusal
 from mcp_seedream.upstream.types import Failure, Task
 
-_MOST_BYTES = 128 * 2**20  # of an answer, decoded: as image data, a set takes tens of them
-_PIECE = 2**16  # bytes that are decompressed at a time
-_MOST_FOLD = 100  # more than `_ANY_FOLD` bytes are never so much smaller, compressed, unless they are made to be
-_ANY_FOLD = 2**18
-
+_MAX_BYTES = 128 * 2**20  # of a decompressed response; a set as base64 takes tens of MiB
+_PIECE = 2**16  # bytes that are decompressed in one step
+_MAX_RATIO = 100  # of compression, beyond `_UNCHECKED` bytes; only a decompression bomb exceeds it
+_UNCHECKED = 2**18
 
 ENCODING = "gzip"
-"""The one compression that is asked for."""
+"""The only compression that requests accept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer."""
+    """A complete response."""
 
     status: int
     headers: httpx.Headers
@@ -38,19 +37,23 @@ class Reply:
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """A limit for the whole of an answer: one that comes a byte at a time keeps within every other."""
+    """A time limit for a whole response; httpx limits only the time between two pieces.
+
+    Raises:
+        httpx.ReadTimeout: The time is up.
+    """
     try:
         with anyio.fail_after(seconds):
             yield
     except TimeoutError as error:
-        raise httpx.ReadTimeout(f"no complete answer in {seconds:.0f} s") from error
+        raise httpx.ReadTimeout(f"no complete response in {seconds:.0f} s") from error
 
 
 async def exchange(http: httpx.AsyncClient, call: httpx.Request, within: float) -> Reply:
-    """Send a request and read its answer, all of it within so many seconds.
+    """Send a request and read its response within `within` seconds.
 
     Raises:
-        httpx.HTTPError: There is no answer, or no end to it.
+        httpx.HTTPError: There is no complete response in time.
     """
     with at_most(within):
         response = await http.send(call, stream=True)
@@ -61,10 +64,10 @@ async def exchange(http: httpx.AsyncClient, call: httpx.Request, within: float) 
 
 
 async def read_whole(response: httpx.Response) -> Reply:
-    """Read an answer to its end.
+    """Read a response to its end.
 
     Raises:
-        httpx.HTTPError: It broke off, or is larger than any reply.
+        httpx.HTTPError: It broke off, or is too large.
     """
     parts, size = [], 0
     async for part in _decompressed(response):
@@ -75,12 +78,12 @@ async def read_whole(response: httpx.Response) -> Reply:
 
 
 async def read_lines(response: httpx.Response) -> AsyncIterator[str]:
-    """The lines of an answer as JSON has them: ended by a line feed alone, unlike those of text.
+    """The lines of a response. Only a line feed ends a line, since JSON may contain other line separators.
 
-    Blank ones are left out, but for one before each piece: whoever reads can tell how long it has been.
+    Blank lines are skipped, but an empty one is yielded before each piece, so that the reader can check the time.
 
     Raises:
-        httpx.HTTPError: It broke off, or a line has no end.
+        httpx.HTTPError: It broke off, or a line is too long.
     """
     rest = bytearray()
     async for piece in _decompressed(response):
@@ -97,14 +100,14 @@ async def read_lines(response: httpx.Response) -> AsyncIterator[str]:
 
 
 async def _decompressed(response: httpx.Response) -> AsyncIterator[bytes]:
-    """The body, decompressed piece by piece: httpx would make gigabytes of a few bytes before anybody can count them.
+    """The body, decompressed in small pieces: httpx would expand gigabytes before their size can be checked.
 
     Raises:
-        httpx.HTTPError: It broke off, is compressed in a way nobody asked for, or expands as no reply does.
+        httpx.HTTPError: It broke off, has another compression than was requested, or expands too much.
     """
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", ENCODING):
-        raise httpx.DecodingError(f"compressed as {encoding[:100]}, which was not asked for")
+        raise httpx.DecodingError(f"compressed as {encoding[:100]}, which was not requested")
     inflate, received, size = zlib.decompressobj(zlib.MAX_WBITS | 16), 0, 0
     async for raw in response.aiter_raw():
         if encoding == "identity":
@@ -117,47 +120,47 @@ async def _decompressed(response: httpx.Response) -> AsyncIterator[bytes]:
             except zlib.error as error:
                 raise httpx.DecodingError(str(error)) from error
             rest, size = inflate.unconsumed_tail, size + len(piece)
-            if size > max(_ANY_FOLD, received * _MOST_FOLD):
-                raise httpx.DecodingError(f"it expands more than {_MOST_FOLD} times")
+            if size > max(_UNCHECKED, received * _MAX_RATIO):
+                raise httpx.DecodingError(f"it expands more than {_MAX_RATIO} times")
             yield piece
-            await anyio.lowlevel.checkpoint()  # much can come of one piece: others have their turn
+            await anyio.lowlevel.checkpoint()  # one piece can expand to many: let other tasks run
     if encoding == ENCODING:
         yield inflate.flush()
 
 
 def decoded(reply: Reply, *, submitting: bool) -> Any:
-    """The JSON of a successful answer.
+    """The JSON of a successful response.
 
     Args:
-        reply: The answer.
+        reply: The response.
         submitting: As for `error_mapping.refusal`.
 
     Raises:
-        UpstreamError: The status is a refusal.
-        UnreadableReply: There is no JSON.
+        UpstreamError: The status is not 2xx.
+        UnreadableReply: The body is not JSON.
     """
-    found = _json(reply.content)
+    body = _json(reply.content)
     if reply.status >= httpx.codes.MULTIPLE_CHOICES:
-        raise refusal(reply.status, found, reply.headers, submitting=submitting)
-    if found is None:
+        raise refusal(reply.status, body, reply.headers, submitting=submitting)
+    if body is None:
         kind = reply.headers.get("content-type", "no content type")[:100]
-        message = f"The upstream answered with something that is not JSON ({kind}); a proxy may stand in between."
+        message = f"The upstream's response is not JSON ({kind}); it may come from a proxy in between."
         raise UnreadableReply(message, status=reply.status)
-    return found
+    return body
 
 
 def raise_known(reply: Reply, task: Task) -> None:
-    """A failure that came with HTTP 200: the codes that say why are raised as with any other status."""
-    failed = task.error or Failure("api_error", "no reason given")
-    body = {"error": {"code": failed.code, "message": failed.message}, "trace_id": task.trace_id}
-    found = refusal(reply.status, body, reply.headers, submitting=True)
-    if type(found) is not UpstreamError:
-        raise found
+    """Raise the error for a failed task that came with HTTP 200, if its code is a known one."""
+    failure = task.error or Failure("api_error", "no reason given")
+    body = {"error": {"code": failure.code, "message": failure.message}, "trace_id": task.trace_id}
+    error = refusal(reply.status, body, reply.headers, submitting=True)
+    if type(error) is not UpstreamError:
+        raise error
 
 
 def _check_size(size: int) -> None:
-    if size > _MOST_BYTES:
-        raise httpx.DecodingError(f"more than {_MOST_BYTES // 2**20} MiB")
+    if size > _MAX_BYTES:
+        raise httpx.DecodingError(f"more than {_MAX_BYTES // 2**20} MiB")
 
 
 def _json(content: bytes) -> Any:

@@ -1,7 +1,6 @@
-"""When a failed request is made again: one policy for each kind, as a value.
+"""A retry policy for requests: how many attempts, and how long to wait between them.
 
-How often, how long apart and for how long is here; which failures may be repeated at all is the caller's to
-say, since only it knows whether a request could have been accepted.
+The caller decides which failures may be retried, because only it knows whether a request may have been accepted.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """Exponential back-off with jitter; `Retry-After` is honoured where the answer carried one.
+    """Exponential back-off with jitter; `Retry-After` takes precedence.
 
     Args:
-        attempts: At most, the first one included.
-        seconds: No new attempt begins later than this after the first; a longer `Retry-After` ends it at once.
-        first: Seconds before the second attempt, doubled each time, with as much jitter.
-        longest: Seconds between two attempts, at most, unless the upstream asks for more.
+        attempts: The largest number of attempts, including the first.
+        seconds: No attempt starts later than this after the first; a longer `Retry-After` ends the retries at once.
+        first: Seconds before the second attempt; doubled for each further one. Up to as much is added as jitter.
+        longest: The longest pause, unless `Retry-After` is longer.
     """
 
     attempts: int = 4
@@ -40,16 +39,16 @@ class Retries:
     longest: float = 8
 
     async def __call__(self, request: Callable[[], Awaitable[T]], again: Callable[[UpstreamError], bool]) -> T:
-        """Make a request until it succeeds, fails for good, or the policy is exhausted.
+        """Make a request until it succeeds, fails for good, or the attempts are used up.
 
         Args:
             request: Makes one attempt.
-            again: Whether a failure may be repeated.
+            again: Whether a failure may be retried.
 
         Raises:
-            UpstreamError: The last attempt's.
+            UpstreamError: The failure of the last attempt.
         """
-        # Not before the first request: listing the tools needs none of it.
+        # Imported with the first request: it takes 40 ms, and listing the tools does not need it.
         from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_before_delay  # noqa: PLC0415
 
         attempts = AsyncRetrying(
@@ -57,7 +56,7 @@ class Retries:
             retry=retry_if_exception(lambda error: isinstance(error, UpstreamError) and again(error)),
             stop=stop_after_attempt(self.attempts) | stop_before_delay(self.seconds),
             wait=self._pause,
-            before_sleep=_log,
+            before_sleep=_log_retry,
             reraise=True,
         )
         return await attempts(request)
@@ -66,11 +65,12 @@ class Retries:
         from tenacity import wait_exponential, wait_random  # noqa: PLC0415
 
         error = state.outcome.exception() if state.outcome else None
-        asked = error.retry_after if isinstance(error, UpstreamError) else None
-        pause = wait_exponential(multiplier=self.first, max=self.longest)(state) if asked is None else asked
+        pause = error.retry_after if isinstance(error, UpstreamError) else None
+        if pause is None:
+            pause = wait_exponential(multiplier=self.first, max=self.longest)(state)
         return pause + wait_random(0, self.first)(state)
 
 
-def _log(state: RetryCallState) -> None:
+def _log_retry(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    logger.warning("%s: trying again in %.1f s", getattr(error, "code", error), state.upcoming_sleep)
+    logger.warning("%s: retrying in %.1f s", getattr(error, "code", error), state.upcoming_sleep)

@@ -1,7 +1,6 @@
-"""Reads a streamed answer: each picture is reported as it comes, and what came before a break counts.
+"""Reads a streamed response, reports each picture as it arrives, and keeps them if the stream breaks off.
 
-A streamed call lasts as long as its stream: `wait_seconds` does not cut it off, since a picture that is
-still to come could then be billed and lost.
+`wait_seconds` does not end a streamed call, because pictures that had not arrived would be billed and lost.
 """
 
 from __future__ import annotations
@@ -28,39 +27,39 @@ async def read_stream(
     shutdown: Shutdown,
     tick: float = 5,
 ) -> Task:
-    """Read a stream to its end, or until the process is about to end.
+    """Read a stream to its end, or until a shutdown is requested.
 
     Args:
-        events: What the upstream sends.
+        events: The events of the stream.
         report: Called for each picture, and about every `tick` seconds in between.
-        accepted: Called once, when the stream tells the task's id.
-        shutdown: Breaks the stream off; what came before counts.
-        tick: Seconds.
+        accepted: Called once, with the first event that has the task's id.
+        shutdown: Ends the reading; the pictures that have arrived are kept.
+        tick: Seconds between two progress reports.
 
     Returns:
-        The task with what came of it; pending, where the stream broke off after it told who it is.
+        The task with its pictures; pending if the stream broke off after the task's id and before a picture.
 
     Raises:
-        SubmissionUncertain: It ended without a word about pictures or a task.
+        SubmissionUncertain: It ended without a picture, a failure or a task id.
         UpstreamError: The request was refused.
     """
-    reading = _Reading(report, accepted)
+    reading = _StreamReader(report, accepted)
 
-    async def end() -> None:
+    async def stop_at_shutdown() -> None:
         await shutdown.requested.wait()
         group.cancel_scope.cancel()
 
     async with aclosing(events), anyio.create_task_group() as group:
-        group.start_soon(reading.tell_time, tick)
-        group.start_soon(end)
+        group.start_soon(reading.report_time, tick)
+        group.start_soon(stop_at_shutdown)
         await reading.read(events)
         group.cancel_scope.cancel()
     return reading.result()
 
 
 @dataclass(slots=True)
-class _Reading:
-    """What a stream has brought so far."""
+class _StreamReader:
+    """Collects the pictures and failures of a stream."""
 
     report: Report
     accepted: Callable[[Task], Awaitable[None]]
@@ -83,34 +82,34 @@ class _Reading:
                 self.usage = event.usage or self.usage
                 for failure in event.failures:
                     self.failures.append(failure)
-                    await self._tell(f"An image failed: {failure.message}")
+                    await self._report(f"An image failed: {failure.message}")
                 for image in event.images:
-                    await self._take(image)
+                    await self._add(image)
                 if event.completed:
                     self.completed = True
                     return
         except UpstreamError as error:
             self.error = error
 
-    async def _take(self, image: Image) -> None:
+    async def _add(self, image: Image) -> None:
         key = image.url or image.b64_json or ""
-        if key not in self.images:  # the last event may repeat them all
+        if key not in self.images:  # the last event may repeat all pictures
             self.images[key] = image
-            await self._tell(f"Image {len(self.images)}: {image.url or 'done'}")
+            await self._report(f"Image {len(self.images)}: {image.url or 'done'}")
 
-    async def tell_time(self, tick: float) -> None:
+    async def report_time(self, tick: float) -> None:
         while True:
             await anyio.sleep(tick)
             elapsed = anyio.current_time() - self.started
-            await self._tell(f"{f'Task {self.task_id}' if self.task_id else 'Streaming'}: {elapsed:.0f} s")
+            await self._report(f"{f'Task {self.task_id}' if self.task_id else 'Streaming'}: {elapsed:.0f} s")
 
-    async def _tell(self, message: str) -> None:
+    async def _report(self, message: str) -> None:
         await self.report(anyio.current_time() - self.started, message=message)
 
     def result(self) -> Task:
         images = tuple(self.images.values())
         if self.task_id and not images and (self.error or not self.completed):
-            note = "The stream broke off before its first picture came."
+            note = "The stream broke off before its first picture."
             return Task(self.task_id, failures=tuple(self.failures), trace_id=self.trace_id, notes=(note,))
         if self.error and not images:
             self.error.task_id = self.error.task_id or self.task_id
@@ -128,9 +127,9 @@ class _Reading:
             error=None if images else next(iter(self.failures), NO_PICTURE),
             trace_id=self.trace_id,
             usage=self.usage,
-            notes=(self._broke_off(),) if images and (self.error or not self.completed) else (),
+            notes=(self._incomplete_note(),) if images and (self.error or not self.completed) else (),
         )
 
-    def _broke_off(self) -> str:
+    def _incomplete_note(self) -> str:
         rest = f': get_task with task_id "{self.task_id}" may have the others, at no cost' if self.task_id else ""
         return f"The stream broke off after {len(self.images)} of the images{rest}."

@@ -1,4 +1,4 @@
-"""What goes over the wire, as objects: the request as the upstream takes it, and what its replies are read into.
+"""Dataclasses for requests to the upstream, and for the tasks, images and events that its responses contain.
 
 Facts: the vendor's API documents of `POST /seedream/images` and `POST /seedream/tasks`, 2026.
 """
@@ -18,14 +18,14 @@ JSONObject = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """A checked request of `POST /seedream/images`: the JSON body, and how its answer comes."""
+    """A validated request of `POST /seedream/images`, with its JSON body."""
 
     model: str
     body: Mapping[str, Any]
 
     @classmethod
     def of(cls, table: ModelTable, model: Model, spec: ImageSpec) -> ImageRequest:
-        """The request for a spec that `model` has been found to serve."""
+        """The request for an image spec that `model` supports."""
         body: JSONObject = {"model": model.id}
         if spec.prompt.strip():
             body["prompt"] = spec.prompt
@@ -40,11 +40,12 @@ class ImageRequest:
 
     @property
     def streams(self) -> bool:
+        """Whether the response is a stream."""
         return bool(self.body.get("stream"))
 
 
 def wrapped(table: ModelTable, name: str, value: Value) -> Any:
-    """A bare value as the upstream, and our tools, take it."""
+    """A parameter's value as the upstream and the tools expect it: in an object or a list if the table says so."""
     parameter = table.parameters[name]
     inner: Any = {parameter.inside: value} if parameter.inside else value
     return [inner] if parameter.listed else inner
@@ -52,7 +53,7 @@ def wrapped(table: ModelTable, name: str, value: Value) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The upstream's words for what went wrong."""
+    """The upstream's error code and message."""
 
     code: str
     message: str
@@ -60,7 +61,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One finished picture: a link, or base64 where that was asked for; where it was saved; a layer's own fields."""
+    """A finished picture: its link or base64 data, the path it was saved to, and fields of a layer."""
 
     url: str | None
     b64_json: str | None = None
@@ -73,17 +74,17 @@ class Image:
 
     @property
     def box(self) -> list[float] | None:
-        """A layer's box in pixels of the base: left, top, right, bottom."""
+        """A layer's box in pixels of the base picture: left, top, right, bottom."""
         box = (self.bounding_box or {}).get("absolute")
         return box if isinstance(box, list) and len(box) == 4 else None
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A generation as it stands: `elapsed` is in seconds, `*_at` and `links_until` are Unix times.
+    """The state of a generation. `elapsed` is in seconds; `*_at` and `links_until` are Unix times.
 
-    `request` is what the upstream says that it was asked for, where it says so; `typical_seconds` is how long pictures
-    of its model usually take.
+    `request` is the original request, if the upstream returns it. `typical_seconds` is how long pictures of the model
+    usually take.
     """
 
     id: str
@@ -110,7 +111,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class StreamEvent:
-    """One line of a streamed answer: pictures, failed pictures, the end (`completed`), or just the task's ids."""
+    """One line of a streamed response: pictures, failed pictures, the end (`completed`), or only the task's ids."""
 
     images: tuple[Image, ...] = ()
     failures: tuple[Failure, ...] = ()
@@ -118,3 +119,11 @@ class StreamEvent:
     task_id: str | None = None
     trace_id: str | None = None
     usage: JSONObject | None = None
+
+
+def unix_time(value: Any) -> float | None:
+    """A Unix time in seconds, from seconds or milliseconds; None unless it is between 2001 and 2100."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 1e9 < value < 4.1e12:
+        return None
+    seconds = value / 1000 if value > 1e11 else float(value)
+    return seconds if 1e9 < seconds < 4.1e9 else None

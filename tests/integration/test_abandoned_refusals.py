@@ -17,7 +17,7 @@ from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.server.tools import ToolDefaults
 from tests.conftest import BUSY, Session, Switch, answer
 from tests.integration.test_http import LATEST, OLD
-from tests.integration.test_peers import called, give_up, replica
+from tests.integration.test_repeated_calls_replicas import called, give_up, replica
 from tests.support.production import LITE, V5, Place, Production
 
 pytestmark = [pytest.mark.anyio, BUSY]

@@ -14,13 +14,16 @@ from typing import Any
 
 import anyio
 import pytest
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mcp_seedream import __version__
 from mcp_seedream.core import errors
+from mcp_seedream.core.events import Observer, UpstreamRequest
 from mcp_seedream.upstream.client import SeedreamClient, Timeouts
+from mcp_seedream.upstream.submission import UNWATCHED
 from mcp_seedream.upstream.types import ImageRequest
 from tests.conftest import BUSY, QUICK, Switch, serving
 
@@ -151,7 +154,7 @@ async def test_an_answer_that_is_no_json(client: SeedreamClient, server: Upstrea
     server.body, server.headers = body, {"content-type": "text/html"}
     with pytest.raises(errors.SubmissionUncertain, match=r"not JSON \(text/html\).*may have been accepted"):
         await client.submit(REQUEST, "k")
-    with pytest.raises(errors.UnreadableReply, match="a proxy may stand in between"):
+    with pytest.raises(errors.UnreadableReply, match="may come from a proxy in between"):
         await client.look_up(["t"], "k")
 
 
@@ -240,7 +243,7 @@ async def test_no_answer_in_time(client: SeedreamClient, server: Upstream) -> No
         await client.submit(REQUEST, "k")
     assert len(server.requests) == 1
     with pytest.raises(
-        errors.UpstreamUnavailable, match=r"127\.0\.0\.1 takes the connection, but does not answer in time"
+        errors.UpstreamUnavailable, match=r"127\.0\.0\.1 accepts the connection, but does not answer in time"
     ):
         await client.look_up(["t"], "k")
 
@@ -266,7 +269,7 @@ async def test_nobody_there() -> None:
 @pytest.mark.parametrize(
     ("proxy", "says"),
     [
-        (None, "could not be reached. The name no-such-host.invalid is not known ("),
+        (None, "could not be reached. The host name no-such-host.invalid is unknown ("),
         ("http://127.0.0.1:9", "could not be reached through the proxy. 127.0.0.1 refuses the connection"),
     ],
 )
@@ -409,3 +412,103 @@ async def test_one_connection_serves_many_calls(client: SeedreamClient, server: 
     for _ in range(5):
         await client.submit(REQUEST, "k")
     assert len({headers["x-port"] for _, headers, _ in server.requests}) == 1
+
+
+class Events(Observer):
+    """Keeps each request and each refused key."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        super().__init__(self.keys.append)
+        self.requests: list[UpstreamRequest] = []
+
+    def on_upstream_request(self, request: UpstreamRequest) -> None:
+        self.requests.append(request)
+
+
+@pytest.fixture
+def events() -> Events:
+    return Events()
+
+
+@pytest.fixture
+async def observed(server: Upstream, switch: Switch, events: Events) -> AsyncIterator[SeedreamClient]:
+    switch.app = server
+    timeouts = Timeouts(connect=1, read=1, stream=1)
+    async with SeedreamClient(switch.address, timeouts=timeouts, retries=QUICK, observer=events) as client:
+        yield client
+
+
+async def test_each_request_is_an_event(observed: SeedreamClient, server: Upstream, events: Events) -> None:
+    """With its kind, the answer's status, the seconds to its end, and the bytes of both bodies."""
+    await observed.submit(REQUEST, "k")
+    await observed.look_up(["t"], "k")
+    sent = [int(headers["content-length"]) for _, headers, _ in server.requests]
+    assert [(each.kind, each.status, each.sent, each.received) for each in events.requests] == [
+        ("submit", "200", sent[0], len(ACCEPTED)),
+        ("look up", "200", sent[1], len(ACCEPTED)),
+    ]
+    server.delay = 0.2
+    await observed.look_up(["t"], "k")
+    assert 0.2 <= events.requests[-1].seconds < 1
+
+
+async def test_each_attempt_is_an_event(observed: SeedreamClient, server: Upstream, events: Events) -> None:
+    """A streamed call that is refused and repeated too; a request without an answer has the status "error"."""
+    server.status, server.body, server.headers = 429, error_body("too_many_requests"), {"retry-after": "0"}
+    with pytest.raises(errors.RateLimited):
+        [_ async for _ in observed.stream(REQUEST, "k")]
+    assert [(each.kind, each.status) for each in events.requests] == [("stream", "429")] * QUICK.attempts
+    assert {each.received for each in events.requests} == {len(server.body)}
+    events.requests.clear()
+    server.delay = 1.5
+    with pytest.raises(errors.SubmissionUncertain):
+        await observed.submit(REQUEST, "k")
+    assert [(each.kind, each.status, each.received) for each in events.requests] == [("submit", "error", 0)]
+
+
+async def test_a_streamed_answer_is_an_event_at_its_end(
+    observed: SeedreamClient, server: Upstream, events: Events
+) -> None:
+    """Or when it is closed before it was read."""
+    server.body = b'{"type": "image_generation.partial_succeeded", "url": "https://a/b.png"}\n' * 2
+    stream = observed.stream(REQUEST, "k")
+    await anext(stream)
+    assert events.requests == []
+    async for _ in stream:
+        pass
+    assert [(each.kind, each.received) for each in events.requests] == [("stream", len(server.body))]
+    async with observed._opened(REQUEST, "k", UNWATCHED):
+        pass
+    assert [(each.kind, each.status, each.received) for each in events.requests[1:]] == [("stream", "200", 0)]
+
+
+async def test_a_refused_key_is_an_event(observed: SeedreamClient, server: Upstream, events: Events) -> None:
+    """For submits, streams and look-ups; a 403 is not about the key."""
+    server.status, server.body = 401, error_body("invalid_token")
+    for key, request in (("a", observed.submit(REQUEST, "a")), ("b", observed.look_up(["t"], "b"))):
+        with pytest.raises(errors.TokenRefused):
+            await request
+        assert events.keys[-1] == key
+    with pytest.raises(errors.TokenRefused):
+        await anext(observed.stream(REQUEST, "c"))
+    assert events.keys == ["a", "b", "c"]
+    server.status, server.body = 403, error_body("used_up")
+    with pytest.raises(errors.BalanceUsedUp):
+        await observed.submit(REQUEST, "d")
+    assert len(events.keys) == 3
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+async def test_requests_carry_the_trace(
+    server: Upstream, events: Events, monkeypatch: pytest.MonkeyPatch, *, proxied: bool
+) -> None:
+    """The upstream can continue it; requests through a proxy of the environment are events as well."""
+    span = NonRecordingSpan(SpanContext(0xA1, 0xB2, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)))
+    with serving(server, lifespan="off") as address, use_span(span):
+        if proxied:
+            monkeypatch.setenv("HTTP_PROXY", address)
+        async with SeedreamClient("http://api.example.com" if proxied else address, observer=events) as client:
+            await client.submit(REQUEST, "k")
+    assert f"{0xA1:032x}" in server.requests[0][1]["traceparent"]
+    assert [each.status for each in events.requests] == ["200"]

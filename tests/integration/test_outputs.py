@@ -197,8 +197,8 @@ async def test_a_place_that_can_not_be_written_is_a_note(session: Session, tmp_p
         ("file://elsewhere/share/x.jpg", "names another machine"),
         ("\\\\nas\\share\\x.jpg", "is a Windows network path"),
         ("file:////nas/share/x.jpg", "is a Windows network path"),
-        ("$PICTURES/x.jpg", "the variable $PICTURES is not replaced here"),
-        ("${workspaceFolder}/x.jpg", "the variable ${workspaceFolder} is not replaced here"),
+        ("$PICTURES/x.jpg", "the variable $PICTURES is not expanded here"),
+        ("${workspaceFolder}/x.jpg", "the variable ${workspaceFolder} is not expanded here"),
         ("ftp://elsewhere/x.jpg", "is neither a path nor an http(s) link"),
     ],
 )

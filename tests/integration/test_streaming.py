@@ -130,7 +130,7 @@ async def test_an_id_is_never_lost(table: ModelTable, cut: bool) -> None:
     """The stream says who it is, then ends without a picture: it was accepted, so its task is waited for."""
     result = await stream(table, STARTED, cut=cut)
     assert answer(result)["status"] == "pending"
-    assert "broke off before its first picture came" in text(result)
+    assert "broke off before its first picture" in text(result)
     assert (answer(result)["task_id"], answer(result)["trace_id"]) == ("t1", "r1")
     assert "t1" in text(result)
 

@@ -20,6 +20,7 @@ import pytest
 from mcp import Client
 from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 from mcp.shared.exceptions import MCPError
+from mcp_seedream.generation.orphans import Orphans
 from mcp_types import CallToolResult, Request, RequestParams, Result
 from pydantic import ConfigDict, Field
 from starlette.types import Receive, Scope, Send
@@ -30,7 +31,6 @@ from mcp_seedream.core.settings import read_settings
 from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.generation.background import _BARE, Job, Jobs, Work, open_jobs
 from mcp_seedream.generation.journal import IN_MEMORY, Entry, Journal
-from mcp_seedream.generation.orphans import Orphans
 from mcp_seedream.hosting.app import bearer_token, build_app
 from mcp_seedream.hosting.limits import CallerLimits
 from mcp_seedream.media.local_files import LocalFiles
@@ -38,11 +38,11 @@ from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.server.tasks_extension import EXTENSION
 from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.types import Task
-from tests.conftest import BUSY, TOKEN, Session, Switch, answer, look_ups, serving, submits, text
+from tests.conftest import TOKEN, Session, Switch, answer, look_ups, serving, submits, text
 from tests.process.test_stdio import Process
 from tests.process.test_stopping import ENDS, environment
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 MODERN = "2026-07-28"
 META: dict[str, Any] = {
     "io.modelcontextprotocol/protocolVersion": MODERN,

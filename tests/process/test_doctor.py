@@ -312,7 +312,7 @@ def test_a_file_of_settings_in_another_encoding() -> None:
     """The server starts without it, and both say so."""
     Path(".env").write_bytes("SEEDREAM_OUTPUT_DIR=é\n".encode("latin-1"))
     found = machines()["settings"]
-    told = f".env in {Path.cwd()} is passed over: it is not written in UTF-8."
+    told = f".env in {Path.cwd()} is ignored: it is not written in UTF-8."
     assert (found.level, found.found) == ("warning", told)
     done = run(ACEDATACLOUD_API_TOKEN=TOKEN)
     assert (done.returncode, told in done.stderr) == (0, True)

@@ -198,7 +198,7 @@ def test_a_redis_that_is_not_there(given: Any) -> None:
         assert "in time" in found.found
     for place, words in (
         (f"127.0.0.1:{nobody()}", "refuses the connection"),
-        ("redis.example.invalid:6379", "is not known"),
+        ("redis.example.invalid:6379", "is unknown"),
     ):
         found = given("redis", SEEDREAM_REDIS_URL=f"redis://:{PASSWORD}@{place}/0")["redis"]
         assert (found.level, words in found.found, place in found.found) == ("problem", True, True), found
@@ -269,7 +269,7 @@ def test_a_public_address_that_is_not_reached(given: Any, tmp_path: Path) -> Non
     with saying(Says(200, b"{}"), tls=tls) as port:
         urls = {
             f"http://127.0.0.1:{nobody()}": "refuses the connection",
-            PUBLIC: "is not known",
+            PUBLIC: "is unknown",
             f"https://localhost:{port}": "is not trusted",
         }
         for url, words in urls.items():

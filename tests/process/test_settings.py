@@ -16,7 +16,7 @@ import pytest
 from mcp_seedream import DISTRIBUTION
 from mcp_seedream.core.credentials import clean_token, placeholder_reason
 from mcp_seedream.core.errors import ConfigurationError
-from mcp_seedream.core.paths import expanded
+from mcp_seedream.core.paths import expand_path
 from mcp_seedream.core.setting_fields import ADDRESSES, HARMLESS, HTTP_ONLY, Settings, name_of
 from mcp_seedream.core.setting_rules import check_seal_key
 from mcp_seedream.core.settings import read_settings, sources
@@ -108,7 +108,7 @@ def test_a_folder_can_not_send_the_token_elsewhere(
     server = Process(cwd=folder, env={TOKEN: "of-the-environment", "HTTPS_PROXY": "http://127.0.0.1:9"})
     hello(server, OLD)
     assert call(server, prompt="a fox", wait_seconds=0)[-1]["result"]["isError"]
-    assert server.process.communicate(timeout=20)[1].count("passed over") == 1
+    assert server.process.communicate(timeout=20)[1].count("ignored") == 1
     assert sandbox.requests == []
     assert [path.name for path in folder.iterdir() if path.name != ".local"] == [".env"]
 
@@ -190,7 +190,7 @@ def test_try_sends_no_token_elsewhere(upstream: str, sandbox: Sandbox) -> None:
     done = command("try", "a fox", **{TOKEN: "of-the-environment", "HTTPS_PROXY": "http://127.0.0.1:9"})
     assert sandbox.requests == []
     assert done.returncode == 1
-    assert done.stderr.count("passed over") == 1
+    assert done.stderr.count("ignored") == 1
     assert not Path("elsewhere").exists()
 
 
@@ -230,7 +230,7 @@ def test_install_writes_no_address_of_a_folder(
     assert done.returncode == 0, done.stderr
     entry = json.loads(Path("mcp.json").read_text())["mcpServers"]["seedream"]
     assert entry["env"] == {name: value.format(folder=folder) for name, value in written.items()}
-    assert done.stderr.count("passed over") == 1
+    assert done.stderr.count("ignored") == 1
     assert BASE_URL in done.stderr
 
 
@@ -247,7 +247,7 @@ def test_install_takes_no_path_where_the_client_asks_for_the_token(folder: Path)
     done = command("install", "vscode", "--ask", "--config", "mcp.json")
     entry = json.loads(Path("mcp.json").read_text())["servers"]["seedream"]
     assert entry["env"].keys() == {TOKEN}
-    assert done.stderr.count("passed over") == 1
+    assert done.stderr.count("ignored") == 1
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_a_pipe_that_nobody_writes_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcp_seedream.core.env_file._PIPE_SECONDS", 0)
     os.mkfifo(".env")
     found = sources("local")
-    assert "it is a pipe that nobody writes to" in found.warnings()[0]
+    assert "it is a pipe without a writer" in found.warnings()[0]
     assert found.settings().token is None
 
 
@@ -348,7 +348,7 @@ def test_what_concerns_others_does_not_end_a_local_server(env: dict[str, str]) -
     done = greet(**env)
     assert greeted(done), done.stderr
     assert "Traceback" not in done.stderr
-    assert ("WARNING" in done.stderr or "passed over" in done.stderr) is any(name.startswith("OTEL") for name in env)
+    assert ("WARNING" in done.stderr or "ignored" in done.stderr) is any(name.startswith("OTEL") for name in env)
 
 
 NO_EXPORTER = "sys.modules['opentelemetry.exporter'] = None"
@@ -378,7 +378,7 @@ def test_processes_over_http(value: str) -> None:
         ("2", "file/figures", "Not a directory"),
         ("1", "file", "Not a directory"),
         ("1", "new", "No such file or directory"),
-        ("2", "$UNSET/figures", "which is not set"),
+        ("2", "$UNSET/figures", "is not set"),
     ],
 )
 def test_a_folder_of_figures_that_can_not_be(folder: Path, workers: str, named: str, words: str) -> None:
@@ -587,7 +587,7 @@ def test_paths_that_are_refused(at_home: Path, field: str, written: str) -> None
 def test_a_folder_that_is_named_so(folder: Path) -> None:
     """Is the one that is meant."""
     (folder / "$RECYCLE").mkdir()
-    assert expanded("$RECYCLE") == "$RECYCLE"
+    assert expand_path("$RECYCLE") == "$RECYCLE"
 
 
 def test_a_list_of_quoted_folders() -> None:

@@ -303,8 +303,8 @@ def test_a_misspelt_setting_is_told_in_the_log(tmp_path: Path) -> None:
         timeout=30,
         check=True,
     )
-    assert "SEEDREAM_WAITSECONDS is not a setting, and does nothing. Is SEEDREAM_WAIT_SECONDS meant?" in done.stderr
-    assert "SEEDREAM_COLOUR is not a setting, and does nothing." in done.stderr
+    assert "SEEDREAM_WAITSECONDS is not a setting and is ignored. Did you mean SEEDREAM_WAIT_SECONDS?" in done.stderr
+    assert "SEEDREAM_COLOUR is not a setting and is ignored." in done.stderr
     assert done.stderr.count("WARNING") == 2
     assert "secret" not in done.stderr
     assert done.stdout == ""

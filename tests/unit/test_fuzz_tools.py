@@ -40,7 +40,7 @@ LONGEST_REFUSAL = 2000
 
 def schemas(defaults: ToolDefaults) -> dict[str, dict[str, Any]]:
     """The input schemas as a client sees them."""
-    return {tool.name: tool.parameters for tool in make_tools(TABLE, lambda _: TOKEN, defaults)}
+    return {tool.name: tool.parameters for tool in make_tools(TABLE, defaults)}
 
 
 SCHEMAS = schemas(ToolDefaults(0))

@@ -256,9 +256,9 @@ def test_what_can_only_be_a_picture_is_one(data: Any, links: list[str], contents
     ("item", "says"),
     [
         ({"image_url": 5}, "image_url is a number"),
-        ({"image_url": f"failed, see {LINK}"}, f"image_url is a text of {len(LINK) + 12} characters"),
-        ({"image_url": '{"error": "https://a.example"}'}, "image_url is a text of 30 characters"),
-        ({"image_url": "cdn/1.jpg"}, "image_url is a text of 9 characters"),
+        ({"image_url": f"failed, see {LINK}"}, f"image_url is a string of {len(LINK) + 12} characters"),
+        ({"image_url": '{"error": "https://a.example"}'}, "image_url is a string of 30 characters"),
+        ({"image_url": "cdn/1.jpg"}, "image_url is a string of 9 characters"),
         ({"image_url": [{"href": LINK}]}, "image_url is a list"),
         ({"image_url": {"href": LINK}}, "image_url is an object"),
         ({"b64_json": True}, "b64_json is a boolean"),

@@ -8,7 +8,6 @@ import anyio
 import pytest
 
 from mcp_seedream.core.errors import RateLimited, TokenRefused, UnreadableReply, UpstreamError, UpstreamUnavailable
-from mcp_seedream.upstream import poller
 from mcp_seedream.upstream.client import Look, SeedreamClient
 from mcp_seedream.upstream.poller import TaskWaiter, open_waiter
 from mcp_seedream.upstream.types import Task
@@ -25,10 +24,14 @@ class Upstream(SeedreamClient):
         self.ended: set[str] = set()
         self.asked: list[tuple[str, list[str]]] = []
         self.errors: list[Exception] = []
+        self.times: list[float] = []
+        self.delay = 0.0
 
     async def look_up(self, task_ids: Iterable[str], token: str, *, kind: Look = "look up") -> dict[str, Task]:  # noqa: ARG002
         ids = list(task_ids)
         self.asked.append((token, ids))
+        self.times.append(anyio.current_time())
+        await anyio.sleep(self.delay)
         if self.errors:
             raise self.errors.pop()
         return {id_: Task(id_, "failed" if id_ in self.ended else "pending") for id_ in ids}
@@ -50,7 +53,7 @@ async def test_a_round_asks_for_everything_a_caller_waits_for(waiter: TaskWaiter
     async with anyio.create_task_group() as group:
         for n in range(40):
             group.start_soon(waiter.wait, [f"t{n % 20}"], "k", 5)
-        await anyio.sleep(0.12)
+        await anyio.sleep(0.08)
         upstream.ended = {f"t{n}" for n in range(20)}
     assert len(upstream.asked) == 2
     assert all(len(ids) == 20 for _, ids in upstream.asked)
@@ -163,15 +166,13 @@ async def test_retry_after_is_kept_in_full(upstream: Upstream) -> None:
     assert anyio.current_time() - started == pytest.approx(0.5, abs=0.1)
 
 
-async def test_a_retry_after_of_years_does_not_end_the_look_ups(
-    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_retry_after_of_years_does_not_end_the_look_ups(upstream: Upstream) -> None:
     """Neither those of this wait nor those of the caller's next ones, which join them."""
-    monkeypatch.setattr(poller, "_LONGEST_ASKED", 0.1)
     upstream.errors = [RateLimited("slow", retry_after=1e9)]
     upstream.ended = {"a"}
     async with open_waiter(upstream, interval=0.02) as waiter:
-        assert set(await waiter.wait(["a"], "k", 5)) == {"a"}
+        assert set(await waiter.wait(["a"], "k", 100)) == {"a"}
+    assert anyio.current_time() < 70
 
 
 async def test_a_wait_with_no_time_returns_at_once(waiter: TaskWaiter, upstream: Upstream) -> None:
@@ -191,3 +192,48 @@ async def test_a_report_says_how_far_a_picture_is(waiter: TaskWaiter) -> None:
     await waiter.wait(["t"], "k", 0.05, report, typical=25, ran=40)
     await waiter.wait(["t"], "k", 0.05, report)
     assert list(dict.fromkeys(told)) == ["Task t: about 40 s of 120 s", "Task t: 40 s", "Task t: 0 s"]
+
+
+@pytest.mark.parametrize("count", [1, 1000, 2000])
+async def test_idle_waits_do_not_slow_the_rounds(upstream: Upstream, count: int) -> None:
+    """However many calls wait for tasks that still run, a round starts every `interval` seconds."""
+    async with open_waiter(upstream, interval=0.5) as waiter, anyio.create_task_group() as group:
+        for n in range(count):
+            group.start_soon(waiter.wait, [f"t{n}"], "k", 10.1)
+    assert upstream.times == pytest.approx([0.5 * n for n in range(1, 21)])
+
+
+async def test_slow_look_ups_do_not_stretch_the_interval(upstream: Upstream) -> None:
+    """The interval is from start to start; a look-up that takes longer is followed by the next one at once."""
+    async with open_waiter(upstream, interval=0.5) as waiter:
+        upstream.delay = 0.3
+        await waiter.wait(["t"], "k", 2.1)
+        assert upstream.times == pytest.approx([0.5, 1.0, 1.5, 2.0])
+        upstream.times.clear()
+        upstream.delay = 0.7
+        await anyio.sleep(1)
+        started = anyio.current_time()
+        await waiter.wait(["t"], "k", 2.1)
+        assert [at - started for at in upstream.times] == pytest.approx([0.5, 1.2, 1.9])
+
+
+async def test_a_thousand_tasks_that_end_at_once_leave_time_for_others(upstream: Upstream) -> None:
+    """Their waits wake one after the other; another caller's wait does not queue behind them, nor do rounds."""
+    upstream.ended = {f"t{n}" for n in range(1000)} | {"other"}
+    woken: dict[str, float] = {}
+
+    async with open_waiter(upstream, interval=0.5) as waiter, anyio.create_task_group() as group:
+
+        async def wait(task_id: str, token: str) -> None:
+            await waiter.wait([task_id], token, 5.1)
+            woken[task_id] = anyio.current_time()
+
+        for n in range(1000):
+            group.start_soon(wait, f"t{n}", "busy")
+        group.start_soon(wait, "running", "busy")
+        group.start_soon(wait, "other", "bob")
+    assert len(set(woken.values())) >= 1000
+    assert woken["other"] < 0.51
+    assert [at for at, (token, _) in zip(upstream.times, upstream.asked, strict=True) if token == "busy"] == (
+        pytest.approx([0.5 * n for n in range(1, 11)], abs=0.01)
+    )

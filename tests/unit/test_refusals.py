@@ -166,7 +166,7 @@ async def test_a_refusal_is_remembered_for_hours_and_then_forgotten() -> None:
     told: list[tuple[str, str]] = []
 
     class Listener(Observer):
-        def choice_refused(self, model: str, part: str) -> None:
+        def on_choice_refused(self, model: str, part: str) -> None:
             told.append((model, part))
 
     clock = Clock()

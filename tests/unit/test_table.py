@@ -108,11 +108,11 @@ def test_a_name_that_means_no_model_finds_none(table: ModelTable, written: str) 
     [
         ("max_images = 14", 'max_images = "14"', "max_images: it has to be a whole number"),
         ("seed = { minimum = -1", "sed = { minimum = -1", "parameters.sed: is not one of [parameters]"),
-        ("generate = false", "generat = false", "generat: there is nothing of that name"),
+        ("generate = false", "generat = false", "generat: there is no such name"),
         ('type = "url"', 'type = "uri"', "parameters.callback_url.type: it has to be 'boolean', 'integer'"),
         ("aspect_ratio = 16", "aspect_ratio = ", "can't be read: Invalid value (at line"),
         (f'id = "{LITE}"', f'id = "{V5}"', "stands twice"),
-        ("default = 2.5", "defualt = 2.5", "guidance_scale.defualt: there is nothing of that name"),
+        ("default = 2.5", "defualt = 2.5", "guidance_scale.defualt: there is no such name"),
         ("default = 2.5", "default = 25", "guidance_scale: default must be from 1 to 10"),
         ("when = { stream = true }", "when = { streem = true }", "streem is not one of [parameters]"),
         ("default = 2.5", "default = true", "guidance_scale: default is not a number"),

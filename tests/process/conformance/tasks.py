@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import anyio
@@ -12,12 +13,13 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, ElicitRequest, ElicitRequestFormParams, InputRequiredResult, TextContent
 
-from mcp_seedream.generation.background import Job
+from mcp_seedream.generation.background import BackgroundCall
 from mcp_seedream.server.tasks_extension import EXTENSION, TaskParams, Tasks, UpdateParams
 from mcp_seedream.upstream.types import Task
 
 Caller = Context[Any, Any]
 STRING = {"type": "string"}
+CALL: ContextVar[BackgroundCall | None] = ContextVar("call", default=None)
 
 
 class Asks:
@@ -50,34 +52,34 @@ def add_tasks(server: MCPServer[Any]) -> None:
     asks = Asks()
 
     async def slow_compute(seconds: float, ctx: Caller, label: str = "") -> str:
-        _begun(ctx)
+        _begun()
         await anyio.sleep(seconds)
         return f"computed {label}"
 
     async def failing_job(ctx: Caller) -> str:
         require_client_extension(ctx.request_context, EXTENSION)
-        _begun(ctx)
+        _begun()
         await anyio.sleep(0.5)
         raise ToolError("This job fails.")
 
     async def protocol_error_job(ctx: Caller) -> str:
-        _begun(ctx)
+        _begun()
         await anyio.sleep(0.5)
         raise MCPError(-32603, "This job breaks.")
 
     async def confirm_delete(filename: str, ctx: Caller) -> str:
-        answers = await asks.ask(_begun(ctx), confirm=_form(f"Delete {filename}?", confirm={"type": "boolean"}))
+        answers = await asks.ask(_begun(), confirm=_form(f"Delete {filename}?", confirm={"type": "boolean"}))
         return f"{filename}: {answers['confirm']}"
 
     async def multi_input(ctx: Caller) -> str:
         who, sure = _form("Who?", name=STRING), _form("Sure?", confirm={"type": "boolean"})
-        return str(await asks.ask(_begun(ctx), who=who, sure=sure))
+        return str(await asks.ask(_begun(), who=who, sure=sure))
 
     async def test_tool_with_task(ctx: Caller) -> InputRequiredResult | CallToolResult:
         answers = ctx.input_responses or {}
         if "who" not in answers:
             return InputRequiredResult(input_requests={"who": _form("Who?", name=STRING)})
-        _begun(ctx)
+        _begun()
         return CallToolResult(content=[TextContent(type="text", text=str(answers["who"]))])
 
     jobs: list[Callable[..., Any]] = [slow_compute, failing_job, protocol_error_job, confirm_delete, multi_input]
@@ -85,7 +87,12 @@ def add_tasks(server: MCPServer[Any]) -> None:
         server.add_tool(job, description="For the conformance suite.", structured_output=False)
     server.add_tool(lambda name: f"Hello, {name}!", "greet", description="For the conformance suite.")
     extension = next(found for found in server._extensions if isinstance(found, Tasks))
-    extension._tools |= {job.__name__ for job in (*jobs, test_tool_with_task)}
+
+    async def in_background(_: object, ctx: Caller, call: BackgroundCall) -> Any:
+        CALL.set(call)
+        return await server._handle_call_tool(ctx.request_context, ctx._input_params)  # type: ignore[arg-type]
+
+    extension._calls |= dict.fromkeys((job.__name__ for job in (*jobs, test_tool_with_task)), in_background)
     _hear(server, extension, asks)
 
 
@@ -111,10 +118,9 @@ def _form(message: str, **fields: Any) -> ElicitRequest:
     return ElicitRequest(params=ElicitRequestFormParams(message=message, requested_schema=schema))
 
 
-def _begun(ctx: Caller) -> str:
+def _begun() -> str:
     """From here on it is a task, where its caller can follow one; its id."""
-    job: Job | None = ctx.request_context.lifespan_context.job
     id_ = uuid.uuid4().hex
-    if job:
-        job.accept(Task(id_))
+    if call := CALL.get():
+        call.accept(Task(id_))
     return id_

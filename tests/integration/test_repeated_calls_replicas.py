@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
-from pathlib import Path
-from time import time
 from typing import Any
-from unittest.mock import ANY
 
 import anyio
 import httpx
@@ -20,18 +16,14 @@ from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.redis_client import connect
 from mcp_seedream.core.settings import read_settings
 from mcp_seedream.core.shutdown import Shutdown
-from mcp_seedream.generation import peers
-from mcp_seedream.generation.journal import Orphan
-from mcp_seedream.generation.orphans import Orphans
-from mcp_seedream.generation.peers import Peers
+from mcp_seedream.generation.redis_attempts import RedisAttempts
 from mcp_seedream.hosting.app import bearer_token, build_app
 from mcp_seedream.sandbox.app import Sandbox
-from mcp_seedream.upstream.types import Task
-from tests.conftest import BUSY, Session, answer, serving, submits, text
+from tests.conftest import Session, answer, serving, submits, text
 from tests.integration.test_http import LATEST, OLD, message, read
-from tests.support.services import free_port, redis_running
+from tests.support.services import free_port
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 SLOW = "a fox [sandbox:slow=2]"
 
 
@@ -42,8 +34,8 @@ def replicas(table: ModelTable, upstream: str, redis: Any, redis_url: str) -> It
         yield tuple(stack.enter_context(replica(table, upstream, redis_url)) for _ in range(2))
 
 
-def replica(table: ModelTable, upstream: str, url: str) -> Any:
-    session = Session(table, upstream, token_of=bearer_token, peers=Peers(connect(url)))
+def replica(table: ModelTable, upstream: str, url: str, *, pause: float = 30) -> Any:
+    session = Session(table, upstream, token_of=bearer_token, redis=RedisAttempts(connect(url), pause=pause))
     return serving(build_app(session.server, read_settings()))
 
 
@@ -69,11 +61,11 @@ async def give_up(endpoint: str, id_: int) -> None:
 async def accepted(redis: Any) -> None:
     """Until a request has a task that all know of."""
 
-    async def known() -> list[str]:
-        return [entry for key in await redis.keys("seedream:asked:*") for entry in await redis.hvals(key)]
+    async def states() -> list[str]:
+        return [await redis.hget(key, "state") for key in await redis.keys("seedream:attempt:*")]
 
     with anyio.fail_after(20):
-        while not any(entry.count(",") == 2 for entry in await known()):  # noqa: ASYNC110
+        while "accepted" not in await states():  # noqa: ASYNC110
             await anyio.sleep(0.02)
 
 
@@ -138,7 +130,7 @@ async def test_a_call_that_is_left_before_it_has_a_task(
         found = await called(replicas[1], prompt, revision=LATEST)
     assert "nothing was billed again" in str(found["notes"])
     assert len(submits(sandbox)) == 1
-    assert await redis.keys("seedream:[lc]*") == []
+    assert await redis.keys("seedream:attempt*") == []
 
 
 async def test_calls_that_are_alive_are_two_pictures(replicas: tuple[str, str], redis: Any, sandbox: Sandbox) -> None:
@@ -153,11 +145,12 @@ async def test_nothing_is_left_of_calls_that_were_answered(replicas: tuple[str, 
     """Nor is what is there meanwhile anybody's token or prompt; and all of it is for a time."""
     async with waiting(redis, replicas[0], prompt="a vixen [sandbox:slow=1]"):
         keys = await redis.keys("*")
-        said = [str(await (redis.hvals if "asked" in key else redis.get)(key)) for key in keys]
-        assert len(keys) == 2
+        read = {"hash": redis.hvals, "set": redis.smembers, "string": redis.get}
+        said = [str(await read[await redis.type(key)](key)) for key in keys]
+        assert len(keys) == 4
         assert not any(word in " ".join([*keys, *said]) for word in ("alice", "vixen"))
         assert all([0 < await redis.pttl(key) < 4_000_000 for key in keys])
-    assert await redis.keys("*") == []
+    assert await redis.keys("seedream:attempt*") == []
 
 
 async def test_what_redis_forgot_is_not_left(replicas: tuple[str, str], redis: Any, sandbox: Sandbox) -> None:
@@ -168,7 +161,7 @@ async def test_what_redis_forgot_is_not_left(replicas: tuple[str, str], redis: A
         group.start_soon(partial(called, replicas[0], "a fox [sandbox:hang=0.5]"))
         await true(lambda: len(submits(sandbox)) == 2)
         await redis.flushdb()
-    assert await redis.keys("*") == []
+    assert await redis.keys("seedream:attempt*") == []
 
 
 async def test_notices_may_come_twice(replicas: tuple[str, str], redis: Any, sandbox: Sandbox) -> None:
@@ -176,8 +169,8 @@ async def test_notices_may_come_twice(replicas: tuple[str, str], redis: Any, san
     async with waiting(redis, replicas[0], id_=7):
         for _ in range(2):
             await give_up(replicas[1], 7)
-        assert await redis.llen((await redis.keys("seedream:left:*"))[0]) == 1
-    assert len(await redis.keys("*")) == 1
+    [attempt] = await redis.keys("seedream:attempt:*")
+    assert await redis.hget(attempt, "state") == "abandoned"
     assert len(submits(sandbox)) == 1
 
 
@@ -189,7 +182,7 @@ async def test_a_server_that_stops_leaves_its_tasks_to_the_others(
     found: list[CallToolResult] = []
 
     async def call(**more: Any) -> None:
-        session = Session(table, upstream, peers=Peers(connect(redis_url)), **more)
+        session = Session(table, upstream, redis=RedisAttempts(connect(redis_url)), **more)
         found.append(await session.call("generate_image", prompt=SLOW))
 
     async with anyio.create_task_group() as group:
@@ -210,9 +203,8 @@ async def test_without_redis_each_is_on_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is said from the beginning, once, without a password; and again when it is there."""
-    monkeypatch.setattr(peers, "_PAUSE", 0)
     port = free_port()
-    with replica(table, upstream, f"redis://:the-password@127.0.0.1:{port}/0") as address:
+    with replica(table, upstream, f"redis://:the-password@127.0.0.1:{port}/0", pause=0) as address:
         await true(lambda: "Redis can't be used" in caplog.text)
         with anyio.move_on_after(0.5):
             await called(address, revision=LATEST)
@@ -221,52 +213,3 @@ async def test_without_redis_each_is_on_its_own(
     assert len(submits(sandbox)) == 1
     assert caplog.text.count("Redis can't be used") == 1
     assert "the-password" not in caplog.text
-
-
-async def test_redis_comes_back(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is used again after a while, and until then asked for nothing."""
-    caplog.set_level(logging.WARNING)
-    port = free_port()
-    orphan = Orphan("t1", "m", time())
-    async with connect(f"redis://127.0.0.1:{port}/0") as client:
-        there = Peers(client)
-        assert not await there.leave("call", orphan)
-        with redis_running(tmp_path, port):
-            assert not await there.leave("call", orphan)
-            monkeypatch.setattr(peers, "monotonic", lambda: 1e9)
-            assert await there.leave("call", orphan)
-            assert await there.take("call") == (orphan, False, False)
-            assert await there.take("call") == (None, False, False)
-    assert [record.message.split(".")[0] for record in caplog.records] == [
-        "Redis can't be used (ConnectionError)",
-        "Redis can be used again",
-    ]
-
-
-async def test_what_was_left_long_ago_is_nobodys(redis: Any) -> None:
-    """And the first in time comes first."""
-    there = Peers(redis, seconds=60)
-    for id_, ago in (("old", 61), ("first", 30), ("second", 20)):
-        assert await there.leave("call", Orphan(id_, "", time() - ago))
-    assert [await there.take("call") for _ in range(2)] == [
-        (Orphan(id_, "", ANY), False, False) for id_ in ("first", "second")
-    ]
-    assert await there.take("call") == (None, False, False)
-
-
-async def test_a_task_that_was_fetched_after_all_is_nobodys(redis: Any) -> None:
-    """Of several that were left, the others stay."""
-    here = Orphans(None, Peers(redis))
-    async with here.watching(("alice", 1), fetched_later=True) as first, here.watching(("alice", 2)) as second:
-        for watch in (first, second):
-            assert await here.adopt("call", watch) is None
-        for watch, id_ in ((first, "t1"), (second, "t2")):
-            await watch.accepted(Task(id_))
-            await here.abandon(watch)
-    await here.answered(first)
-    assert [await Peers(redis).take("call") for _ in range(2)] == [
-        (Orphan("t2", "", ANY), False, False),
-        (None, False, False),
-    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,19 @@ import anyio
 import pytest
 
 from mcp_seedream.catalog.table import ModelTable
+from mcp_seedream.core.errors import StoreUnavailable
 from mcp_seedream.generation import service
+from mcp_seedream.generation.attempt_store import FailoverAttempts
 from mcp_seedream.generation.journal import Journal
-from mcp_seedream.generation.orphans import Orphans
-from mcp_seedream.generation.watch import Watch
+from mcp_seedream.generation.sqlite_attempts import SQLiteAttempts
 from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.sandbox.faults import REFUSALS
 from mcp_seedream.server.tools import ToolDefaults
-from mcp_seedream.upstream.types import Task
-from tests.conftest import BUSY, Session, answer, look_ups, submits, text
+from tests.conftest import Session, answer, look_ups, submits, text
 from tests.integration.test_tools import picture
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 SLOW = "a fox [sandbox:slow=1.5]"
 
 
@@ -237,17 +237,17 @@ async def test_a_refusal_leaves_no_doubt(session: Session, sandbox: Sandbox, wor
             assert answer(result)["error"]["code"] == REFUSALS[word][1]
 
 
-@pytest.mark.parametrize("broken", ["accepted", "leave"])
+@pytest.mark.parametrize("broken", ["open", "advance"])
 async def test_an_orphan_that_can_not_be_written_down_is_remembered(
     table: ModelTable, upstream: str, sandbox: Sandbox, tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A journal that fails in between is no reason to pay twice."""
 
-    async def fail(*_: Any, **__: Any) -> bool:
-        return False
+    async def fail(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailable("")
 
     journal = Journal(tmp_path / "tasks")
-    monkeypatch.setattr(journal, broken, fail)
+    monkeypatch.setattr(SQLiteAttempts, broken, fail)
     session = Session(table, upstream, defaults=ToolDefaults(20, local=LocalFiles()), journal=journal)
     async with session.open() as client:
         await given_up(client, sandbox, "generate_image", {"prompt": SLOW})
@@ -280,14 +280,19 @@ async def test_a_doubt_that_was_heard_is_not_told_again(session: Session, sandbo
 
 
 async def test_nothing_is_kept_of_calls_that_are_over(session: Session, sandbox: Sandbox) -> None:
-    """Neither of those that ended, nor of those that were broken off and adopted."""
-    kept: list[Orphans] = []
+    """Neither of those that ended, nor of those that were broken off and claimed."""
+    stores: list[FailoverAttempts] = []
 
     @asynccontextmanager
     async def watched(server: Any) -> Any:
-        async with lifespan(server) as services:
-            kept.append(services.orphans)
-            yield services
+        async with lifespan(server) as runtime:
+            stores.append(runtime.attempts._owner.store)
+            yield runtime
+            assert runtime.attempts._owner.open_calls == set()
+            if store := stores[0]._shared:
+                assert isinstance(store, SQLiteAttempts)
+                rows = await store._journal.run(lambda db: db.execute("SELECT * FROM attempts").fetchall())
+                assert rows == []
 
     lowlevel = session.server._lowlevel_server
     lifespan, lowlevel.lifespan = lowlevel.lifespan, watched
@@ -297,38 +302,5 @@ async def test_nothing_is_kept_of_calls_that_are_over(session: Session, sandbox:
         async with anyio.create_task_group() as group:
             for _ in range(3):
                 group.start_soon(client.call_tool, "generate_image", {"prompt": "a"})
-    [orphans] = kept
-    assert (orphans._left, orphans._expected, dict(orphans._alive)) == ({}, {}, {})
-
-
-async def leave(orphans: Orphans, key: str, id_: str) -> None:
-    with suppress(RuntimeError):
-        async with orphans.watching() as watch:
-            watch.key, watch.task = key, Task(id_)
-            raise RuntimeError
-
-
-async def test_orphans_do_not_wait_for_ever() -> None:
-    """Ten minutes; here less."""
-    orphans = Orphans(seconds=0.05)
-    await leave(orphans, "key", "t1")
-    await anyio.sleep(0.1)
-    assert await orphans.adopt("key", Watch(orphans)) is None
-
-
-async def test_a_call_that_came_to_its_end_leaves_nothing() -> None:
-    """Its caller has the answer."""
-    orphans = Orphans()
-    async with orphans.watching() as watch:
-        watch.key, watch.task = "key", Task("t1")
-    assert await orphans.adopt("key", Watch(orphans)) is None
-
-
-async def test_orphans_are_bounded() -> None:
-    """A caller that leaves for ever can't fill the memory."""
-    orphans = Orphans()
-    for n in range(10_050):
-        await leave(orphans, f"key{n}", f"t{n}")
-    assert len(orphans._left) == 10_000
-    assert await orphans.adopt("key0", Watch(orphans)) is None
-    assert await orphans.adopt("key10049", Watch(orphans)) is not None
+    memory = stores[0]._memory
+    assert (memory._attempts, memory._abandoned, dict(memory._by_name)) == ({}, {}, {})

@@ -1,0 +1,64 @@
+"""Whether a generation may have reached the upstream: only then can it be billed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+import httpx
+
+from mcp_seedream.core.errors import SubmissionUncertain, UnreadableReply, UpstreamError, UpstreamUnavailable
+from mcp_seedream.upstream.connection_errors import NEVER_SENT, lost_message, unreachable_message
+from mcp_seedream.upstream.error_mapping import UNCERTAIN
+
+
+class SendProgress(Protocol):
+    """Told about the sending of a generation."""
+
+    async def sending(self) -> None:
+        """There is a connection, and the request is about to be written."""
+
+    async def not_sent(self) -> None:
+        """The request was surely not accepted, and may be sent again."""
+
+
+class _Unwatched:
+    async def sending(self) -> None: ...
+
+    async def not_sent(self) -> None: ...
+
+
+UNWATCHED = _Unwatched()
+
+
+def trace_extension(progress: SendProgress) -> dict[str, Any]:
+    """The extension of a request that tells when its head is about to be written.
+
+    Fact: `trace` of httpcore. A proxy is asked for a tunnel first, with a request of its own.
+    """
+
+    async def trace(event: str, info: dict[str, Any]) -> None:
+        if event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
+            await progress.sending()
+
+    return {"trace": trace}
+
+
+@asynccontextmanager
+async def submission(url: str, progress: SendProgress) -> AsyncIterator[None]:
+    """Translate errors of a submit: `UpstreamUnavailable` if it was not sent, else `SubmissionUncertain`."""
+    try:
+        yield
+    except UnreadableReply as error:
+        raise SubmissionUncertain(f"{error.message} {UNCERTAIN}", status=error.status) from error
+    except UpstreamError as error:
+        if error.retryable:
+            await progress.not_sent()
+        raise
+    except NEVER_SENT as error:
+        raise UpstreamUnavailable(
+            f"{unreachable_message(error, url)} Nothing was sent: the call can be repeated."
+        ) from error
+    except httpx.HTTPError as error:
+        raise SubmissionUncertain(f"The response was lost. {lost_message(error, url)} {UNCERTAIN}") from error
