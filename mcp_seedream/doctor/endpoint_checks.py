@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from functools import partial
-from typing import Any
 from urllib.parse import urlsplit
 
+from mcp_seedream import __version__
 from mcp_seedream.core.credentials import end_of, stands_for_one
 from mcp_seedream.core.errors import TOKEN_PAGE, ConfigurationError
 from mcp_seedream.doctor.findings import Check, Finding
-from mcp_seedream.doctor.http_probe import Answer, Way, clock, timing, unexpected
+from mcp_seedream.doctor.http_probe import KEPT_BACK, Answer, Way, clock, timing, unexpected
 from mcp_seedream.hosting.pages import CARD
 from mcp_seedream.server.server import NAME
 
-_REVISION = "2025-11-25"
-_HEADERS = {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": _REVISION}
+_INITIALIZE = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "mcp-seedream doctor", "version": __version__},
+    },
+}
+"""The first message of a client, whose HTTP status says who may call. What MCP says is left to the SDK's client."""
 _SOON = 14 * 24 * 3600  # seconds in which a certificate should be renewed
 _NO_SIGN_IN = (
     "Clients that have no place for a token (claude.ai, ChatGPT) can't connect: set SEEDREAM_PUBLIC_URL there."
 )
-_KEPT_BACK = (401, 403, 404)
-"""What a proxy in front says of what is for the host itself: see deploy/nginx.conf."""
 _ELSEWHERE = "Is this the address of the endpoint? It usually ends with /mcp."
 
 
@@ -95,11 +101,11 @@ class Endpoint:
         return Finding("ok", f"good until {until}")
 
     async def _server(self) -> Finding:
-        found = _object(self._health)
+        found = self._health.json_object if self._health else {}
         if "version" in found and found.get("status") == "ok":
             return Finding("ok", f"mcp-seedream {found['version']}")
         status = self._health.status if self._health else 0
-        if status in _KEPT_BACK and (version := await self._on_its_card()):
+        if status in KEPT_BACK and (version := await self._on_its_card()):
             self._keeps_probes_back = True
             return Finding("ok", f"mcp-seedream {version}; a proxy in front keeps /health to itself, as it should")
         return Finding("warning", f"/health is not mcp-seedream's (HTTP {status}).", _ELSEWHERE)
@@ -107,7 +113,7 @@ class Endpoint:
     async def _on_its_card(self) -> str:
         """The version on the server card, which is for everybody; empty where there is none of ours."""
         answer = await self._way.exchange("GET", self._beside(CARD.lstrip("/")))
-        card = {} if isinstance(answer, Finding) else _object(answer)
+        card = {} if isinstance(answer, Finding) else answer.json_object
         version = card.get("version")
         return version if card.get("name") == NAME and isinstance(version, str) else ""
 
@@ -115,10 +121,10 @@ class Endpoint:
         answer = await self._way.exchange("GET", self._beside("ready"))
         if isinstance(answer, Finding):
             return answer
-        if self._keeps_probes_back and answer.status in _KEPT_BACK:
+        if self._keeps_probes_back and answer.status in KEPT_BACK:
             found = "the proxy in front keeps /ready to itself, as it should"
             return Finding("not checked", found, "On the host itself, or by monitoring, it can be asked.")
-        status = _object(answer).get("status")
+        status = answer.json_object.get("status")
         if answer.status == 200 and status == "ready":
             return Finding("ok", "reached from there")
         if answer.status == 503 and status:
@@ -128,10 +134,10 @@ class Endpoint:
         return Finding("warning", f"/ready says nothing (HTTP {answer.status}).", "A proxy in front may keep it back.")
 
     async def _without_token(self) -> Finding:
-        answer = await self._call("initialize", _hello())
+        answer = await self._initialize()
         if isinstance(answer, Finding):
             return answer
-        said = str(_object(answer).get("error_description", ""))
+        said = str(answer.json_object.get("error_description", ""))
         match answer.status:
             case 401:
                 self._asks_for_token = True
@@ -140,10 +146,11 @@ class Endpoint:
                 return Finding("problem", f"The server does not answer to this name. {said}".strip())
             case 404 | 405:
                 return Finding("problem", f"There is no endpoint at this address (HTTP {answer.status}).", _ELSEWHERE)
-            case 200 if "serverInfo" in _result(answer):
-                return Finding("warning", "Anybody may call it: it asks for no token.", "Is it the one you mean?")
-        wrong = unexpected(answer)
-        return wrong or Finding("problem", f"A call is answered with HTTP {answer.status}. {said}".strip(), _ELSEWHERE)
+        if wrong := unexpected(answer):
+            return wrong
+        if answer.status == 200 and isinstance(await self._way.list_tools(), list):
+            return Finding("warning", "Anyone may call it: it requires no token.", "Is this the server you mean?")
+        return Finding("problem", f"A call is answered with HTTP {answer.status}. {said}".strip(), _ELSEWHERE)
 
     async def _sign_in(self, answer: Answer) -> Finding:
         """Where a client without a token is sent, and whether it leads back here."""
@@ -155,7 +162,7 @@ class Endpoint:
         metadata = await self._to(asked[1]).exchange("GET")
         if isinstance(metadata, Finding):
             return Finding("problem", f"Sign-in: {metadata.found}", f"SEEDREAM_PUBLIC_URL leads to {asked[1]}.")
-        resource = _object(metadata).get("resource")
+        resource = metadata.json_object.get("resource")
         if metadata.status != 200 or resource is None:
             found = f"Sign-in is announced, but {asked[1]} answers HTTP {metadata.status}."
             return Finding("problem", found, "A proxy in front has to pass /.well-known/ on.")
@@ -175,32 +182,25 @@ class Endpoint:
             return Finding(
                 "problem", f"{why}. It was not sent.", f"Put your token into ACEDATACLOUD_API_TOKEN ({TOKEN_PAGE})."
             )
-        answer = await self._call("initialize", _hello(), self._token)
+        answer = await self._initialize(self._token)
         if isinstance(answer, Finding):
             return answer
         if answer.status == 401:
-            said = str(_object(answer).get("error_description", ""))
+            said = str(answer.json_object.get("error_description", ""))
             return Finding("problem", f"{end_of(self._token)} is refused.", said)
-        name = _result(answer).get("serverInfo", {}).get("name")
-        if answer.status != 200 or not name:
+        if answer.status != 200:
             return Finding("problem", f"A call with the token is answered with HTTP {answer.status}.", _ELSEWHERE)
         began = time.perf_counter()
-        listed = await self._call("tools/list", {}, self._token, answer.headers.get("mcp-session-id"))
-        if isinstance(listed, Finding):
-            return listed
-        tools = [tool.get("name", "") for tool in _result(listed).get("tools", [])]
-        if not tools:
-            return Finding("problem", f"{name} lists no tools (HTTP {listed.status}).")
+        tools = await self._way.list_tools(self._token)
+        if isinstance(tools, Finding):
+            return tools
         return Finding("ok", f"accepted; {', '.join(tools)} listed in {time.perf_counter() - began:.2f} s")
 
-    async def _call(
-        self, method: str, params: dict[str, Any], token: str | None = None, session: str | None = None
-    ) -> Answer | Finding:
-        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        headers = {**_HEADERS, **({"Authorization": f"Bearer {token}"} if token else {})}
-        if session:
-            headers["Mcp-Session-Id"] = session
-        return await self._way.exchange("POST", json=message, headers=headers)
+    async def _initialize(self, token: str | None = None) -> Answer | Finding:
+        headers = {"Accept": "application/json, text/event-stream"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        return await self._way.exchange("POST", json=_INITIALIZE, headers=headers)
 
     def _beside(self, name: str) -> str:
         """The address of a probe, which lies where the endpoint lies."""
@@ -215,29 +215,3 @@ def _is_address(url: str) -> bool:
         )
     except ValueError:
         return False
-
-
-def _hello() -> dict[str, Any]:
-    client = {"name": "mcp-seedream doctor", "version": "1"}
-    return {"protocolVersion": _REVISION, "capabilities": {}, "clientInfo": client}
-
-
-def _object(answer: Answer | None) -> dict[str, Any]:
-    """The JSON object of an answer; an empty one where it is none."""
-    try:
-        found = json.loads(answer.body) if answer else {}
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _result(answer: Answer) -> dict[str, Any]:
-    """The result in the answer to a call: JSON, or the last event of a stream."""
-    events = re.findall(rb"^data: ?(.*)$", answer.body, re.MULTILINE)
-    text = events[-1] if events else answer.body
-    try:
-        found = json.loads(text)
-        result = found.get("result")
-    except (ValueError, RecursionError, AttributeError):
-        return {}
-    return result if isinstance(result, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -23,27 +22,12 @@ from mcp_seedream.assembly import as_subprocess
 from mcp_seedream.core.settings import name_of
 from mcp_seedream.core.settings_report import Survey
 from mcp_seedream.doctor.findings import Check, Finding, in_background
-from mcp_seedream.doctor.http_probe import Answer, Way, obstacle, unexpected
+from mcp_seedream.doctor.http_probe import KEPT_BACK, Answer, Way, obstacle, unexpected
 from mcp_seedream.doctor.machine import room, unusable
 from mcp_seedream.hosting.middleware import ENDPOINT
 from mcp_seedream.hosting.workers import LINGER
 
-_PUT_TOGETHER = """
-import sys
-from mcp_seedream.core.errors import ConfigurationError
-from mcp_seedream.assembly import create_app, prepare
-from mcp_seedream.core.settings import read_settings
-try:
-    settings = read_settings()
-    prepare(settings)
-    create_app(settings)
-except ConfigurationError as error:
-    print(error.message)
-    sys.exit(2)
-"""
 _FOR_SIGN_IN = ("seal_keys", "redis_url", "vendor_client_id")
-_KEPT_BACK = (401, 403, 404)
-"""What a proxy in front says of what is for the host itself."""
 _PATIENCE = 3  # seconds for Redis
 _OLDEST = (6, 2)  # Redis that knows GETDEL
 _PUBLIC_URL, _REDIS_URL, _FIGURES = name_of("public_url"), name_of("redis_url"), name_of("metrics_dir")
@@ -106,7 +90,10 @@ class Host:
             env.pop(_FIGURES, None)  # empty would be the working folder, to those who write figures
             env |= {_FIGURES: folder} if several else {}
             done = await anyio.run_process(
-                [sys.executable, "-P", "-c", _PUT_TOGETHER], env=env, check=False, stderr=subprocess.PIPE
+                [sys.executable, "-P", "-m", "mcp_seedream.doctor.hosting_start"],
+                env=env,
+                check=False,
+                stderr=subprocess.PIPE,
             )
         if done.returncode == 0:
             return ""
@@ -161,7 +148,7 @@ class Host:
         if health.status in (502, 503, 504):
             found = f"a proxy answers at {public} (HTTP {health.status}); the server behind it is not there now"
             return Finding("not checked", found, "Run this again when it is.")
-        if health.status not in _KEPT_BACK and (wrong := unexpected(health)):
+        if health.status not in KEPT_BACK and (wrong := unexpected(health)):
             return Finding("problem", f"{public}: {wrong.found}", wrong.advice)
         named = {
             f"/.well-known/oauth-protected-resource{ENDPOINT}": ("resource", f"{public}{ENDPOINT}"),
@@ -179,18 +166,10 @@ def _other(answer: Answer, url: str, name: str, expected: str) -> Finding | None
     advice = f"Does the proxy in front pass /.well-known/ on, and has the server there the same {_PUBLIC_URL}?"
     if answer.status != 200:
         return Finding("problem", f"{url} answers HTTP {answer.status}.", advice)
-    said = _object(answer).get(name)
+    said = answer.json_object.get(name)
     if isinstance(said, str) and said.rstrip("/") == expected:
         return None
     return Finding("problem", f"{url} names {said or 'nothing'}, where {expected} is set here.", advice)
-
-
-def _object(answer: Answer) -> dict[str, Any]:
-    try:
-        found = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 async def _asked(redis: Redis, where: str) -> Finding:

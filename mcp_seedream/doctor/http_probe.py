@@ -6,11 +6,13 @@ with. Whatever stands in between (a proxy, a network that wants a sign-in, a vir
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from functools import cached_property
@@ -20,6 +22,10 @@ from urllib.request import getproxies, getproxies_environment
 
 import anyio
 import httpx
+import httpx2
+from mcp import Client, MCPError
+from mcp.client.streamable_http import streamable_http_client
+from pydantic import ValidationError
 
 from mcp_seedream.core.errors import ConfigurationError
 from mcp_seedream.core.setting_rules import LOOPBACK
@@ -29,7 +35,10 @@ from mcp_seedream.upstream.connections import http_client, tls_context
 from mcp_seedream.upstream.responses import at_most, read_whole
 
 _MOST_WAIT = 10  # seconds for an answer that is no work
+_LONGEST_REASON = 200  # characters
 _MOST_SKEW = 60  # seconds that clocks may be apart
+KEPT_BACK = (401, 403, 404)
+"""What a proxy in front answers where it keeps probes from the public; see deploy/nginx.conf."""
 _PORTAL = (
     "Something stands in between: a network that wants a sign-in (open a web page in a browser and see), or a proxy. "
     "Or the address is wrong."
@@ -47,6 +56,15 @@ class Answer:
     stages: Mapping[str, float]
     expires: float | None = None
     """When the certificate does, in Unix seconds."""
+
+    @property
+    def json_object(self) -> dict[str, Any]:
+        """The body as a JSON object; empty where it is none."""
+        try:
+            value = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return {}
+        return value if isinstance(value, dict) else {}
 
     @property
     def page(self) -> str | None:
@@ -161,6 +179,38 @@ class Way:
             finally:
                 await response.aclose()
         return Answer(reply.status, reply.headers, reply.content, at, stages.seconds, expires)
+
+    async def list_tools(self, token: str | None = None) -> list[str] | Finding:
+        """The names of an MCP server's tools, or a finding: why there are none."""
+        failure: BaseException | None = None
+        tools: list[str] = []
+        try:
+            async with self._mcp_client(token) as client:
+                tools = [tool.name for tool in (await client.list_tools()).tools]
+        except* (MCPError, ValidationError, httpx2.HTTPError, OSError) as errors:
+            failure = errors
+        while isinstance(failure, BaseExceptionGroup):
+            failure = failure.exceptions[0]
+        if failure:
+            reason = (str(failure) or type(failure).__name__).splitlines()[0][:_LONGEST_REASON]
+            return Finding("problem", f"The answer is not that of an MCP server: {reason}")
+        return tools or Finding("problem", "The server lists no tools.")
+
+    @asynccontextmanager
+    async def _mcp_client(self, token: str | None) -> AsyncIterator[Client]:
+        """The SDK's client, connected through the same proxy and with the same certificates as `exchange`."""
+        proxy = self.proxy()
+        async with (
+            httpx2.AsyncClient(
+                headers={"Authorization": f"Bearer {token}"} if token else {},
+                verify=self._tls,
+                timeout=httpx2.Timeout(self._timeout.read, connect=self._timeout.connect),
+                proxy=str(proxy.url) if proxy else None,
+                trust_env=False,  # `proxy` is already the environment's
+            ) as http,
+            Client(streamable_http_client(str(self.url), http_client=http), mode="legacy") as client,
+        ):
+            yield client
 
     def _unreached(self, error: Exception, stages: _Stages, proxy: Proxy | None) -> Finding:
         connected = "connection" in stages.seconds

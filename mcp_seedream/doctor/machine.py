@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 import tempfile
@@ -12,6 +11,8 @@ from difflib import get_close_matches
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+
+import anyio
 
 from mcp_seedream import DISTRIBUTION, __version__
 from mcp_seedream.catalog.table_file import read_table
@@ -182,63 +183,30 @@ def unusable(found: Survey, field: str) -> Finding | None:
 
 
 async def python() -> Finding:
-    """Which Python runs this, and whether it is one that it can run on."""
-    version = ".".join(map(str, sys.version_info[:3]))
-    wanted = _python_wanted()
-    if wanted and _fits(version, wanted) is False:
-        return Finding("problem", f"{version} in {sys.executable}, but it takes {wanted}", "Install a newer Python.")
-    return Finding("ok", f"{version} in {sys.executable}")
+    """Which Python runs this. pip installs the package on no other than those that it supports."""
+    return Finding("ok", f"{'.'.join(map(str, sys.version_info[:3]))} in {sys.executable}")
 
 
 async def packages() -> Finding:
-    """Which packages are installed, and whether they are those that this one needs."""
+    """Whether the installed package is the one that runs, and has the packages that it requires."""
     try:
-        installed, wanted = metadata.version(DISTRIBUTION), metadata.requires(DISTRIBUTION) or []
+        installed = metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:
-        return Finding("warning", f"{DISTRIBUTION} is not installed: it runs from {_folder()}.", _INSTALL)
+        return Finding("warning", f"{DISTRIBUTION} is not installed; it runs from {_folder()}.", _INSTALL)
     if installed != __version__:
-        found = f"{installed} is what is installed, but {__version__} runs, from {_folder()}."
+        found = f"{installed} is installed, but {__version__} runs, from {_folder()}."
         return Finding("problem", found, _INSTALL)
-    wrong = [why for line in wanted if (why := _missing(line))]
-    if wrong:
-        return Finding("problem", "; ".join(wrong), _INSTALL)
+    if unmet := await _unmet_requirements():
+        return Finding("problem", " ".join(unmet), _INSTALL)
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in _SHOWN)
     return Finding("ok", f"{DISTRIBUTION} {__version__} in {_folder()}; {versions}")
 
 
-def _missing(line: str) -> str | None:
-    """What is wrong with a package that is required; a requirement of an extra may be missing."""
-    name, wanted, marker = _parsed(line)
-    if "extra" in marker:
-        return None
-    try:
-        version = metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return f"{name} is missing"
-    return f"{name} {version} does not fit {wanted}" if _fits(version, wanted) is False else None
-
-
-def _parsed(line: str) -> tuple[str, str, str]:
-    """Name, versions and marker of a requirement, as the metadata of packages has it."""
-    head, _, marker = line.partition(";")
-    found = re.match(r"\s*([\w.-]+)\s*(?:\[[^\]]*\])?\s*\(?([^)]*)", head)
-    return (found[1], found[2].strip(), marker) if found else (head, "", marker)
-
-
-def _fits(version: str, wanted: str) -> bool | None:
-    """Whether a version is one of those; None: nobody here can tell."""
-    try:
-        from packaging.specifiers import SpecifierSet  # noqa: PLC0415  (where something else has brought it)
-    except ImportError:
-        return None
-    return SpecifierSet(wanted).contains(version, prereleases=True)
-
-
-def _python_wanted() -> str:
-    try:
-        return metadata.metadata(DISTRIBUTION)["Requires-Python"]
-    except (metadata.PackageNotFoundError, KeyError):
-        return ""
+async def _unmet_requirements() -> list[str]:
+    """What `pip check` reports of this package, a line each; empty in an environment without pip."""
+    command = [sys.executable, "-P", "-m", "pip", "--isolated", "--disable-pip-version-check", "check"]
+    done = await anyio.run_process(command, check=False)
+    return [line for line in done.stdout.decode("utf-8", "replace").splitlines() if line.startswith(f"{DISTRIBUTION} ")]
 
 
 def _folder() -> Path:

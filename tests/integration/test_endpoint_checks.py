@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp.server import MCPServer
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
 
 from mcp_seedream.assembly import create_app
 from mcp_seedream.catalog.table import ModelTable
@@ -191,14 +196,40 @@ async def test_another_server() -> None:
 
 
 async def test_one_for_everybody() -> None:
-    """An MCP server that asks for no token gets none."""
-    hello = {"jsonrpc": "2.0", "id": 1, "result": {"serverInfo": {"name": "x"}}}
-    says = Says(200, f"event: message\ndata: {json.dumps(hello)}\n\n".encode(), "text/event-stream")
-    with saying(says) as port:
-        found = await looked(f"http://127.0.0.1:{port}/mcp")
-    assert "Anybody may call it" in found["sign-in"].found
+    """An MCP server that requires no token gets none."""
+    seen: list[Headers] = []
+    server = MCPServer("public")
+    server.add_tool(lambda: "hello", "greet")
+    app = server.streamable_http_app()
+
+    async def recorded(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            seen.append(Headers(scope=scope))
+        await app(scope, receive, send)
+
+    with serving(recorded) as address:
+        found = await looked(f"{address}/mcp")
+    assert (found["sign-in"].level, "Anyone may call it" in found["sign-in"].found) == ("warning", True)
     assert found["token"].level == "not checked"
-    assert TOKEN not in "".join(says.seen)
+    assert seen
+    assert not any("authorization" in headers for headers in seen)
+
+
+async def test_a_server_that_says_yes_to_everything() -> None:
+    """It asks for a token and then answers without MCP: the SDK's client says what is wrong."""
+    answers = iter([(401, b"{}"), *[(200, b'{"hello": "world"}')] * 5])
+
+    async def answer(request: Request) -> Response:
+        if request.method != "POST":
+            return Response("{}", 404)
+        status, body = next(answers)
+        return Response(body, status, media_type="application/json")
+
+    with serving(Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])])) as address:
+        found = await looked(f"{address}/mcp")
+    assert found["token"].level == "problem"
+    assert "not that of an MCP server: Failed to parse JSON response" in found["token"].found
+    assert "\n" not in found["token"].found
 
 
 @pytest.mark.parametrize(
