@@ -1,10 +1,14 @@
-"""The command line, and the only place that puts a process together."""
+"""The command line: parses arguments, changes settings of the process, and calls one function of a package.
+
+Settings of the whole process (its environment, its garbage collector) are changed here and in `assembly` alone.
+"""
 
 from __future__ import annotations
 
 import argparse
 import gc
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,16 +17,16 @@ from typing import TYPE_CHECKING
 
 from mcp_seedream import __version__
 from mcp_seedream.core.errors import ConfigurationError
+from mcp_seedream.sandbox.options import SandboxOptions
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
     from mcp_seedream.catalog.table import ModelTable
     from mcp_seedream.core.settings import Settings
+    from mcp_seedream.serve_command import ServeOptions
 
-SANDBOXED = "Drawn by the sandbox: a placeholder, not a generated picture."
-_WAITING = (
-    "Waiting for an MCP client, which usually starts this. `mcp-seedream try WORDS` makes a picture; Ctrl-C ends this."
-)
-SANDBOX_TOKEN = "sandbox"  # noqa: S105  (the sandbox takes any word)
+logger = logging.getLogger(__name__)
 _HOST, _PORT = "127.0.0.1", 8000
 _HTTP_ONLY = ("host", "port", "workers", "sse")
 MCP_CLIENTS = (
@@ -40,31 +44,28 @@ MCP_CLIENTS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command `mcp-seedream`; the exit status is 2 for unusable settings or arguments."""
-    options = _parser().parse_args(argv)
-    options.sandbox |= options.sandbox_as_documented
+    arguments = _parser().parse_args(argv)
+    arguments.sandbox |= arguments.sandbox_as_documented
+    run = {"try": _try, "doctor": _doctor, "install": _install, "uninstall": _uninstall}.get(arguments.command, _serve)
     try:
-        from mcp_seedream.telemetry.tracing import replace_unknown_propagators  # noqa: PLC0415  (--help needs none of it)
-
-        replace_unknown_propagators()
-        if options.command == "try":
-            from mcp_seedream.core.settings import read_settings  # noqa: PLC0415  (--help needs none of it)
-            from mcp_seedream.try_command import try_out  # noqa: PLC0415  (a client: the server has no use for it)
-
-            settings = read_settings("local")
-            options.sandbox |= settings.sandbox
-            return try_out(options, settings)
-        if options.command == "doctor":
-            return _examine(options)
-        if options.command in ("install", "uninstall"):
-            return _install(options)
-        return _serve(options)
+        _replace_unusable_propagators()
+        return run(arguments)
     except ConfigurationError as error:
         print(f"mcp-seedream: {error}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
-        if options.command == "try":
+        if arguments.command == "try":
             print("Stopped before anything was sent: nothing is billed.", file=sys.stderr)  # noqa: T201
         return 130
+
+
+def _replace_unusable_propagators() -> None:
+    """Use OpenTelemetry's default where OTEL_PROPAGATORS names a propagator that is not installed."""
+    from mcp_seedream.telemetry.tracing import unusable_propagators  # noqa: PLC0415  (--help needs none of it)
+
+    if reason := unusable_propagators():
+        os.environ["OTEL_PROPAGATORS"] = "tracecontext,baggage"
+        logger.warning("OTEL_PROPAGATORS is ignored: %s", reason)
 
 
 def _port(text: str) -> int:
@@ -170,130 +171,148 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
 
 
-def _install(options: argparse.Namespace) -> int:
+# Each command imports what it needs when it runs: the server starts faster without the other commands.
+
+
+def _try(arguments: argparse.Namespace) -> int:
+    from mcp_seedream.core.settings import read_settings  # noqa: PLC0415
+    from mcp_seedream.try_command import TryOptions, run_try  # noqa: PLC0415
+
+    settings = read_settings("local")
+    options = TryOptions(
+        prompt=arguments.prompt,
+        images=tuple(arguments.edit or ()),
+        arguments=tuple(arguments.settings),
+        output=arguments.output,
+        sandbox=_sandbox(arguments, settings),
+    )
+    return run_try(options, settings)
+
+
+def _install(arguments: argparse.Namespace) -> int:
     from mcp_seedream.core.settings import sources  # noqa: PLC0415
-    from mcp_seedream.install.commands import install  # noqa: PLC0415  (the server has no use for it)
+    from mcp_seedream.install.commands import install  # noqa: PLC0415
+    from mcp_seedream.install.targets import InstallOptions  # noqa: PLC0415
+
+    setting_sources = sources("local")
+    settings = setting_sources.settings()
+    is_remote = arguments.hosted or arguments.url
+    options = InstallOptions(
+        client=arguments.client,
+        name=arguments.name,
+        config=arguments.config,
+        dry_run=arguments.dry_run,
+        hosted=arguments.hosted,
+        url=arguments.url,
+        sandbox=arguments.sandbox or (settings.sandbox and not is_remote),
+        ask=arguments.ask,
+        link=arguments.link,
+    )
+    return install(options, settings, setting_sources)
+
+
+def _uninstall(arguments: argparse.Namespace) -> int:
+    from mcp_seedream.install.targets import EntryOptions  # noqa: PLC0415
     from mcp_seedream.install.uninstall import uninstall  # noqa: PLC0415
 
-    if options.command == "uninstall":
-        return uninstall(options)
-    found = sources("local")
-    settings = found.settings()
-    options.sandbox |= settings.sandbox and not (options.hosted or options.url)
-    return install(options, settings, found)
+    return uninstall(EntryOptions(arguments.client, arguments.name, arguments.config, arguments.dry_run))
 
 
-def _examine(options: argparse.Namespace) -> int:
+def _doctor(arguments: argparse.Namespace) -> int:
     from mcp_seedream.catalog.table_file import read_table  # noqa: PLC0415
     from mcp_seedream.core.settings_report import survey  # noqa: PLC0415
-    from mcp_seedream.doctor.command import doctor  # noqa: PLC0415  (the server has no use for it)
+    from mcp_seedream.doctor.command import DoctorOptions, doctor  # noqa: PLC0415
 
-    found = survey()
-    options.sandbox |= found.settings.sandbox
-    if not options.sandbox or options.url:
-        return doctor(options, found)
-    with _upstream(options, found.settings, read_table()) as settings:
-        return doctor(options, found.with_sandbox(settings))
+    report = survey()
+    sandbox = _sandbox(arguments, report.settings)
+    options = DoctorOptions(arguments.url, arguments.json, sandbox.enabled, arguments.log_level)
+    if options.url or not sandbox.enabled:
+        return doctor(options, report)
+    with _upstream(sandbox, report.settings, read_table()) as settings:
+        return doctor(options, report.with_sandbox(settings))
 
 
-def _serve(options: argparse.Namespace) -> int:
-    with _no_garbage():
+def _serve(arguments: argparse.Namespace) -> int:
+    with _without_garbage_collection():
         from mcp_seedream.assembly import prepare  # noqa: PLC0415
-        from mcp_seedream.catalog.table_file import read_table  # noqa: PLC0415  (`try` and --help need none of it)
+        from mcp_seedream.catalog.table_file import read_table  # noqa: PLC0415
         from mcp_seedream.core.settings import sources  # noqa: PLC0415
 
-        found = sources("hosted" if options.transport == "http" else "local")
-        settings = found.settings(log_level=options.log_level, sse=options.sse, workers=options.workers)
-        options.sandbox |= settings.sandbox
+        found = sources("hosted" if arguments.transport == "http" else "local")
+        settings = found.settings(log_level=arguments.log_level, sse=arguments.sse, workers=arguments.workers)
         prepare(settings, local=found.use == "local")
         for words in found.warnings():
-            logging.getLogger(__name__).warning("%s", words)
+            logger.warning("%s", words)
         table = read_table(settings.models_file)
-    if options.transport != "http":
+    if arguments.transport != "http":
         for name in _HTTP_ONLY:
-            if getattr(options, name) is not None:
-                logging.getLogger(__name__).warning("--%s does nothing without --transport http.", name)
-    with _upstream(options, settings, table) as settings_in_use:
-        serve = _serve_http if options.transport == "http" else _serve_stdio
-        return serve(options, settings_in_use, table)
+            if getattr(arguments, name) is not None:
+                logger.warning("--%s does nothing without --transport http.", name)
+    from mcp_seedream.serve_command import ServeOptions, serve_http, serve_stdio  # noqa: PLC0415
+
+    sandbox = _sandbox(arguments, settings)
+    port = _PORT if arguments.port is None else arguments.port
+    options = ServeOptions(arguments.host or _HOST, port, sandbox.enabled)
+    if arguments.transport == "http" and settings.workers > 1:
+        return _serve_in_workers(options, settings)
+    serve = serve_http if arguments.transport == "http" else serve_stdio
+    with _upstream(sandbox, settings, table) as settings_in_use:
+        serve(options, settings_in_use, table)
+    return 0
 
 
 @contextmanager
-def _no_garbage() -> Iterator[None]:
-    """While modules are loaded there is hardly any garbage: to look for it is a tenth of the time a start takes."""
+def _without_garbage_collection() -> Iterator[None]:
+    """Load modules without looking for garbage, of which there is hardly any: it takes a tenth of the start."""
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()  # what is there now stays: nobody need look at it again
+        gc.freeze()  # modules stay for as long as the process: later collections skip them
         gc.enable()
 
 
-def _serve_stdio(options: argparse.Namespace, settings: Settings, table: ModelTable) -> int:
-    import anyio  # noqa: PLC0415  (`try` and --help need none of it)
+def _serve_in_workers(options: ServeOptions, settings: Settings) -> int:
+    from mcp_seedream.hosting.workers import listening, metrics_folder, serve_in_workers  # noqa: PLC0415
 
-    from mcp_seedream.assembly import connecting, local_preview  # noqa: PLC0415
-    from mcp_seedream.core.shutdown import Shutdown  # noqa: PLC0415
-    from mcp_seedream.generation.journal import open_journal  # noqa: PLC0415
-    from mcp_seedream.media.local_files import LocalFiles  # noqa: PLC0415
-    from mcp_seedream.server.server import build_server  # noqa: PLC0415
-    from mcp_seedream.server.stdio import serve_stdio  # noqa: PLC0415
-    from mcp_seedream.server.tools import ToolDefaults  # noqa: PLC0415
-
-    shutdown = Shutdown(settings.shutdown_seconds)
-    token = settings.token.get_secret_value() if settings.token else None
-    local = LocalFiles(tuple(settings.allowed_dirs), settings.output_dir)
-    defaults = ToolDefaults(settings.wait_seconds, local_preview(settings.preview), local, settings.set_images)
-    journal = open_journal(settings.journal, in_memory=options.sandbox)
-    server = build_server(
-        table,
-        connecting(settings),
-        token_of=lambda _: token,
-        defaults=defaults,
-        journal=journal,
-        shutdown=shutdown,
-        remark=_remark(options),
-        image_hosts=settings.image_hosts,
-    )
-    if sys.stdin and sys.stdin.isatty():
-        print(_WAITING, file=sys.stderr)  # noqa: T201
-    anyio.run(serve_stdio, server, shutdown)
-    return 0
-
-
-def _serve_http(options: argparse.Namespace, settings: Settings, table: ModelTable) -> int:
-    from mcp_seedream.assembly import create_app  # noqa: PLC0415  (stdio starts faster without)
-    from mcp_seedream.hosting.workers import serve_here, serve_in_workers  # noqa: PLC0415
-
-    if settings.workers > 1 and options.sandbox:
+    if options.in_sandbox:
         raise ConfigurationError("A sandbox serves one process: leave it out, or --workers and WEB_CONCURRENCY.")
-    host, port = options.host or _HOST, _PORT if options.port is None else options.port
-    if settings.workers > 1:
-        return serve_in_workers(settings, host, port)
-    app = create_app(settings, table=table, remark=_remark(options))
-    logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)  # a sandbox in this process keeps its own quiet
-    serve_here(app, host, port)
-    return 0
+    sockets = listening(options.host, options.port)  # before a folder is emptied that another server may be using
+    with metrics_folder(settings.metrics_dir) as folder:
+        # Each process reads the settings again, from the environment.
+        os.environ |= {"SEEDREAM_LOG_LEVEL": settings.log_level, "SEEDREAM_SSE": str(settings.sse)}
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        return serve_in_workers("mcp_seedream.cli:create_worker_app", settings.workers, sockets)
 
 
-def _remark(options: argparse.Namespace) -> str | None:
-    return SANDBOXED if options.sandbox else None
+def create_worker_app() -> Starlette:
+    """The app of one process of several; the first process has logged the warnings about settings."""
+    from uvicorn.config import STARTUP_FAILURE  # noqa: PLC0415
+
+    from mcp_seedream.assembly import create_app, prepare  # noqa: PLC0415
+    from mcp_seedream.core.settings import read_settings  # noqa: PLC0415
+
+    try:
+        settings = read_settings()
+        prepare(settings)
+        return create_app(settings)
+    except ConfigurationError as error:
+        logger.critical("%s", error)
+        sys.exit(STARTUP_FAILURE)  # uvicorn starts no replacement then
+
+
+def _sandbox(arguments: argparse.Namespace, settings: Settings) -> SandboxOptions:
+    enabled = arguments.sandbox or settings.sandbox
+    return SandboxOptions(enabled, arguments.sandbox_seconds, arguments.sandbox_as_documented)
 
 
 @contextmanager
-def _upstream(options: argparse.Namespace, settings: Settings, table: ModelTable) -> Iterator[Settings]:
-    """The settings with the upstream they name, or with a sandbox that runs as long as the context."""
-    if not options.sandbox:
+def _upstream(sandbox: SandboxOptions, settings: Settings, table: ModelTable) -> Iterator[Settings]:
+    """The settings with the upstream that they name, or with a sandbox that runs as long as the context."""
+    if not sandbox.enabled:
         yield settings
         return
-    from pydantic import SecretStr  # noqa: PLC0415
+    from mcp_seedream.sandbox.app import settings_with_sandbox  # noqa: PLC0415  (slow to import)
 
-    from mcp_seedream.sandbox.app import Sandbox, running  # noqa: PLC0415  (draws: only where it is asked for)
-    from mcp_seedream.sandbox.vendor_sign_in import CLIENT_ID  # noqa: PLC0415
-
-    sandbox = Sandbox(table, seconds=options.sandbox_seconds, as_documented=options.sandbox_as_documented)
-    with running(sandbox) as address:
-        logging.getLogger(__name__).info("sandbox at %s", address)
-        in_use = {"base_url": address, "token": SecretStr(SANDBOX_TOKEN), "image_hosts": [address]}
-        vendor = {"vendor_client_id": CLIENT_ID, "vendor_auth_url": address, "vendor_platform_url": address}
-        yield settings.model_copy(update=in_use | vendor)
+    with settings_with_sandbox(sandbox, settings, table) as settings_in_use:
+        yield settings_in_use

@@ -5,7 +5,6 @@ It costs nothing, changes nothing, and shows no more of a token than its end.
 
 from __future__ import annotations
 
-import argparse
 import io
 import logging
 import os
@@ -14,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -41,11 +40,28 @@ _SLOW_START = 15  # seconds, after which impatient clients may give up
 _WIDEST = 110
 
 
-def doctor(options: argparse.Namespace, found: Survey) -> int:
+@dataclass(frozen=True, slots=True)
+class DoctorOptions:
+    """Options of `doctor`.
+
+    Args:
+        url: The hosted endpoint to check instead of this machine.
+        json: Whether the results are printed as JSON.
+        sandbox: Whether the sandbox is the upstream.
+        log_level: Lowest level that is logged; None: nothing is.
+    """
+
+    url: str | None
+    json: bool
+    sandbox: bool
+    log_level: str | None
+
+
+def doctor(options: DoctorOptions, found: Survey) -> int:
     """Look at this machine and the upstream, or at a hosted endpoint; 1 if there is a problem.
 
     Args:
-        options: `url` of a hosted endpoint, if any; `json` for machines; `sandbox`; `log_level`.
+        options: The command line's.
         found: The settings.
 
     Raises:

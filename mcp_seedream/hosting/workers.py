@@ -19,10 +19,8 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from mcp_seedream.core.errors import ConfigurationError
-from mcp_seedream.core.settings import Settings
 
 logger = logging.getLogger("uvicorn.error")  # the rest of the start is told by it
-FACTORY = "mcp_seedream.assembly:create_app"
 _FILES = 65_536
 _BACKLOG = 2048  # connections that wait to be accepted
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -62,28 +60,20 @@ def serve_here(app: Starlette, host: str, port: int) -> None:
         sys.exit(STARTUP_FAILURE)
 
 
-def serve_in_workers(settings: Settings, host: str, port: int) -> int:
-    """Serve in as many processes as the settings say, until a signal; one that dies is replaced.
+def serve_in_workers(factory: str, workers: int, sockets: list[socket.socket]) -> int:
+    """Serve in several processes, until a signal; one that dies is replaced.
 
     Args:
-        settings: Each process reads them anew from the environment; what the command line changed is put there.
-        host: The address to bind.
-        port: Of that address.
+        factory: `module:function` that makes the app of one process.
+        workers: Number of processes.
+        sockets: What they accept connections from.
 
     Returns:
         The exit status: 2 if the processes could not start.
-
-    Raises:
-        ConfigurationError: The address can't be listened to.
     """
     take_files()
-    sockets = listening(host, port)
-    os.environ |= {"SEEDREAM_LOG_LEVEL": settings.log_level, "SEEDREAM_SSE": str(settings.sse)}
-    with _figures(settings.metrics_dir) as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        config = uvicorn.Config(FACTORY, factory=True, workers=settings.workers, **_WAYS)
-        supervisor = Multiprocess(config, sockets)
-        supervisor.run()
+    supervisor = Multiprocess(uvicorn.Config(factory, factory=True, workers=workers, **_WAYS), sockets)
+    supervisor.run()
     return 2 if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes) else 0
 
 
@@ -131,7 +121,7 @@ def take_files() -> None:
 
 
 @contextmanager
-def _figures(folder: str | None) -> Iterator[str]:
+def metrics_folder(folder: str | None) -> Iterator[str]:
     """An empty folder for what the processes count: the one that is named, or one that ends with the context."""
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="seedream-metrics-", ignore_cleanup_errors=True) as made:

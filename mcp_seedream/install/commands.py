@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import getpass
 import re
 import shutil
@@ -33,7 +32,7 @@ from mcp_seedream.install.clients import (
 from mcp_seedream.install.diff import WANTED
 from mcp_seedream.install.jsonc import changed
 from mcp_seedream.install.links import cursor_links, entry_without_secret, vscode_links
-from mcp_seedream.install.targets import Target, kept, say, show, target_of
+from mcp_seedream.install.targets import InstallOptions, Target, kept, say, show, target_of
 from mcp_seedream.install.vscode_inputs import asks_for_ours, with_question, without_question
 
 _OF_STDIO = (
@@ -48,11 +47,11 @@ _ADDRESS = re.compile(
 )
 
 
-def install(options: argparse.Namespace, settings: Settings, found: Sources) -> int:
+def install(options: InstallOptions, settings: Settings, found: Sources) -> int:
     """Write the entry, or show what would be written, or print a link; 0 if it is there.
 
     Args:
-        options: `client`, `hosted`, `url`, `sandbox`, `ask`, `name`, `config`, `link`, `dry_run`.
+        options: The command line's.
         settings: Where the token comes from.
         found: Where they come from themselves.
 
@@ -143,7 +142,7 @@ def _about_this_server(along: Mapping[str, str]) -> Iterator[str]:
         yield f"{sys.executable} is in a cache, which may be emptied: install the package for good, and run this again."
 
 
-def _remote_token(options: argparse.Namespace, url: str, target: Target, settings: Settings) -> str | None:
+def _remote_token(options: InstallOptions, url: str, target: Target, settings: Settings) -> str | None:
     client = target.client
     if client.url is None:
         raise ConfigurationError(
@@ -164,7 +163,7 @@ def _remote(url: str, target: Target, token: str | None) -> dict[str, Any]:
     return merged(target.entry, target.client.remote_entry(url, token), keep_token=_same(target, url))
 
 
-def _local(options: argparse.Namespace, target: Target, token: str | None, along: Mapping[str, str]) -> dict[str, Any]:
+def _local(options: InstallOptions, target: Target, token: str | None, along: Mapping[str, str]) -> dict[str, Any]:
     env = {**({TOKEN: token} if token else {}), **along}
     return merged(
         target.entry, target.client.local_entry(_this_command(sandbox=options.sandbox), env), keep_token=False
@@ -199,7 +198,7 @@ def _written(value: Any) -> str:
     )
 
 
-def _check(options: argparse.Namespace, url: str | None) -> None:
+def _check(options: InstallOptions, url: str | None) -> None:
     if options.ask and not CLIENTS[options.client].asks:
         able = ", ".join(client.title for client in CLIENTS.values() if client.asks)
         raise ConfigurationError(f"{CLIENTS[options.client].title} asks nobody for a token: --ask is for {able}.")
@@ -230,7 +229,7 @@ def _endpoint(url: str) -> str:
     )
 
 
-def _print_links(options: argparse.Namespace, url: str | None) -> int:
+def _print_links(options: InstallOptions, url: str | None) -> int:
     make = {"cursor": cursor_links, "vscode": vscode_links}.get(options.client)
     if make is None:
         raise ConfigurationError(f"{CLIENTS[options.client].title} has no such links: cursor and vscode have.")
@@ -262,7 +261,7 @@ def _left_out(found: Sources, along: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(sorted({*found.passed_over, *(found.filed.keys() & ours) - harmless - along.keys()}))
 
 
-def _local_token(options: argparse.Namespace, settings: Settings, target: Target) -> str | None:
+def _local_token(options: InstallOptions, settings: Settings, target: Target) -> str | None:
     """The one that was given, or is there already; otherwise the client asks for it, if it does such a thing, or we."""
     if options.sandbox:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,42 @@ from mcp_seedream.install.diff import difference
 from mcp_seedream.install.discovery import folders_here
 from mcp_seedream.install.json_positions import value_at
 from mcp_seedream.install.settings_file import ConfigFile, read
+
+
+@dataclass(frozen=True, slots=True)
+class EntryOptions:
+    """Options of `install` and `uninstall`.
+
+    Args:
+        client: The client, as the command line calls it.
+        name: What the client calls the server.
+        config: The settings file; None: the client's usual one.
+        dry_run: Whether changes are only shown.
+    """
+
+    client: str
+    name: str
+    config: Path | None
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InstallOptions(EntryOptions):
+    """Options of `install`.
+
+    Args:
+        hosted: Whether AceDataCloud's server is installed instead of this one.
+        url: The address of another hosted server.
+        sandbox: Whether the server uses the sandbox.
+        ask: Whether the client asks for the token.
+        link: Whether links are printed, and nothing is written.
+    """
+
+    hosted: bool
+    url: str | None
+    sandbox: bool
+    ask: bool
+    link: bool
 
 
 @dataclass(frozen=True)
@@ -30,11 +65,8 @@ class Target:
     """Other builds of the client that are there, with their settings files."""
 
 
-def target_of(options: argparse.Namespace) -> Target:
+def target_of(options: EntryOptions) -> Target:
     """What the command line means, as it is now.
-
-    Args:
-        options: `client`, `name`, `config`.
 
     Raises:
         ConfigurationError: The file can't be read, or the client can't read it.

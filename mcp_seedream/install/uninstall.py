@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 
 from mcp_seedream.core.errors import ConfigurationError
@@ -10,15 +9,12 @@ from mcp_seedream.install.clients import ASKED, TOKEN, has_token
 from mcp_seedream.install.json_positions import value_at
 from mcp_seedream.install.jsonc import with_member, without_member
 from mcp_seedream.install.settings_file import ConfigFile
-from mcp_seedream.install.targets import Target, kept, say, show, target_of
+from mcp_seedream.install.targets import EntryOptions, Target, kept, say, show, target_of
 from mcp_seedream.install.vscode_inputs import asks_for_ours, with_question, without_question
 
 
-def uninstall(options: argparse.Namespace) -> int:
+def uninstall(options: EntryOptions) -> int:
     """Take the entry out, or show what would be; 0 if it is gone, and if there was none.
-
-    Args:
-        options: `client`, `name`, `config`, `dry_run`.
 
     Raises:
         ConfigurationError: As for `install`.

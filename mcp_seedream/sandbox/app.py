@@ -11,10 +11,10 @@ Run alone: `python -m mcp_seedream.sandbox --port 8080`.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import base64
 import json
+import logging
 import socket
 import threading
 import time
@@ -22,11 +22,11 @@ import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
+from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -35,15 +35,18 @@ from starlette.routing import Route
 from mcp_seedream.catalog.arguments import image_call
 from mcp_seedream.catalog.selection import choose
 from mcp_seedream.catalog.table import ModelTable
-from mcp_seedream.catalog.table_file import read_table
 from mcp_seedream.core.errors import InvalidArguments
+from mcp_seedream.core.settings import Settings
 from mcp_seedream.sandbox.faults import REFUSALS, error, mishap, production_refusal, unauthorised, words_in
+from mcp_seedream.sandbox.options import SandboxOptions
 from mcp_seedream.sandbox.studio import Job, Studio, picture_size
-from mcp_seedream.sandbox.vendor_sign_in import Accounts
+from mcp_seedream.sandbox.vendor_sign_in import CLIENT_ID, Accounts
 from mcp_seedream.upstream.types import ImageRequest
 
+logger = logging.getLogger(__name__)
 _BATCH = 50
 _KEPT = 2000
+_TOKEN = "sandbox"  # noqa: S105  (the sandbox accepts any word)
 _LAYERED = 4
 """Pictures of a call that splits one: the base and its layers."""
 
@@ -285,22 +288,12 @@ def running(sandbox: Sandbox, port: int = 0) -> Iterator[str]:
         listener.close()
 
 
-def main() -> None:
-    """Serve the sandbox alone, until it is stopped."""
-    parser = argparse.ArgumentParser(prog="python -m mcp_seedream.sandbox", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument("--seconds", type=float, help="how long a picture takes (default: 2 to 4)")
-    parser.add_argument("--models-file", type=Path, help="another capability table")
-    parser.add_argument(
-        "--sandbox-as-documented", action="store_true", help="take all models and sizes of the vendor's page"
-    )
-    parser.add_argument("--no-pictures", dest="pictures", action="store_false", help="draw none: links lead nowhere")
-    options = parser.parse_args()
-    sandbox = Sandbox(
-        read_table(options.models_file),
-        seconds=options.seconds,
-        pictures=options.pictures,
-        as_documented=options.sandbox_as_documented,
-    )
-    print(f"Sandbox at http://127.0.0.1:{options.port} (any token but `invalid` and `used_up`)")  # noqa: T201
-    uvicorn.run(sandbox.app, host="127.0.0.1", port=options.port, log_level="warning", lifespan="off")
+@contextmanager
+def settings_with_sandbox(options: SandboxOptions, settings: Settings, table: ModelTable) -> Iterator[Settings]:
+    """The settings with a sandbox as the upstream and as the vendor's sign-in; it is served while the context lasts."""
+    sandbox = Sandbox(table, seconds=options.seconds, as_documented=options.as_documented)
+    with running(sandbox) as address:
+        logger.info("sandbox at %s", address)
+        upstream = {"base_url": address, "token": SecretStr(_TOKEN), "image_hosts": [address]}
+        vendor = {"vendor_client_id": CLIENT_ID, "vendor_auth_url": address, "vendor_platform_url": address}
+        yield settings.model_copy(update=upstream | vendor)

@@ -1,0 +1,81 @@
+"""Serves MCP clients in this process, over stdio or over HTTP."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass
+
+from mcp_seedream.catalog.table import ModelTable
+from mcp_seedream.core.settings import Settings
+
+_SANDBOX_NOTE = "Drawn by the sandbox: a placeholder, not a generated picture."
+_WAITING = (
+    "Waiting for an MCP client, which usually starts this command. `mcp-seedream try PROMPT` makes a picture; "
+    "Ctrl-C ends this."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """Options of the server that are not settings.
+
+    Args:
+        host: Address to listen on, over HTTP.
+        port: Port to listen on, over HTTP.
+        in_sandbox: Whether the upstream is a sandbox that ends with this process.
+    """
+
+    host: str
+    port: int
+    in_sandbox: bool
+
+    @property
+    def remark(self) -> str | None:
+        """A note for every result."""
+        return _SANDBOX_NOTE if self.in_sandbox else None
+
+
+def serve_stdio(options: ServeOptions, settings: Settings, table: ModelTable) -> None:
+    """Serve one client over stdin and stdout, until it closes them."""
+    import anyio  # noqa: PLC0415  (HTTP needs none of these)
+
+    from mcp_seedream.assembly import connecting, local_preview  # noqa: PLC0415
+    from mcp_seedream.core.shutdown import Shutdown  # noqa: PLC0415
+    from mcp_seedream.generation.journal import open_journal  # noqa: PLC0415
+    from mcp_seedream.media.local_files import LocalFiles  # noqa: PLC0415
+    from mcp_seedream.server.server import build_server  # noqa: PLC0415
+    from mcp_seedream.server.stdio import serve_stdio as serve  # noqa: PLC0415
+    from mcp_seedream.server.tools import ToolDefaults  # noqa: PLC0415
+
+    shutdown = Shutdown(settings.shutdown_seconds)
+    token = settings.token.get_secret_value() if settings.token else None
+    local = LocalFiles(tuple(settings.allowed_dirs), settings.output_dir)
+    defaults = ToolDefaults(settings.wait_seconds, local_preview(settings.preview), local, settings.set_images)
+    server = build_server(
+        table,
+        connecting(settings),
+        token_of=lambda _: token,
+        defaults=defaults,
+        journal=open_journal(settings.journal, in_memory=options.in_sandbox),
+        shutdown=shutdown,
+        remark=options.remark,
+        image_hosts=settings.image_hosts,
+    )
+    if sys.stdin and sys.stdin.isatty():
+        print(_WAITING, file=sys.stderr)  # noqa: T201
+    anyio.run(serve, server, shutdown)
+
+
+def serve_http(options: ServeOptions, settings: Settings, table: ModelTable) -> None:
+    """Serve clients over HTTP, until a signal.
+
+    Raises:
+        ConfigurationError: The address can't be listened to.
+    """
+    from mcp_seedream.assembly import create_app  # noqa: PLC0415  (stdio starts faster without these)
+    from mcp_seedream.hosting.workers import serve_here  # noqa: PLC0415
+
+    app = create_app(settings, table=table, remark=options.remark)
+    logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)  # a sandbox in this process has silenced it
+    serve_here(app, options.host, options.port)
