@@ -20,8 +20,6 @@ from mcp_seedream.core.errors import ConfigurationError
 from mcp_seedream.sandbox.options import SandboxOptions
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
-
     from mcp_seedream.catalog.table import ModelTable
     from mcp_seedream.core.settings import Settings
     from mcp_seedream.serve_command import ServeOptions
@@ -30,15 +28,8 @@ logger = logging.getLogger(__name__)
 _HOST, _PORT = "127.0.0.1", 8000
 _HTTP_ONLY = ("host", "port", "workers", "sse")
 MCP_CLIENTS = (
-    "claude-desktop",
-    "claude-code",
-    "cursor",
-    "vscode",
-    "vscode-insiders",
-    "vscodium",
-    "windsurf",
-    "devin",
-    "zed",
+    *("claude-desktop", "claude-code", "cursor", "vscode", "vscode-insiders", "vscodium"),
+    *("windsurf", "devin", "zed"),
 )
 
 
@@ -70,104 +61,109 @@ def _replace_unusable_propagators() -> None:
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) <= 0xFFFF):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 0 (any that is free) to 65535")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 0 (any free one) to 65535")
     return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mcp-seedream",
-        description="MCP server for Seedream: pictures from text and from pictures, through AceDataCloud.",
+        description="MCP server that makes pictures with Seedream, through AceDataCloud. Without a command, start it.",
     )
     parser.add_argument("--version", action="version", version=f"mcp-seedream {__version__}")
     parser.add_argument("--transport", choices=["stdio", "http"], default="stdio", help="default: stdio")
-    parser.add_argument("--host", help=f"address to bind, over HTTP (default: {_HOST})")
-    parser.add_argument("--port", type=_port, help=f"port, over HTTP (default: {_PORT})")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes, over HTTP (default: 1)")
+    parser.add_argument("--host", help=f"address to listen on, over HTTP (default: {_HOST})")
+    parser.add_argument("--port", type=_port, help=f"port to listen on, over HTTP (default: {_PORT})")
+    parser.add_argument("--workers", type=int, metavar="N", help="number of processes, over HTTP (default: 1)")
     parser.add_argument(
         "--sse", action="store_true", default=None, help="serve the older SSE transport as well, at /sse"
     )
-    parser.add_argument("--sandbox", action="store_true", help="work against an emulation with drawn pictures")
-    parser.add_argument("--sandbox-seconds", type=float, metavar="S", help="how long a sandbox picture takes")
+    parser.add_argument("--sandbox", action="store_true", help="draw placeholder pictures on this machine, at no cost")
+    parser.add_argument("--sandbox-seconds", type=float, metavar="S", help="seconds that a sandbox picture takes")
     parser.add_argument(
         "--sandbox-as-documented",
         action="store_true",
-        help="a sandbox that takes all models and sizes of the vendor's page, those that production refuses as well",
+        help="like --sandbox, and accept all models and sizes of the vendor's page, even if production refuses them",
     )
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands, instead of serving")
-    _add_trial(commands)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    _add_try(commands)
     _add_install(commands)
     _add_doctor(commands)
     return parser
 
 
-def _add_trial(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    trial = commands.add_parser(
+def _add_try(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    try_ = commands.add_parser(
         "try",
         help="make one picture, as an MCP client would",
-        description=(
-            "Start the server, ask it for a picture over MCP, save what comes. "
-            "Without an API token it uses the sandbox."
-        ),
+        description="Start the server, request a picture over MCP, and save it. Without a token, use the sandbox.",
     )
-    trial.add_argument("prompt", help="what the picture shows, or with --edit what to change")
-    trial.add_argument(
-        "--edit", nargs="+", metavar="FILE", help="edit these pictures (files or URLs); the prompt stands before"
+    try_.add_argument("prompt", help="what the picture shows, or with --edit what to change")
+    try_.add_argument(
+        "--edit", nargs="+", metavar="FILE", help="pictures to edit (files or URLs); put the prompt before this option"
     )
-    trial.add_argument(
+    try_.add_argument(
         "--set",
         nargs="+",
         action="extend",
         metavar="NAME=VALUE",
         default=[],
         dest="settings",
-        help="other arguments of the tool, such as size=2K watermark=false",
+        help="further arguments of the tool, such as size=2K watermark=false",
     )
-    trial.add_argument("--output", type=Path, default=Path(), metavar="PATH", help="folder or file (default: here)")
-    trial.add_argument("--sandbox", action="store_true", default=argparse.SUPPRESS, help="even if there is a token")
-    trial.add_argument("--sandbox-seconds", type=float, default=argparse.SUPPRESS, metavar="S", help=argparse.SUPPRESS)
-    trial.add_argument(
-        "--sandbox-as-documented", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    try_.add_argument(
+        "--output", type=Path, default=Path(), metavar="PATH", help="folder or file (default: current folder)"
     )
+    try_.add_argument(
+        "--sandbox", action="store_true", default=argparse.SUPPRESS, help="use the sandbox even if a token is set"
+    )
+    try_.add_argument("--sandbox-seconds", type=float, default=argparse.SUPPRESS, metavar="S", help=argparse.SUPPRESS)
+    try_.add_argument("--sandbox-as-documented", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def _add_install(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     install = commands.add_parser(
         "install",
-        help="put this server into the settings of an MCP client",
+        help="add this server to the settings of an MCP client",
         description=(
-            "Put this server into the settings of an MCP client. The file is backed up, and all else in it stays as "
-            "it is. The token comes from ACEDATACLOUD_API_TOKEN; without one, VS Code asks for it, and keeps it out of "
-            "the file, and for the others you are asked here."
+            "Add this server to the settings of an MCP client. The settings file is backed up first, and nothing else "
+            "in it changes. The token is taken from ACEDATACLOUD_API_TOKEN. If that is not set, VS Code asks you for "
+            "the token when it starts the server; for other clients, this command asks you now."
         ),
     )
-    install.add_argument("client", choices=MCP_CLIENTS, help="which one")
-    install.add_argument("--hosted", action="store_true", help="the server that AceDataCloud runs, instead of this one")
-    install.add_argument("--url", metavar="URL", help="another hosted server")
-    install.add_argument("--sandbox", action="store_true", default=argparse.SUPPRESS, help="no token: drawn pictures")
-    install.add_argument("--ask", action="store_true", help="have VS Code ask, even if there is a token here")
-    install.add_argument("--link", action="store_true", help="print links that do it when clicked (cursor, vscode)")
-    uninstall = commands.add_parser("uninstall", help="take it out again", description="Take the entry out again.")
-    uninstall.add_argument("client", choices=MCP_CLIENTS, help="which one")
+    install.add_argument("client", choices=MCP_CLIENTS, help="the MCP client")
+    install.add_argument("--hosted", action="store_true", help="add the server that AceDataCloud hosts, not this one")
+    install.add_argument("--url", metavar="URL", help="add the hosted server at this address")
+    install.add_argument("--sandbox", action="store_true", default=argparse.SUPPRESS, help="with the sandbox: no token")
+    install.add_argument("--ask", action="store_true", help="let VS Code ask for the token, even if one is set here")
+    install.add_argument("--link", action="store_true", help="only print links to add it by a click (cursor, vscode)")
+    uninstall = commands.add_parser(
+        "uninstall",
+        help="remove this server again",
+        description="Remove this server from the settings of an MCP client.",
+    )
+    uninstall.add_argument("client", choices=MCP_CLIENTS, help="the MCP client")
     for parser in (install, uninstall):
-        parser.add_argument("--name", default="seedream", help="what the client calls the server (default: seedream)")
-        parser.add_argument("--config", type=Path, metavar="PATH", help="another settings file than the usual one")
-        parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
+        parser.add_argument("--name", default="seedream", help="name of the server in the client (default: seedream)")
+        parser.add_argument(
+            "--config", type=Path, metavar="PATH", help="settings file, if it is not the client's usual one"
+        )
+        parser.add_argument("--dry-run", action="store_true", help="show what would change, without changing it")
 
 
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    examination = commands.add_parser(
+    doctor = commands.add_parser(
         "doctor",
-        help="look for what is wrong, if no pictures come",
-        description="Look at this machine, the network and the token, or at a hosted endpoint. It costs nothing.",
+        help="find out why no pictures come",
+        description="Check this machine, the network and the token, or a hosted endpoint. Checks cost nothing.",
     )
-    examination.add_argument(
-        "url", nargs="?", metavar="URL", help="of a hosted endpoint, to look at from outside, with your token"
+    doctor.add_argument(
+        "url", nargs="?", metavar="URL", help="hosted endpoint to check from outside, with your token if one is set"
     )
-    examination.add_argument("--json", action="store_true", help="for machines")
-    examination.add_argument(
-        "--sandbox", action="store_true", default=argparse.SUPPRESS, help="with the sandbox as the upstream"
+    doctor.add_argument("--json", action="store_true", help="print the results as JSON")
+    doctor.add_argument(
+        "--sandbox", action="store_true", default=argparse.SUPPRESS, help="check against the sandbox, not AceDataCloud"
     )
 
 
@@ -241,8 +237,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         found = sources("hosted" if arguments.transport == "http" else "local")
         settings = found.settings(log_level=arguments.log_level, sse=arguments.sse, workers=arguments.workers)
         prepare(settings, local=found.use == "local")
-        for words in found.warnings():
-            logger.warning("%s", words)
+        for warning in found.warnings():
+            logger.warning("%s", warning)
         table = read_table(settings.models_file)
     if arguments.transport != "http":
         for name in _HTTP_ONLY:
@@ -282,23 +278,7 @@ def _serve_in_workers(options: ServeOptions, settings: Settings) -> int:
         # Each process reads the settings again, from the environment.
         os.environ |= {"SEEDREAM_LOG_LEVEL": settings.log_level, "SEEDREAM_SSE": str(settings.sse)}
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        return serve_in_workers("mcp_seedream.cli:create_worker_app", settings.workers, sockets)
-
-
-def create_worker_app() -> Starlette:
-    """The app of one process of several; the first process has logged the warnings about settings."""
-    from uvicorn.config import STARTUP_FAILURE  # noqa: PLC0415
-
-    from mcp_seedream.assembly import create_app, prepare  # noqa: PLC0415
-    from mcp_seedream.core.settings import read_settings  # noqa: PLC0415
-
-    try:
-        settings = read_settings()
-        prepare(settings)
-        return create_app(settings)
-    except ConfigurationError as error:
-        logger.critical("%s", error)
-        sys.exit(STARTUP_FAILURE)  # uvicorn starts no replacement then
+        return serve_in_workers("mcp_seedream.serve_command:create_worker_app", settings.workers, sockets)
 
 
 def _sandbox(arguments: argparse.Namespace, settings: Settings) -> SandboxOptions:

@@ -1,14 +1,20 @@
-"""Serves MCP clients in this process, over stdio or over HTTP."""
+"""Serves MCP clients in this process: over stdio, over HTTP, or as one of several processes over HTTP."""
 
 from __future__ import annotations
 
 import logging
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mcp_seedream.catalog.table import ModelTable
-from mcp_seedream.core.settings import Settings
+from mcp_seedream.core.errors import ConfigurationError
+from mcp_seedream.core.settings import Settings, read_settings
 
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+logger = logging.getLogger(__name__)
 _SANDBOX_NOTE = "Drawn by the sandbox: a placeholder, not a generated picture."
 _WAITING = (
     "Waiting for an MCP client, which usually starts this command. `mcp-seedream try PROMPT` makes a picture; "
@@ -79,3 +85,18 @@ def serve_http(options: ServeOptions, settings: Settings, table: ModelTable) -> 
     app = create_app(settings, table=table, remark=options.remark)
     logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)  # a sandbox in this process has silenced it
     serve_here(app, options.host, options.port)
+
+
+def create_worker_app() -> Starlette:
+    """The app of one process of several; the first process has logged the warnings about settings."""
+    from uvicorn.config import STARTUP_FAILURE  # noqa: PLC0415
+
+    from mcp_seedream.assembly import create_app, prepare  # noqa: PLC0415
+
+    try:
+        settings = read_settings()
+        prepare(settings)
+        return create_app(settings)
+    except ConfigurationError as error:
+        logger.critical("%s", error)
+        sys.exit(STARTUP_FAILURE)  # uvicorn starts no replacement then

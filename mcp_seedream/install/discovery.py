@@ -37,7 +37,7 @@ class Installation:
         name: What the client calls the server.
         file: The settings file.
         command: What it starts; empty for a hosted server.
-        there: Whether that command is there.
+        command_exists: Whether that command exists.
         sandbox: Whether it starts the server with the sandbox.
         unrelated: Whether it starts the package index's `mcp-seedream`, which is another project.
         token: What is written where the token belongs, as it is.
@@ -48,7 +48,7 @@ class Installation:
     name: str
     file: Path
     command: str
-    there: bool
+    command_exists: bool
     sandbox: bool
     unrelated: bool
     token: str | None
@@ -59,7 +59,7 @@ class Installation:
         return None if self.token is None or is_filled_in(self.token) else self.token
 
     @property
-    def sees_to_a_token(self) -> bool:
+    def provides_token(self) -> bool:
         """Whether its client has people sign in, asks for a token, or needs none."""
         return not self.command or self.sandbox or (self.token is not None and self.own_token is None)
 
@@ -89,7 +89,7 @@ def folders_here() -> Folders:
     return Folders(sys.platform, home, config, user_config_path(), ClaudeCode().config_dir)
 
 
-def installed(folders: Folders) -> Installed:
+def find_installed(folders: Folders) -> Installed:
     """Look into the settings file of every client that `install` knows; those that are not there are passed over."""
     entries: list[Installation] = []
     broken: dict[str, str] = {}
@@ -123,10 +123,10 @@ def _words(entry: Mapping[str, Any]) -> list[str]:
 def _installation(client: str, name: str, file: Path, entry: Mapping[str, Any]) -> Installation:
     command = entry.get("command")
     command = command if isinstance(command, str) else ""
-    there = not command or shutil.which(command) is not None
+    exists = not command or shutil.which(command) is not None
     sandbox = "--sandbox" in _words(entry)
     unrelated = _is_unrelated(_words(entry))
-    return Installation(client, CLIENTS[client].title, name, file, command, there, sandbox, unrelated, token_in(entry))
+    return Installation(client, CLIENTS[client].title, name, file, command, exists, sandbox, unrelated, token_in(entry))
 
 
 def _is_unrelated(words: Sequence[str]) -> bool:
