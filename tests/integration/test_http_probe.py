@@ -340,6 +340,6 @@ async def test_hosts_of_pictures(monkeypatch: pytest.MonkeyPatch, upstream: str)
         found = await looked(monkeypatch, upstream, SEEDREAM_IMAGE_HOSTS=f"http://127.0.0.2:{port}")
     assert "127.0.0.2 has a private address here" in found["pictures"].found
     found = await looked(monkeypatch, upstream, SEEDREAM_IMAGE_HOSTS="https://*.example.com")
-    assert found["pictures"] == Finding("ok", "https://*.example.com stands for many hosts")
+    assert found["pictures"] == Finding("ok", "https://*.example.com is a pattern for many hosts")
     found = await looked(monkeypatch, upstream, SEEDREAM_IMAGE_HOSTS="nonsense")
     assert found["pictures"].level == "not checked"

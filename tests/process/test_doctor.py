@@ -466,7 +466,7 @@ def clients(**entries: dict[str, Any]) -> Finding:
     """What is found of the clients, where each has this entry for the server."""
     for client, entry in entries.items():
         name = client.replace("_", "-")
-        file = CLIENTS[name].place(folders_here()).file
+        file = CLIENTS[name].settings_path(folders_here()).file
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({CLIENTS[name].servers: {"seedream": entry, "other": {"command": "gone"}}}), "utf-8")
     return in_clients(where_installed(folders_here()))
@@ -500,11 +500,11 @@ def test_an_installation_that_can_not_work() -> None:
     assert (found.level, "Zed has no token: `your-token` stands" in found.found) == ("problem", True)
     found = clients(zed={"command": sys.executable})
     assert (found.level, "Zed has no token in " in found.found) == ("warning", True)
-    CLIENTS["zed"].place(folders_here()).file.write_text("{", "utf-8")
+    CLIENTS["zed"].settings_path(folders_here()).file.write_text("{", "utf-8")
     found = clients()
     assert (found.level, found.found.count("line 1, column 2")) == ("warning", 1)
     for odd in ("[]", '{"context_servers": {"seedream": 5}}', '{"context_servers": {"x": {"command": 7, "args": {}}}}'):
-        CLIENTS["zed"].place(folders_here()).file.write_text(odd, "utf-8")
+        CLIENTS["zed"].settings_path(folders_here()).file.write_text(odd, "utf-8")
         assert clients().level in ("ok", "warning")
 
 

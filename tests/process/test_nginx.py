@@ -186,7 +186,7 @@ async def test_the_doctor_looks_from_outside(upstream: str, tmp_path: Path, monk
     found = {result.name: result.finding for result in told}
     assert (found["server"].level, found["upstream"].level) == ("ok", "not checked")
     assert found["server"].found.startswith(f"mcp-seedream {__version__}; a proxy in front keeps /health")
-    assert "keeps /ready to itself" in found["upstream"].found
+    assert "keeps /ready private" in found["upstream"].found
     assert {name for name, finding in found.items() if finding.level in ("warning", "problem")} == {
         "certificate",  # good for two days
         "sign-in",  # its name leads nowhere
