@@ -1,8 +1,7 @@
-"""The command `mcp-seedream try`: the server as its own subprocess, called as any MCP client calls it."""
+"""The command `mcp-seedream try`: starts the server as a subprocess, and calls it as any MCP client does."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import sys
@@ -19,47 +18,65 @@ from mcp_types import CallToolResult, TextContent
 from mcp_seedream.assembly import as_subprocess
 from mcp_seedream.catalog.table_file import read_table
 from mcp_seedream.core.errors import TOKEN_PAGE, InvalidArguments
-from mcp_seedream.core.settings import Settings
+from mcp_seedream.core.settings import Settings, name_of
 from mcp_seedream.generation.journal import open_journal
+from mcp_seedream.sandbox.options import SandboxOptions
 
 
-def try_out(options: argparse.Namespace, settings: Settings) -> int:
-    """Make one picture, show progress on the terminal, save it and say where; 0 if there is one.
+@dataclass(frozen=True, slots=True)
+class TryOptions:
+    """Options of `try`.
 
     Args:
-        options: `prompt`, `edit`, `settings` (name=value pairs), `output`, and those of the sandbox.
-        settings: Whether there is a token: without one it is the sandbox.
+        prompt: What the picture shows, or what to change.
+        images: Files or URLs of pictures to edit; without any, a picture is generated.
+        arguments: Further arguments of the tool, as `name=value`.
+        output: The folder or file to save to.
+        sandbox: The sandbox, which is also used where there is no token.
     """
-    switches = []
-    if options.sandbox or settings.token is None:
-        why = "" if options.sandbox else "No ACEDATACLOUD_API_TOKEN is set. "
-        _say(f"{why}Using the sandbox: a drawn picture instead of a generated one, at no cost.")
-        switches.append("--sandbox-as-documented" if options.sandbox_as_documented else "--sandbox")
-        if options.sandbox_seconds is not None:
-            switches += ["--sandbox-seconds", str(options.sandbox_seconds)]
-    attempt = _Attempt(options.prompt)
+
+    prompt: str
+    images: tuple[str, ...]
+    arguments: tuple[str, ...]
+    output: Path
+    sandbox: SandboxOptions
+
+
+def run_try(options: TryOptions, settings: Settings) -> int:
+    """Make one picture, show progress on the terminal, save it and print its path; 0 if there is one.
+
+    Args:
+        options: The command line's.
+        settings: Without a token in them, the sandbox is used.
+    """
+    in_sandbox = options.sandbox.enabled or settings.token is None
+    if in_sandbox:
+        reason = "" if options.sandbox.enabled else "No ACEDATACLOUD_API_TOKEN is set. "
+        _say(f"{reason}Using the sandbox: a drawn picture instead of a generated one, at no cost.")
+    state = _CallState(options.prompt)
     try:
-        return _tried(options, settings, switches, attempt)
+        return _try(options, settings, state, in_sandbox=in_sandbox)
     except KeyboardInterrupt:
-        _say(_interrupted(attempt, settings, sandbox="--sandbox" in switches))
+        _say(_interrupted(state, settings, in_sandbox=in_sandbox))
         return 130
 
 
-def _tried(options: argparse.Namespace, settings: Settings, switches: list[str], attempt: _Attempt) -> int:
-    """The exit status of one call; what went wrong is said."""
+def _try(options: TryOptions, settings: Settings, state: _CallState, *, in_sandbox: bool) -> int:
+    """Make the picture, and return the exit status; errors are printed."""
     try:
-        tool, arguments = _call(options)
+        tool, arguments = _tool_call(options)
         read_table(settings.models_file)  # here its error is one line; in the server it would be a closed connection
-        _make_room(options.output.parent if options.output.suffix else options.output)
-        return anyio.run(_make, switches, tool, {"save_to": str(options.output.resolve()), **arguments}, attempt)
+        _make_folder(options.output.parent if options.output.suffix else options.output)
+        switches = options.sandbox.switches if in_sandbox else []
+        return anyio.run(_call_server, switches, tool, arguments, state)
     except* (InvalidArguments, OSError, MCPError) as errors:
         for error in _leaves(errors):
             _say(f"mcp-seedream: {error}")
     return 1
 
 
-def _make_room(folder: Path) -> None:
-    """Have the folder, before a picture is paid for that could not be saved."""
+def _make_folder(folder: Path) -> None:
+    """Make the folder, before a picture is paid for that could not be saved."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -77,23 +94,26 @@ def _leaves(errors: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
             yield error
 
 
-def _call(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    arguments: dict[str, Any] = {"prompt": options.prompt}
-    for pair in options.settings:
+def _tool_call(options: TryOptions) -> tuple[str, dict[str, Any]]:
+    """The tool and its arguments."""
+    arguments: dict[str, Any] = {"prompt": options.prompt, "save_to": str(options.output.resolve())}
+    for pair in options.arguments:
         name, equals, value = pair.partition("=")
         if not equals:
             raise InvalidArguments(f"--set takes NAME=VALUE, not {pair!r}.")
         arguments[name] = value
-    if not options.edit:
-        return "generate_image", arguments
-    return "edit_image", {**arguments, "image": options.edit}
+    return (
+        ("edit_image", {**arguments, "image": list(options.images)})
+        if options.images
+        else ("generate_image", arguments)
+    )
 
 
 @dataclass
-class _Attempt:
-    """What is known of the call, for somebody who interrupts it.
+class _CallState:
+    """How far the call has come, for the message of an interruption.
 
-    `began` is when it was sent to the server (Unix seconds; 0: not yet); `task_id` is known once it was accepted.
+    `began` is when it was sent to the server, in Unix seconds (0: not yet). `task_id` is known once it was accepted.
     """
 
     prompt: str
@@ -101,55 +121,61 @@ class _Attempt:
     task_id: str = ""
 
     async def progress(self, progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG002
-        """Show the server's progress, which tells the task's id first."""
-        if found := re.fullmatch(r"Task (\S+) is accepted", message or ""):
-            self.task_id = found[1]
+        """Print the server's progress, whose first message has the task's id."""
+        if match := re.fullmatch(r"Task (\S+) is accepted", message or ""):
+            self.task_id = match[1]
         _say(f"  {message or progress}")
 
 
-def _interrupted(attempt: _Attempt, settings: Settings, *, sandbox: bool) -> str:
-    """What became of a call that was interrupted. Its server has ended, and has written down what it left."""
-    if sandbox:
+def _interrupted(state: _CallState, settings: Settings, *, in_sandbox: bool) -> str:
+    """What happens to an interrupted call. Its server has ended, and has recorded the tasks that go on."""
+    if in_sandbox:
         return "Stopped. The sandbox's picture is gone; nothing was billed."
-    if not attempt.began:
+    if not state.began:
         return "Stopped before anything was sent: nothing is billed."
     journal = open_journal(settings.journal)
-    left, doubtful = anyio.run(journal.unanswered, attempt.prompt, attempt.began) if journal else ("", True)
+    abandoned, is_uncertain = anyio.run(journal.unanswered, state.prompt, state.began) if journal else ("", True)
     if journal:
-        doubtful |= not journal.works
+        is_uncertain |= not journal.works
         journal.close()
-    if task_id := left or attempt.task_id:
-        again = "Run the same command again within 10 minutes to get its picture without paying again. " if left else ""
-        look = f'In an MCP client, get_task with task_id "{task_id}" gets it.'
-        return f"Stopped. The task {task_id} goes on at AceDataCloud, and is billed. {again}{look}"
-    if doubtful:
-        return f"Stopped. It may have been accepted and billed: the usage at {TOKEN_PAGE} says so."
+    if task_id := abandoned or state.task_id:
+        again = "Run the same command again within 10 minutes to get its picture without paying again. "
+        other = f'In an MCP client, get_task with task_id "{task_id}" gets it.'
+        return (
+            f"Stopped. The task {task_id} goes on at AceDataCloud, and is billed. {again if abandoned else ''}{other}"
+        )
+    if is_uncertain:
+        return f"Stopped. It may have been accepted and billed: the usage at {TOKEN_PAGE} shows it."
     return "Stopped before anything was accepted: nothing is billed."
 
 
-async def _make(switches: list[str], tool: str, arguments: dict[str, Any], attempt: _Attempt) -> int:
-    async with Client(as_subprocess(switches)) as client:
-        attempt.began = time()
-        result = await client.call_tool(tool, arguments, progress_callback=attempt.progress)
+async def _call_server(switches: list[str], tool: str, arguments: dict[str, Any], state: _CallState) -> int:
+    """Start a server, call the tool, and go on with get_task while the task is pending; returns the exit status."""
+    server = as_subprocess(switches)
+    server.env = {**(server.env or {}), name_of("preview"): "off"}  # a terminal shows no images
+    async with Client(server) as client:
+        state.began = time()
+        result = await client.call_tool(tool, arguments, progress_callback=state.progress)
         while not result.is_error and _answer(result).get("status") == "pending":
             _say(_text(result))
-            attempt.task_id = _answer(result)["task_id"]
+            state.task_id = _answer(result)["task_id"]
             result = await client.call_tool(
                 "get_task",
-                {"task_id": attempt.task_id, "save_to": arguments["save_to"]},
-                progress_callback=attempt.progress,
+                {"task_id": state.task_id, "save_to": arguments["save_to"]},
+                progress_callback=state.progress,
             )
-    _say(_lasting(result) if switches else _text(result))
-    paths = [image["path"] for image in _answer(result).get("images", []) if "path" in image]
+    _say(_text_without_links(result) if switches else _text(result))
+    images = _answer(result).get("images", [])
+    paths = [image["path"] for image in images if "path" in image]
     for path in paths:
         print(path)  # noqa: T201  (the paths are what this command is for)
-    if paths and (note := _other_kind(Path(arguments["save_to"]), Path(paths[0]))):
+    if paths and (note := _note_on_suffix(Path(arguments["save_to"]), Path(paths[0]))):
         _say(note)
-    return 0 if paths and len(paths) == len(_answer(result)["images"]) else 1
+    return 0 if paths and len(paths) == len(images) else 1
 
 
-def _other_kind(wanted: Path, saved: Path) -> str | None:
-    """What to say where a file's name had to end otherwise than was asked for."""
+def _note_on_suffix(wanted: Path, saved: Path) -> str | None:
+    """Why the file's name does not end as requested; None where it does."""
     kinds = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
     if wanted.suffix.lower() not in kinds or kinds[wanted.suffix.lower()] == kinds.get(saved.suffix):
         return None
@@ -164,8 +190,8 @@ def _text(result: CallToolResult) -> str:
     return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
 
 
-def _lasting(result: CallToolResult) -> str:
-    """What is told of a sandbox's picture, without links: it is about to end, and they with it."""
+def _text_without_links(result: CallToolResult) -> str:
+    """The text of a result from the sandbox, whose links end with this command."""
     text = _text(result)
     for image in _answer(result).get("images", []):
         if "url" in image:

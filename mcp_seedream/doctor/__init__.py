@@ -1,7 +1,7 @@
-"""The command `doctor`: looks for what keeps pictures from coming, and says what to do about it.
+"""The command `doctor`: finds out why no pictures come, and says what to do.
 
-Front door: `command.doctor`. Each module has checks of one kind (this machine, the upstream, a hosted endpoint, a
-host's settings); `findings` runs them and shows what they found.
+Front door: `command.doctor`. Each `*_checks` module checks one thing (this machine, the upstream, a hosted endpoint,
+the settings of a hosted server); `findings` runs the checks and prints their results.
 
-It costs nothing, changes nothing, and shows no more of a token than its end.
+The checks cost nothing and change nothing. Of a token, at most the last characters are printed.
 """

@@ -1,11 +1,7 @@
-"""The command `mcp-seedream doctor`: looks for what keeps pictures from coming, and says what to do about it.
-
-It costs nothing, changes nothing, and shows no more of a token than its end.
-"""
+"""The command `mcp-seedream doctor`: selects the checks, runs them, and prints the results."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import logging
 import os
@@ -14,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -28,77 +24,92 @@ from mcp_seedream.assembly import as_subprocess
 from mcp_seedream.core.errors import ConfigurationError
 from mcp_seedream.core.settings import Settings, name_of
 from mcp_seedream.core.settings_report import Survey, coloured
-from mcp_seedream.doctor.endpoint_checks import Endpoint
-from mcp_seedream.doctor.findings import Check, Finding, Result, as_json, as_text, count, examine
-from mcp_seedream.doctor.hosting_checks import Host
-from mcp_seedream.doctor.machine import Machine, in_clients, unusable
-from mcp_seedream.doctor.refusal_checks import refused_lately
-from mcp_seedream.doctor.upstream_checks import Upstream
-from mcp_seedream.install.discovery import Installed, folders_here, installed
+from mcp_seedream.doctor.endpoint_checks import EndpointChecks
+from mcp_seedream.doctor.findings import Check, Finding, Result, as_json, as_text, count, run_checks
+from mcp_seedream.doctor.hosting_checks import HostingChecks
+from mcp_seedream.doctor.machine import MachineChecks, in_clients, unusable
+from mcp_seedream.doctor.refusal_checks import recent_refusals
+from mcp_seedream.doctor.upstream_checks import UpstreamChecks
+from mcp_seedream.install.discovery import Installed, find_installed, folders_here
+from mcp_seedream.sandbox.options import SandboxOptions
 from mcp_seedream.telemetry.logs import log_to_stderr
 
-_SLOW_START = 15  # seconds, after which impatient clients may give up
-_WIDEST = 110
+_SLOW_START = 15  # seconds, after which some clients give up
+_MAX_WIDTH = 110
 
 
-def doctor(options: argparse.Namespace, found: Survey) -> int:
-    """Look at this machine and the upstream, or at a hosted endpoint; 1 if there is a problem.
+@dataclass(frozen=True, slots=True)
+class DoctorOptions:
+    """Options of `doctor`.
 
     Args:
-        options: `url` of a hosted endpoint, if any; `json` for machines; `sandbox`; `log_level`.
-        found: The settings.
+        url: The hosted endpoint to check instead of this machine.
+        json: Whether the results are printed as JSON.
+        sandbox: Whether the sandbox is the upstream.
+        log_level: Lowest level that is logged; None: nothing is.
+    """
+
+    url: str | None
+    json: bool
+    sandbox: bool
+    log_level: str | None
+
+
+def doctor(options: DoctorOptions, survey: Survey) -> int:
+    """Check this machine and the upstream, or a hosted endpoint; 1 if there is a problem.
+
+    Args:
+        options: The command line's.
+        survey: The settings.
 
     Raises:
-        ConfigurationError: The URL is none.
+        ConfigurationError: The URL is not an http(s) address.
     """
     if options.log_level:
         log_to_stderr(options.log_level)
     else:
-        logging.getLogger().addHandler(logging.NullHandler())  # what goes wrong is told by the checks
+        logging.getLogger().addHandler(logging.NullHandler())  # the checks report what goes wrong
     if options.url:
-        checks = _endpoint(options.url, found.settings).checks()
+        checks = _endpoint(options.url, survey.settings).checks()
     else:
-        places = _places()
-        found = found if options.sandbox else _with_a_token(found, places)
+        installed = _installed()
+        survey = survey if options.sandbox else _with_client_token(survey, installed)
         checks = [
-            *Machine(found).checks(),
-            Check("clients", partial(_in_clients, places)),
-            *Host(found).checks(),
-            *Upstream(found).checks(),
-            Check("refusals", partial(refused_lately, found.settings), needs=("settings",)),
-            _server(found, sandbox=options.sandbox),
+            *MachineChecks(survey).checks(),
+            Check("clients", partial(_in_clients, installed)),
+            *HostingChecks(survey).checks(),
+            *UpstreamChecks(survey).checks(),
+            Check("refusals", partial(recent_refusals, survey.settings), needs=("settings",)),
+            _server(survey, sandbox=options.sandbox),
         ]
-    results = anyio.run(examine, checks, _silent if options.json else _printer(checks, sys.stdout))
+    results = anyio.run(run_checks, checks, _ignore if options.json else _printer(checks, sys.stdout))
     problems, warnings = count(results, "problem"), count(results, "warning")
     if options.json:
         _say(as_json(results, version=__version__))
     else:
-        _say(
-            f"\n{_counted(problems, 'problem')}, {_counted(warnings, 'warning')}."
-            if problems or warnings
-            else "\nAll is well."
-        )
+        counts = f"{_counted(problems, 'problem')}, {_counted(warnings, 'warning')}."
+        _say(f"\n{counts if problems or warnings else 'All is well.'}")
     return 1 if problems else 0
 
 
 def _printer(checks: Sequence[Check], stream: TextIO) -> Callable[[Result], None]:
-    """Prints results for people, as wide as the terminal is."""
+    """What prints results as text, as wide as the terminal."""
     if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="replace")  # what servers and folders are called may be in any script
+        stream.reconfigure(errors="replace")  # names of servers and folders may be in any script
     names = max(len(check.name) for check in checks)
-    width = min(shutil.get_terminal_size((_WIDEST, 0)).columns, _WIDEST)
+    width = min(shutil.get_terminal_size((_MAX_WIDTH, 0)).columns, _MAX_WIDTH)
     in_colours = coloured(stream)
     return lambda result: _say(as_text(result, width, names=names, coloured=in_colours))
 
 
-def _silent(_: Result) -> None:
-    """Machines get all at the end."""
+def _ignore(_: Result) -> None:
+    """JSON is printed at the end, as a whole."""
 
 
 def _say(text: str) -> None:
     try:
         print(text, flush=True)  # noqa: T201
-    except BrokenPipeError:  # whoever reads has seen enough, as `head` has
+    except BrokenPipeError:  # the reader has closed its end, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -106,67 +117,70 @@ def _counted(number: int, what: str) -> str:
     return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
 
 
-def _endpoint(url: str, settings: Settings) -> Endpoint:
+def _endpoint(url: str, settings: Settings) -> EndpointChecks:
     token = settings.token.get_secret_value() if settings.token else None
-    return Endpoint(url, token, connect=settings.connect_timeout, read=settings.read_timeout)
+    return EndpointChecks(url, token, connect=settings.connect_timeout, read=settings.read_timeout)
 
 
-def _places() -> Installed:
+def _installed() -> Installed:
     try:
-        return installed(folders_here())
+        return find_installed(folders_here())
     except ConfigurationError as error:
         return Installed((), {"all clients": error.message})
 
 
-async def _in_clients(places: Installed) -> Finding:
-    return in_clients(places)
+async def _in_clients(installed: Installed) -> Finding:
+    return in_clients(installed)
 
 
-def _with_a_token(found: Survey, places: Installed) -> Survey:
-    """Where none is set here: that of a client, which is the one that counts there."""
-    if found.settings.token or name_of("token") in found.wrong:
-        return found
-    for each in places.entries:
-        if each.own_token:
-            return found.with_token(each.own_token, f"{each.title}'s settings")
-    titles = " and ".join(dict.fromkeys(each.title for each in places.entries if each.sees_to_a_token))
-    return replace(found, elsewhere=f"{titles} is to see to it" if titles else "")
+def _with_client_token(survey: Survey, installed: Installed) -> Survey:
+    """The settings with the token of a client, if none is set here."""
+    if survey.settings.token or name_of("token") in survey.wrong:
+        return survey
+    for entry in installed.entries:
+        if entry.own_token:
+            return survey.with_token(entry.own_token, f"{entry.title}'s settings")
+    titles = " and ".join(dict.fromkeys(entry.title for entry in installed.entries if entry.provides_token))
+    return replace(survey, elsewhere=f"{titles} provides it" if titles else "")
 
 
-def _server(found: Survey, *, sandbox: bool) -> Check:
-    """The server, started the way clients start it; from the sandbox it brings a picture."""
+def _server(survey: Survey, *, sandbox: bool) -> Check:
+    """A check that starts the server as clients do, and with the sandbox makes a picture."""
 
     async def start() -> Finding:
-        if wrong := unusable(found, "token"):
+        if wrong := unusable(survey, "token"):
             return wrong
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             log = Path(folder) / "log"
             try:
                 with log.open("w") as file:
-                    return await _asked(file, Path(folder), sandbox=sandbox)
+                    return await _start_server(file, Path(folder), sandbox=sandbox)
             except* (OSError, MCPError) as errors:
                 lines = log.read_text("utf-8", "replace").splitlines()
-                why = lines[-1] if lines else str(errors.exceptions[0])
-            return Finding("problem", f"It does not start: {why}", f"Run {sys.executable} -m mcp_seedream to see more.")
+                reason = lines[-1] if lines else str(errors.exceptions[0])
+            return Finding(
+                "problem", f"It does not start: {reason}", f"Run {sys.executable} -m mcp_seedream to see more."
+            )
 
     return Check("server", start, needs=("packages", "settings", "models"), seconds=60)
 
 
-async def _asked(log: TextIO, folder: Path, *, sandbox: bool) -> Finding:
+async def _start_server(log: TextIO, folder: Path, *, sandbox: bool) -> Finding:
     began = time.perf_counter()
-    switches = ["--sandbox", "--sandbox-seconds", "0.2"] if sandbox else []
+    switches = SandboxOptions(seconds=0.2).switches if sandbox else []
     async with Client(stdio_client(as_subprocess(switches), errlog=log), mode="legacy") as client:
         tools = [tool.name for tool in (await client.list_tools()).tools]
         seconds = time.perf_counter() - began
-        told = f"starts in {seconds:.1f} s, with {', '.join(tools)}"
+        text = f"starts in {seconds:.1f} s, with {', '.join(tools)}"
         if sandbox:
             arguments = {"prompt": "a red fox in the snow", "save_to": str(folder / "fox.jpg")}
             began = time.perf_counter()
             result = await client.call_tool("generate_image", arguments)
             if not (folder / "fox.jpg").is_file():
-                said = (result.structured_content or {}).get("error") or result.content
-                return Finding("problem", f"It made no picture in the sandbox: {said}")
-            told += f"; a picture of the sandbox took {time.perf_counter() - began:.1f} s"
+                reason = (result.structured_content or {}).get("error") or result.content
+                return Finding("problem", f"It made no picture in the sandbox: {reason}")
+            text += f"; a sandbox picture took {time.perf_counter() - began:.1f} s"
     if seconds > _SLOW_START:
-        return Finding("warning", told, "Some clients wait no longer than 15 s: a slow disk or a virus scanner?")
-    return Finding("ok", told)
+        advice = "Some clients wait no longer than 15 s. A slow disk or a virus scanner may be the cause."
+        return Finding("warning", text, advice)
+    return Finding("ok", text)

@@ -1,60 +1,65 @@
-"""A hosted endpoint, looked at from outside as its clients see it: who may call it, and whether it can do its work."""
+"""Checks of a hosted endpoint from outside, as its clients see it: who may call it, and whether it works."""
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from functools import partial
-from typing import Any
 from urllib.parse import urlsplit
 
+from mcp_seedream import __version__
 from mcp_seedream.core.credentials import masked_token, placeholder_reason
 from mcp_seedream.core.errors import TOKEN_PAGE, ConfigurationError
 from mcp_seedream.doctor.findings import Check, Finding
-from mcp_seedream.doctor.http_probe import Answer, Way, clock, timing, unexpected
+from mcp_seedream.doctor.http_probe import KEPT_BACK, Answer, HttpProbe, clock_finding, foreign_answer, timing
 from mcp_seedream.hosting.pages import CARD
 from mcp_seedream.server.server import NAME
 
-_REVISION = "2025-11-25"
-_HEADERS = {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": _REVISION}
-_SOON = 14 * 24 * 3600  # seconds in which a certificate should be renewed
+_INITIALIZE = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "mcp-seedream doctor", "version": __version__},
+    },
+}
+"""The first message of a client. The HTTP status of its answer says who may call."""
+_RENEWAL = 14 * 24 * 3600  # seconds before its end, a certificate should be renewed
 _NO_SIGN_IN = (
-    "Clients that have no place for a token (claude.ai, ChatGPT) can't connect: set SEEDREAM_PUBLIC_URL there."
+    "Clients without a setting for a token (claude.ai, ChatGPT) can't connect. SEEDREAM_PUBLIC_URL turns sign-in on."
 )
-_KEPT_BACK = (401, 403, 404)
-"""What a proxy in front says of what is for the host itself: see deploy/nginx.conf."""
-_ELSEWHERE = "Is this the address of the endpoint? It usually ends with /mcp."
+_CHECK_ADDRESS = "Is this the address of the endpoint? It usually ends with /mcp."
 
 
-class Endpoint:
+class EndpointChecks:
     """The checks of one endpoint.
 
     Args:
         url: Its address.
-        token: What a caller sends; None: only what can be seen without one is looked at.
+        token: The token of a caller; None: checks that need one are skipped.
         connect: Seconds for a connection.
         read: Seconds for an answer.
 
     Raises:
-        ConfigurationError: The address is none.
+        ConfigurationError: The URL is not an http(s) address.
     """
 
     def __init__(self, url: str, token: str | None, *, connect: float, read: float) -> None:
         if not _is_address(url):
             raise ConfigurationError(f"{url} is not an address like https://seedream.example.com/mcp.")
-        self._to = partial(Way, connect=connect, read=read)
-        self._way = self._to(url.rstrip("/"))  # the same endpoint
+        self._probe_of = partial(HttpProbe, connect=connect, read=read)
+        self._probe = self._probe_of(url.rstrip("/"))  # both forms are the same endpoint
         self._token = token
         self._health: Answer | None = None
-        self._asks_for_token = False
-        self._keeps_probes_back = False
+        self._requires_token = False
+        self._hides_probes = False
 
     def checks(self) -> list[Check]:
-        """In the order in which they are told."""
-        way = self._way
+        """The checks, in order."""
         return [
-            Check("proxy", way.find_proxy),
+            Check("proxy", self._probe.find_proxy),
             Check("network", self._network, needs=("proxy",)),
             Check("clock", self._clock, needs=("network",)),
             Check("certificate", self._certificate, needs=("network",)),
@@ -65,146 +70,144 @@ class Endpoint:
         ]
 
     async def _network(self) -> Finding:
-        answer = await self._way.exchange("GET", self._beside("health"))
+        answer = await self._probe.exchange("GET", self._beside("health"))
         if isinstance(answer, Finding):
             return answer
         if answer.status in (502, 504) or (answer.status == 503 and answer.page is not None):
-            found = f"A proxy in front answers HTTP {answer.status}: the server behind it is not there."
-            return Finding("problem", found, "Start it, or look into its log.")
+            text = f"A proxy in front answers HTTP {answer.status}: the server behind it does not run."
+            return Finding("problem", text, "Start the server, or read its log.")
         self._health = answer
-        host = self._way.url.host
-        if self._way.url.scheme == "http" and not self._way.is_local:
+        host = self._probe.url.host
+        if self._probe.url.scheme == "http" and not self._probe.is_local:
             return Finding(
-                "warning", f"{host} answers in {timing(answer)}", "Without https, tokens can be read on the way."
+                "warning", f"{host} answers in {timing(answer)}", "Without https, tokens can be read in transit."
             )
         return Finding("ok", f"{host} answers in {timing(answer)}")
 
     async def _clock(self) -> Finding:
         assert self._health
-        return clock(self._health, self._way.url.host)
+        return clock_finding(self._health, self._probe.url.host)
 
     async def _certificate(self) -> Finding:
         expires = self._health.expires if self._health else None
         if expires is None:
-            return Finding(
-                "not checked", "there is none without https" if self._way.url.scheme == "http" else "unknown"
-            )
+            return Finding("not checked", "no https, no certificate" if self._probe.url.scheme == "http" else "unknown")
         until = time.strftime("%Y-%m-%d", time.gmtime(expires))
-        if expires - time.time() < _SOON:
-            return Finding("warning", f"It is good only until {until}.", "Renew it: no client connects after that day.")
-        return Finding("ok", f"good until {until}")
+        if expires - time.time() < _RENEWAL:
+            return Finding(
+                "warning", f"It is only valid until {until}.", "Renew it. After that day no client connects."
+            )
+        return Finding("ok", f"valid until {until}")
 
     async def _server(self) -> Finding:
-        found = _object(self._health)
-        if "version" in found and found.get("status") == "ok":
-            return Finding("ok", f"mcp-seedream {found['version']}")
+        health = self._health.json_object if self._health else {}
+        if "version" in health and health.get("status") == "ok":
+            return Finding("ok", f"mcp-seedream {health['version']}")
         status = self._health.status if self._health else 0
-        if status in _KEPT_BACK and (version := await self._on_its_card()):
-            self._keeps_probes_back = True
-            return Finding("ok", f"mcp-seedream {version}; a proxy in front keeps /health to itself, as it should")
-        return Finding("warning", f"/health is not mcp-seedream's (HTTP {status}).", _ELSEWHERE)
+        if status in KEPT_BACK and (version := await self._version_on_card()):
+            self._hides_probes = True
+            return Finding("ok", f"mcp-seedream {version}; a proxy in front keeps /health private, as it should")
+        return Finding("warning", f"The answer of /health is not that of mcp-seedream (HTTP {status}).", _CHECK_ADDRESS)
 
-    async def _on_its_card(self) -> str:
-        """The version on the server card, which is for everybody; empty where there is none of ours."""
-        answer = await self._way.exchange("GET", self._beside(CARD.lstrip("/")))
-        card = {} if isinstance(answer, Finding) else _object(answer)
+    async def _version_on_card(self) -> str:
+        """The version on the public server card; empty if the card is not that of mcp-seedream."""
+        answer = await self._probe.exchange("GET", self._beside(CARD.lstrip("/")))
+        card = {} if isinstance(answer, Finding) else answer.json_object
         version = card.get("version")
         return version if card.get("name") == NAME and isinstance(version, str) else ""
 
     async def _upstream(self) -> Finding:
-        answer = await self._way.exchange("GET", self._beside("ready"))
+        answer = await self._probe.exchange("GET", self._beside("ready"))
         if isinstance(answer, Finding):
             return answer
-        if self._keeps_probes_back and answer.status in _KEPT_BACK:
-            found = "the proxy in front keeps /ready to itself, as it should"
-            return Finding("not checked", found, "On the host itself, or by monitoring, it can be asked.")
-        status = _object(answer).get("status")
+        if self._hides_probes and answer.status in KEPT_BACK:
+            text = "a proxy in front keeps /ready private, as it should"
+            return Finding("not checked", text, "On the host itself, and for monitoring, /ready is available.")
+        status = answer.json_object.get("status")
         if answer.status == 200 and status == "ready":
-            return Finding("ok", "reached from there")
+            return Finding("ok", "the server reaches it")
         if answer.status == 503 and status:
             return Finding(
-                "problem", f"The server is not ready: {status}.", "Its log, or `doctor` over there, says more."
+                "problem", f"The server is not ready: {status}.", "Its log, or `doctor` on its host, says more."
             )
-        return Finding("warning", f"/ready says nothing (HTTP {answer.status}).", "A proxy in front may keep it back.")
+        return Finding(
+            "warning", f"/ready gives no status (HTTP {answer.status}).", "A proxy in front may keep it private."
+        )
 
     async def _without_token(self) -> Finding:
-        answer = await self._call("initialize", _hello())
+        answer = await self._initialize()
         if isinstance(answer, Finding):
             return answer
-        said = str(_object(answer).get("error_description", ""))
+        description = str(answer.json_object.get("error_description", ""))
         match answer.status:
             case 401:
-                self._asks_for_token = True
+                self._requires_token = True
                 return await self._sign_in(answer)
             case 421:
-                return Finding("problem", f"The server does not answer to this name. {said}".strip())
+                return Finding("problem", f"The server does not accept this host name. {description}".strip())
             case 404 | 405:
-                return Finding("problem", f"There is no endpoint at this address (HTTP {answer.status}).", _ELSEWHERE)
-            case 200 if "serverInfo" in _result(answer):
-                return Finding("warning", "Anybody may call it: it asks for no token.", "Is it the one you mean?")
-        wrong = unexpected(answer)
-        return wrong or Finding("problem", f"A call is answered with HTTP {answer.status}. {said}".strip(), _ELSEWHERE)
+                return Finding("problem", f"No endpoint has this address (HTTP {answer.status}).", _CHECK_ADDRESS)
+        if wrong := foreign_answer(answer):
+            return wrong
+        if answer.status == 200 and isinstance(await self._probe.list_tools(), list):
+            return Finding("warning", "Anyone may call it: it requires no token.", "Is this the server you mean?")
+        return Finding(
+            "problem", f"A call is answered with HTTP {answer.status}. {description}".strip(), _CHECK_ADDRESS
+        )
 
     async def _sign_in(self, answer: Answer) -> Finding:
-        """Where a client without a token is sent, and whether it leads back here."""
-        asked = re.search(r'resource_metadata="([^"]+)"', answer.headers.get("www-authenticate", ""))
-        if not asked:
-            return Finding("ok", "callers bring a token; there is no sign-in", _NO_SIGN_IN)
-        if not _is_address(asked[1]):
-            return Finding("problem", f"Sign-in is announced at {asked[1]}, which is no address.", _ELSEWHERE)
-        metadata = await self._to(asked[1]).exchange("GET")
+        """Whether the sign-in that the answer announces is for this endpoint."""
+        match = re.search(r'resource_metadata="([^"]+)"', answer.headers.get("www-authenticate", ""))
+        if not match:
+            return Finding("ok", "callers send a token; there is no sign-in", _NO_SIGN_IN)
+        if not _is_address(match[1]):
+            return Finding("problem", f"Sign-in is announced at {match[1]}, which is not an address.", _CHECK_ADDRESS)
+        metadata = await self._probe_of(match[1]).exchange("GET")
         if isinstance(metadata, Finding):
-            return Finding("problem", f"Sign-in: {metadata.found}", f"SEEDREAM_PUBLIC_URL leads to {asked[1]}.")
-        resource = _object(metadata).get("resource")
+            return Finding("problem", f"Sign-in: {metadata.found}", f"SEEDREAM_PUBLIC_URL leads to {match[1]}.")
+        resource = metadata.json_object.get("resource")
         if metadata.status != 200 or resource is None:
-            found = f"Sign-in is announced, but {asked[1]} answers HTTP {metadata.status}."
-            return Finding("problem", found, "A proxy in front has to pass /.well-known/ on.")
-        if resource != str(self._way.url):
-            found = f"Sign-in is for {resource}, which is not this address: clients refuse that."
-            return Finding("problem", found, "Set SEEDREAM_PUBLIC_URL to the origin that people use.")
-        return Finding("ok", "people can sign in, or bring a token")
+            text = f"Sign-in is announced, but {match[1]} answers HTTP {metadata.status}."
+            return Finding("problem", text, "A proxy in front must forward /.well-known/.")
+        if resource != str(self._probe.url):
+            text = f"Sign-in is for {resource}, which is not this address. Clients refuse that."
+            return Finding("problem", text, "Set SEEDREAM_PUBLIC_URL to the origin of the address that clients use.")
+        return Finding("ok", "callers sign in, or send a token")
 
     async def _with_token(self) -> Finding:
         if self._token is None:
-            return Finding("not checked", "no ACEDATACLOUD_API_TOKEN is set to call with")
-        if not self._asks_for_token:
-            return Finding("not checked", "it is not sent to who does not ask for it")
-        if self._way.url.scheme == "http" and not self._way.is_local:
-            return Finding("not checked", "it is not sent without https")
+            return Finding("not checked", "ACEDATACLOUD_API_TOKEN is not set")
+        if not self._requires_token:
+            return Finding("not checked", "the token is only sent to servers that require one")
+        if self._probe.url.scheme == "http" and not self._probe.is_local:
+            return Finding("not checked", "the token is not sent without https")
         if why := placeholder_reason(self._token):
             return Finding(
-                "problem", f"{why}. It was not sent.", f"Put your token into ACEDATACLOUD_API_TOKEN ({TOKEN_PAGE})."
+                "problem", f"{why}. It was not sent.", f"Set ACEDATACLOUD_API_TOKEN to your token ({TOKEN_PAGE})."
             )
-        answer = await self._call("initialize", _hello(), self._token)
+        answer = await self._initialize(self._token)
         if isinstance(answer, Finding):
             return answer
         if answer.status == 401:
-            said = str(_object(answer).get("error_description", ""))
-            return Finding("problem", f"{masked_token(self._token)} is refused.", said)
-        name = _result(answer).get("serverInfo", {}).get("name")
-        if answer.status != 200 or not name:
-            return Finding("problem", f"A call with the token is answered with HTTP {answer.status}.", _ELSEWHERE)
+            description = str(answer.json_object.get("error_description", ""))
+            return Finding("problem", f"{masked_token(self._token)} is refused.", description)
+        if answer.status != 200:
+            return Finding("problem", f"A call with the token is answered with HTTP {answer.status}.", _CHECK_ADDRESS)
         began = time.perf_counter()
-        listed = await self._call("tools/list", {}, self._token, answer.headers.get("mcp-session-id"))
-        if isinstance(listed, Finding):
-            return listed
-        tools = [tool.get("name", "") for tool in _result(listed).get("tools", [])]
-        if not tools:
-            return Finding("problem", f"{name} lists no tools (HTTP {listed.status}).")
+        tools = await self._probe.list_tools(self._token)
+        if isinstance(tools, Finding):
+            return tools
         return Finding("ok", f"accepted; {', '.join(tools)} listed in {time.perf_counter() - began:.2f} s")
 
-    async def _call(
-        self, method: str, params: dict[str, Any], token: str | None = None, session: str | None = None
-    ) -> Answer | Finding:
-        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        headers = {**_HEADERS, **({"Authorization": f"Bearer {token}"} if token else {})}
-        if session:
-            headers["Mcp-Session-Id"] = session
-        return await self._way.exchange("POST", json=message, headers=headers)
+    async def _initialize(self, token: str | None = None) -> Answer | Finding:
+        headers = {"Accept": "application/json, text/event-stream"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        return await self._probe.exchange("POST", json=_INITIALIZE, headers=headers)
 
     def _beside(self, name: str) -> str:
-        """The address of a probe, which lies where the endpoint lies."""
-        return str(self._way.url.copy_with(query=None).join(name))
+        """The address of a path next to the endpoint."""
+        return str(self._probe.url.copy_with(query=None).join(name))
 
 
 def _is_address(url: str) -> bool:
@@ -215,29 +218,3 @@ def _is_address(url: str) -> bool:
         )
     except ValueError:
         return False
-
-
-def _hello() -> dict[str, Any]:
-    client = {"name": "mcp-seedream doctor", "version": "1"}
-    return {"protocolVersion": _REVISION, "capabilities": {}, "clientInfo": client}
-
-
-def _object(answer: Answer | None) -> dict[str, Any]:
-    """The JSON object of an answer; an empty one where it is none."""
-    try:
-        found = json.loads(answer.body) if answer else {}
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _result(answer: Answer) -> dict[str, Any]:
-    """The result in the answer to a call: JSON, or the last event of a stream."""
-    events = re.findall(rb"^data: ?(.*)$", answer.body, re.MULTILINE)
-    text = events[-1] if events else answer.body
-    try:
-        found = json.loads(text)
-        result = found.get("result")
-    except (ValueError, RecursionError, AttributeError):
-        return {}
-    return result if isinstance(result, dict) else {}

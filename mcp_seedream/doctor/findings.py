@@ -1,4 +1,4 @@
-"""What checks find: looked for at once where they can be, and told in their order, to people or to machines."""
+"""Runs checks concurrently, and formats their results as text or JSON, in the order of the checks."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Level = Literal["ok", "warning", "problem", "not checked"]
-"""It works; it works, but; it is what keeps pictures from coming; another check comes first."""
+"""It works; it works, with a drawback; it prevents pictures; it could not be checked."""
 
 SECONDS = 30
-"""For a check that says nothing else."""
+"""Default time limit of a check."""
 _COLOURS: dict[Level, int] = {"ok": 32, "warning": 33, "problem": 31, "not checked": 2}
 _LEVEL_WIDTH, _GAP = len("not checked"), 2
-_BUG = "This is a fault of mcp-seedream itself: `--log-level debug doctor` shows more of it."
+_BUG = "This is a bug in mcp-seedream: `mcp-seedream --log-level debug doctor` shows more of it."
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found, and what can be done about it."""
+    """What a check found, and what to do about it."""
 
     level: Level
     found: str
@@ -39,7 +39,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Something to look for; `needs` are names of checks that must not find a problem first."""
+    """One check. It runs only if the checks named in `needs` found no problem."""
 
     name: str
     find: Callable[[], Awaitable[Finding]]
@@ -49,19 +49,19 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a check found, and how long it took."""
+    """The finding of a check, and how long it took."""
 
     name: str
     finding: Finding
     seconds: float
 
 
-async def examine(checks: Sequence[Check], tell: Callable[[Result], None]) -> list[Result]:
-    """Run checks, as many at once as their needs allow.
+async def run_checks(checks: Sequence[Check], report: Callable[[Result], None]) -> list[Result]:
+    """Run checks concurrently, each after those that it needs.
 
     Args:
-        checks: In the order in which they are told; their needs stand before them.
-        tell: Called for each, as soon as those before it are done.
+        checks: In the order of their results; a check comes after those that it needs.
+        report: Called with each result, in order.
     """
     done = {check.name: anyio.Event() for check in checks}
     results: dict[str, Result] = {}
@@ -72,7 +72,7 @@ async def examine(checks: Sequence[Check], tell: Callable[[Result], None]) -> li
         levels = {name: results[name].finding.level for name in check.needs}
         missing = [name for name, level in levels.items() if level in ("problem", "not checked")]
         began = time.perf_counter()
-        finding = Finding("not checked", f"waits for {' and '.join(missing)}") if missing else await _found(check)
+        finding = Finding("not checked", f"waits for {' and '.join(missing)}") if missing else await _find(check)
         results[check.name] = Result(check.name, finding, time.perf_counter() - began)
         done[check.name].set()
 
@@ -81,31 +81,31 @@ async def examine(checks: Sequence[Check], tell: Callable[[Result], None]) -> li
             group.start_soon(run, check)
         for check in checks:
             await done[check.name].wait()
-            tell(results[check.name])
+            report(results[check.name])
     return [results[check.name] for check in checks]
 
 
-async def _found(check: Check) -> Finding:
+async def _find(check: Check) -> Finding:
     try:
         with anyio.fail_after(check.seconds):
             return await check.find()
     except TimeoutError:
         return Finding("problem", f"took longer than {check.seconds:.0f} s")
-    except Exception as error:  # the top of a check: the others have something to tell all the same
+    except Exception as error:  # a bug in one check must not hide the results of the others
         logger.exception("the check of %s failed", check.name)
-        return Finding("problem", f"could not be looked at ({type(error).__name__}: {error})", _BUG)
+        return Finding("problem", f"could not be checked ({type(error).__name__}: {error})", _BUG)
 
 
 async def in_background(work: Callable[[], T]) -> T:
-    """Do something that may block for long in a thread that nobody waits for, not even the end of the process."""
+    """Run blocking work in a daemon thread, which does not delay the end of the process."""
     future: Future[T] = Future()
 
     def run() -> None:
-        if not future.set_running_or_notify_cancel():  # from here on, it is not cancelled: there is no way back
+        if not future.set_running_or_notify_cancel():  # after this, the future can't be cancelled
             return
         try:
             future.set_result(work())
-        except Exception as error:  # noqa: BLE001  (it is raised where the result is waited for)
+        except Exception as error:  # noqa: BLE001  (raised where the result is awaited)
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
@@ -113,13 +113,13 @@ async def in_background(work: Callable[[], T]) -> T:
 
 
 def as_text(result: Result, width: int, *, names: int, coloured: bool = False) -> str:
-    """A result for people: level, name, what was found; below it, what to do.
+    """A result as text: level, name and finding, and below them what to do.
 
     Args:
-        result: What was found.
-        width: Of a line, in characters.
+        result: The result.
+        width: Width of a line, in characters.
         names: Width of the column of names.
-        coloured: Give the level its colour, as terminals take it.
+        coloured: Whether the level has a colour, as an escape sequence for terminals.
     """
     finding = result.finding
     indent = " " * (_LEVEL_WIDTH + names + 2 * _GAP)
@@ -127,7 +127,7 @@ def as_text(result: Result, width: int, *, names: int, coloured: bool = False) -
     if coloured:
         level = f"\033[{_COLOURS[finding.level]}m{level}\033[0m"
     room = max(width - len(indent), 20)
-    # Addresses and paths are for copying: they are not broken.
+    # Addresses and paths are not broken, so that they can be copied.
     lines = [
         line
         for text in (finding.found, finding.advice)
@@ -139,7 +139,7 @@ def as_text(result: Result, width: int, *, names: int, coloured: bool = False) -
 
 
 def as_json(results: Sequence[Result], **more: Any) -> str:
-    """All results for machines, and how many problems and warnings there are."""
+    """All results as JSON, with the numbers of problems and warnings."""
     checks = [
         {
             "name": result.name,
@@ -160,5 +160,5 @@ def count(results: Sequence[Result], level: Level) -> int:
 
 
 def _plain(text: str) -> str:
-    """What somebody else's server said can't move the cursor."""
+    """The text without control characters: some of it comes from other servers."""
     return "".join(character if character.isprintable() else " " for character in text)

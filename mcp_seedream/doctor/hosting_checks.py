@@ -1,8 +1,7 @@
-"""What whoever serves others has set: whether it fits together, and whether what it names is there."""
+"""Checks of the settings of a hosted server: whether they are consistent, and whether what they name works."""
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -23,206 +22,188 @@ from mcp_seedream.assembly import as_subprocess
 from mcp_seedream.core.settings import name_of
 from mcp_seedream.core.settings_report import Survey
 from mcp_seedream.doctor.findings import Check, Finding, in_background
-from mcp_seedream.doctor.http_probe import Answer, Way, obstacle, unexpected
-from mcp_seedream.doctor.machine import room, unusable
+from mcp_seedream.doctor.http_probe import KEPT_BACK, Answer, HttpProbe, connection_failure, foreign_answer
+from mcp_seedream.doctor.machine import free_bytes, unusable
 from mcp_seedream.hosting.middleware import ENDPOINT
 from mcp_seedream.hosting.workers import LINGER
 
-_PUT_TOGETHER = """
-import sys
-from mcp_seedream.core.errors import ConfigurationError
-from mcp_seedream.assembly import create_app, prepare
-from mcp_seedream.core.settings import read_settings
-try:
-    settings = read_settings()
-    prepare(settings)
-    create_app(settings)
-except ConfigurationError as error:
-    print(error.message)
-    sys.exit(2)
-"""
 _FOR_SIGN_IN = ("seal_keys", "redis_url", "vendor_client_id")
-_KEPT_BACK = (401, 403, 404)
-"""What a proxy in front says of what is for the host itself."""
-_PATIENCE = 3  # seconds for Redis
-_OLDEST = (6, 2)  # Redis that knows GETDEL
-_PUBLIC_URL, _REDIS_URL, _FIGURES = name_of("public_url"), name_of("redis_url"), name_of("metrics_dir")
+_REDIS_SECONDS = 3
+_MIN_REDIS = (6, 2)  # the first version with GETDEL
+_PUBLIC_URL, _REDIS_URL, _METRICS_DIR = name_of("public_url"), name_of("redis_url"), name_of("metrics_dir")
 
 
-class Host:
-    """The checks of a server for others.
+class HostingChecks:
+    """The checks of a hosted server.
 
     Args:
-        found: The settings.
+        survey: The settings.
     """
 
-    def __init__(self, found: Survey) -> None:
-        self._found = found
-        self._settings = found.settings
+    def __init__(self, survey: Survey) -> None:
+        self._survey = survey
+        self._settings = survey.settings
 
     def checks(self) -> list[Check]:
-        """In the order in which they are told; none where nothing is set that is about serving others."""
-        if not self._found.serves_others:
+        """The checks, in order; none where no setting is for a hosted server."""
+        if not self._survey.serves_others:
             return []
         return [
             Check("hosting", self._hosting, needs=("packages", "settings", "models")),
             Check("redis", self._redis),
-            Check("figures", self._figures),
+            Check("figures", self._metrics),
             Check("address", self._address),
         ]
 
     async def _hosting(self) -> Finding:
-        """Whether a server starts with these settings, and what they leave out."""
+        """Whether a server starts with these settings, and what they lack."""
         settings = self._settings
         if settings.sandbox and settings.workers > 1:
-            advice = f"Leave {name_of('sandbox')} out, or {name_of('workers')}."
+            advice = f"Remove {name_of('sandbox')} or {name_of('workers')}."
             return Finding("problem", "A sandbox serves one process.", advice)
-        if refused := await self._refused():
-            return Finding("problem", refused, "The server does not start like this. docs/hosting.md says more.")
-        given = {**self._found.written, **self._found.filed}
-        idle = [name_of(each) for each in _FOR_SIGN_IN if given.get(name_of(each), "").strip()]
-        if idle and not settings.public_url:
-            found = f"Nothing comes of {' and '.join(idle)}: sign-in is off."
-            return Finding("warning", found, f"{_PUBLIC_URL} turns it on.")
+        if error := await self._start_error():
+            return Finding("problem", error, "The server does not start with these settings. See docs/hosting.md.")
+        values = {**self._survey.written, **self._survey.filed}
+        unused = [name_of(each) for each in _FOR_SIGN_IN if values.get(name_of(each), "").strip()]
+        if unused and not settings.public_url:
+            text = f"{' and '.join(unused)} {'has' if len(unused) == 1 else 'have'} no effect: sign-in is off."
+            return Finding("warning", text, f"{_PUBLIC_URL} turns it on.")
         processes = f"{settings.workers} process{'es' if settings.workers > 1 else ''}"
         ending = f"it takes up to {settings.shutdown_seconds + LINGER:g} s to stop"
         if not settings.public_url:
-            return Finding("ok", f"callers bring a token, there is no sign-in; {processes}; {ending}")
+            return Finding("ok", f"callers send a token, there is no sign-in; {processes}; {ending}")
         if not settings.seal_keys:
-            found = f"Whoever signs in has to do it again when the server ends: there is no {name_of('seal_keys')}."
-            return Finding("warning", found, "`openssl rand -hex 32` makes one; replicas need the same.")
-        shared = "shared" if settings.redis_url else f"for one process alone (several need {_REDIS_URL})"
+            text = f"Without {name_of('seal_keys')}, everyone must sign in again after a restart of the server."
+            return Finding("warning", text, "`openssl rand -hex 32` makes a key. All replicas need the same.")
+        shared = "shared" if settings.redis_url else f"for one process only (several need {_REDIS_URL})"
         return Finding("ok", f"sign-in for {settings.public_url}, {shared}; {processes}; {ending}")
 
-    async def _refused(self) -> str:
-        """What the server says that does not start with these settings: put together in a process of its own.
+    async def _start_error(self) -> str:
+        """Why a server does not start with these settings; empty if it does. The app is built in another process.
 
-        Figures go to a folder of its own, too: a running server may have some in the real one.
+        Its metrics go to a temporary folder, since a running server may be using the real one.
         """
         settings = self._settings
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             several = settings.workers > 1 or settings.metrics_dir
             env = {**(as_subprocess([]).env or {}), name_of("sandbox"): ""}
-            env.pop(_FIGURES, None)  # empty would be the working folder, to those who write figures
-            env |= {_FIGURES: folder} if several else {}
+            env.pop(_METRICS_DIR, None)  # an empty value would mean the working folder
+            env |= {_METRICS_DIR: folder} if several else {}
             done = await anyio.run_process(
-                [sys.executable, "-P", "-c", _PUT_TOGETHER], env=env, check=False, stderr=subprocess.PIPE
+                [sys.executable, "-P", "-m", "mcp_seedream.doctor.hosting_start"],
+                env=env,
+                check=False,
+                stderr=subprocess.PIPE,
             )
         if done.returncode == 0:
             return ""
-        said = (done.stdout or done.stderr).decode("utf-8", "replace").strip()
-        return said.splitlines()[-1] if said else f"It ends with status {done.returncode}."
+        output = (done.stdout or done.stderr).decode("utf-8", "replace").strip()
+        return output.splitlines()[-1] if output else f"It exits with status {done.returncode}."
 
     async def _redis(self) -> Finding:
-        if wrong := unusable(self._found, "redis_url"):
+        if wrong := unusable(self._survey, "redis_url"):
             return wrong
         if self._settings.redis_url is None:
-            return Finding("ok", "none: one process needs none")
+            return Finding("ok", "none; one process needs none")
         retry = Retry(NoBackoff(), 0)
         url = self._settings.redis_url.get_secret_value()
         try:
-            redis = Redis.from_url(url, socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE, retry=retry)
-        except ValueError:  # its words may have a password in them
-            return Finding("problem", f"{_REDIS_URL} is not like redis://host.", "rediss:// is for TLS.")
-        known = redis.connection_pool.connection_kwargs
-        where = known.get("path") or f"{known.get('host', 'localhost')}:{known.get('port', 6379)}"
+            redis = Redis.from_url(
+                url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS, retry=retry
+            )
+        except ValueError:  # its message may contain a password
+            return Finding("problem", f"{_REDIS_URL} is not like redis://host.", "Use rediss:// for TLS.")
+        options = redis.connection_pool.connection_kwargs
+        address = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
         async with redis:
-            return await _asked(redis, where)
+            return await _check_redis(redis, address)
 
-    async def _figures(self) -> Finding:
-        if wrong := unusable(self._found, "metrics_dir"):
+    async def _metrics(self) -> Finding:
+        if wrong := unusable(self._survey, "metrics_dir"):
             return wrong
         several = self._settings.workers > 1
         if not self._settings.metrics_dir:
             return Finding("ok", "in a temporary folder" if several else "of one process, in memory")
         folder = Path.cwd() / self._settings.metrics_dir
-        advice = f"Name another folder in {_FIGURES}, or none: then there is a temporary one."
+        advice = f"Set {_METRICS_DIR} to another folder, or remove it to use a temporary one."
         try:
-            await in_background(partial(room, folder))
+            await in_background(partial(free_bytes, folder))
         except OSError as error:
-            return Finding("problem", f"Figures can't be written to {folder}: {error.strerror or error}.", advice)
+            return Finding("problem", f"Metrics can't be written to {folder}: {error.strerror or error}.", advice)
         if not several and not await in_background(folder.is_dir):
-            found = f"{folder} is not there: only a server of several processes makes it."
-            return Finding("problem", found, f"Make it, or leave {_FIGURES} out: one process needs none.")
-        return Finding("ok", f"{folder}, emptied as the server starts" if several else f"{folder}")
+            text = f"{folder} does not exist. Only a server of several processes creates it."
+            return Finding("problem", text, f"Create it, or remove {_METRICS_DIR}: one process needs none.")
+        return Finding("ok", f"{folder}, emptied when the server starts" if several else f"{folder}")
 
     async def _address(self) -> Finding:
-        """Whether the public address leads to a server that has the same idea of it."""
-        if wrong := unusable(self._found, "public_url"):
+        """Whether the public address leads to a server with the same public address."""
+        if wrong := unusable(self._survey, "public_url"):
             return wrong
         public = self._settings.public_url
         if public is None:
-            return Finding("ok", f"none: {_PUBLIC_URL} would turn sign-in on")
-        way = Way(public, connect=self._settings.connect_timeout, read=self._settings.read_timeout)
-        health = await way.exchange("GET", "/health")
+            return Finding("ok", f"none; {_PUBLIC_URL} turns sign-in on")
+        probe = HttpProbe(public, connect=self._settings.connect_timeout, read=self._settings.read_timeout)
+        health = await probe.exchange("GET", "/health")
         if isinstance(health, Finding):
-            found = f"{public} can't be reached from here, which it need not be: {health.found}"
-            return Finding("not checked", found, "From elsewhere, `mcp-seedream doctor URL` looks at it.")
+            text = f"{public} can't be reached from here, which may be intended: {health.found}"
+            return Finding("not checked", text, "Check it from another machine, with `mcp-seedream doctor URL`.")
         if health.status in (502, 503, 504):
-            found = f"a proxy answers at {public} (HTTP {health.status}); the server behind it is not there now"
-            return Finding("not checked", found, "Run this again when it is.")
-        if health.status not in _KEPT_BACK and (wrong := unexpected(health)):
+            text = f"a proxy answers at {public} (HTTP {health.status}); the server behind it does not run now"
+            return Finding("not checked", text, "Run this again when it does.")
+        if health.status not in KEPT_BACK and (wrong := foreign_answer(health)):
             return Finding("problem", f"{public}: {wrong.found}", wrong.advice)
-        named = {
+        expectations = {
             f"/.well-known/oauth-protected-resource{ENDPOINT}": ("resource", f"{public}{ENDPOINT}"),
             "/.well-known/oauth-authorization-server": ("issuer", public),
         }
-        for path, (name, expected) in named.items():
-            answer = await way.exchange("GET", path)
-            if wrong := answer if isinstance(answer, Finding) else _other(answer, f"{public}{path}", name, expected):
+        for path, (name, expected) in expectations.items():
+            answer = await probe.exchange("GET", path)
+            if wrong := answer if isinstance(answer, Finding) else _mismatch(answer, f"{public}{path}", name, expected):
                 return wrong
-        return Finding("ok", f"{public} leads to a server that people sign in to at that name")
+        return Finding("ok", f"{public} leads to a server with sign-in for that address")
 
 
-def _other(answer: Answer, url: str, name: str, expected: str) -> Finding | None:
-    """What is wrong with an answer that should name the same origin as the settings here."""
-    advice = f"Does the proxy in front pass /.well-known/ on, and has the server there the same {_PUBLIC_URL}?"
+def _mismatch(answer: Answer, url: str, name: str, expected: str) -> Finding | None:
+    """A finding if the answer does not name the same origin as the settings here."""
+    advice = f"The proxy in front must forward /.well-known/, and the server there needs the same {_PUBLIC_URL}."
     if answer.status != 200:
         return Finding("problem", f"{url} answers HTTP {answer.status}.", advice)
-    said = _object(answer).get(name)
-    if isinstance(said, str) and said.rstrip("/") == expected:
+    actual = answer.json_object.get(name)
+    if isinstance(actual, str) and actual.rstrip("/") == expected:
         return None
-    return Finding("problem", f"{url} names {said or 'nothing'}, where {expected} is set here.", advice)
+    return Finding("problem", f"{url} names {actual or 'nothing'}, but {expected} is set here.", advice)
 
 
-def _object(answer: Answer) -> dict[str, Any]:
+async def _check_redis(redis: Redis, address: str) -> Finding:
+    """Whether Redis supports what sign-in needs. Nothing is changed there, and no password is shown."""
+    unavailable = f"Check {_REDIS_URL}. Nobody can sign in while Redis is unavailable."
+    version = "before 6.0"  # it refuses the client's first command
     try:
-        found = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-async def _asked(redis: Redis, where: str) -> Finding:
-    """Whether Redis does what sign-in asks of it; nothing is changed there, and its password is in no word of this."""
-    away = f"See {_REDIS_URL}. While Redis is away, nobody can sign in."
-    version = "before 6.0"  # which is not even greeted
-    try:
-        version = str((await _told(redis, "server")).get("redis_version", "of an unknown version"))
+        version = str((await _info(redis, "server")).get("redis_version", "of an unknown version"))
         await redis.getdel("seedream:doctor")
         await redis.eval("return 1", 0)
-        memory = await _told(redis, "memory")
+        memory = await _info(redis, "memory")
     except AuthenticationError:
-        advice = f"{_REDIS_URL} has it: redis://:PASSWORD@HOST:PORT/0"
-        return Finding("problem", f"{where} refuses the password, or wants one.", advice)
+        advice = f"Set {_REDIS_URL} to redis://:PASSWORD@HOST:PORT/0"
+        return Finding("problem", f"{address} refuses the password, or requires one.", advice)
     except ResponseError as error:
         if "unknown command" in str(error).lower() and _is_old(version):
-            return Finding("problem", f"{where} is Redis {version}, which is too old.", "It takes 6.2 or newer.")
+            return Finding("problem", f"{address} is Redis {version}, which is too old.", "Sign-in needs 6.2 or newer.")
         advice = "Sign-in needs SET, GET, GETDEL and EVALSHA on keys that begin with seedream:, at a primary."
-        return Finding("problem", f"{where} refuses: {error}", advice)
+        return Finding("problem", f"{address} refuses: {error}", advice)
     except RedisTimeoutError:
-        return Finding("problem", f"{where} does not answer in time.", away)
+        return Finding("problem", f"{address} does not answer in time.", unavailable)
     except (RedisError, OSError) as error:
-        return replace(obstacle(error, where), advice=away)
+        return replace(connection_failure(error, address), advice=unavailable)
     policy = str(memory.get("maxmemory_policy", "noeviction"))
     if memory.get("maxmemory") and policy != "noeviction":
-        forgets = f"{where} forgets when it is full ({policy}): a sign-in that was revoked may be good again."
-        return Finding("warning", forgets, "Set its maxmemory-policy to noeviction.")
-    return Finding("ok", f"Redis {version} at {where}")
+        text = f"{address} evicts keys when it is full ({policy}). A revoked sign-in may become valid again."
+        return Finding("warning", text, "Set its maxmemory-policy to noeviction.")
+    return Finding("ok", f"Redis {version} at {address}")
 
 
-async def _told(redis: Redis, section: str) -> dict[str, Any]:
-    """What Redis says of itself; nothing where its user may not ask, who may sign people in all the same."""
+async def _info(redis: Redis, section: str) -> dict[str, Any]:
+    """A section of INFO; empty where the user has no permission for it, which sign-in does not need."""
     try:
         return dict(await redis.info(section))
     except NoPermissionError:
@@ -231,4 +212,4 @@ async def _told(redis: Redis, section: str) -> dict[str, Any]:
 
 def _is_old(version: str) -> bool:
     numbers = re.match(r"(\d+)\.(\d+)", version)
-    return numbers is None or (int(numbers[1]), int(numbers[2])) < _OLDEST
+    return numbers is None or (int(numbers[1]), int(numbers[2])) < _MIN_REDIS

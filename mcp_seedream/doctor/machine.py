@@ -1,8 +1,7 @@
-"""What this machine brings along: Python and packages, settings, folders, the journal, clients."""
+"""Checks of this machine: Python and packages, settings, folders, the journal, and the clients' settings."""
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 import tempfile
@@ -12,6 +11,8 @@ from difflib import get_close_matches
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+
+import anyio
 
 from mcp_seedream import DISTRIBUTION, __version__
 from mcp_seedream.catalog.table_file import read_table
@@ -25,107 +26,109 @@ from mcp_seedream.generation.journal import Journal, usual_path
 from mcp_seedream.install.discovery import Installation, Installed
 
 _SHOWN = ("mcp", "pydantic", "httpx", "pillow")
-_LONGEST = 60  # characters shown of what somebody wrote
-_LITTLE = 200 * 2**20  # bytes
-_INSTALL = "Install it again: `pip install --upgrade .` in its folder."
+_MAX_SHOWN = 60  # characters of a setting's value
+_MIN_FREE = 200 * 2**20  # bytes
+_INSTALL = "Install it again, with `pip install --upgrade .` in its folder."
 
 
-class Machine:
+class MachineChecks:
     """The checks of this machine.
 
     Args:
-        found: The settings, usable or not.
+        survey: The settings, whether they are valid or not.
     """
 
-    def __init__(self, found: Survey) -> None:
-        self._found = found
-        self._settings = found.settings
+    def __init__(self, survey: Survey) -> None:
+        self._survey = survey
+        self._settings = survey.settings
 
     def checks(self) -> list[Check]:
-        """In the order in which they are told."""
+        """The checks, in order."""
         return [
             Check("python", python),
             Check("packages", packages),
-            Check("settings", self._settings_found),
+            Check("settings", self._check_settings),
             Check("models", self._models),
             Check("output", self._output),
             Check("journal", self._journal),
         ]
 
-    async def _settings_found(self) -> Finding:
-        token = name_of("token")  # has a check of its own
-        wrong = [f"{name}: {why}{self._as_given(name)}" for name, why in self._found.wrong.items() if name != token]
+    async def _check_settings(self) -> Finding:
+        token = name_of("token")  # it has its own check
+        wrong = [f"{name}: {why}{self._shown_value(name)}" for name, why in self._survey.wrong.items() if name != token]
         if wrong:
-            advice = f"Correct it where it is set: under `env` in the client's configuration, or in {FILE}."
+            advice = f"Correct it where it is set: under `env` in the client's settings, or in {FILE}."
             return Finding("problem", "; ".join(wrong), advice)
-        if self._found.trouble:
-            found = about_trouble(self._found.trouble)
-            return Finding("warning", found, "Over HTTP the server does not start with it. Write it in UTF-8.")
-        if self._found.passed_over:
-            advice = "Set them under `env` in the client's configuration. docs/security.md says more."
-            return Finding("warning", about_passed_over(self._found.passed_over, "the server"), advice)
-        if self._found.unknown:
+        if self._survey.trouble:
+            text = about_trouble(self._survey.trouble)
+            return Finding("warning", text, "Save it in UTF-8. Over HTTP the server does not start with it.")
+        if self._survey.passed_over:
+            advice = "Set them under `env` in the client's settings. docs/security.md has the reasons."
+            return Finding("warning", about_passed_over(self._survey.passed_over, "the server"), advice)
+        if self._survey.unknown:
             names = [name_of(field) for field in Settings.model_fields]
-            near = {name: get_close_matches(name, names, 1, 0.5) for name in self._found.unknown}
-            meant = ", ".join(f"{name} (meant: {one[0]}?)" if one else name for name, one in near.items())
+            near = {name: get_close_matches(name, names, 1, 0.5) for name in self._survey.unknown}
+            meant = ", ".join(f"{name} (did you mean {one[0]}?)" if one else name for name, one in near.items())
             return Finding(
-                "warning", f"There is no such setting: {meant}.", "It has no effect. docs/hosting.md lists them all."
+                "warning", f"Unknown setting: {meant}.", "It has no effect. docs/hosting.md lists all settings."
             )
-        parts = [f"{len(self._found.written)} from the environment"] if self._found.written else []
-        if self._found.filed:
-            parts.append(f"{len(self._found.filed)} from {Path.cwd() / FILE}")
-            advice = f"{FILE} counts only where the server is started in this folder; clients start it elsewhere."
+        parts = [f"{len(self._survey.written)} from the environment"] if self._survey.written else []
+        if self._survey.filed:
+            parts.append(f"{len(self._survey.filed)} from {Path.cwd() / FILE}")
+            advice = f"{FILE} applies only to servers started in this folder. Clients start them in other folders."
             return Finding("ok", ", ".join(parts), advice)
-        return Finding("ok", ", ".join(parts) or "all as they are by default")
+        return Finding("ok", ", ".join(parts) or "all have their defaults")
 
-    def _as_given(self, name: str) -> str:
-        """What is written there, unless it may hold a secret."""
-        given = self._found.written.get(name, self._found.filed.get(name, ""))
+    def _shown_value(self, name: str) -> str:
+        """The value for an error message; empty if it may hold a secret."""
+        value = self._survey.written.get(name, self._survey.filed.get(name, ""))
         secrets = {name_of(field) for field, info in Settings.model_fields.items() if "Secret" in str(info.annotation)}
-        return "" if name in secrets or not given or "@" in given else f": {given[:_LONGEST]!r}"
+        return "" if name in secrets or not value or "@" in value else f": {value[:_MAX_SHOWN]!r}"
 
     async def _models(self) -> Finding:
-        if wrong := unusable(self._found, "models_file"):
+        if wrong := unusable(self._survey, "models_file"):
             return wrong
         try:
             table = read_table(self._settings.models_file)
         except ConfigurationError as error:
-            return Finding("problem", error.message, f"Correct it, or leave {name_of('models_file')} out.")
+            return Finding("problem", error.message, f"Correct the file, or remove {name_of('models_file')}.")
         return Finding("ok", f"{len(table.models)} in {self._settings.models_file or 'the built-in table'}")
 
     async def _output(self) -> Finding:
-        if wrong := unusable(self._found, "output_dir") or unusable(self._found, "allowed_dirs"):
+        if wrong := unusable(self._survey, "output_dir") or unusable(self._survey, "allowed_dirs"):
             return wrong
         folder, name = self._settings.output_dir, name_of("output_dir")
         for allowed in self._settings.allowed_dirs:
             if not await in_background(allowed.is_dir):
-                found = f"{allowed} is no folder, so no picture can be read from it."
-                return Finding("warning", found, f"Make it, or correct {name_of('allowed_dirs')}.")
+                text = f"{allowed} is not a folder, so no picture can be read from it."
+                return Finding("warning", text, f"Create it, or correct {name_of('allowed_dirs')}.")
         if folder is None:
-            return Finding("ok", f"pictures stay links, which live about a day; {name} would keep them")
+            return Finding("ok", f"pictures are not saved: links expire after about a day ({name} saves every picture)")
         try:
-            free = await in_background(partial(room, folder.absolute()))
+            free = await in_background(partial(free_bytes, folder.absolute()))
         except OSError as error:
-            found = f"Nothing can be saved to {folder.absolute()}: {error.strerror or error}."
-            return Finding("problem", found, f"Name another folder in {name}.")
-        if free < _LITTLE:
-            found = f"{folder.absolute()}: only {free / 2**20:.0f} MB are free."
-            return Finding("warning", found, "Make room: what can't be saved is a link that ends in a day.")
+            text = f"Pictures can't be saved to {folder.absolute()}: {error.strerror or error}."
+            return Finding("problem", text, f"Set {name} to another folder.")
+        if free < _MIN_FREE:
+            text = f"{folder.absolute()}: only {free / 2**20:.0f} MB are free."
+            return Finding(
+                "warning", text, "Free some space. Pictures that can't be saved are links that expire in a day."
+            )
         return Finding("ok", f"{folder.absolute()}, {free / 2**30:,.0f} GB free")
 
     async def _journal(self) -> Finding:
-        if wrong := unusable(self._found, "journal"):
+        if wrong := unusable(self._survey, "journal"):
             return wrong
         if self._settings.journal == "off":
-            return Finding("ok", "off: a picture whose answer is lost is not found again")
+            return Finding("ok", "off: pictures whose results are lost can't be found again")
         path = (Path(self._settings.journal) if self._settings.journal else usual_path()).absolute()
-        advice = f"Pictures come without it. Move it away, or name another in {name_of('journal')}."
+        advice = f"The server works without it. Move it away, or set {name_of('journal')} to another file."
         try:
             if not await in_background(path.exists):
-                await in_background(partial(room, path.parent))
-                return Finding("ok", f"none yet; it will be {path}")
+                await in_background(partial(free_bytes, path.parent))
+                return Finding("ok", f"none yet; the first call creates {path}")
         except OSError as error:
-            return Finding("warning", f"{path} can't be made: {error.strerror or error}.", advice)
+            return Finding("warning", f"{path} can't be created: {error.strerror or error}.", advice)
         journal = Journal(path)
         tasks = await journal.count()
         journal.close()
@@ -133,39 +136,39 @@ class Machine:
             return Finding("warning", f"{path} can't be used: {journal.trouble}.", advice)
         if tasks is None:
             return Finding(
-                "warning", f"{path} is held by another program.", "It is done without for a minute at a time."
+                "warning",
+                f"{path} is locked by another program.",
+                "The server works without it, and tries again each minute.",
             )
         return Finding("ok", f"{path}, {tasks} task{'' if tasks == 1 else 's'}")
 
 
-def in_clients(found: Installed) -> Finding:
-    """Where this server is installed, and whether what stands there can work."""
-    again = "Run `mcp-seedream install {}` once more; if a folder was moved, install the package there first."
+def in_clients(installed: Installed) -> Finding:
+    """The clients that have an entry for this server, and whether the entry can work."""
+    again = "Run `mcp-seedream install {}` again. If a folder was moved, install the package there first."
     bad: list[Finding] = []
-    for each in found.entries:
+    for each in installed.entries:
         name = each.client if each.name == "seedream" else f"{each.client} --name {each.name}"
-        if not each.there:
-            missing = f"{each.title} starts {each.command}, which is not there (see {each.file})."
+        if not each.command_exists:
+            missing = f"{each.title} starts {each.command}, which does not exist (see {each.file})."
             bad.append(Finding("problem", missing, again.format(name)))
         elif each.unrelated:
-            program = "an unrelated project, the package index's `mcp-seedream`"
-            advice = f"{again.format(name)} Revoke a token that it was given."
+            program = "an unrelated project: `mcp-seedream` of the package index"
+            advice = f"{again.format(name)} Revoke the token that it received."
             bad.append(Finding("problem", f"{each.title} starts {program} (see {each.file}).", advice))
         elif each.own_token and (why := placeholder_reason(each.own_token)):
             bad.append(Finding("problem", f"{each.title} has no token: {why} in {each.file}.", again.format(name)))
         elif each.command and not each.sandbox and not each.token:
             bad.append(Finding("warning", f"{each.title} has no token in {each.file}.", again.format(name)))
-    for title, why in found.broken.items():
-        bad.append(
-            Finding("warning", f"The settings of {title}: {why}", f"{title} may ignore such a file: correct it.")
-        )
+    for title, why in installed.broken.items():
+        bad.append(Finding("warning", f"The settings of {title}: {why}", f"Correct the file: {title} may ignore it."))
     if bad:
         level: Level = "problem" if any(each.level == "problem" for each in bad) else "warning"
         return Finding(
             level, " ".join(each.found for each in bad), " ".join(dict.fromkeys(each.advice for each in bad))
         )
-    told = ", ".join(f"{each.title} ({_kind(each)})" for each in found.entries)
-    return Finding("ok", told or "in no settings that `install` knows; `mcp-seedream install CLIENT` puts it there")
+    text = ", ".join(f"{each.title} ({_kind(each)})" for each in installed.entries)
+    return Finding("ok", text or "not installed in any known client; `mcp-seedream install CLIENT` installs it")
 
 
 def _kind(entry: Installation) -> str:
@@ -173,93 +176,60 @@ def _kind(entry: Installation) -> str:
         return "hosted"
     if entry.sandbox:
         return "with the sandbox"
-    return masked_token(entry.own_token) if entry.own_token else "its token is not in the file"
+    return masked_token(entry.own_token) if entry.own_token else "token not in the file"
 
 
-def unusable(found: Survey, field: str) -> Finding | None:
-    """That something can't be looked at, for a setting is wrong."""
-    return Finding("not checked", f"waits for {name_of(field)} to be right") if name_of(field) in found.wrong else None
+def unusable(survey: Survey, field: str) -> Finding | None:
+    """A finding that something is not checked, if its setting is wrong."""
+    return Finding("not checked", f"{name_of(field)} is wrong") if name_of(field) in survey.wrong else None
 
 
 async def python() -> Finding:
-    """Which Python runs this, and whether it is one that it can run on."""
-    version = ".".join(map(str, sys.version_info[:3]))
-    wanted = _python_wanted()
-    if wanted and _fits(version, wanted) is False:
-        return Finding("problem", f"{version} in {sys.executable}, but it takes {wanted}", "Install a newer Python.")
-    return Finding("ok", f"{version} in {sys.executable}")
+    """Which Python runs this. pip installs the package on no other than those that it supports."""
+    return Finding("ok", f"{'.'.join(map(str, sys.version_info[:3]))} in {sys.executable}")
 
 
 async def packages() -> Finding:
-    """Which packages are installed, and whether they are those that this one needs."""
+    """Whether the installed package is the one that runs, and has the packages that it requires."""
     try:
-        installed, wanted = metadata.version(DISTRIBUTION), metadata.requires(DISTRIBUTION) or []
+        installed = metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:
-        return Finding("warning", f"{DISTRIBUTION} is not installed: it runs from {_folder()}.", _INSTALL)
+        return Finding("warning", f"{DISTRIBUTION} is not installed; it runs from {_folder()}.", _INSTALL)
     if installed != __version__:
-        found = f"{installed} is what is installed, but {__version__} runs, from {_folder()}."
-        return Finding("problem", found, _INSTALL)
-    wrong = [why for line in wanted if (why := _missing(line))]
-    if wrong:
-        return Finding("problem", "; ".join(wrong), _INSTALL)
+        text = f"{installed} is installed, but {__version__} runs, from {_folder()}."
+        return Finding("problem", text, _INSTALL)
+    if unmet := await _unmet_requirements():
+        return Finding("problem", " ".join(unmet), _INSTALL)
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in _SHOWN)
     return Finding("ok", f"{DISTRIBUTION} {__version__} in {_folder()}; {versions}")
 
 
-def _missing(line: str) -> str | None:
-    """What is wrong with a package that is required; a requirement of an extra may be missing."""
-    name, wanted, marker = _parsed(line)
-    if "extra" in marker:
-        return None
-    try:
-        version = metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return f"{name} is missing"
-    return f"{name} {version} does not fit {wanted}" if _fits(version, wanted) is False else None
-
-
-def _parsed(line: str) -> tuple[str, str, str]:
-    """Name, versions and marker of a requirement, as the metadata of packages has it."""
-    head, _, marker = line.partition(";")
-    found = re.match(r"\s*([\w.-]+)\s*(?:\[[^\]]*\])?\s*\(?([^)]*)", head)
-    return (found[1], found[2].strip(), marker) if found else (head, "", marker)
-
-
-def _fits(version: str, wanted: str) -> bool | None:
-    """Whether a version is one of those; None: nobody here can tell."""
-    try:
-        from packaging.specifiers import SpecifierSet  # noqa: PLC0415  (where something else has brought it)
-    except ImportError:
-        return None
-    return SpecifierSet(wanted).contains(version, prereleases=True)
-
-
-def _python_wanted() -> str:
-    try:
-        return metadata.metadata(DISTRIBUTION)["Requires-Python"]
-    except (metadata.PackageNotFoundError, KeyError):
-        return ""
+async def _unmet_requirements() -> list[str]:
+    """What `pip check` reports of this package, a line each; empty in an environment without pip."""
+    command = [sys.executable, "-P", "-m", "pip", "--isolated", "--disable-pip-version-check", "check"]
+    done = await anyio.run_process(command, check=False)
+    return [line for line in done.stdout.decode("utf-8", "replace").splitlines() if line.startswith(f"{DISTRIBUTION} ")]
 
 
 def _folder() -> Path:
     return Path(__file__).parent.parent
 
 
-def room(folder: Path) -> int:
-    """Bytes that are free for files in a folder, in which one is written to see; it need not be there.
+def free_bytes(folder: Path) -> int:
+    """The free space for files in a folder, which need not exist; a temporary file is written to test it.
 
     Raises:
         OSError: Nothing can be written there.
     """
-    with _there(folder):
+    with _created(folder):
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x")
         return shutil.disk_usage(folder).free
 
 
 @contextmanager
-def _there(folder: Path) -> Iterator[None]:
-    """A folder is there as long as the context lasts; what had to be made for it is gone afterwards."""
+def _created(folder: Path) -> Iterator[None]:
+    """Create a folder and its parents for as long as the context lasts; folders that existed stay."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What production refused lately, as the servers on this machine and the replicas of a server remember it."""
+"""Recent refusals by production, as the journal of this machine and the Redis of a hosted server record them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mcp_seedream.generation.journal import Journal, usual_path
 from mcp_seedream.generation.redis_attempts import RedisAttempts
 
 
-async def refused_lately(settings: Settings) -> Finding:
-    """Which models and sizes are not chosen at the moment, since production refused them."""
-    found = {**await _in_journal(settings), **await _in_redis(settings)}
-    if not found:
-        return Finding("ok", "production refused no model and no size lately")
-    told = "; ".join(_clause(refusal, until) for refusal, until in sorted(found.items(), key=lambda item: item[1]))
-    advice = "Calls that name no model get another one until then. There is nothing to do."
-    return Finding("warning", f"production refused {told}", advice)
+async def recent_refusals(settings: Settings) -> Finding:
+    """Which models and sizes are not chosen at the moment, because production refused them."""
+    refusals = {**await _in_journal(settings), **await _in_redis(settings)}
+    if not refusals:
+        return Finding("ok", "production has not refused a model or a size lately")
+    text = "; ".join(_clause(refusal, until) for refusal, until in sorted(refusals.items(), key=lambda item: item[1]))
+    advice = "Until then, calls that name no model get another one. You need not do anything."
+    return Finding("warning", f"production refused {text}", advice)
 
 
 def _clause(refusal: Refusal, until: float) -> str:

@@ -1,4 +1,4 @@
-"""The upstream, looked at from this machine: the way there, the token, and where its pictures are."""
+"""Checks of the upstream from this machine: the network, the token, and the hosts of its pictures."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from mcp_seedream.core.errors import TOKEN_PAGE, BalanceUsedUp, TokenRefused, Up
 from mcp_seedream.core.settings import name_of
 from mcp_seedream.core.settings_report import Survey
 from mcp_seedream.doctor.findings import Check, Finding
-from mcp_seedream.doctor.http_probe import Answer, Way, addresses, clock, timing, unexpected
+from mcp_seedream.doctor.http_probe import Answer, HttpProbe, addresses, clock_finding, foreign_answer, timing
 from mcp_seedream.doctor.machine import unusable
 from mcp_seedream.hosting.key_verifier import NO_TASK
 from mcp_seedream.media.downloads import is_public
 from mcp_seedream.upstream.parsing import read_failure
 
 _TOKEN, _BASE_URL = name_of("token"), name_of("base_url")
-_WHERE_TO = (
-    f"Get one at {TOKEN_PAGE}. `mcp-seedream install CLIENT` asks for it, and puts it where the client reads it."
+_GET_TOKEN = (
+    f"Get one at {TOKEN_PAGE}. `mcp-seedream install CLIENT` asks for it, and writes it into the client's settings."
 )
 
 
-class Upstream:
-    """The checks of the upstream: the way there, the token, and where its pictures are.
+class UpstreamChecks:
+    """The checks of the upstream: the network, the token, and the hosts of its pictures.
 
     Args:
-        found: The settings.
+        survey: The settings.
     """
 
-    def __init__(self, found: Survey) -> None:
-        self._found = found
-        self._settings = found.settings
-        self._way = self._to(found.settings.base_url)
+    def __init__(self, survey: Survey) -> None:
+        self._survey = survey
+        self._settings = survey.settings
+        self._probe = self._probe_of(survey.settings.base_url)
         self._answer: Answer | None = None
 
     def checks(self) -> list[Check]:
-        """In the order in which they are told."""
+        """The checks, in order."""
         return [
             Check("proxy", self._proxy),
             Check("network", self._network, needs=("proxy",)),
@@ -49,88 +49,87 @@ class Upstream:
             Check("account", self._account, needs=("network", "token")),
         ]
 
-    def _to(self, url: str) -> Way:
-        return Way(url, connect=self._settings.connect_timeout, read=self._settings.read_timeout)
+    def _probe_of(self, url: str) -> HttpProbe:
+        return HttpProbe(url, connect=self._settings.connect_timeout, read=self._settings.read_timeout)
 
     async def _proxy(self) -> Finding:
-        return unusable(self._found, "base_url") or await self._way.find_proxy()
+        return unusable(self._survey, "base_url") or await self._probe.find_proxy()
 
     async def _network(self) -> Finding:
-        question = {"action": "retrieve", "id": NO_TASK}  # without a token: it goes nowhere before this is well
-        answer = await self._way.exchange("POST", f"{self._settings.base_url}/seedream/tasks", json=question)
+        body = {"action": "retrieve", "id": NO_TASK}  # without a token, which is not sent before this works
+        answer = await self._probe.exchange("POST", f"{self._settings.base_url}/seedream/tasks", json=body)
         if isinstance(answer, Finding):
             return answer
-        host = self._way.url.host
-        if wrong := unexpected(answer) or _not_the_api(answer):
+        host = self._probe.url.host
+        if wrong := foreign_answer(answer) or _not_the_api(answer):
             return replace(wrong, found=f"{host}: {wrong.found}")
         self._answer = answer
-        told = f"{host} answers in {timing(answer)}"
-        return Finding("ok", told)
+        return Finding("ok", f"{host} answers in {timing(answer)}")
 
     async def _clock(self) -> Finding:
         assert self._answer
-        return clock(self._answer, self._way.url.host)
+        return clock_finding(self._answer, self._probe.url.host)
 
     async def _pictures(self) -> Finding:
-        if wrong := unusable(self._found, "image_hosts"):
+        if wrong := unusable(self._survey, "image_hosts"):
             return wrong
-        found: dict[str, Finding] = {}
+        findings: dict[str, Finding] = {}
 
-        async def look(origin: str) -> None:
-            found[origin] = await self._picture_host(origin)
+        async def check(origin: str) -> None:
+            findings[origin] = await self._picture_host(origin)
 
         async with anyio.create_task_group() as group:
             for origin in self._settings.image_hosts:
-                group.start_soon(look, origin)
-        bad = [each for each in found.values() if each.level != "ok"]
-        told = "; ".join(found[origin].found for origin in self._settings.image_hosts)
-        return bad[0] if bad else Finding("ok", told or f"{name_of('image_hosts')} names no host")
+                group.start_soon(check, origin)
+        bad = [finding for finding in findings.values() if finding.level != "ok"]
+        text = "; ".join(findings[origin].found for origin in self._settings.image_hosts)
+        return bad[0] if bad else Finding("ok", text or f"{name_of('image_hosts')} names no host")
 
     async def _picture_host(self, origin: str) -> Finding:
         if "*" in origin:
-            return Finding("ok", f"{origin} stands for many hosts")
-        way = self._to(origin)
-        answer = await way.exchange("HEAD", "/")
-        host = way.url.host
+            return Finding("ok", f"{origin} is a pattern for many hosts")
+        probe = self._probe_of(origin)
+        answer = await probe.exchange("HEAD", "/")
+        host = probe.url.host
         if isinstance(answer, Finding):
-            advice = f"{answer.advice} Links come all the same; previews and saved pictures don't."
+            advice = f"{answer.advice} Results still have links, but no previews and no saved pictures."
             return Finding("warning", answer.found, advice)
-        if way.proxy() is None and not way.is_local:
-            inside = [each for each in await addresses(host, way.url.port or 443) if not is_public(each)]
+        if probe.proxy() is None and not probe.is_local:
+            inside = [each for each in await addresses(host, probe.url.port or 443) if not is_public(each)]
             if inside:
-                found = f"{host} is a private address here ({inside[0]}), which no picture is fetched from."
-                return Finding("warning", found, "The network's DNS sends it elsewhere: ask whoever runs it.")
+                text = f"{host} has a private address here ({inside[0]}), from which no picture is downloaded."
+                return Finding("warning", text, "The DNS of this network redirects it. Ask its administrator.")
         return Finding("ok", f"{host} answers in {timing(answer)}")
 
     async def _token(self) -> Finding:
-        written, filed = self._found.written.get(_TOKEN), self._found.filed.get(_TOKEN)
-        if why := self._found.wrong.get(_TOKEN):
-            return Finding("problem", f"It can't be one: {why}.", f"Copy it anew from {TOKEN_PAGE}, in one piece.")
+        written, filed = self._survey.written.get(_TOKEN), self._survey.filed.get(_TOKEN)
+        if why := self._survey.wrong.get(_TOKEN):
+            return Finding("problem", f"It is not a token: {why}.", f"Copy it again from {TOKEN_PAGE}.")
         if self._settings.token is None:
-            return self._none()
+            return self._no_token()
         token = self._settings.token.get_secret_value()
         if why := placeholder_reason(token):
-            return Finding("problem", f"{why}.", _WHERE_TO)
+            return Finding("problem", f"{why}.", _GET_TOKEN)
         source = f"from {'.env' if written is None and filed is not None else 'the environment'}"
         if written and written != token:
-            extra = "the word Bearer before it" if "bearer" in written.lower() else "quotes or blanks around it"
-            advice = "They are left out here; other programs may send them along."
+            extra = "the word Bearer before it" if "bearer" in written.lower() else "quotes or spaces around it"
+            advice = "This server removes them. Other programs may not."
             return Finding("warning", f"{masked_token(token)}, {source}, written with {extra}.", advice)
         if not written and not filed:
-            source = f"from {self._found.lender}" if self._found.lender else "of the sandbox"
+            source = f"from {self._survey.lender}" if self._survey.lender else "of the sandbox"
         return Finding("ok", f"{masked_token(token)}, {source}")
 
-    def _none(self) -> Finding:
-        if self._found.elsewhere:
-            advice = f"To have yours looked at, put it into {_TOKEN} for this command."
-            return Finding("warning", f"None can be seen here: {self._found.elsewhere}.", advice)
-        if self._found.serves_others:
-            return Finding("ok", "none is set, and a server for others needs none: every caller brings one")
-        return Finding("problem", "None is set.", _WHERE_TO)
+    def _no_token(self) -> Finding:
+        if self._survey.elsewhere:
+            advice = f"To check it, set {_TOKEN} for this command."
+            return Finding("warning", f"None is visible here: {self._survey.elsewhere}.", advice)
+        if self._survey.serves_others:
+            return Finding("ok", "none is set; a hosted server needs none, since every caller sends one")
+        return Finding("problem", "None is set.", _GET_TOKEN)
 
     async def _account(self) -> Finding:
         if self._settings.token is None:
-            return Finding("not checked", "waits for a token")
+            return Finding("not checked", "there is no token")
         token = self._settings.token.get_secret_value()
         async with connecting(self._settings)() as client:
             try:
@@ -138,24 +137,24 @@ class Upstream:
             except TokenRefused as error:
                 return Finding("problem", f"{masked_token(token)} is refused ({error.code}). {error.message}")
             except BalanceUsedUp as error:
-                return Finding("problem", f"There is no balance left. {error.message}")
+                return Finding("problem", f"The account has no balance left. {error.message}")
             except UpstreamError as error:
-                return Finding("warning", f"It could not be asked: {error.message}", "Try again in a minute.")
-        return Finding("ok", f"{masked_token(token)} is accepted; what balance there is, shows when a picture is made")
+                return Finding("warning", f"The token could not be checked: {error.message}", "Try again in a minute.")
+        return Finding("ok", f"{masked_token(token)} is accepted (this does not check the balance)")
 
 
 def _not_the_api(answer: Answer) -> Finding | None:
-    """What is wrong with the answer to a question without a token, which the upstream refuses in its own words."""
+    """Why the answer to a request without a token is not the API's own refusal; None: it is."""
     try:
         failure = read_failure(json.loads(answer.body))
     except (ValueError, RecursionError):
         failure = None
     if answer.status >= 500:
         return Finding(
-            "problem", f"The upstream is in trouble (HTTP {answer.status}).", "Nothing to do here: try later."
+            "problem", f"The API has a fault (HTTP {answer.status}).", "It is not on this machine: try later."
         )
     if failure is None:
-        return Finding("problem", f"What answers is not the API (HTTP {answer.status}).", f"See {_BASE_URL}.")
+        return Finding("problem", f"The answer is not that of the API (HTTP {answer.status}).", f"Check {_BASE_URL}.")
     if failure.code == "no_api":
-        return Finding("problem", f"There is no Seedream at this address: {failure.message}", f"See {_BASE_URL}.")
+        return Finding("problem", f"This address has no Seedream API: {failure.message}", f"Check {_BASE_URL}.")
     return None

@@ -30,8 +30,8 @@ _LIFE = 3600  # seconds, longer than any call and `Timing.claimable`: the keys o
 _ATTEMPT, _INDEX, _LEASE = f"{PREFIX}attempt:", f"{PREFIX}attempts-of:", f"{PREFIX}lease:"
 _REFUSED = f"{PREFIX}refused"
 # Writes or removes an attempt unless another call holds it. The test and the write must not be interrupted.
-# KEYS: the attempt, the sets of its call, its request and its former request. ARGV: its id; its holder; "advance", "claim", "close" or
-# "close if heard"; milliseconds to live; fields and values.
+# KEYS: the attempt; the sets of its call, its request and its former request. ARGV: its id; its holder; "advance",
+# "claim", "close" or "close if heard"; milliseconds to live; fields and values.
 _WRITE = """
 local stored = redis.call('HMGET', KEYS[1], 'holder', 'left_at')
 if not stored[1] then return 'missing' end
@@ -145,7 +145,9 @@ class RedisAttempts:
         names = [attempt.call, attempt.request, before.request]
         keys = [_ATTEMPT + attempt.id, *(_INDEX + name for name in names)]
         fields = [text for pair in _as_fields(attempt).items() for text in pair]
-        outcome: Outcome = await self._do(self._write, keys, [attempt.id, before.holder, how, milliseconds(_LIFE), *fields])
+        outcome: Outcome = await self._do(
+            self._write, keys, [attempt.id, before.holder, how, milliseconds(_LIFE), *fields]
+        )
         return outcome
 
     async def _do(self, command: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:

@@ -19,10 +19,8 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from mcp_seedream.core.errors import ConfigurationError
-from mcp_seedream.core.settings import Settings
 
 logger = logging.getLogger("uvicorn.error")  # uvicorn logs the rest of the start with it
-FACTORY = "mcp_seedream.assembly:create_app"
 _OPEN_FILES = 65_536
 _BACKLOG = 2048  # connections waiting to be accepted
 _NO_IPV6_ERRORS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -62,28 +60,20 @@ def serve_in_process(app: Starlette, host: str, port: int) -> None:
         sys.exit(STARTUP_FAILURE)
 
 
-def serve_in_workers(settings: Settings, host: str, port: int) -> int:
-    """Serve in `settings.workers` processes until a signal; a process that dies is replaced.
+def serve_in_workers(factory: str, workers: int, sockets: list[socket.socket]) -> int:
+    """Serve in several processes until a signal; a process that dies is replaced.
 
     Args:
-        settings: Each process reads them from the environment, to which the log level is written.
-        host: The address to bind.
-        port: The port to bind.
+        factory: `module:function` that makes the app of one process.
+        workers: Number of processes.
+        sockets: Listening sockets, which they share.
 
     Returns:
         The exit status: 2 if the processes could not start.
-
-    Raises:
-        ConfigurationError: The address cannot be bound.
     """
     raise_open_file_limit()
-    sockets = open_listeners(host, port)
-    os.environ["SEEDREAM_LOG_LEVEL"] = settings.log_level
-    with _metrics_folder(settings.metrics_dir) as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        config = uvicorn.Config(FACTORY, factory=True, workers=settings.workers, **_OPTIONS)
-        supervisor = Multiprocess(config, sockets)
-        supervisor.run()
+    supervisor = Multiprocess(uvicorn.Config(factory, factory=True, workers=workers, **_OPTIONS), sockets)
+    supervisor.run()
     return 2 if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes) else 0
 
 
@@ -132,7 +122,7 @@ def raise_open_file_limit() -> None:
 
 
 @contextmanager
-def _metrics_folder(folder: str | None) -> Iterator[str]:
+def metrics_folder(folder: str | None) -> Iterator[str]:
     """An empty folder in which the processes share their metrics: the given one, or a temporary one."""
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="seedream-metrics-", ignore_cleanup_errors=True) as temporary:

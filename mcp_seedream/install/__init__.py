@@ -2,6 +2,6 @@
 
 Front door: `commands.install` and `uninstall.uninstall`; `clients.CLIENTS` knows each client and its files.
 
-It changes nothing in a settings file but its own entry, keeps a backup, and never writes a token where no client
-reads it. It rests on `core` alone.
+It changes only its own entry in a settings file, keeps a backup, and never writes a token where no client reads it. It
+rests on `core` alone.
 """

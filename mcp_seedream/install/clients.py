@@ -1,6 +1,6 @@
-"""The MCP clients that `install` knows: where each keeps its settings, and what an entry for a server looks like there.
+"""The MCP clients that `install` supports: the settings file of each, and the form of a server's entry in it.
 
-Places and shapes are from the clients' own documents and, where those are behind, from reports of their users.
+Paths and forms are from the clients' documentation and, where that is outdated, from reports of their users.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from mcp_seedream.core.settings import name_of
 
 TOKEN = name_of("token")
 HOSTED = "https://seedream.mcp.acedata.cloud/mcp"
-"""This server, as AceDataCloud serves it."""
+"""The server that AceDataCloud hosts."""
 INPUT: Mapping[str, Any] = {
     "id": "acedatacloud-api-token",
     "type": "promptString",
     "description": "AceDataCloud API token (platform.acedata.cloud)",
     "password": True,
 }
-"""What VS Code is to ask for: once, and it keeps the answer in its secret storage."""
-ASKED = f"${{input:{INPUT['id']}}}"
-"""What it puts the answer in place of."""
+"""What VS Code asks for. It asks once, and keeps the answer in its secret storage."""
+INPUT_REFERENCE = f"${{input:{INPUT['id']}}}"
+"""VS Code replaces this with the answer."""
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where programs keep a person's settings.
+    """The folders of a user's settings.
 
     Args:
         system: As `sys.platform` has it.
-        home: The person's own folder.
+        home: The home folder.
         config: Linux: `$XDG_CONFIG_HOME` or `~/.config`; macOS: `~/Library/Application Support`; Windows: `%APPDATA%`.
-        local: Windows: `%LOCALAPPDATA%`; elsewhere it does not matter.
-        claude_code: `$CLAUDE_CONFIG_DIR`, where it is set.
+        local: Windows: `%LOCALAPPDATA%`; not used elsewhere.
+        claude_code: `$CLAUDE_CONFIG_DIR`, if it is set.
     """
 
     system: str
@@ -47,76 +47,76 @@ class Folders:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A settings file, and a folder or file that is there where its client is."""
+class SettingsPath:
+    """A settings file, and a folder or file that exists if its client is installed."""
 
     file: Path
-    sign: Path
+    evidence: Path
 
     @property
     def is_used(self) -> bool:
-        """Whether the client is there."""
-        return self.file.exists() or self.sign.exists()
+        """Whether the client is installed."""
+        return self.file.exists() or self.evidence.exists()
 
 
 @dataclass(frozen=True)
 class McpClient:
-    """A client, and how it wants to be told of servers.
+    """A client, and the form of its settings.
 
     Args:
-        title: Its name for people.
-        place: Where its settings are.
+        title: Its display name.
+        settings_path: Finds its settings file.
         servers: The member of its settings that holds the servers.
-        then: What is left to do once they are written.
-        comments: Whether it reads comments and trailing commas; settings with some are no use to one that does not.
-        url: What it calls the address of a remote server; None if its file has only local ones.
-        asks: The member of its settings that holds what it is to ask people for; None if it asks for nothing.
-        local: What else an entry for a local server has.
-        remote: The same for a remote one.
+        next_step: What the user has to do after its settings were written.
+        comments: Whether it accepts comments and trailing commas.
+        url: The member of an entry that holds the address of a remote server; None if its file has no remote servers.
+        inputs: The member of its settings that lists what it asks the user for; None if it asks for nothing.
+        local: Further members of an entry for a local server.
+        remote: Further members of an entry for a remote server.
     """
 
     title: str
-    place: Callable[[Folders], Place]
+    settings_path: Callable[[Folders], SettingsPath]
     servers: str
-    then: str
+    next_step: str
     comments: bool = True
     url: str | None = "url"
-    asks: str | None = None
+    inputs: str | None = None
     local: Mapping[str, str] = field(default_factory=dict)
     remote: Mapping[str, str] = field(default_factory=dict)
 
     def local_entry(self, command: Sequence[str], env: Mapping[str, str]) -> dict[str, Any]:
-        """The entry that has the client start this command, with these variables; without any there is no `env`."""
+        """An entry that starts this command with these variables. Without any, it has no `env`."""
         entry = {**self.local, "command": command[0], "args": list(command[1:])}
         return {**entry, "env": dict(env)} if env else entry
 
     def remote_entry(self, url: str, token: str | None) -> dict[str, Any]:
-        """The entry that has it call this address; without a token it signs in there (OAuth)."""
+        """An entry that connects to this address. Without a token, the client signs in there (OAuth)."""
         entry: dict[str, Any] = {**self.remote, self.url or "url": url}
         return {**entry, "headers": {"Authorization": f"Bearer {token}"}} if token else entry
 
 
-FILLED_IN = r"\$\{(?:input|env):[^{}\"]*\}"
+REFERENCE = r"\$\{(?:input|env):[^{}\"]*\}"
 _ABOUT_START = {"command", "args", "env"}
 _ABOUT_ADDRESS = {"url", "serverUrl", "headers", "transport"}
 _SECRETS = {"env": TOKEN, "headers": "Authorization"}
 
 
 def merged(old: Any, new: Mapping[str, Any], *, keep_token: bool) -> dict[str, Any]:
-    """An entry that is there already, made anew: what people added to it stays, other variables and headers, too.
+    """An entry updated from the existing one: additional members, variables and headers of the user stay.
 
     Args:
-        old: What stands there, of whatever shape.
-        new: The entry as it would be in an empty place.
-        keep_token: Whether the token that `old` has stays where `new` has none.
+        old: The existing entry, of any shape.
+        new: The entry as it would be written into an empty file.
+        keep_token: Whether the token of `old` stays if `new` has none.
     """
     if not isinstance(old, Mapping):
         return dict(new)
-    gone = _ABOUT_ADDRESS if "command" in new else _ABOUT_START
-    entry = {key: value for key, value in old.items() if key not in gone} | dict(new)
+    removed = _ABOUT_ADDRESS if "command" in new else _ABOUT_START
+    entry = {key: value for key, value in old.items() if key not in removed} | dict(new)
     for place, secret in _SECRETS.items():
         before = old.get(place)
-        if place in gone or not isinstance(before, Mapping):
+        if place in removed or not isinstance(before, Mapping):
             continue
         drop = "" if keep_token and place not in new else secret.lower()
         entry[place] = {key: value for key, value in before.items() if key.lower() != drop} | new.get(place, {})
@@ -126,35 +126,35 @@ def merged(old: Any, new: Mapping[str, Any], *, keep_token: bool) -> dict[str, A
 
 
 def token_in(entry: Any) -> str | None:
-    """The token that an entry for a local server has."""
+    """The token in an entry for a local server."""
     env = entry.get("env") if isinstance(entry, Mapping) else None
     token = env.get(TOKEN) if isinstance(env, Mapping) else None
     return token if isinstance(token, str) and token else None
 
 
 def has_authorization(entry: Any) -> bool:
-    """Whether an entry for a remote server says who calls."""
+    """Whether an entry for a remote server has an `Authorization` header."""
     headers = entry.get("headers") if isinstance(entry, Mapping) else None
     return isinstance(headers, Mapping) and any(name.lower() == "authorization" for name in headers)
 
 
-def is_filled_in(token: str) -> bool:
-    """Whether a client puts a token in place of this: one that it asks for, or has in its own environment."""
-    return re.fullmatch(FILLED_IN, token) is not None
+def is_reference(token: str) -> bool:
+    """Whether a client replaces this text with a token that it asks for, or that its environment has."""
+    return re.fullmatch(REFERENCE, token) is not None
 
 
 def has_token(entry: Any) -> bool:
-    """Whether an entry of either kind holds a secret; any header may be one, unless the client fills it in."""
+    """Whether an entry of either kind holds a secret. Any header counts as one, unless it is a reference."""
     token = token_in(entry)
-    if token is not None and not is_filled_in(token):
+    if token is not None and not is_reference(token):
         return True
     headers = entry.get("headers", {}) if isinstance(entry, Mapping) else {}
     values = headers.values() if isinstance(headers, Mapping) else [headers]
-    return not all(isinstance(each, str) and is_filled_in(each.removeprefix("Bearer ")) for each in values)
+    return not all(isinstance(each, str) and is_reference(each.removeprefix("Bearer ")) for each in values)
 
 
-def _claude_desktop(folders: Folders) -> Place:
-    """On Windows its packaged form reads neither `%APPDATA%` nor the file that its own Edit Config opens."""
+def _claude_desktop(folders: Folders) -> SettingsPath:
+    """On Windows, the packaged form reads neither `%APPDATA%` nor the file that its own Edit Config opens."""
     folder = folders.config / "Claude"
     if folders.system == "win32":
         packaged = [
@@ -162,17 +162,17 @@ def _claude_desktop(folders: Folders) -> Place:
             *sorted(path / "LocalCache/Roaming/Claude" for path in folders.local.glob("Packages/Claude_*")),
         ]
         folder = next(iter(packaged), folder)
-    return Place(folder / "claude_desktop_config.json", folder)
+    return SettingsPath(folder / "claude_desktop_config.json", folder)
 
 
-def _claude_code(folders: Folders) -> Place:
+def _claude_code(folders: Folders) -> SettingsPath:
     folder = folders.claude_code
-    return Place((folder or folders.home) / ".claude.json", folder or folders.home / ".claude")
+    return SettingsPath((folder or folders.home) / ".claude.json", folder or folders.home / ".claude")
 
 
-def _cursor(folders: Folders) -> Place:
+def _cursor(folders: Folders) -> SettingsPath:
     folder = folders.home / ".cursor"
-    return Place(folder / "mcp.json", folder)
+    return SettingsPath(folder / "mcp.json", folder)
 
 
 _VSCODES = {
@@ -186,47 +186,52 @@ _VSCODES = {
 """VS Code and its builds: the settings folder of each, and its names as a Flatpak and as a snap."""
 
 
-def _vscode_places(client: str, folders: Folders) -> Iterator[Place]:
-    """All it may have: of a package of the system, of a Flatpak, and of a snap, which may keep to its own folder."""
+def _vscode_places(client: str, folders: Folders) -> Iterator[SettingsPath]:
+    """All possible ones: of a system package, of a Flatpak, and of a snap, which may use its own folder."""
     for product, flatpak, snap in _VSCODES[client]:
         file = Path(product, "User", "mcp.json")
-        yield Place(folders.config / file, folders.config / product)
+        yield SettingsPath(folders.config / file, folders.config / product)
         if folders.system == "linux":
             inside = folders.home / ".var" / "app" / flatpak
-            yield Place(inside / "config" / file, inside)
+            yield SettingsPath(inside / "config" / file, inside)
             inside = folders.home / "snap" / snap
-            yield Place(inside / "current" / ".config" / file, inside / "current" / ".config" / product)
-            yield Place(folders.config / file, inside)
+            yield SettingsPath(inside / "current" / ".config" / file, inside / "current" / ".config" / product)
+            yield SettingsPath(folders.config / file, inside)
 
 
-def _used(places: Iterable[Place]) -> Place:
-    """The first that is used, or else the first."""
-    there = list(places)
-    return next((place for place in there if place.is_used), there[0])
+def _used(places: Iterable[SettingsPath]) -> SettingsPath:
+    """The first one whose client is installed, or else the first."""
+    candidates = list(places)
+    return next((place for place in candidates if place.is_used), candidates[0])
 
 
-def _vscode(client: str) -> Callable[[Folders], Place]:
+def _vscode(client: str) -> Callable[[Folders], SettingsPath]:
     return lambda folders: _used(_vscode_places(client, folders))
 
 
-def _windsurf(folders: Folders) -> Place:
+def _windsurf(folders: Folders) -> SettingsPath:
     folder = folders.home / ".codeium" / "windsurf"
-    return Place(folder / "mcp_config.json", folder)
+    return SettingsPath(folder / "mcp_config.json", folder)
 
 
-def _devin(folders: Folders) -> Place:
+def _devin(folders: Folders) -> SettingsPath:
     folder = _dot_config(folders) / "devin"
-    return Place(folder / "mcp_config.json", folder)
+    return SettingsPath(folder / "mcp_config.json", folder)
 
 
-def _zed(folders: Folders) -> Place:
+def _zed(folders: Folders) -> SettingsPath:
     folder = _dot_config(folders) / ("Zed" if folders.system == "win32" else "zed")
     inside = folders.home / ".var" / "app" / "dev.zed.Zed"  # as a Flatpak
-    return _used([Place(folder / "settings.json", folder), Place(inside / "config" / "zed" / "settings.json", inside)])
+    return _used(
+        [
+            SettingsPath(folder / "settings.json", folder),
+            SettingsPath(inside / "config" / "zed" / "settings.json", inside),
+        ]
+    )
 
 
 def _dot_config(folders: Folders) -> Path:
-    """Some programs keep to `~/.config` on macOS, too."""
+    """The `~/.config` folder, which some programs also use on macOS."""
     return folders.home / ".config" if folders.system == "darwin" else folders.config
 
 
@@ -235,8 +240,8 @@ CLIENTS: Mapping[str, McpClient] = {
         "Claude Desktop",
         _claude_desktop,
         "mcpServers",
-        "Quit Claude Desktop altogether (closing its window is not enough) and start it. If it was running just now "
-        "and the entry is gone again, it wrote its settings back: quit it first, then run this once more.",
+        "Quit Claude Desktop completely (closing its window is not enough), and start it again. If the entry is then "
+        "missing, Claude Desktop has overwritten its settings: quit it first, and run this command again.",
         comments=False,
         url=None,
     ),
@@ -244,21 +249,21 @@ CLIENTS: Mapping[str, McpClient] = {
         "Claude Code",
         _claude_code,
         "mcpServers",
-        "Start a new session of Claude Code; /mcp shows the server.",
+        "Start a new session of Claude Code. /mcp shows the server.",
         comments=False,
         local={"type": "stdio"},
         remote={"type": "http"},
     ),
     "cursor": McpClient(
-        "Cursor", _cursor, "mcpServers", "Restart Cursor; its settings, under MCP, show the server and its switch."
+        "Cursor", _cursor, "mcpServers", "Restart Cursor. Its settings, under MCP, show the server and its switch."
     ),
     **{
         client: McpClient(
             title,
             _vscode(client),
             "servers",
-            f"In {title} run the command “MCP: List Servers”, choose the server and start it.",
-            asks="inputs",
+            f"In {title}, run the command “MCP: List Servers”, choose the server, and start it.",
+            inputs="inputs",
             local={"type": "stdio"},
             remote={"type": "http"},
         )
@@ -272,30 +277,32 @@ CLIENTS: Mapping[str, McpClient] = {
         "Windsurf", _windsurf, "mcpServers", "Press Refresh in Windsurf's MCP panel, or restart it.", url="serverUrl"
     ),
     "devin": McpClient(
-        "Devin Desktop (once Windsurf)",
+        "Devin Desktop (formerly Windsurf)",
         _devin,
         "mcpServers",
-        "Restart Devin Desktop; the MCP section of its agent panel shows the server.",
+        "Restart Devin Desktop. The MCP section of its agent panel shows the server.",
         remote={"transport": "http"},
     ),
-    "zed": McpClient("Zed", _zed, "context_servers", "Zed starts it by itself; the agent panel's settings show it."),
+    "zed": McpClient(
+        "Zed", _zed, "context_servers", "Zed starts the server by itself. The settings of its agent panel show it."
+    ),
 }
-"""By the name that the command line has for it."""
+"""The clients, by their names on the command line."""
 
 
-def found_as(name: str, folders: Folders) -> str:
-    """The client that is meant: Windsurf may have become Devin Desktop, and VS Code may be another build."""
+def installed_client(name: str, folders: Folders) -> str:
+    """The client that is installed: Windsurf may have become Devin Desktop, and VS Code may be another build."""
     if name == "vscode":
-        return next((client for client in _VSCODES if CLIENTS[client].place(folders).is_used), name)
-    return "devin" if name == "windsurf" and _devin(folders).sign.is_dir() else name
+        return next((client for client in _VSCODES if CLIENTS[client].settings_path(folders).is_used), name)
+    return "devin" if name == "windsurf" and _devin(folders).evidence.is_dir() else name
 
 
 def other_vscodes(used: Path, folders: Folders) -> list[str]:
-    """VS Codes of any build that are there as well, each with its settings file, in words."""
-    found = {
+    """Other installed builds of VS Code, each with its settings file, as text."""
+    others = {
         place.file: CLIENTS[client].title
         for client in _VSCODES
         for place in _vscode_places(client, folders)
         if place.is_used and place.file.resolve() != used
     }
-    return [f"{title} ({file})" for file, title in found.items()]
+    return [f"{title} ({file})" for file, title in others.items()]

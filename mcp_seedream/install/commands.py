@@ -1,8 +1,7 @@
-"""The command `install`: puts this server's entry into the settings of an MCP client."""
+"""The command `install`: writes this server's entry into the settings of an MCP client."""
 
 from __future__ import annotations
 
-import argparse
 import getpass
 import re
 import shutil
@@ -19,45 +18,45 @@ from mcp_seedream.core.errors import TOKEN_PAGE, ConfigurationError
 from mcp_seedream.core.setting_fields import ADDRESSES, HARMLESS
 from mcp_seedream.core.settings import Settings, Sources, about_passed_over, about_trouble, name_of
 from mcp_seedream.install.clients import (
-    ASKED,
     CLIENTS,
     HOSTED,
+    INPUT_REFERENCE,
     TOKEN,
     McpClient,
     has_authorization,
     has_token,
-    is_filled_in,
+    is_reference,
     merged,
     token_in,
 )
 from mcp_seedream.install.diff import WANTED
 from mcp_seedream.install.jsonc import changed
 from mcp_seedream.install.links import cursor_links, entry_without_secret, vscode_links
-from mcp_seedream.install.targets import Target, kept, say, show, target_of
-from mcp_seedream.install.vscode_inputs import asks_for_ours, with_question, without_question
+from mcp_seedream.install.targets import InstallOptions, Target, backup_note, say, show, target_of
+from mcp_seedream.install.vscode_inputs import refers_to_input, with_input, without_input
 
-_OF_STDIO = (
+_LOCAL_SETTINGS = (
     *("base_url", "models_file", "wait_seconds", "set_images", "preview", "output_dir", "journal", "allowed_dirs"),
     *("image_hosts", "connect_timeout", "read_timeout", "stream_timeout", "shutdown_seconds"),
     *("log_level", "log_format"),
 )
-"""Settings that a local server has a use for."""
-_ATTEMPTS = 3  # at typing a token
+"""Settings that a local server reads."""
+_MAX_PROMPTS = 3  # for the token
 _ADDRESS = re.compile(
     r"(https://([\w.-]+|\[[\da-f:]+\])|http://(localhost|127\.0\.0\.1|\[::1\]))(:\d{1,5})?(/[!-~]*)?", re.ASCII
 )
 
 
-def install(options: argparse.Namespace, settings: Settings, found: Sources) -> int:
-    """Write the entry, or show what would be written, or print a link; 0 if it is there.
+def install(options: InstallOptions, settings: Settings, sources: Sources) -> int:
+    """Write the entry, show what would be written, or print links; returns the exit status, 0.
 
     Args:
-        options: `client`, `hosted`, `url`, `sandbox`, `ask`, `name`, `config`, `link`, `dry_run`.
-        settings: Where the token comes from.
-        found: Where they come from themselves.
+        options: The command line's.
+        settings: The settings that the entry takes over, the token among them.
+        sources: Where the settings come from.
 
     Raises:
-        ConfigurationError: It can't be: says why; the file is as it was.
+        ConfigurationError: The entry can't be written; the file is unchanged.
     """
     url = options.url or (HOSTED if options.hosted else None)
     _check(options, url)
@@ -67,129 +66,129 @@ def install(options: argparse.Namespace, settings: Settings, found: Sources) -> 
     target = target_of(options)
     client, config = target.client, target.config
     token = _remote_token(options, url, target, settings) if url else _local_token(options, settings, target)
-    along = {} if url else _taken_along(settings, found, token)
-    entry = _remote(url, target, token) if url else _local(options, target, token, along)
+    env = {} if url else _settings_for_client(settings, sources, token)
+    entry = _remote(url, target, token) if url else _local(options, target, token, env)
     _check_reader(target, entry)
-    if found.trouble:
-        say(about_trouble(found.trouble), file=sys.stderr)
-    if not url and (left_out := _left_out(found, along)):
-        say(about_passed_over(left_out, "`install`"), file=sys.stderr)
+    if sources.trouble:
+        say(about_trouble(sources.trouble), file=sys.stderr)
+    if not url and (omitted := _omitted(sources, env)):
+        say(about_passed_over(omitted, "`install`"), file=sys.stderr)
     text = _with_entry(target, entry)
     data = config.encoded(text)
     if data == config.data:
-        say(f'{client.title} has "{options.name}" already, in {config.path}. Nothing was changed.')
+        say(f'{client.title} already has "{options.name}", in {config.path}. Nothing was changed.')
         return 0
     if options.dry_run:
         show(config, text)
         return 0
     private = has_token(entry)
-    narrowed = private and config.is_read_by_others
-    backup = config.replaced(data, private=private)
-    done = "Added" if target.entry is None else "Updated"
-    say(f'{done} "{options.name}" for {client.title} in {config.path}.{kept(backup, target.entry)}')
-    if narrowed:
-        say("Others could read that file: now that it holds a token, you alone can.")
-    for remark in (*_about_the_token(client, entry, url), *([] if url else _about_this_server(along))):
-        say(remark)
+    restricted = private and config.is_read_by_others
+    backup = config.replace(data, private=private)
+    action = "Added" if target.entry is None else "Updated"
+    say(f'{action} "{options.name}" for {client.title} in {config.path}.{backup_note(backup, target.entry)}')
+    if restricted:
+        say("Other users could read that file. Now only you can, since it holds a token.")
+    for note in (*_token_notes(client, entry, url), *([] if url else _server_notes(env))):
+        say(note)
     if target.missing:
-        say(f"{client.title} was not found here (no {target.missing}): it will find this once it is installed.")
+        say(f"{client.title} was not found (no {target.missing}). It reads this file once it is installed.")
     if target.others:
-        say(f"Not changed: {', '.join(target.others)}. --config takes another file.")
-    say(client.then)
+        say(f"Not changed: {', '.join(target.others)}. Use --config to select another file.")
+    say(client.next_step)
     return 0
 
 
 def _check_reader(target: Target, entry: dict[str, Any]) -> None:
     """Refuse to write a token into a file that no installed client reads."""
-    if target.missing and target.client.asks and has_token(entry):
+    if target.missing and target.client.inputs and has_token(entry):
         raise ConfigurationError(
-            f"{target.client.title} was not found here (no {target.missing}): nothing would read the token. Name its "
+            f"{target.client.title} was not found (no {target.missing}), so nothing would read the token. Name its "
             "settings file with --config, or leave the token out with --ask. Nothing was changed."
         )
 
 
 def _with_entry(target: Target, entry: dict[str, Any]) -> str:
-    """The settings with this entry, and with our question as long as an entry needs its answer."""
-    text, inputs = changed(target.config.text, target.path, target.entry, entry), target.client.asks
-    if inputs is None or not asks_for_ours([target.entry, entry]):
+    """The settings with this entry, and with our input as long as an entry refers to it."""
+    text, inputs = changed(target.config.text, target.path, target.entry, entry), target.client.inputs
+    if inputs is None or not refers_to_input([target.entry, entry]):
         return text
-    if not asks_for_ours(entry):
-        return without_question(text, inputs)
+    if not refers_to_input(entry):
+        return without_input(text, inputs)
     try:
-        return with_question(text, inputs)
+        return with_input(text, inputs)
     except ValueError as error:
         raise ConfigurationError(
-            f"{target.config.path} is not what {target.client.title} can read: {error}. Nothing was changed."
+            f"{target.client.title} can't read {target.config.path}: {error}. Nothing was changed."
         ) from None
 
 
-def _about_the_token(client: McpClient, entry: dict[str, Any], url: str | None) -> Iterator[str]:
-    """Where it comes from, if people are to know or to do something."""
-    if client.asks and asks_for_ours(entry):
-        yield f"There is no token in it: {client.title} asks for it ({TOKEN_PAGE} has one), and keeps it elsewhere."
+def _token_notes(client: McpClient, entry: dict[str, Any], url: str | None) -> Iterator[str]:
+    """What the user should know about the token."""
+    if client.inputs and refers_to_input(entry):
+        yield f"It has no token: {client.title} asks for it (get one at {TOKEN_PAGE}), and stores it securely."
     elif url and "headers" not in entry:
-        yield f"There is no token in it: {client.title} has you sign in at {url}."
+        yield f"It has no token: {client.title} lets you sign in at {url}."
     if not url and (token := token_in(entry)) and is_short(token):
-        yield f"The token has {len(token)} characters, which is short: `mcp-seedream doctor` says if it is accepted."
-    if client.asks and has_token(entry):
-        yield f"The token is in it in plain text. With --ask, {client.title} asks for it, and keeps it out of the file."
+        yield f"The token has only {len(token)} characters. `mcp-seedream doctor` checks whether it is accepted."
+    if client.inputs and has_token(entry):
+        yield f"It has the token in plain text. With --ask, {client.title} asks for the token instead."
 
 
-def _about_this_server(along: Mapping[str, str]) -> Iterator[str]:
-    """What comes along of what is here, and whether it is here to stay."""
-    if along:
-        yield f"It has what is set here: {', '.join(along)}."
+def _server_notes(env: Mapping[str, str]) -> Iterator[str]:
+    """Which settings the entry has, and whether this installation may disappear."""
+    if env:
+        yield f"It has these settings from here: {', '.join(env)}."
     if {".cache", "cache", "caches"} & {part.lower() for part in Path(sys.executable).parts}:
-        yield f"{sys.executable} is in a cache, which may be emptied: install the package for good, and run this again."
+        yield f"{sys.executable} is in a cache, which may be cleared: install it elsewhere, and run this again."
 
 
-def _remote_token(options: argparse.Namespace, url: str, target: Target, settings: Settings) -> str | None:
+def _remote_token(options: InstallOptions, url: str, target: Target, settings: Settings) -> str | None:
     client = target.client
     if client.url is None:
         raise ConfigurationError(
-            f"{client.title} has no remote servers in its file. Add {url} there under Settings, Connectors, Add "
-            "custom connector, and sign in; or install without --hosted. Nothing was changed."
+            f"{client.title} has no remote servers in its settings file. In {client.title}, open Settings, Connectors, "
+            f"Add custom connector, add {url} and sign in; or install without --hosted. Nothing was changed."
         )
-    token = ASKED if options.ask else _given(settings)
-    asks = client.asks and not (_same(target, url) and has_authorization(target.entry))
-    return ASKED if token is None and asks else token
+    token = INPUT_REFERENCE if options.ask else _token_of(settings)
+    can_ask = client.inputs and not (_has_url(target, url) and has_authorization(target.entry))
+    return INPUT_REFERENCE if token is None and can_ask else token
 
 
-def _same(target: Target, url: str) -> bool:
-    """Whether the entry that is there has this address: no token goes where it was not meant for."""
+def _has_url(target: Target, url: str) -> bool:
+    """Whether the existing entry has this address. Its token must not be sent to another one."""
     return isinstance(target.entry, dict) and target.entry.get(target.client.url) == url
 
 
 def _remote(url: str, target: Target, token: str | None) -> dict[str, Any]:
-    return merged(target.entry, target.client.remote_entry(url, token), keep_token=_same(target, url))
+    return merged(target.entry, target.client.remote_entry(url, token), keep_token=_has_url(target, url))
 
 
-def _local(options: argparse.Namespace, target: Target, token: str | None, along: Mapping[str, str]) -> dict[str, Any]:
-    env = {**({TOKEN: token} if token else {}), **along}
+def _local(options: InstallOptions, target: Target, token: str | None, env: Mapping[str, str]) -> dict[str, Any]:
+    variables = {**({TOKEN: token} if token else {}), **env}
     return merged(
-        target.entry, target.client.local_entry(_this_command(sandbox=options.sandbox), env), keep_token=False
+        target.entry, target.client.local_entry(_this_command(sandbox=options.sandbox), variables), keep_token=False
     )
 
 
-def _taken_along(settings: Settings, found: Sources, token: str | None) -> dict[str, str]:
-    """What is set here for a local server: a client starts it in another folder, and without this environment.
+def _settings_for_client(settings: Settings, sources: Sources, token: str | None) -> dict[str, str]:
+    """The settings for the entry's `env`: the client starts the server without this environment and folder.
 
-    Of `.env` no address is taken, as it would outlive the folder and get the next token, and paths only with its token.
+    Addresses in `.env` are never included, since a later token would be sent there; paths in it only with its token.
     """
-    own = token is not None and TOKEN in found.filed and settings.token and settings.token.get_secret_value() == token
-    kept_back = ADDRESSES if own else frozenset(_OF_STDIO) - HARMLESS
-    left = {field for field in kept_back if name_of(field) in found.filed}
-    values = {field: getattr(settings, field) for field in _OF_STDIO if field not in left}
+    own = token is not None and TOKEN in sources.filed and settings.token and settings.token.get_secret_value() == token
+    withheld = ADDRESSES if own else frozenset(_LOCAL_SETTINGS) - HARMLESS
+    excluded = {field for field in withheld if name_of(field) in sources.filed}
+    values = {field: getattr(settings, field) for field in _LOCAL_SETTINGS if field not in excluded}
     if values.get("journal") not in (None, "off"):
         values["journal"] = Path(values["journal"])
     fields = Settings.model_fields
-    return {name_of(field): _written(v) for field, v in values.items() if v != fields[field].get_default()}
+    return {name_of(field): _as_variable(v) for field, v in values.items() if v != fields[field].get_default()}
 
 
-def _written(value: Any) -> str:
-    """A setting as the environment has it; paths are good in any folder."""
+def _as_variable(value: Any) -> str:
+    """A setting as the value of a variable; paths are absolute."""
     if isinstance(value, list):
-        return ",".join(map(_written, value))
+        return ",".join(map(_as_variable, value))
     return (
         str(value.absolute())
         if isinstance(value, Path)
@@ -199,16 +198,16 @@ def _written(value: Any) -> str:
     )
 
 
-def _check(options: argparse.Namespace, url: str | None) -> None:
-    if options.ask and not CLIENTS[options.client].asks:
-        able = ", ".join(client.title for client in CLIENTS.values() if client.asks)
-        raise ConfigurationError(f"{CLIENTS[options.client].title} asks nobody for a token: --ask is for {able}.")
+def _check(options: InstallOptions, url: str | None) -> None:
+    if options.ask and not CLIENTS[options.client].inputs:
+        able = ", ".join(client.title for client in CLIENTS.values() if client.inputs)
+        raise ConfigurationError(f"{CLIENTS[options.client].title} can't ask for a token: --ask is for {able}.")
     if options.ask and options.sandbox:
-        raise ConfigurationError("The sandbox needs no token: leave --ask out, or --sandbox.")
+        raise ConfigurationError("The sandbox needs no token: use either --ask or --sandbox.")
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", options.name):
-        raise ConfigurationError("--name takes up to 40 letters, digits, - and _: some clients refuse others.")
+        raise ConfigurationError("--name takes up to 40 letters, digits, - and _, which all clients accept.")
     if url and options.sandbox:
-        raise ConfigurationError("--sandbox is for a local server: leave it out, or --hosted and --url.")
+        raise ConfigurationError("--sandbox is for a local server: leave out --sandbox, or --hosted and --url.")
     if url and not _ADDRESS.fullmatch(url):
         raise ConfigurationError(
             "--url takes an address like https://seedream.example.com/mcp (http:// for localhost)."
@@ -216,80 +215,86 @@ def _check(options: argparse.Namespace, url: str | None) -> None:
 
 
 def _endpoint(url: str) -> str:
-    """An endpoint's address: one that does not end in `/mcp` is asked about, or refused with the right one."""
+    """The endpoint's address. If it does not end in `/mcp`, the user confirms another, or an error suggests one."""
     address, mark, query = url.partition("?")
     if address.rstrip("/").endswith("/mcp"):
         return url
-    meant = re.sub(r"(/mcp|/sse)?/*$", "/mcp", address, count=1, flags=re.IGNORECASE) + mark + query
+    suggestion = re.sub(r"(/mcp|/sse)?/*$", "/mcp", address, count=1, flags=re.IGNORECASE) + mark + query
     if sys.stdin and sys.stdin.isatty():
         with suppress(EOFError):
-            answer = input(f"{url} does not end in /mcp. Is it {meant}? [Y/n] ")
-            return url if answer.strip().lower().startswith("n") else meant
+            answer = input(f"{url} does not end in /mcp. Use {suggestion}? [Y/n] ")
+            return url if answer.strip().lower().startswith("n") else suggestion
     raise ConfigurationError(
-        f"{url} does not end in /mcp, as such addresses do: use --url {meant}. Nothing was changed."
+        f"{url} does not end in /mcp, as endpoints do: use --url {suggestion}. Nothing was changed."
     )
 
 
-def _print_links(options: argparse.Namespace, url: str | None) -> int:
+def _print_links(options: InstallOptions, url: str | None) -> int:
     make = {"cursor": cursor_links, "vscode": vscode_links}.get(options.client)
     if make is None:
-        raise ConfigurationError(f"{CLIENTS[options.client].title} has no such links: cursor and vscode have.")
+        raise ConfigurationError(
+            f"{CLIENTS[options.client].title} has no links to add a server. Only cursor and vscode have."
+        )
     command = None if url else _this_command(sandbox=options.sandbox)
     entry = entry_without_secret(options.client, command, url or HOSTED, token=not options.sandbox)
     for link in make(options.name, entry):
         say(link)
     if any(f"${{env:{TOKEN}}}" in word for word in entry.get("env", {}).values()):
         title = CLIENTS[options.client].title
-        say(f"{title} does not ask for the token: {TOKEN} has to be in its own environment.", file=sys.stderr)
+        say(f"{title} does not ask for the token: set {TOKEN} in its own environment.", file=sys.stderr)
     return 0
 
 
 def _this_command(*, sandbox: bool) -> list[str]:
-    """What starts this very installation, in whatever folder."""
+    """The command that starts this installation from any folder."""
     try:
         distribution(DISTRIBUTION)
     except PackageNotFoundError:
-        raise ConfigurationError("This runs from a folder and is not installed: `pip install .` there first.") from None
+        raise ConfigurationError("The package is not installed: run `pip install .` in its folder first.") from None
     script = shutil.which("mcp-seedream", path=str(Path(sys.executable).parent))
     start = [script] if script else [sys.executable, "-P", "-m", "mcp_seedream"]
     return [*start, "--sandbox"] if sandbox else start
 
 
-def _left_out(found: Sources, along: Mapping[str, str]) -> tuple[str, ...]:
-    """Settings of `.env` that are not taken along, though a local server has a use for them."""
+def _omitted(sources: Sources, env: Mapping[str, str]) -> tuple[str, ...]:
+    """Settings of `.env` that a local server reads, but that the entry does not get."""
     harmless = {name_of(field) for field in HARMLESS} | {TOKEN}
-    ours = {name_of(field) for field in _OF_STDIO}
-    return tuple(sorted({*found.passed_over, *(found.filed.keys() & ours) - harmless - along.keys()}))
+    ours = {name_of(field) for field in _LOCAL_SETTINGS}
+    return tuple(sorted({*sources.passed_over, *(sources.filed.keys() & ours) - harmless - env.keys()}))
 
 
-def _local_token(options: argparse.Namespace, settings: Settings, target: Target) -> str | None:
-    """The one that was given, or is there already; otherwise the client asks for it, if it does such a thing, or we."""
+def _local_token(options: InstallOptions, settings: Settings, target: Target) -> str | None:
+    """The token of the settings or of the existing entry. Otherwise the client asks for it, or this command does."""
     if options.sandbox:
         return None
     if options.ask:
-        return ASKED
-    if given := _given(settings):
-        return given
-    there = token_in(target.entry)
-    if there and (is_filled_in(there) or not placeholder_reason(there)):
-        return there
-    if target.client.asks:
-        return ASKED
-    return WANTED if options.dry_run else _asked_for()
+        return INPUT_REFERENCE
+    if token := _token_of(settings):
+        return token
+    existing = token_in(target.entry)
+    if existing and (is_reference(existing) or not placeholder_reason(existing)):
+        return existing
+    if target.client.inputs:
+        return INPUT_REFERENCE
+    return WANTED if options.dry_run else _ask_for_token()
 
 
-def _given(settings: Settings) -> str | None:
-    """The token of the environment or `.env`, if it may be one."""
+def _token_of(settings: Settings) -> str | None:
+    """The token of the environment or `.env`.
+
+    Raises:
+        ConfigurationError: It is a placeholder.
+    """
     token = settings.token.get_secret_value() if settings.token else None
     if token and (why := placeholder_reason(token)):
-        raise ConfigurationError(f"{TOKEN} holds no token. {why}: {TOKEN_PAGE} has one for you. Nothing was changed.")
+        raise ConfigurationError(f"{TOKEN} has no token. {why}: get one at {TOKEN_PAGE}. Nothing was changed.")
     return token
 
 
-def _asked_for() -> str:
+def _ask_for_token() -> str:
     at_a_terminal = sys.stdin and sys.stdin.isatty()
-    for _ in range(_ATTEMPTS if at_a_terminal else 0):
-        typed = _asked()
+    for _ in range(_MAX_PROMPTS if at_a_terminal else 0):
+        typed = _prompt()
         if not typed:
             break
         try:
@@ -299,15 +304,15 @@ def _asked_for() -> str:
             why = str(error)
         if not why:
             return token
-        say(f"That is no token. {why[0].upper()}{why[1:]}.")
+        say(f"That is not a token. {why[0].upper()}{why[1:]}.")
     raise ConfigurationError(
-        f"There is no API token. Put it into {TOKEN} (the environment, or .env here; {TOKEN_PAGE} has one for "
-        "you), or try it out without one: --sandbox. Nothing was changed."
+        f"There is no API token. Set {TOKEN} in the environment or in .env here (get a token at {TOKEN_PAGE}), or use "
+        "--sandbox, which needs none. Nothing was changed."
     )
 
 
-def _asked() -> str:
+def _prompt() -> str:
     try:
-        return getpass.getpass(f"AceDataCloud API token (from {TOKEN_PAGE}; it is not shown): ").strip()
+        return getpass.getpass(f"AceDataCloud API token (from {TOKEN_PAGE}; not shown): ").strip()
     except EOFError:
         return ""

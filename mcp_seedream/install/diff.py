@@ -1,4 +1,4 @@
-"""What would change in a settings file, shown without the secrets in it."""
+"""The difference between a settings file and its new text, without secrets."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ import json
 import re
 from collections.abc import Iterator
 
-from mcp_seedream.install.clients import FILLED_IN
+from mcp_seedream.install.clients import REFERENCE
 from mcp_seedream.install.settings_file import ConfigFile
 
 WANTED = "(a token will be asked for)"
-"""Stands where a token will, and is shown."""
+"""Placeholder for a token that is not known yet; it is not hidden."""
 _SECRET = re.compile(
     r'("[^"\n]*(?:token|key|secret|password|authorization)[^"\n]*"\s*:\s*)'
-    rf'(?!"(?:Bearer )?{FILLED_IN}")"[^"\\\n]*(?:\\.[^"\\\n]*)*"',
+    rf'(?!"(?:Bearer )?{REFERENCE}")"[^"\\\n]*(?:\\.[^"\\\n]*)*"',
     re.IGNORECASE,
 )
-"""A member that is likely to be a secret: a difference also shows lines that are not ours. What a client puts a secret
-in place of is none."""
+"""A member that is likely to hold a secret, also outside our entry. References are not secrets."""
 
 
 def difference(config: ConfigFile, text: str) -> Iterator[str]:
-    """The lines of a unified difference between a file and the text it would hold; a changed secret is said to be.
+    """The lines of a unified diff between a file and its new text. Secrets are hidden, changed ones marked as such.
 
     Raises:
         ConfigurationError: The file is not UTF-8.
     """
     old, new = _lines(config.text), _lines(text)
     name = str(config.path)
-    lines = list(difflib.unified_diff(old, new, name, f"{name} (as it would be)", lineterm=""))
+    lines = list(difflib.unified_diff(old, new, name, f"{name} (new)", lineterm=""))
     gone = {line[1:] for line in lines[2:] if line.startswith("-")}
     masked = {_masked(line) for line in gone}
     for line in lines:
@@ -42,7 +41,7 @@ def _masked(line: str, instead: str = "***") -> str:
 
 
 def _lines(text: str) -> list[str]:
-    """As they are; a file on one line is shown on several."""
+    """The lines of a text; JSON on one line is indented first."""
     if "\n" not in text.strip():
         try:
             return json.dumps(json.loads(text), indent=2, ensure_ascii=False).splitlines()

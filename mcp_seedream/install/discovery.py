@@ -1,4 +1,4 @@
-"""Where this server is installed: its entries in the settings of the MCP clients of this machine."""
+"""Finds this server's entries in the settings of the MCP clients on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from platformdirs import user_config_path
 
 from mcp_seedream.core.errors import ConfigurationError
 from mcp_seedream.core.settings import ClaudeCode
-from mcp_seedream.install.clients import CLIENTS, HOSTED, Folders, is_filled_in, token_in
+from mcp_seedream.install.clients import CLIENTS, HOSTED, Folders, is_reference, token_in
 from mcp_seedream.install.json_positions import value_at
 from mcp_seedream.install.settings_file import read
 
@@ -23,7 +23,7 @@ _OURS = re.compile(
 )
 _RUNNER = re.compile(r"(?:.*[/\\])?(?:uvx|uv|pipx)(?:\.exe)?", re.IGNORECASE | re.DOTALL)
 _SOURCES = ("--from", "--spec", "--project", "--directory")
-"""Options by which a runner is told where a program comes from; without one it is the package of the program's name."""
+"""Options of a runner that name the package of a program. Without one, it is the package of the program's name."""
 _UNRELATED = re.compile(r"mcp[-_.]seedream(?:\[[^\]]*\])?(?:[=<>~!@].*)?", re.IGNORECASE)
 
 
@@ -33,14 +33,14 @@ class Installation:
 
     Args:
         client: The client, as the command line calls it.
-        title: The client, for people.
+        title: The display name of the client.
         name: What the client calls the server.
         file: The settings file.
-        command: What it starts; empty for a hosted server.
-        there: Whether that command is there.
+        command: The command that it starts; empty for a hosted server.
+        command_exists: Whether that command exists.
         sandbox: Whether it starts the server with the sandbox.
         unrelated: Whether it starts the package index's `mcp-seedream`, which is another project.
-        token: What is written where the token belongs, as it is.
+        token: The value of the token's variable, unchanged.
     """
 
     client: str
@@ -48,32 +48,32 @@ class Installation:
     name: str
     file: Path
     command: str
-    there: bool
+    command_exists: bool
     sandbox: bool
     unrelated: bool
     token: str | None
 
     @property
     def own_token(self) -> str | None:
-        """The token that the server is started with, where the file has it."""
-        return None if self.token is None or is_filled_in(self.token) else self.token
+        """The token in the file; None if it has none or a reference."""
+        return None if self.token is None or is_reference(self.token) else self.token
 
     @property
-    def sees_to_a_token(self) -> bool:
-        """Whether its client has people sign in, asks for a token, or needs none."""
+    def provides_token(self) -> bool:
+        """Whether the client provides the token (by sign-in, or by asking for it), or none is needed."""
         return not self.command or self.sandbox or (self.token is not None and self.own_token is None)
 
 
 @dataclass(frozen=True)
 class Installed:
-    """All that is found: entries, and why files can't be read, by the client's title."""
+    """The entries of this server, and why files can't be read, by the client's title."""
 
     entries: Sequence[Installation]
     broken: Mapping[str, str]
 
 
 def folders_here() -> Folders:
-    """Where programs keep the settings of whoever runs this.
+    """The folders of the current user's settings.
 
     Raises:
         ConfigurationError: There is no home folder.
@@ -81,27 +81,25 @@ def folders_here() -> Folders:
     try:
         home, roaming = Path.home(), user_config_path(roaming=True)
     except RuntimeError as error:
-        raise ConfigurationError(
-            f"Where settings are kept is not known ({error}): name the file with --config."
-        ) from None
-    # What the XDG variables say is nothing to programs on macOS, though platformdirs follows them there.
+        raise ConfigurationError(f"The settings folder is not known ({error}): name the file with --config.") from None
+    # Programs on macOS ignore the XDG variables, but platformdirs follows them there.
     config = home / "Library" / "Application Support" if sys.platform == "darwin" else roaming
     return Folders(sys.platform, home, config, user_config_path(), ClaudeCode().config_dir)
 
 
-def installed(folders: Folders) -> Installed:
-    """Look into the settings file of every client that `install` knows; those that are not there are passed over."""
+def find_installed(folders: Folders) -> Installed:
+    """Read the settings of every client that `install` supports; clients that are not installed are skipped."""
     entries: list[Installation] = []
     broken: dict[str, str] = {}
     for client, about in CLIENTS.items():
         try:
-            config = read(about.place(folders).file)
+            config = read(about.settings_path(folders).file)
             servers = value_at(config.text, (about.servers,), comments=about.comments)
         except ConfigurationError as error:
             broken[about.title] = error.message.removesuffix(" Nothing was changed.")
             continue
         except ValueError as error:
-            broken[about.title] = f"{config.path} is not what it can read: {error}."
+            broken[about.title] = f"it can't read {config.path}: {error}."
             continue
         for name, entry in servers.items() if isinstance(servers, Mapping) else ():
             if isinstance(entry, Mapping) and _is_ours(name, entry):
@@ -114,7 +112,7 @@ def _is_ours(name: str, entry: Mapping[str, Any]) -> bool:
 
 
 def _words(entry: Mapping[str, Any]) -> list[str]:
-    """What says where a server is: its command, arguments and address."""
+    """The command, arguments and address of an entry."""
     arguments = entry.get("args")
     words = [entry.get("command"), entry.get("url"), entry.get("serverUrl")]
     return [each for each in [*words, *(arguments if isinstance(arguments, list) else [])] if isinstance(each, str)]
@@ -123,14 +121,14 @@ def _words(entry: Mapping[str, Any]) -> list[str]:
 def _installation(client: str, name: str, file: Path, entry: Mapping[str, Any]) -> Installation:
     command = entry.get("command")
     command = command if isinstance(command, str) else ""
-    there = not command or shutil.which(command) is not None
+    exists = not command or shutil.which(command) is not None
     sandbox = "--sandbox" in _words(entry)
     unrelated = _is_unrelated(_words(entry))
-    return Installation(client, CLIENTS[client].title, name, file, command, there, sandbox, unrelated, token_in(entry))
+    return Installation(client, CLIENTS[client].title, name, file, command, exists, sandbox, unrelated, token_in(entry))
 
 
 def _is_unrelated(words: Sequence[str]) -> bool:
-    """Whether a command line has uv or pipx install the index's `mcp-seedream`."""
+    """Whether a command line has uv or pipx fetch the package index's `mcp-seedream`, another project."""
     if not any(_RUNNER.fullmatch(word) for word in words):
         return False
     options = [word.partition("=") for word in words]

@@ -1,7 +1,7 @@
-"""JSON with comments and trailing commas, read: the value that a text stands for, and where each part of it stands.
+"""Reads JSON with comments and trailing commas: its value, and the position of each member.
 
-Comments and trailing commas are first blanked out with as many spaces, which leaves plain JSON with the same positions:
-the standard library's decoder checks it and tells where each value ends.
+Comments and trailing commas are first replaced by as many spaces. The result is plain JSON with the same positions,
+which the standard library's decoder validates, and in which it finds the end of each value.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
-# A comment without an end is none, and stays; it is taken in one piece, since what is in it may look like more of them.
+# A comment without an end is kept, so that it is refused; it is matched whole, since it may contain further markers.
 _COMMENTS = re.compile(rf"{_STRING}|(//[^\r\n]*|/\*.*?\*/)|/\*.*", re.DOTALL)
-# A comma that nothing stands before, as in `{,}`, is no trailing one: it is left there, and refused.
+# A comma without a value before it, as in `{,}`, is not a trailing one: it is kept, so that it is refused.
 _TRAILING = re.compile(rf"{_STRING}|[\[{{,:][ \t\r\n]*,|(,)(?=[ \t\r\n]*[\]}}])", re.DOTALL)
 BLANKS = " \t\r\n"
 _KINDS = {
@@ -38,7 +38,7 @@ _DECODER = json.JSONDecoder(parse_int=float, parse_constant=_refuse)
 
 @dataclass(frozen=True)
 class Member:
-    """Where a member stands: from its key's quotation mark to behind its value; an item of a list has no key."""
+    """The position of a member, from its key's quotation mark to the end of its value. A list's item has no key."""
 
     key: str | None
     start: int
@@ -48,26 +48,26 @@ class Member:
 
 @dataclass(frozen=True)
 class Holder:
-    """Where an object or a list stands: its braces or brackets, and what is between them in order."""
+    """The position of an object or a list (of its braces or brackets), and its members in order."""
 
     start: int
     end: int
     members: list[Member]
 
     def find(self, key: str) -> Member | None:
-        """The last one of that name: it is the one that programs see."""
+        """The last member of that name, which is the one that programs use."""
         return next((member for member in reversed(self.members) if member.key == key), None)
 
 
 def parsed(text: str, *, comments: bool = True) -> Any:
-    """The value that the text stands for; None if there is nothing but blanks. Numbers are floats.
+    """The value of the text; None if it is blank. Numbers are floats.
 
     Args:
         text: A whole file.
         comments: Whether comments and trailing commas are allowed.
 
     Raises:
-        ValueError: It is not JSON; says where.
+        ValueError: The text is not JSON.
     """
     plain = _plain(without_comments(text)) if comments else text
     if not plain.strip(BLANKS):
@@ -81,10 +81,10 @@ def parsed(text: str, *, comments: bool = True) -> Any:
 
 
 def value_at(text: str, path: Sequence[str], *, comments: bool = True) -> Any:
-    """The value of the member at `path`; None where there is none.
+    """The value of the member at `path`; None if it does not exist.
 
     Raises:
-        ValueError: The text is not JSON, or something on the way is not an object; says what.
+        ValueError: The text is not JSON, or something on the path is not an object.
     """
     value = parsed(text, comments=comments)
     if len(objects(text, path[:-1])) < len(path):
@@ -95,10 +95,10 @@ def value_at(text: str, path: Sequence[str], *, comments: bool = True) -> Any:
 
 
 def objects(text: str, path: Sequence[str]) -> list[Holder]:
-    """The objects from the root along the path, as far as there are any; none in a text without a value.
+    """The objects along the path, from the root, as far as they exist; none in a blank text.
 
     Raises:
-        ValueError: The text is not JSON, or something on the way is not an object; says what.
+        ValueError: The text is not JSON, or something on the path is not an object.
     """
     value = parsed(text)
     plain = _plain(without_comments(text))
@@ -118,10 +118,10 @@ def objects(text: str, path: Sequence[str]) -> list[Holder]:
 
 
 def with_list(text: str, path: Sequence[str]) -> list[Holder]:
-    """The objects along the path, and the list that is at its end; none where there is no such list yet.
+    """The objects along the path, and the list at its end; none if the list does not exist.
 
     Raises:
-        ValueError: As for `objects`, or what is at the end is not a list.
+        ValueError: As for `objects`, or the end of the path is not a list.
     """
     found = objects(text, path[:-1])
     member = found[-1].find(path[-1]) if len(found) == len(path) else None
@@ -132,12 +132,12 @@ def with_list(text: str, path: Sequence[str]) -> list[Holder]:
 
 
 def without_comments(text: str) -> str:
-    """With spaces for comments; lines stay."""
+    """The text with spaces instead of comments; line breaks are kept."""
     return _COMMENTS.sub(lambda match: re.sub(r"[^\r\n]", " ", match[0]) if match[1] else match[0], text)
 
 
 def _plain(bare: str) -> str:
-    """With a space for each trailing comma, too."""
+    """The text with a space instead of each trailing comma."""
     return _TRAILING.sub(lambda match: " " if match[1] else match[0], bare)
 
 

@@ -1,7 +1,7 @@
-"""JSON with comments and trailing commas, changed in place: one member is set or taken out, and all other text stays.
+"""Edits JSON with comments and trailing commas: sets or removes one member, and keeps all other text.
 
-Parsing and writing anew would lose what people put into their settings: comments, order, indentation. So text is
-edited where a member stands, which `json_positions` knows.
+Parsing and serialising would lose the comments, the order and the indentation. Instead, the text is edited at the
+position of the member, which `json_positions` finds.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ _FIRST_MEMBER = re.compile(r'\{[ \t\r\n]*\n([ \t]+)"')
 
 
 def with_member(text: str, path: Sequence[str], value: Any) -> str:
-    """The text with the member at `path` set to `value`; objects on the way to it are made where there are none.
+    """The text with the member at `path` set to `value`; missing objects on the path are created.
 
-    A new member comes last, in the manner of those before it: on a line of its own, indented as they are, or beside
-    them. A text without any value becomes an object.
+    A new member comes last, in the style of those before it: on its own line with the same indentation, or on the same
+    line. A blank text becomes an object.
 
     Raises:
-        ValueError: The text is not JSON, or something on the way is not an object; says what.
+        ValueError: The text is not JSON, or something on the path is not an object.
     """
     found = objects(text, path[:-1])
     bare = without_comments(text)
     if not found:
-        manner = _Manner("", _newline(text), "  ")
-        start = text if not text or text.endswith("\n") else text + manner.line
-        return start + manner.written(_nested(path, value)) + manner.line
+        style = _Style("", _newline(text), "  ")
+        start = text if not text or text.endswith("\n") else text + style.line
+        return start + style.written(_nested(path, value)) + style.line
     missing = path[len(found) - 1 :]
     member = found[-1].find(missing[0])
     if member:
-        return text[: member.value] + _manner(text, bare, member.start).written(value) + text[member.end :]
+        return text[: member.value] + _style(text, bare, member.start).written(value) + text[member.end :]
     return _added(text, bare, found, missing[0], _nested(missing[1:], value))
 
 
 def without_member(text: str, path: Sequence[str]) -> str:
-    """The text without the member at `path`, or as it is if there is none. An object left empty becomes `{}`.
+    """The text without the member at `path`, or unchanged if there is none. An object that becomes empty is `{}`.
 
     Raises:
         ValueError: As for `with_member`.
@@ -55,10 +55,10 @@ def without_member(text: str, path: Sequence[str]) -> str:
 
 
 def with_item(text: str, path: Sequence[str], value: Any) -> str:
-    """The text with one item more at the end of the list at `path`, which is made where there is none.
+    """The text with one more item at the end of the list at `path`, which is created if it is missing.
 
     Raises:
-        ValueError: As for `with_member`, or there is something else than a list.
+        ValueError: As for `with_member`, or the value is not a list.
     """
     found = with_list(text, path)
     if not found:
@@ -67,7 +67,7 @@ def with_item(text: str, path: Sequence[str], value: Any) -> str:
 
 
 def without_item(text: str, path: Sequence[str], index: int) -> str:
-    """The text without one item of the list at `path`, which is there. A list left empty becomes `[]`.
+    """The text without one item of the existing list at `path`. A list that becomes empty is `[]`.
 
     Raises:
         ValueError: As for `with_item`.
@@ -77,7 +77,7 @@ def without_item(text: str, path: Sequence[str], index: int) -> str:
 
 
 def changed(text: str, path: Sequence[str], old: Any, new: Any) -> str:
-    """The text with `new` at `path`, where `old` stands: in it, only the members that differ are touched."""
+    """The text with `new` at `path` instead of `old`; only members that differ are changed."""
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return text if old == new else with_member(text, path, new)
     for key, value in new.items():
@@ -96,25 +96,25 @@ def _added(text: str, bare: str, found: Sequence[Holder], key: str | None, value
     last = holder.members[-1]
     comma = bare.find(",", last.end, holder.end)
     after = last.end if comma == -1 else comma + 1
-    manner = _manner(text, bare, last.start)
-    if manner.indent is None:
+    style = _style(text, bare, last.start)
+    if style.indent is None:
         start, end = " ", after
     else:
-        start = manner.line + manner.indent
-        rest = _REST_OF_LINE.match(text, after)  # what is said about the last member stays with it
+        start = style.line + style.indent
+        rest = _REST_OF_LINE.match(text, after)  # a comment about the last member stays with it
         end = rest.end() if rest else after
     before, behind = (",", "") if comma == -1 else ("", ",")
-    return text[: last.end] + before + text[last.end : end] + start + manner.pair(key, value) + behind + text[end:]
+    return text[: last.end] + before + text[last.end : end] + start + style.pair(key, value) + behind + text[end:]
 
 
 def _filled(text: str, bare: str, found: Sequence[Holder], key: str | None, value: Any) -> str:
-    """With the first member of an object that was empty."""
+    """The text with a first member in an object that was empty."""
     holder = found[-1]
     start = text[: holder.end].rstrip(BLANKS)
     if "\n" not in text.strip(BLANKS) and len(found) > 1:  # a file on one line stays on one line
-        return start + _Manner(None).pair(key, value) + text[holder.end :]
+        return start + _Style(None).pair(key, value) + text[holder.end :]
     outer, line, unit = _indent(text, holder.start), _newline(text), _unit(bare)
-    member = _Manner(outer + unit, line, unit).pair(key, value)
+    member = _Style(outer + unit, line, unit).pair(key, value)
     return start + line + outer + unit + member + line + outer + text[holder.end :]
 
 
@@ -135,7 +135,7 @@ def _removed(text: str, bare: str, holder: Holder, member: Member) -> str:
 
 
 def _with_blanks(text: str, start: int, end: int, *, last: bool) -> tuple[int, int]:
-    """A cut with the blanks that belong to it: its line, if nothing else is on it, or those up to a neighbour."""
+    """A range extended by blanks: to its whole line if nothing else is on it, or to a neighbour."""
     after = end
     while text[after] in " \t":
         after += 1
@@ -148,8 +148,8 @@ def _with_blanks(text: str, start: int, end: int, *, last: bool) -> tuple[int, i
 
 
 @dataclass(frozen=True)
-class _Manner:
-    """How a value is written: on one line without `indent`, otherwise on lines that begin with it."""
+class _Style:
+    """The style of a value: on one line if `indent` is None, otherwise on lines that begin with it."""
 
     indent: str | None
     line: str = "\n"
@@ -164,10 +164,10 @@ class _Manner:
         return self.written(value) if key is None else f"{json.dumps(key, ensure_ascii=False)}: {self.written(value)}"
 
 
-def _manner(text: str, bare: str, at: int) -> _Manner:
-    """That of the member that begins here."""
+def _style(text: str, bare: str, at: int) -> _Style:
+    """The style of the member that begins at a position."""
     indent = _indent(text, at) if _on_own_line(bare, at) else None
-    return _Manner(indent, _newline(text), _unit(bare))
+    return _Style(indent, _newline(text), _unit(bare))
 
 
 def _nested(path: Sequence[str], value: Any) -> Any:
@@ -177,7 +177,7 @@ def _nested(path: Sequence[str], value: Any) -> Any:
 
 
 def _indent(text: str, at: int) -> str:
-    """The blanks that the line begins with."""
+    """The indentation of the line."""
     line = text[text.rfind("\n", 0, at) + 1 : at]
     return line[: len(line) - len(line.lstrip(" \t"))]
 
@@ -187,7 +187,7 @@ def _on_own_line(text: str, at: int) -> bool:
 
 
 def _unit(bare: str) -> str:
-    """What one level is indented by."""
+    """The indentation of one level."""
     match = _FIRST_MEMBER.search(bare)
     return match[1] if match else "  "
 

@@ -1,4 +1,4 @@
-"""Links that put a server into a client when they are clicked."""
+"""Links that add a server to a client when they are clicked."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from mcp_seedream.install.clients import ASKED, CLIENTS, INPUT, TOKEN
+from mcp_seedream.install.clients import CLIENTS, INPUT, INPUT_REFERENCE, TOKEN
 
 
 def cursor_links(name: str, entry: Mapping[str, Any]) -> tuple[str, str]:
-    """For web pages, and for Cursor itself; as https://cursor.com/docs/mcp/install-links has them."""
+    """A link for web pages, and one that opens Cursor. Source: https://cursor.com/docs/mcp/install-links."""
     config = base64.b64encode(_compact(entry).encode()).decode()
     query = urlencode({"name": name, "config": config}, quote_via=quote)
     return f"https://cursor.com/en/install-mcp?{query}", f"cursor://anysphere.cursor-deeplink/mcp/install?{query}"
 
 
 def vscode_links(name: str, entry: Mapping[str, Any]) -> tuple[str, str]:
-    """For web pages, and for VS Code itself, which asks for the token if the entry wants one.
+    """A link for web pages, and one that opens VS Code, which asks for the token if the entry refers to it.
 
-    From https://code.visualstudio.com/api/extension-guides/ai/mcp and the handler in VS Code's source.
+    Source: https://code.visualstudio.com/api/extension-guides/ai/mcp and the handler in VS Code's source.
     """
-    inputs = [INPUT] if ASKED in _compact(entry) else []
+    inputs = [INPUT] if INPUT_REFERENCE in _compact(entry) else []
     query = {"name": name, **({"inputs": _compact(inputs)} if inputs else {}), "config": _compact(entry)}
     whole = {"name": name, **entry, **({"inputs": inputs} if inputs else {})}
     return (
@@ -33,20 +33,20 @@ def vscode_links(name: str, entry: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def entry_without_secret(client: str, command: list[str] | None, url: str, *, token: bool) -> dict[str, Any]:
-    """An entry that may stand in a link: where a token belongs is what the client puts one in place of.
+    """An entry for a link: instead of a token, it has a reference that the client replaces.
 
-    Cursor has no prompts: a local server's token comes from its environment, and at a hosted one people sign in.
+    Cursor does not ask for tokens: a local server gets it from its environment, and at a hosted one users sign in.
 
     Args:
         client: `cursor` or `vscode`.
         command: The local server; None for the one at `url`.
         url: The hosted server.
-        token: Whether a token is wanted; not in the sandbox.
+        token: Whether the server needs a token; the sandbox does not.
     """
     about = CLIENTS[client]
-    asked = ASKED if about.asks else f"${{env:{TOKEN}}}" if command else None
-    here = asked if token else None
-    return about.local_entry(command, {TOKEN: here} if here else {}) if command else about.remote_entry(url, here)
+    reference = INPUT_REFERENCE if about.inputs else f"${{env:{TOKEN}}}" if command else None
+    secret = reference if token else None
+    return about.local_entry(command, {TOKEN: secret} if secret else {}) if command else about.remote_entry(url, secret)
 
 
 def _compact(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Another program's settings file: read as it is, backed up, and replaced as a whole or not at all."""
+"""Another program's settings file: reads it, backs it up, and replaces it atomically."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from mcp_seedream.core.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """One file at one moment.
+    """The state of a file when it was read.
 
     Args:
-        path: Where its bytes are: a symbolic link stays one, and what it points to is replaced.
-        data: Its bytes; None while there is no such file.
+        path: The real path: a symbolic link is kept, and its target is replaced.
+        data: Its bytes; None if the file does not exist.
     """
 
     path: Path
@@ -31,7 +31,7 @@ class ConfigFile:
 
     @property
     def text(self) -> str:
-        """Without a byte order mark; empty while there is no file.
+        """The text, without a byte order mark; empty if the file does not exist.
 
         Raises:
             ConfigurationError: It is not UTF-8.
@@ -42,7 +42,7 @@ class ConfigFile:
             raise ConfigurationError(f"{self.path} is not UTF-8. Nothing was changed.") from None
 
     def encoded(self, text: str) -> bytes:
-        """As this file has it: with its byte order mark, if it begins with one."""
+        """The text as bytes, with a byte order mark if the file has one."""
         mark = codecs.BOM_UTF8 if (self.data or b"").startswith(codecs.BOM_UTF8) else b""
         try:
             return mark + text.encode("utf-8")
@@ -51,40 +51,40 @@ class ConfigFile:
 
     @property
     def is_read_by_others(self) -> bool:
-        """Whether others than its owner may read it; not known on Windows, where permissions are another matter."""
+        """Whether other users may read it; False on Windows, which has other permissions."""
         if sys.platform == "win32" or self.data is None:
             return False
         with _explained(self.path, "read"):
             return bool(self.path.stat().st_mode & 0o044)
 
     def backups(self) -> Iterator[ConfigFile]:
-        """What `replaced` kept, the newest first; without those that can't be read."""
+        """The readable backups that `replace` made, newest first."""
         for path in sorted(self.path.parent.glob(f"{escape(self.path.name)}.backup-*"), reverse=True):
             try:
                 yield read(path)
             except ConfigurationError:
                 continue
 
-    def replaced(self, data: bytes | None, *, keep: bool = True, private: bool = False) -> Path | None:
-        """Have these bytes in place of the file's, or no file: at one stroke, after a backup.
+    def replace(self, data: bytes | None, *, keep: bool = True, private: bool = False) -> Path | None:
+        """Replace the file's content atomically, or delete the file, after a backup.
 
-        A new file and a backup are their owner's alone, since they may hold tokens; an old file keeps its mode and
-        owner, unless it is to be private.
+        Only their owner can read a new file and a backup, since they may hold tokens. An existing file keeps its mode
+        and owner, unless it becomes private.
 
         Args:
-            data: What it is to hold; None for no file.
-            keep: Whether there is a backup.
-            private: Whether it is to be its owner's alone, as one with a token should.
+            data: The new content; None deletes the file.
+            keep: Whether a backup is made.
+            private: Whether only the owner may read the file.
 
         Returns:
-            Where the backup is; None if there was nothing to keep.
+            The path of the backup; None if there was no file.
 
         Raises:
-            ConfigurationError: It can't be written, or was changed since it was read; the file is as it was.
+            ConfigurationError: The file can't be written, or was changed since it was read; it is unchanged.
         """
         with _explained(self.path, "written"):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            backup = self._backed_up() if keep else None
+            backup = self._back_up() if keep else None
             try:
                 self._put(data, private=private)
             except BaseException:
@@ -107,7 +107,7 @@ class ConfigFile:
             Path(name).unlink(missing_ok=True)
             raise
 
-    def _backed_up(self) -> Path | None:
+    def _back_up(self) -> Path | None:
         if self.data is None:
             return None
         moment = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S.%f")
@@ -121,7 +121,7 @@ class ConfigFile:
         return backup
 
     def _fill(self, handle: int, data: bytes, *, private: bool) -> None:
-        """Write an open file, with the owner of the one it is for, and its mode, unless it is private."""
+        """Write an open file, with the owner and the mode of the file that it replaces or copies."""
         with os.fdopen(handle, "wb") as file:
             if self.data is not None and sys.platform != "win32":
                 like = self.path.stat()
@@ -136,15 +136,15 @@ class ConfigFile:
     def _check_unchanged(self) -> None:
         if read(self.path).data != self.data:
             raise ConfigurationError(
-                f"{self.path} was changed by another program just now, and is left as it is. Close it, and try again."
+                f"Another program has just changed {self.path}: it was not written. Close the program, and try again."
             )
 
 
 def read(path: Path) -> ConfigFile:
-    """The file as it is now; one that is not there is no error.
+    """The current state of a file, which need not exist.
 
     Raises:
-        ConfigurationError: It can't be read, or is no file.
+        ConfigurationError: It can't be read, or is not a regular file.
     """
     with _explained(path, "read"):
         real = path.expanduser().resolve()
@@ -161,6 +161,6 @@ def read(path: Path) -> ConfigFile:
 def _explained(path: Path, what: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError, ValueError) as error:  # no such home folder, a circle of links, a NUL
+    except (OSError, RuntimeError, ValueError) as error:  # no such home folder, a loop of links, a NUL byte
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ConfigurationError(f"{path} can't be {what}: {why}. Nothing was changed.") from None

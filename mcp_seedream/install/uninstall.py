@@ -1,31 +1,27 @@
-"""The command `uninstall`: takes this server's entry out of the settings of an MCP client, and what came with it."""
+"""The command `uninstall`: removes this server's entry from the settings of an MCP client."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 
 from mcp_seedream.core.errors import ConfigurationError
-from mcp_seedream.install.clients import ASKED, TOKEN, has_token
+from mcp_seedream.install.clients import INPUT_REFERENCE, TOKEN, has_token
 from mcp_seedream.install.json_positions import value_at
 from mcp_seedream.install.jsonc import with_member, without_member
 from mcp_seedream.install.settings_file import ConfigFile
-from mcp_seedream.install.targets import Target, kept, say, show, target_of
-from mcp_seedream.install.vscode_inputs import asks_for_ours, with_question, without_question
+from mcp_seedream.install.targets import EntryOptions, Target, backup_note, say, show, target_of
+from mcp_seedream.install.vscode_inputs import refers_to_input, with_input, without_input
 
 
-def uninstall(options: argparse.Namespace) -> int:
-    """Take the entry out, or show what would be; 0 if it is gone, and if there was none.
-
-    Args:
-        options: `client`, `name`, `config`, `dry_run`.
+def uninstall(options: EntryOptions) -> int:
+    """Remove the entry, or show what would change; returns the exit status, 0, also if there was no entry.
 
     Raises:
         ConfigurationError: As for `install`.
     """
     target = target_of(options)
     config, title = target.config, target.client.title
-    cut = _cut(config.text, target, asked=asks_for_ours(target.entry))
+    cut = _without_entry(config.text, target, without_our_input=refers_to_input(target.entry))
     if cut == config.text:
         say(f'{title} has no "{options.name}" in {config.path}. Nothing was changed.')
         return 0
@@ -34,46 +30,52 @@ def uninstall(options: argparse.Namespace) -> int:
     if options.dry_run:
         show(config, ConfigFile(config.path, before).text)
         return 0
-    # What can be had anew needs no backup, which would keep the token; a text that was cut gets one.
-    backup = config.replaced(before, keep=earlier is None)
-    how = " It held nothing else, and is gone." if before is None else " It is as it was before." if earlier else ""
-    say(f'Removed "{options.name}" for {title} from {config.path}.{how}{kept(backup, target.entry)}')
-    left = [each.path for each in config.backups() if each.path != backup and _holds_token(each, target)]
-    if left:
-        say(f"These still hold a token; delete them when you need them no more: {', '.join(map(str, left))}")
-    say(f"If {title} is running, it goes on with the server until it is restarted.")
+    # A file that a backup restores needs no further backup, which would keep the token.
+    backup = config.replace(before, keep=earlier is None)
+    how = (
+        " The file held nothing else, and was deleted."
+        if before is None
+        else " The file is as it was before."
+        if earlier
+        else ""
+    )
+    say(f'Removed "{options.name}" for {title} from {config.path}.{how}{backup_note(backup, target.entry)}')
+    backups = [each.path for each in config.backups() if each.path != backup and _holds_token(each, target)]
+    if backups:
+        say(f"These backups still hold a token. Delete them if you don't need them: {', '.join(map(str, backups))}")
+    say(f"If {title} is running, it uses the server until it is restarted.")
     return 0
 
 
-def _cut(text: str, target: Target, *, asked: bool) -> str:
-    """Without the entry, and without our question, if the entry was what had the client ask it."""
+def _without_entry(text: str, target: Target, *, without_our_input: bool) -> str:
+    """The text without the entry, and without our input if the entry referred to it."""
     cut = without_member(text, target.path)
-    return without_question(cut, target.client.asks) if asked and target.client.asks else cut
+    return without_input(cut, target.client.inputs) if without_our_input and target.client.inputs else cut
 
 
 def _earlier(target: Target, cut: str) -> ConfigFile | None:
-    """The file from before it had the entry, if nothing else has changed since: to the byte, as a backup has it.
+    """The file as it was before the entry, from a backup; None if anything else has changed since.
 
     Args:
         target: The file with the entry.
-        cut: The text without it, which still has whatever was made for it.
+        cut: The text without the entry, which may still have objects that were created for it.
     """
     config = target.config
     for earlier in (*config.backups(), ConfigFile(config.path, None)):
         try:
-            if value_at(earlier.text, target.path) is None and cut in _made_and_cut(earlier.text, target):
+            if value_at(earlier.text, target.path) is None and cut in _after_install_and_removal(earlier.text, target):
                 return earlier
         except (ValueError, ConfigurationError):
             continue  # a backup of something else
     return None
 
 
-def _made_and_cut(text: str, target: Target) -> Iterator[str]:
-    """What is left of a text once there was an entry in it: one with its token, or one for which the client asks."""
-    yield _cut(with_member(text, target.path, {}), target, asked=False)
-    if target.client.asks:
-        asking = with_question(with_member(text, target.path, {"env": {TOKEN: ASKED}}), target.client.asks)
-        yield _cut(asking, target, asked=True)
+def _after_install_and_removal(text: str, target: Target) -> Iterator[str]:
+    """The text after an entry was added and removed: one with a token, or one that refers to our input."""
+    yield _without_entry(with_member(text, target.path, {}), target, without_our_input=False)
+    if target.client.inputs:
+        asking = with_input(with_member(text, target.path, {"env": {TOKEN: INPUT_REFERENCE}}), target.client.inputs)
+        yield _without_entry(asking, target, without_our_input=True)
 
 
 def _holds_token(backup: ConfigFile, target: Target) -> bool:

@@ -1,8 +1,8 @@
 """An emulation of the upstream with drawn pictures, for trying, tests and demonstrations.
 
 Front door: `app.Sandbox` (an ASGI app) and `app.running` (served on a loopback port). `python -m
-mcp_seedream.sandbox` serves it alone. `faults` are the prompt words that make something go wrong.
+mcp_seedream.sandbox` serves it alone. `faults` has the prompt words that cause errors.
 
-It behaves as production does, refusals included; its rules are the capability table's. It never connects anywhere
-but to callbacks on loopback.
+It behaves as production does, including refusals; its rules are those of the capability table. It connects to nothing
+except callbacks on loopback.
 """

@@ -1,20 +1,18 @@
-"""An emulation of the upstream with real pictures: for trying, tests and demonstrations.
+"""The sandbox's HTTP API: an emulation of the upstream with drawn pictures.
 
 A Starlette app that speaks the contract of `POST /seedream/images` and `POST /seedream/tasks`: synchronous,
 asynchronous, with a callback, streamed; look-ups of one task or many in each documented shape; the documented
-errors; and the vendor's sign-in (`vendor_sign_in`). Its rules are the capability table's: it refuses what the table
-says that production refuses, or takes all that the vendor's page names. Words in a prompt bring the rest about
-(`faults.WORDS`). It draws on this machine and fetches nothing from anywhere else.
-
-Run alone: `python -m mcp_seedream.sandbox --port 8080`.
+errors; and the vendor's sign-in (`vendor_sign_in`). Its rules are those of the capability table: it refuses what
+production refuses, or accepts everything on the vendor's page. Words in a prompt cause further errors (`faults.WORDS`).
+It draws on this machine and downloads nothing.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import base64
 import json
+import logging
 import socket
 import threading
 import time
@@ -22,11 +20,11 @@ import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
+from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -35,30 +33,33 @@ from starlette.routing import Route
 from mcp_seedream.catalog.arguments import image_call
 from mcp_seedream.catalog.selection import choose
 from mcp_seedream.catalog.table import ModelTable
-from mcp_seedream.catalog.table_file import read_table
 from mcp_seedream.core.errors import InvalidArguments
-from mcp_seedream.sandbox.faults import REFUSALS, error, mishap, production_refusal, unauthorised, words_in
+from mcp_seedream.core.settings import Settings
+from mcp_seedream.sandbox.faults import REFUSALS, error, production_refusal, requested_failure, unauthorised, words_in
+from mcp_seedream.sandbox.options import SandboxOptions
 from mcp_seedream.sandbox.studio import Job, Studio, picture_size
-from mcp_seedream.sandbox.vendor_sign_in import Accounts
+from mcp_seedream.sandbox.vendor_sign_in import CLIENT_ID, Accounts
 from mcp_seedream.upstream.types import ImageRequest
 
+logger = logging.getLogger(__name__)
 _BATCH = 50
-_KEPT = 2000
+_MAX_JOBS = 2000
+_TOKEN = "sandbox"  # noqa: S105  (the sandbox accepts any word)
 _LAYERED = 4
-"""Pictures of a call that splits one: the base and its layers."""
+"""Number of pictures of a layer decomposition: the base and its layers."""
 
 
 class Sandbox:
     """The upstream's state, and its endpoints as an ASGI app (`app`).
 
     Args:
-        table: The capability table: its rules are enforced.
+        table: The capability table, whose rules are enforced.
         seconds: How long a picture takes; None: from 2 to 4 s, by the prompt.
-        retired: Models of the table that are refused as well.
-        record: Keep every request in `requests`.
-        pictures: Draw them; without, links lead nowhere, and image data is refused: for measuring servers.
-        as_documented: Take all models and sizes that the vendor's page names. Otherwise those that the table says are
-            withdrawn or refused are refused, as production does.
+        retired: Further models that are refused.
+        record: Whether `requests` keeps every request.
+        pictures: Whether pictures are drawn. Otherwise links lead nowhere and image data is refused, for benchmarks.
+        as_documented: Whether all models and sizes of the vendor's page are accepted. Otherwise those that the table
+            marks as withdrawn or refused are refused, as in production.
     """
 
     def __init__(
@@ -76,11 +77,11 @@ class Sandbox:
         self.retired = retired
         self.jobs: dict[str, Job] = {}
         self.requests: list[tuple[str, str, Any]] = []
-        """Every request of the API, in order: path, token, JSON body; only where they are recorded, for tests."""
+        """The recorded API requests, in order: path, token, JSON body."""
         self.accounts = Accounts()
-        """The vendor's sign-in, and what came of it."""
+        """The vendor's sign-in and its state."""
         self.revoked: set[str] = set()
-        """Tokens that are refused, beside those that say so themselves."""
+        """Tokens that are refused, besides those of `faults.TOKENS`."""
         self._record = record
         self._pictures = pictures
         self._as_documented = as_documented
@@ -103,14 +104,14 @@ class Sandbox:
         words = words_in(prompt)
         if "hang" in words:
             await asyncio.sleep(words["hang"])
-        if answer := mishap(words):
+        if answer := requested_failure(words):
             return answer
         try:
             job = self._accept(body, token, str(request.base_url).rstrip("/"))
-        except InvalidArguments as complaint:
-            return error(400, "bad_request", complaint.message)
+        except InvalidArguments as fault:
+            return error(400, "bad_request", fault.message)
         self.jobs[job.id] = job
-        while len(self.jobs) > _KEPT:
+        while len(self.jobs) > _MAX_JOBS:
             del self.jobs[next(iter(self.jobs))]
         if body.get("stream"):
             return StreamingResponse(self._lines(job), media_type="application/x-ndjson")
@@ -122,7 +123,11 @@ class Sandbox:
         return JSONResponse({"task_id": job.id, "trace_id": job.trace_id})
 
     def _accept(self, body: Any, token: str, base_url: str) -> Job:
-        """Hold a request against the contract: known fields, in the upstream's own form, that the table allows."""
+        """Validate a request: known fields, in the upstream's form, within the table's rules.
+
+        Raises:
+            InvalidArguments: The request is invalid.
+        """
         if not isinstance(body, dict):
             raise InvalidArguments("The body is not a JSON object.")
         if body.get("async") and (body.get("stream") or body.get("callback_url")):
@@ -142,13 +147,13 @@ class Sandbox:
         return job if refusal else self._planned(job, sent)
 
     def _refusal(self, model_id: str, size: str | None) -> str | None:
-        """Why a model or a size is refused, or None."""
+        """Why a model or a size is refused; None: it is accepted."""
         if model_id not in self.table.by_id or model_id in self.retired:
             return REFUSALS["model_invalid"][2]
         return None if self._as_documented else production_refusal(self.table, model_id, size)
 
     def _planned(self, job: Job, sent: dict[str, Any]) -> Job:
-        """The job with its pictures' number and size, once its request is found to be in the upstream's own form."""
+        """The job with the number and the size of its pictures; the request must have the upstream's form."""
         model = choose(self.table, job.spec, job.model)
         understood = ImageRequest.of(self.table, model, job.spec).body
         for name, value in sent.items():
@@ -191,7 +196,7 @@ class Sandbox:
         return isinstance(id_, str) and id_ in self.jobs and self.jobs[id_].token == token
 
     def _task(self, job: Job) -> dict[str, Any]:
-        """The usual shape of a look-up; while it runs, there is no response and no finishing time."""
+        """The usual form of a task; while it runs, it has no response and no finishing time."""
         shown = {k: v if k != "image" else f"<{len(v)}>" for k, v in job.body.items()}
         task = {"id": job.id, "request": shown, "created_at": job.created_at, "started_at": job.created_at}
         if not job.finished:
@@ -231,7 +236,7 @@ class Sandbox:
             known = {"task_id": job.id, "trace_id": job.trace_id, "image_index": number}
             yield json.dumps({"type": f"image_generation.{kind}", **known, **item}) + "\n"
             if "cut" in job.words:
-                raise ConnectionResetError("asked for by the prompt")
+                raise ConnectionResetError("requested by the prompt")
         end = {"usage": self._usage(job)} if not job.refusal else {"error": self._answer(job)["error"]}
         yield json.dumps({"type": "image_generation.completed", "task_id": job.id, **end}) + "\n"
 
@@ -269,7 +274,7 @@ class Sandbox:
 
 @contextmanager
 def running(sandbox: Sandbox, port: int = 0) -> Iterator[str]:
-    """Serve a sandbox on a loopback port, in a thread of its own, while the context lasts; yields its address."""
+    """Serve a sandbox on a loopback port, in a thread, while the context lasts; yields its address."""
     listener = socket.create_server(("127.0.0.1", port))
     config = uvicorn.Config(
         sandbox.app, log_config=None, log_level="critical", lifespan="off", timeout_graceful_shutdown=1
@@ -285,22 +290,12 @@ def running(sandbox: Sandbox, port: int = 0) -> Iterator[str]:
         listener.close()
 
 
-def main() -> None:
-    """Serve the sandbox alone, until it is stopped."""
-    parser = argparse.ArgumentParser(prog="python -m mcp_seedream.sandbox", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument("--seconds", type=float, help="how long a picture takes (default: 2 to 4)")
-    parser.add_argument("--models-file", type=Path, help="another capability table")
-    parser.add_argument(
-        "--sandbox-as-documented", action="store_true", help="take all models and sizes of the vendor's page"
-    )
-    parser.add_argument("--no-pictures", dest="pictures", action="store_false", help="draw none: links lead nowhere")
-    options = parser.parse_args()
-    sandbox = Sandbox(
-        read_table(options.models_file),
-        seconds=options.seconds,
-        pictures=options.pictures,
-        as_documented=options.sandbox_as_documented,
-    )
-    print(f"Sandbox at http://127.0.0.1:{options.port} (any token but `invalid` and `used_up`)")  # noqa: T201
-    uvicorn.run(sandbox.app, host="127.0.0.1", port=options.port, log_level="warning", lifespan="off")
+@contextmanager
+def settings_with_sandbox(options: SandboxOptions, settings: Settings, table: ModelTable) -> Iterator[Settings]:
+    """The settings with a sandbox as the upstream and as the vendor's sign-in; it is served while the context lasts."""
+    sandbox = Sandbox(table, seconds=options.seconds, as_documented=options.as_documented)
+    with running(sandbox) as address:
+        logger.info("sandbox at %s", address)
+        upstream = {"base_url": address, "token": SecretStr(_TOKEN), "image_hosts": [address]}
+        vendor = {"vendor_client_id": CLIENT_ID, "vendor_auth_url": address, "vendor_platform_url": address}
+        yield settings.model_copy(update=upstream | vendor)

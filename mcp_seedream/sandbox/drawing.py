@@ -28,7 +28,7 @@ class Sketch:
 
 
 def picture(sketch: Sketch) -> Image.Image:
-    """A picture from text: a landscape of the prompt's own colours, with the prompt in it."""
+    """A picture from text: a landscape whose colours depend on the prompt, with the prompt in it."""
     chance = _chance(sketch)
     canvas = _sky(sketch, chance)
     draw = ImageDraw.Draw(canvas, "RGB")
@@ -42,7 +42,7 @@ def picture(sketch: Sketch) -> Image.Image:
 
 
 def edited(sketch: Sketch, sources: list[Image.Image]) -> Image.Image:
-    """The given pictures side by side, visibly changed, at the asked size, with the prompt on top."""
+    """The given pictures side by side, visibly changed, at the requested size, with the prompt on top."""
     chance = _chance(sketch)
     canvas = Image.new("RGB", (sketch.width, sketch.height))
     part = math.ceil(sketch.width / len(sources))

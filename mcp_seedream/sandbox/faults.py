@@ -1,7 +1,7 @@
-"""What goes wrong in the sandbox: what production refuses, and what words in a prompt ask for.
+"""The sandbox's errors: refusals of production, and errors that words in a prompt cause.
 
-The words bring about the upstream's documented errors, and a proxy's. What production refuses, and how it says so, is
-from public reports and Ark's references up to 2026-11.
+The words cause the upstream's documented errors, and those of a proxy. The refusals of production and their messages
+are from public reports and Ark's references up to 2026-11.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ WORDS = {
     "cut": "a streamed answer breaks off after its first image",
     "shape=2": "look-ups in the documents' second shape (or 1, the usual one, or 3)",
 }
-"""Every word that does something, as `[sandbox:word]`, and what it brings about."""
+"""Every word that can be used, as `[sandbox:word]`, and its effect."""
 
 TOKENS = {"invalid": "invalid_token", "used_up": "used_up"}
-"""Tokens that the sandbox refuses, and how."""
+"""Tokens that the sandbox refuses, and the refusal of each."""
 
 _WORD = re.compile(r"\[sandbox:([a-z_0-9]+)(?:=([0-9]+(?:[.][0-9]+)?))?\]")
 
 
 def words_in(prompt: str) -> dict[str, float]:
-    """The words of a prompt and their numbers, 1 where there is none."""
+    """The words of a prompt with their numbers, by default 1."""
     return {word: float(value or 1) for word, value in _WORD.findall(prompt)}
 
 
@@ -68,8 +68,8 @@ def unauthorised(token: str, revoked: Container[str] = ()) -> Response | None:
     return None
 
 
-def mishap(words: dict[str, float]) -> Response | None:
-    """What a prompt word asks to go wrong with the request itself."""
+def requested_failure(words: dict[str, float]) -> Response | None:
+    """The failure of the request itself that a prompt word causes, if any."""
     if "html" in words:
         return HTMLResponse("<html><h1>502 Bad Gateway</h1></html>", status_code=502)
     if "not_json" in words:
@@ -82,7 +82,7 @@ def mishap(words: dict[str, float]) -> Response | None:
 
 
 def production_refusal(table: ModelTable, model_id: str, size: str | None) -> str | None:
-    """What production says of a model or size of the vendor's page that it refuses; None: it takes both."""
+    """The message with which production refuses a model or size of the vendor's page; None: it accepts both."""
     model = table.by_id.get(model_id)
     if model is None or model.withdrawn:
         return REFUSALS["model_invalid"][2]
@@ -103,7 +103,7 @@ def production_refusal(table: ModelTable, model_id: str, size: str | None) -> st
 
 
 def _size_refusal(model: Model) -> str:
-    """The refusal of a named size. Models with few of them do not list them, as was seen with 4.5."""
+    """The refusal of a named size. Models with few sizes do not list them, as seen with 4.5."""
     if len(model.sizes) < 3:
         return "the specified size is not supported for model"
     *names, last = [f"'{name}'" for name in ("WIDTHxHEIGHT", *map(str.lower, model.sizes))]

@@ -1,4 +1,4 @@
-"""The sandbox's studio: which pictures a job has, at what size, and their files. Drawn when first asked for."""
+"""The sandbox's pictures: their number, sizes and files, which are drawn on first request."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from mcp_seedream.catalog.table import Model, ModelTable, side
 from mcp_seedream.sandbox import drawing
 from mcp_seedream.sandbox.faults import words_in
 
-_KEPT = 64
+_MAX_FILES = 64
 _LAYERS = ("subject", "headline", "ornament")
 _SHAPES = ("3:2", "2:3", "4:3", "3:4", "16:9", "9:16", "21:9")
-"""Aspect ratios of pictures whose shape nobody says: the prompt decides which."""
+"""Aspect ratios of pictures whose request has none; the prompt decides which one."""
 _TOKEN_PIXELS = 256
-"""Pixels of one output token."""
+"""Pixels per output token."""
 
 
 @dataclass(slots=True)
 class Job:
-    """One accepted request and when its pictures are done.
+    """One accepted request, and when its pictures are ready.
 
-    `seconds` is the time of one picture, `created_at` a Unix time; `size` is the width and height of the `count`
-    pictures, and `refusal` is why there will be none.
+    `seconds` is the time for one picture, and `created_at` a Unix time. `size` is the width and height of the `count`
+    pictures. `refusal` is why the job ends without pictures.
     """
 
     id: str
@@ -68,7 +68,7 @@ class Job:
 
 
 class Studio:
-    """Draws the pictures of jobs, and keeps the newest files."""
+    """Draws the pictures of jobs, and caches the newest files."""
 
     def __init__(self) -> None:
         self._files: OrderedDict[tuple[str, int], bytes] = OrderedDict()
@@ -83,8 +83,8 @@ class Studio:
         return whole
 
     def is_png(self, job: Job, number: int) -> bool:
-        asked = job.spec.options.get("output_format") == "png"
-        return asked or bool(number and job.spec.options.get("layer_decomposition"))
+        is_requested = job.spec.options.get("output_format") == "png"
+        return is_requested or bool(number and job.spec.options.get("layer_decomposition"))
 
     def layer(self, job: Job, number: int) -> dict[str, Any]:
         """The fields that only a layer has."""
@@ -101,7 +101,7 @@ class Studio:
         return {"z_index": number, "name": name, "description": f"the {name}", "bounding_box": boxes}
 
     def usage(self, job: Job, failed: int = 0) -> dict[str, Any]:
-        """What a job is counted as, where some of its pictures failed."""
+        """The usage of a job of which some pictures failed."""
         made = max(0, job.count - failed)
         sizes = [self.size(job, number) for number in range(made)]
         usage = {
@@ -112,13 +112,13 @@ class Studio:
         return {**usage, "tool_usage": {"web_search": 1}} if job.spec.options.get("tools") else usage
 
     def file(self, job: Job, number: int, jobs: Mapping[str, Job]) -> bytes:
-        """The bytes of picture `number`; `jobs` are those whose pictures may be its input."""
+        """The bytes of picture `number`; `jobs` may have its input pictures."""
         key = (job.id, number)
         with self._lock:
             if key not in self._files:
                 image = self._draw(job, number, jobs)
                 self._files[key] = drawing.encoded(image, "png" if self.is_png(job, number) else "jpeg")
-                while len(self._files) > _KEPT:
+                while len(self._files) > _MAX_FILES:
                     self._files.popitem(last=False)
             return self._files[key]
 
@@ -144,8 +144,8 @@ class Studio:
         return drawing.cut_out(image) if spec.options.get("background") == "transparent" else image
 
     def _source(self, text: str, jobs: Mapping[str, Job]) -> Image.Image:
-        """An input picture: given as data, made here, or a stand-in for one that is elsewhere."""
-        if made := _made_here(text, jobs):
+        """An input picture: from data, from a job, or a placeholder for a picture elsewhere."""
+        if made := _picture_of_job(text, jobs):
             return self._draw(*made, jobs)
         with suppress(OSError, ValueError):
             if image := _decoded(text):
@@ -185,24 +185,24 @@ def _shape_of_prompt(prompt: str) -> str:
 
 
 def _first_shape(spec: ImageSpec, jobs: Mapping[str, Job]) -> str | None:
-    """The aspect ratio of the first input picture; None: there is none, or it is elsewhere."""
+    """The aspect ratio of the first input picture; None: there is none, or it is unknown."""
     if not spec.images:
         return None
-    if made := _made_here(spec.images[0], jobs):
+    if made := _picture_of_job(spec.images[0], jobs):
         return "{}:{}".format(*made[0].size)
     image = _decoded(spec.images[0])
     return f"{image.width}:{image.height}" if image else None
 
 
-def _made_here(text: str, jobs: Mapping[str, Job]) -> tuple[Job, int] | None:
-    """The job and number of a picture that was made here; None: the link leads elsewhere."""
+def _picture_of_job(text: str, jobs: Mapping[str, Job]) -> tuple[Job, int] | None:
+    """The job and number of the picture behind a link; None: the link leads elsewhere."""
     found = re.search(r"/pictures/([\w-]+)/(\d+)\.\w+$", text)
     job = jobs.get(found[1]) if found else None
     return (job, int(found[2])) if found and job else None
 
 
 def _decoded(text: str) -> Image.Image | None:
-    """A picture that was given as data, its pixels not read yet."""
+    """A picture from base64 data, with its pixels not loaded yet; None: it is a link or unreadable."""
     if text.startswith(("http://", "https://")):
         return None
     try:

@@ -1,7 +1,7 @@
-"""The sandbox's side of the vendor's sign-in: one person, who is always signed in and agrees to everything.
+"""The vendor's sign-in in the sandbox: one user, who is always signed in and always consents.
 
-The authorization server (`/oauth2/…`: the code flow with PKCE) and what the platform knows of a person's applications
-and credentials (`/api/v1/…`). A credential's token is an API key that the sandbox takes.
+It has the authorization server (`/oauth2/…`: the code flow with PKCE) and the API for the user's applications and
+credentials (`/api/v1/…`). The sandbox accepts the token of a credential as an API key.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _SECONDS = 120
 
 @dataclass
 class Accounts:
-    """The vendor's state. `trouble` brings about what can go wrong, for tests.
+    """The vendor's state. `trouble` causes an error, for tests.
 
     Args:
-        trouble: `denied` at the sign-in page; `refused`, `html`, `slow`, `empty`, `odd` instead of an answer.
-        applications: Ids; one is made when it is asked for.
+        trouble: `denied` on the sign-in page; `refused`, `html`, `slow`, `empty` or `odd` instead of a token.
+        applications: Their ids.
         credentials: Each with id, application_id, name and token.
     """
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import os
-
 from mcp_seedream import DISTRIBUTION, __version__
 from mcp_seedream.core.errors import ConfigurationError
 
 
-def replace_unknown_propagators() -> None:
-    """Use the default propagators if OTEL_PROPAGATORS has one that is not installed: the import would fail."""
+def unusable_propagators() -> str:
+    """Why OTEL_PROPAGATORS can't be used, so that importing OpenTelemetry would fail; empty where it can."""
     try:
         import opentelemetry.propagate  # noqa: F401, PLC0415
     except ValueError as error:
-        os.environ["OTEL_PROPAGATORS"] = "tracecontext,baggage"
-        logging.getLogger(__name__).warning("OTEL_PROPAGATORS is ignored: %s", error)
+        return str(error)
+    return ""
 
 
 def export_spans() -> None:

@@ -77,7 +77,7 @@ def test_only_settings_read_the_environment() -> None:
     What libraries could not use is replaced there.
     """
     readers = {name for name, path in MODULES.items() if re.search(r"os\.environ|getenv", path.read_text("utf-8"))}
-    assert readers <= {"assembly", "telemetry.tracing", "hosting.workers"}
+    assert readers <= {"assembly", "cli"}
 
 
 def test_nothing_about_a_model_is_written_outside_the_table(table: ModelTable) -> None:

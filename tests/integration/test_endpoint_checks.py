@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp.server import MCPServer
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
 
 from mcp_seedream.assembly import create_app
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.errors import ConfigurationError
 from mcp_seedream.core.settings import read_settings
-from mcp_seedream.doctor.endpoint_checks import Endpoint
-from mcp_seedream.doctor.findings import Finding, Result, examine
+from mcp_seedream.doctor.endpoint_checks import EndpointChecks
+from mcp_seedream.doctor.findings import Finding, Result, run_checks
 from tests.conftest import serving
 from tests.support.dance import hosted as with_sign_in
 from tests.support.obstacles import Says, certificate, nobody, saying
@@ -43,7 +48,7 @@ def hosted(table: ModelTable, upstream: str, **given: Any) -> Iterator[str]:
 async def looked(url: str, token: str | None = TOKEN) -> dict[str, Finding]:
     """What the checks find, in their order; the token is never among it."""
     told: list[Result] = []
-    await examine(Endpoint(url, token, connect=2, read=5).checks(), told.append)
+    await run_checks(EndpointChecks(url, token, connect=2, read=5).checks(), told.append)
     assert TOKEN not in repr(told)
     names = ["proxy", "network", "clock", "certificate", "server", "upstream", "sign-in", "token"]
     assert [result.name for result in told] == names
@@ -55,8 +60,8 @@ async def test_all_is_well(table: ModelTable, upstream: str) -> None:
     with with_sign_in(table, upstream) as server:
         found = await looked(server.endpoint)
     assert {finding.level for finding in found.values()} == {"ok", "not checked"}, found
-    assert found["certificate"] == Finding("not checked", "there is none without https")
-    assert found["sign-in"].found == "people can sign in, or bring a token"
+    assert found["certificate"] == Finding("not checked", "no https, no certificate")
+    assert found["sign-in"].found == "callers sign in, or send a token"
     assert found["token"].found.startswith("accepted; generate_image, edit_image, get_task listed in")
 
 
@@ -100,7 +105,7 @@ async def test_another_name(table: ModelTable, upstream: str) -> None:
         found = await looked(url)
     assert found["server"].level == "ok"
     assert found["sign-in"].level == "problem"
-    assert "does not answer to this name" in found["sign-in"].found
+    assert "does not accept this host name" in found["sign-in"].found
     assert "SEEDREAM_ALLOWED_HOSTS" in found["sign-in"].found
     assert found["token"].level == "not checked"
 
@@ -126,7 +131,7 @@ async def test_a_wrong_path(table: ModelTable, upstream: str) -> None:
         found = await looked(f"{url}/v1")
     assert found["server"].level == "warning"
     assert found["sign-in"].level == "problem"
-    assert "no endpoint at this address (HTTP 404)" in found["sign-in"].found
+    assert "No endpoint has this address (HTTP 404)" in found["sign-in"].found
     assert "/mcp" in found["sign-in"].advice
 
 
@@ -191,14 +196,40 @@ async def test_another_server() -> None:
 
 
 async def test_one_for_everybody() -> None:
-    """An MCP server that asks for no token gets none."""
-    hello = {"jsonrpc": "2.0", "id": 1, "result": {"serverInfo": {"name": "x"}}}
-    says = Says(200, f"event: message\ndata: {json.dumps(hello)}\n\n".encode(), "text/event-stream")
-    with saying(says) as port:
-        found = await looked(f"http://127.0.0.1:{port}/mcp")
-    assert "Anybody may call it" in found["sign-in"].found
+    """An MCP server that requires no token gets none."""
+    seen: list[Headers] = []
+    server = MCPServer("public")
+    server.add_tool(lambda: "hello", "greet")
+    app = server.streamable_http_app()
+
+    async def recorded(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            seen.append(Headers(scope=scope))
+        await app(scope, receive, send)
+
+    with serving(recorded) as address:
+        found = await looked(f"{address}/mcp")
+    assert (found["sign-in"].level, "Anyone may call it" in found["sign-in"].found) == ("warning", True)
     assert found["token"].level == "not checked"
-    assert TOKEN not in "".join(says.seen)
+    assert seen
+    assert not any("authorization" in headers for headers in seen)
+
+
+async def test_a_server_that_says_yes_to_everything() -> None:
+    """It asks for a token and then answers without MCP: the SDK's client says what is wrong."""
+    answers = iter([(401, b"{}"), *[(200, b'{"hello": "world"}')] * 5])
+
+    async def answer(request: Request) -> Response:
+        if request.method != "POST":
+            return Response("{}", 404)
+        status, body = next(answers)
+        return Response(body, status, media_type="application/json")
+
+    with serving(Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])])) as address:
+        found = await looked(f"{address}/mcp")
+    assert found["token"].level == "problem"
+    assert "not that of an MCP server: Failed to parse JSON response" in found["token"].found
+    assert "\n" not in found["token"].found
 
 
 @pytest.mark.parametrize(
@@ -209,7 +240,7 @@ async def test_one_for_everybody() -> None:
         (Says(500, b"{}"), "answered with HTTP 500"),
         (
             Says(401, b"{}", headers={"WWW-Authenticate": 'Bearer resource_metadata="http://[x"'}),
-            "announced at http://[x, which is no address",
+            "announced at http://[x, which is not an address",
         ),
     ],
 )
@@ -237,7 +268,7 @@ async def test_tokens_go_out_over_https_alone(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
         found = await looked("http://mcp.example.invalid/mcp")
     assert found["network"].level == "warning"
-    assert found["token"] == Finding("not checked", "it is not sent without https")
+    assert found["token"] == Finding("not checked", "the token is not sent without https")
     assert len(says.seen) == 3
     assert TOKEN not in "".join(says.seen)
 
@@ -250,7 +281,7 @@ async def test_certificates_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     with saying(Says(401, HEALTHY, fast=-300), tls=tls) as port:
         found = await looked(f"https://localhost:{port}/mcp")
     assert found["certificate"].level == level, found
-    assert "good" in found["certificate"].found
+    assert "valid" in found["certificate"].found
     assert "5 min" in found["clock"].found
     assert found["server"].found == "mcp-seedream 9.9.9"
 
@@ -259,4 +290,4 @@ async def test_certificates_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 def test_an_address_that_is_none(url: str) -> None:
     """Is refused before anything is looked at."""
     with pytest.raises(ConfigurationError, match="is not an address"):
-        Endpoint(url, None, connect=1, read=1)
+        EndpointChecks(url, None, connect=1, read=1)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mcp_seedream.core.settings_report import survey
-from mcp_seedream.doctor.findings import Finding, Result, examine
-from mcp_seedream.doctor.upstream_checks import Upstream
+from mcp_seedream.doctor.findings import Finding, Result, run_checks
+from mcp_seedream.doctor.upstream_checks import UpstreamChecks
 from mcp_seedream.sandbox.app import Sandbox
 from tests.support.obstacles import Says, certificate, full, nobody, saying, silent, tunnelling
 
@@ -37,7 +37,7 @@ async def looked(monkeypatch: pytest.MonkeyPatch, address: str, **settings: str)
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     told: list[Result] = []
-    await examine(Upstream(survey()).checks(), told.append)
+    await run_checks(UpstreamChecks(survey()).checks(), told.append)
     assert [result.name for result in told] == ["proxy", "network", "clock", "pictures", "token", "account"]
     assert TOKEN not in repr(told)
     return {result.name: result.finding for result in told}
@@ -97,7 +97,7 @@ async def test_a_web_page(monkeypatch: pytest.MonkeyPatch) -> None:
     with saying(page) as port:
         said = problem(await looked(monkeypatch, f"http://127.0.0.1:{port}"))
     assert 'A web page answers ("Hotel & Spa' in said
-    assert "wants a sign-in" in said
+    assert "sign-in page" in said
     assert TOKEN not in "".join(page.seen)
 
 
@@ -111,10 +111,10 @@ async def test_a_redirect(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("says", "words"),
     [
-        (Says(200, b"pong", "text/plain"), "not the API"),
-        (Says(404, b'{"detail": "Not Found"}'), "not the API"),
+        (Says(200, b"pong", "text/plain"), "not that of the API"),
+        (Says(404, b'{"detail": "Not Found"}'), "not that of the API"),
         (Says(404, b'{"error": {"code": "no_api", "message": "API does not exist."}}'), "API does not exist"),
-        (Says(503, b'{"error": {"code": "api_error", "message": "down"}}'), "in trouble (HTTP 503)"),
+        (Says(503, b'{"error": {"code": "api_error", "message": "down"}}'), "The API has a fault (HTTP 503)"),
     ],
 )
 async def test_something_else_answers(monkeypatch: pytest.MonkeyPatch, says: Says, words: str) -> None:
@@ -173,11 +173,11 @@ async def test_other_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 @pytest.mark.parametrize(
     ("fast", "level", "words"),
     [
-        (0, "ok", "s from that of 127.0.0.1"),
-        (-45, "ok", "s from that of 127.0.0.1"),
+        (0, "ok", "s of that of 127.0.0.1"),
+        (-45, "ok", "s of that of 127.0.0.1"),
         (-312, "warning", "5 min 12 s ahead of"),
         (2 * 86400 + 3700, "warning", "2 days 1 h behind"),
-        (None, "not checked", "does not say"),
+        (None, "not checked", "sends no date"),
     ],
 )
 async def test_the_clock(monkeypatch: pytest.MonkeyPatch, fast: float | None, level: str, words: str) -> None:
@@ -205,7 +205,7 @@ async def test_a_proxy_that_wants_a_password(monkeypatch: pytest.MonkeyPatch) ->
     with saying(Says(407, b"")) as port:
         proxy = f"http://127.0.0.1:{port}"
         said = problem(await looked(monkeypatch, "https://api.example.invalid", HTTPS_PROXY=proxy))
-    assert "wants a user name and a password (407)" in said
+    assert "requires a user name and a password (407)" in said
     assert "HTTPS_PROXY" in said
 
 
@@ -264,7 +264,7 @@ async def test_an_account_that_can_not_be_asked(monkeypatch: pytest.MonkeyPatch)
     with saying(Says(429, b'{"error": {"code": "too_many_requests", "message": "slow"}}')) as port:
         found = await looked(monkeypatch, f"http://127.0.0.1:{port}")
     assert found["account"].level == "warning"
-    assert "could not be asked" in found["account"].found
+    assert "could not be checked" in found["account"].found
 
 
 @pytest.mark.parametrize(
@@ -280,8 +280,8 @@ async def test_an_account_that_can_not_be_asked(monkeypatch: pytest.MonkeyPatch)
         ("$TOKEN", "is a reference that was not replaced"),
         ("<your token>", "stands in brackets"),
         ("xxxx", "stands where it should be"),
-        ("two words of-9876", "It can't be one: it has blanks"),
-        ("t\u00f6ken-of-some-length", "It can't be one"),
+        ("two words of-9876", "It is not a token: it has blanks"),
+        ("t\u00f6ken-of-some-length", "It is not a token"),
     ],
 )
 async def test_no_token(monkeypatch: pytest.MonkeyPatch, upstream: str, written: str, words: str) -> None:
@@ -295,7 +295,7 @@ async def test_no_token(monkeypatch: pytest.MonkeyPatch, upstream: str, written:
 
 @pytest.mark.parametrize(
     ("written", "words"),
-    [(f'"{TOKEN}"', "quotes or blanks"), (f"Bearer {TOKEN}", "the word Bearer"), (f" {TOKEN}", "blanks")],
+    [(f'"{TOKEN}"', "quotes or spaces"), (f"Bearer {TOKEN}", "the word Bearer"), (f" {TOKEN}", "spaces")],
 )
 async def test_a_token_with_something_around_it(
     monkeypatch: pytest.MonkeyPatch, upstream: str, written: str, words: str
@@ -327,7 +327,7 @@ async def test_an_address_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None
     assert {name: finding.level for name, finding in found.items() if name != "token"} == dict.fromkeys(
         ("proxy", "network", "clock", "pictures", "account"), "not checked"
     )
-    assert found["proxy"].found == "waits for ACEDATACLOUD_API_BASE_URL to be right"
+    assert found["proxy"].found == "ACEDATACLOUD_API_BASE_URL is wrong"
 
 
 async def test_hosts_of_pictures(monkeypatch: pytest.MonkeyPatch, upstream: str) -> None:
@@ -335,11 +335,11 @@ async def test_hosts_of_pictures(monkeypatch: pytest.MonkeyPatch, upstream: str)
     found = await looked(monkeypatch, upstream, SEEDREAM_IMAGE_HOSTS=f"http://127.0.0.1:{nobody()},{upstream}")
     assert found["pictures"].level == "warning"
     assert "refuses" in found["pictures"].found
-    assert "Links come all the same" in found["pictures"].advice
+    assert "Results still have links" in found["pictures"].advice
     with saying(Says(404, b"<html>no</html>", "text/html"), host="127.0.0.2") as port:
         found = await looked(monkeypatch, upstream, SEEDREAM_IMAGE_HOSTS=f"http://127.0.0.2:{port}")
-    assert "127.0.0.2 is a private address here" in found["pictures"].found
+    assert "127.0.0.2 has a private address here" in found["pictures"].found
     found = await looked(monkeypatch, upstream, SEEDREAM_IMAGE_HOSTS="https://*.example.com")
-    assert found["pictures"] == Finding("ok", "https://*.example.com stands for many hosts")
+    assert found["pictures"] == Finding("ok", "https://*.example.com is a pattern for many hosts")
     found = await looked(monkeypatch, upstream, SEEDREAM_IMAGE_HOSTS="nonsense")
     assert found["pictures"].level == "not checked"

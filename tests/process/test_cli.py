@@ -69,6 +69,7 @@ def test_try_makes_a_picture_without_a_token(tmp_path: Path) -> None:
     assert "Drawn by the sandbox" in result.stderr
     assert "http" not in result.stderr  # a link would be dead by now
     assert "Links live" not in result.stderr
+    assert "thumbnail" not in result.stderr  # a terminal shows none
 
 
 def test_try_edits_a_file(tmp_path: Path) -> None:

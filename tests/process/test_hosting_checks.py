@@ -17,8 +17,8 @@ import pytest
 
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.settings_report import survey
-from mcp_seedream.doctor.findings import Check, Finding, Result, examine
-from mcp_seedream.doctor.hosting_checks import Host
+from mcp_seedream.doctor.findings import Check, Finding, Result, run_checks
+from mcp_seedream.doctor.hosting_checks import HostingChecks
 from tests.conftest import BUSY
 from tests.process.test_doctor import environment as environment  # noqa: PLC0414  (a fixture: none of our own settings)
 from tests.process.test_doctor import run
@@ -43,9 +43,11 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Any:
         with monkeypatch.context() as here:
             for name, value in env.items():
                 here.setenv(name, value)
-            checks = [Check(each.name, each.find) for each in Host(survey()).checks() if only in ("", each.name)]
+            checks = [
+                Check(each.name, each.find) for each in HostingChecks(survey()).checks() if only in ("", each.name)
+            ]
             told: list[Result] = []
-            anyio.run(examine, checks, told.append)
+            anyio.run(run_checks, checks, told.append)
         assert KEYS not in repr(told)
         assert PASSWORD not in repr(told)
         return {result.name: result.finding for result in told}
@@ -71,9 +73,9 @@ def test_in_the_report(tmp_path: Path) -> None:
     assert list(found)[7:11] == NAMES
     assert KEYS not in done.stdout + done.stderr
     assert (found["token"]["level"], found["account"]["level"]) == ("ok", "not_checked")
-    assert "every caller brings one" in found["token"]["found"]
+    assert "every caller sends one" in found["token"]["found"]
     assert found["hosting"]["found"] == (
-        f"sign-in for {PUBLIC}, for one process alone (several need SEEDREAM_REDIS_URL); 1 process; "
+        f"sign-in for {PUBLIC}, for one process only (several need SEEDREAM_REDIS_URL); 1 process; "
         "it takes up to 8 s to stop"
     )
     assert found["address"]["level"] == "not_checked"
@@ -98,8 +100,8 @@ REDIS = {"SEEDREAM_REDIS_URL": f"redis://:{PASSWORD}@127.0.0.1:9/0"}
             "openssl rand -hex 32",
         ),
         ({"SEEDREAM_SANDBOX": "true", "WEB_CONCURRENCY": "2"}, "problem", "A sandbox serves one process."),
-        ({"SEEDREAM_SEAL_KEYS": KEYS} | REDIS, "warning", "Nothing comes of SEEDREAM_SEAL_KEYS and SEEDREAM_REDIS_URL"),
-        (SIGN_IN, "warning", "has to do it again when the server ends"),
+        ({"SEEDREAM_SEAL_KEYS": KEYS} | REDIS, "warning", "SEEDREAM_SEAL_KEYS and SEEDREAM_REDIS_URL have no effect"),
+        (SIGN_IN, "warning", "everyone must sign in again after a restart"),
         ({"WEB_CONCURRENCY": "4", "SEEDREAM_SHUTDOWN_SECONDS": "20"}, "ok", "4 processes; it takes up to 22 s to stop"),
         (SIGN_IN | REDIS | {"SEEDREAM_SEAL_KEYS": KEYS, "WEB_CONCURRENCY": "2"}, "ok", "shared; 2 processes"),
     ],
@@ -130,20 +132,20 @@ def test_a_redis(given: Any, tmp_path: Path) -> None:
             assert client.dbsize() == 0
     assert found.level == "ok", found
     assert found.found.startswith("Redis ")
-    assert given("redis", WEB_CONCURRENCY="2")["redis"] == Finding("ok", "none: one process needs none")
+    assert given("redis", WEB_CONCURRENCY="2")["redis"] == Finding("ok", "none; one process needs none")
 
 
 @pytest.mark.parametrize(
     ("more", "user", "level", "words"),
     [
         (["--requirepass", PASSWORD], f":{PASSWORD}@", "ok", "Redis "),
-        (["--requirepass", PASSWORD], "", "problem", "refuses the password, or wants one"),
-        (["--requirepass", PASSWORD], f":{PASSWORD}x@", "problem", "refuses the password, or wants one"),
+        (["--requirepass", PASSWORD], "", "problem", "refuses the password, or requires one"),
+        (["--requirepass", PASSWORD], f":{PASSWORD}x@", "problem", "refuses the password, or requires one"),
         (["--rename-command", "GETDEL", ""], "", "problem", "refuses: unknown command"),
         (["--user", "default", "on", "nopass", "~*", "+@all", "-info"], "", "ok", "of an unknown version"),
         (["--user", "default", "on", "nopass", "~*", "+@all", "-getdel"], "", "problem", "refuses: "),
         (["--replicaof", "127.0.0.1", "1"], "", "problem", "refuses: "),
-        (["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"], "", "warning", "forgets when it is full"),
+        (["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"], "", "warning", "evicts keys when it is full"),
     ],
 )
 def test_what_can_be_wrong_with_redis(
@@ -188,7 +190,7 @@ def test_a_redis_that_is_too_old(given: Any, version: str, told: str) -> None:
         server.shutdown()
         thread.join()
     wanted = f"127.0.0.1:{port} is Redis {told}, which is too old."
-    assert found == Finding("problem", wanted, "It takes 6.2 or newer.")
+    assert found == Finding("problem", wanted, "Sign-in needs 6.2 or newer.")
 
 
 def test_a_redis_that_is_not_there(given: Any) -> None:
@@ -217,7 +219,7 @@ def test_the_folder_for_figures(given: Any) -> None:
     for folder in ("file", "file/below"):
         found = given("figures", PROMETHEUS_MULTIPROC_DIR=folder, WEB_CONCURRENCY="2")["figures"]
         assert (found.level, "can't be written to" in found.found) == ("problem", True)
-    assert "is not there" in given("figures", PROMETHEUS_MULTIPROC_DIR="new")["figures"].found
+    assert "does not exist" in given("figures", PROMETHEUS_MULTIPROC_DIR="new")["figures"].found
     assert given("figures", PROMETHEUS_MULTIPROC_DIR="new", WEB_CONCURRENCY="2")["figures"].level == "ok"
     assert [path.name for path in Path.cwd().iterdir()] == ["file"]
     Path("new").mkdir()
@@ -244,7 +246,7 @@ def test_a_public_address(given: Any, table: ModelTable, upstream: str) -> None:
         elsewhere = server.address.replace("127.0.0.1", "localhost")
         found = given("address", SEEDREAM_PUBLIC_URL=elsewhere)["address"]
     assert found.level == "problem"
-    assert f"names {server.address}/mcp, where {elsewhere}/mcp is set here" in found.found
+    assert f"names {server.address}/mcp, but {elsewhere}/mcp is set here" in found.found
 
 
 def test_a_public_address_without_sign_in(given: Any) -> None:
@@ -257,7 +259,7 @@ def test_a_public_address_without_sign_in(given: Any) -> None:
         assert "names ['odd']" in given("address", SEEDREAM_PUBLIC_URL=f"http://127.0.0.1:{port}")["address"].found
         says.status, says.body = 502, b"<html>Bad Gateway</html>"
         found = given("address", SEEDREAM_PUBLIC_URL=f"http://127.0.0.1:{port}")["address"]
-        assert (found.level, "is not there now" in found.found) == ("not checked", True)
+        assert (found.level, "does not run now" in found.found) == ("not checked", True)
         says.status, says.body, says.kind = 200, b"<html><title>WiFi</title></html>", "text/html"
         found = given("address", SEEDREAM_PUBLIC_URL=f"http://127.0.0.1:{port}")["address"]
         assert (found.level, 'A web page answers ("WiFi")' in found.found) == ("problem", True)

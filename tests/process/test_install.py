@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -21,7 +22,16 @@ from mcp import Client, StdioServerParameters
 
 from mcp_seedream.cli import MCP_CLIENTS, main
 from mcp_seedream.core.errors import ConfigurationError
-from mcp_seedream.install.clients import ASKED, CLIENTS, HOSTED, INPUT, TOKEN, Folders, found_as, merged
+from mcp_seedream.install.clients import (
+    CLIENTS,
+    HOSTED,
+    INPUT,
+    INPUT_REFERENCE,
+    TOKEN,
+    Folders,
+    installed_client,
+    merged,
+)
 from mcp_seedream.install.json_positions import parsed
 from mcp_seedream.install.settings_file import read
 from tests.unit.test_jsonc import is_within, jsonc, objects
@@ -70,7 +80,7 @@ class Person:
         return err
 
     def file(self, client: str) -> Path:
-        return CLIENTS[client].place(self.folders).file
+        return CLIENTS[client].settings_path(self.folders).file
 
     def uses(self, client: str) -> None:
         """Have its settings folder, as one who has started it."""
@@ -149,27 +159,27 @@ WINDOWS = Folders("win32", Path("C:/Users/ann"), Path("C:/Users/ann/Roaming"), P
 )
 def test_where_settings_are(folders: Folders, client: str, file: str) -> None:
     """On each system, as each client has it."""
-    assert CLIENTS[client].place(folders).file == Path(file)
+    assert CLIENTS[client].settings_path(folders).file == Path(file)
 
 
 def test_where_claude_desktop_is_when_windows_packages_it(tmp_path: Path) -> None:
     """In one of two folders that other programs do not share with it; the newer one counts."""
     folders = Folders("win32", tmp_path, tmp_path / "Roaming", tmp_path / "Local")
     (folders.config / "Claude").mkdir(parents=True)
-    found = [CLIENTS["claude-desktop"].place(folders).file.parent]
+    found = [CLIENTS["claude-desktop"].settings_path(folders).file.parent]
     for folder in ("Packages/Claude_pzs8sxrjxfjjc", "Claude-Data/claude_pzs8sxrjxfjjc"):
         (folders.local / folder).mkdir(parents=True)
-        found.append(CLIENTS["claude-desktop"].place(folders).file.parent)
+        found.append(CLIENTS["claude-desktop"].settings_path(folders).file.parent)
     packaged = folders.local / "Packages" / "Claude_pzs8sxrjxfjjc" / "LocalCache" / "Roaming" / "Claude"
     assert found == [folders.config / "Claude", packaged, folders.local / "Claude-Data" / "claude_pzs8sxrjxfjjc"]
 
 
 def test_windsurf_that_became_devin_desktop(person: Person) -> None:
     """Is found under its new name, where that is there, and said to be."""
-    assert found_as("windsurf", person.folders) == "windsurf"
+    assert installed_client("windsurf", person.folders) == "windsurf"
     person.file("devin").parent.mkdir(parents=True)
-    assert found_as("windsurf", person.folders) == "devin"
-    assert "for Devin Desktop (once Windsurf) in" in person.done("install", "windsurf")
+    assert installed_client("windsurf", person.folders) == "devin"
+    assert "for Devin Desktop (formerly Windsurf) in" in person.done("install", "windsurf")
     assert person.entry("devin")["command"] == SCRIPT
     assert not person.file("windsurf").exists()
 
@@ -208,7 +218,7 @@ def test_each_vs_code_is_found(person: Person, sign: str, client: str, file: str
     said = person.done("install", asked or client)
     assert f"for {CLIENTS[client].title} in {person.home / file}." in said
     assert parsed((person.home / file).read_text())["servers"]["seedream"]["env"] == {TOKEN: SECRET}
-    assert "was not found here" not in said
+    assert "was not found" not in said
     assert {path.name for path in person.home.rglob("mcp.json*")} == {"mcp.json"}
     assert "Removed" in person.done("uninstall", asked or client)
 
@@ -223,7 +233,7 @@ def test_several_vs_codes(person: Person) -> None:
         f"VS Code ({person.home}/.var/app/com.visualstudio.code/config/Code/User/mcp.json)",
         f"VS Code Insiders ({person.home}/.config/Code - Insiders/User/mcp.json)",
     ]
-    assert f"Not changed: {', '.join(others)}. --config takes another file." in said
+    assert f"Not changed: {', '.join(others)}. Use --config to select another file." in said
     assert "Not changed" not in person.done("install", "vscode", "--config", "mcp.json")
     assert "Not changed" not in person.done("install", "cursor")
 
@@ -234,10 +244,10 @@ def test_no_token_where_no_vs_code_reads_it(person: Person, client: str, hosted:
     """It is refused, and the ways out work: no token in the file, the sandbox, or a file by name."""
     (person.home / ".var/app/org.other.editor").mkdir(parents=True)
     said = person.refused("install", client, *hosted)
-    assert f"{CLIENTS[client].title} was not found here" in said
+    assert f"{CLIENTS[client].title} was not found" in said
     assert "Nothing was changed." in said
     assert list(person.home.rglob("mcp.json*")) == []
-    assert "it will find this once it is installed" in person.done("install", client, *hosted, "--ask")
+    assert "It reads this file once it is installed" in person.done("install", client, *hosted, "--ask")
     assert SECRET not in person.file(client).read_text()
     person.done("install", client, *hosted, "--config", "mcp.json")
     assert SECRET in (person.home / "mcp.json").read_text()
@@ -327,7 +337,7 @@ def test_a_local_entry(person: Person, client: str) -> None:
     typed = {"type": "stdio"} if client in ("claude-code", *VSCODES) else {}
     assert person.entry(client) == {**typed, "command": SCRIPT, "args": [], "env": {TOKEN: SECRET}}
     assert f'Added "seedream" for {CLIENTS[client].title} in {file}.' in said
-    assert CLIENTS[client].then in said
+    assert CLIENTS[client].next_step in said
     assert mode(file) == 0o600
     assert backups(file) == []
 
@@ -341,11 +351,11 @@ def test_a_hosted_entry(person: Person, client: str, token: str | None) -> None:
     typed = {"claude-code": "type", "devin": "transport", **dict.fromkeys(VSCODES, "type")}
     more = {typed[client]: "http"} if client in typed else {}
     address = "serverUrl" if client == "windsurf" else "url"
-    bearer = token or (ASKED if client in VSCODES else None)
+    bearer = token or (INPUT_REFERENCE if client in VSCODES else None)
     headers = {"headers": {"Authorization": f"Bearer {bearer}"}} if bearer else {}
     assert person.entry(client) == {**more, address: HOSTED, **headers}
-    assert ("has you sign in at" in said) is (bearer is None)
-    assert (f"There is no token in it: {CLIENTS[client].title} asks" in said) is (bearer == ASKED)
+    assert ("lets you sign in at" in said) is (bearer is None)
+    assert (f"It has no token: {CLIENTS[client].title} asks" in said) is (bearer == INPUT_REFERENCE)
 
 
 def test_claude_desktop_has_no_remote_servers(person: Person) -> None:
@@ -437,7 +447,7 @@ def test_what_only_stands_for_a_token(person: Person, token: str) -> None:
     """Is not written, for either kind of server; one that is in the file is no token to keep."""
     for hosted in ([], ["--hosted"]):
         said = person.refused("install", "cursor", *hosted, token=token)
-        assert f"{TOKEN} holds no token" in said
+        assert f"{TOKEN} has no token" in said
         assert "Nothing was changed." in said
     assert not person.file("cursor").exists()
     person.has("cursor", json.dumps({"mcpServers": {"seedream": {"command": "c", "env": {TOKEN: token}}}}))
@@ -446,7 +456,7 @@ def test_what_only_stands_for_a_token(person: Person, token: str) -> None:
 
 def test_a_short_token(person: Person) -> None:
     """Is written, with a remark."""
-    assert "The token has 5 characters, which is short" in person.done("install", "cursor", token="abcde")
+    assert "The token has only 5 characters" in person.done("install", "cursor", token="abcde")
     assert person.entry("cursor")["env"] == {TOKEN: "abcde"}
 
 
@@ -474,7 +484,7 @@ def test_settings_are_taken_along(person: Person) -> None:
         "SEEDREAM_ALLOWED_DIRS": f"{person.home / 'a'},{person.home / 'b'}",
     }
     assert person.entry("cursor")["env"] == env
-    assert f"It has what is set here: {', '.join([*env][1:])}." in said
+    assert f"It has these settings from here: {', '.join([*env][1:])}." in said
     assert "already" in person.done("install", "cursor")
     for name in ("SEEDREAM_OUTPUT_DIR", "SEEDREAM_PREVIEW"):
         del person.env[name]
@@ -488,7 +498,7 @@ def test_settings_are_taken_along(person: Person) -> None:
 
 def test_a_client_that_is_not_there(person: Person) -> None:
     """Gets its file all the same, with a remark; one that is there gets none."""
-    assert f"Zed was not found here (no {person.home / '.config' / 'zed'})" in person.done("install", "zed")
+    assert f"Zed was not found (no {person.home / '.config' / 'zed'})" in person.done("install", "zed")
     person.file("cursor").parent.mkdir()
     assert "not found" not in person.done("install", "cursor")
     assert "not found" not in person.done("install", "vscode", "--config", str(person.home / "mcp.json"))
@@ -526,14 +536,14 @@ def test_everything_else_stays(person: Person, client: str, remote: bool) -> Non
     assert [backup.read_bytes() for backup in kept] == [before]
     assert str(kept[0]) in said
     assert mode(kept[0]) == mode(file) == 0o600
-    assert ("you alone can" in said) is (sys.platform != "win32")
+    assert ("only you can" in said) is (sys.platform != "win32")
 
     moment = file.stat().st_mtime_ns
     assert "already" in person.done("install", client, *hosted)
     assert file.stat().st_mtime_ns == moment
     assert backups(file) == kept
 
-    assert "It is as it was before." in person.done("uninstall", client)
+    assert "The file is as it was before." in person.done("uninstall", client)
     assert file.read_bytes() == before
     assert mode(file) == 0o600
     assert backups(file) == kept
@@ -548,7 +558,7 @@ def test_another_token(person: Person) -> None:
     file.write_text(text)
     said = person.done("install", "zed", token=SECRET)
     assert 'Updated "seedream"' in said
-    assert "token and all: " in said
+    assert "which has a token: " in said
     assert file.read_text() == text.replace("an-old-token", SECRET)
     assert [backup.read_text() for backup in backups(file)] == [text]
 
@@ -645,7 +655,7 @@ def test_what_was_changed_since_stays_changed(person: Person) -> None:
     file = person.has("zed", '{\n  "theme": "One Dark"\n}\n')
     person.done("install", "zed")
     file.write_text(file.read_text().replace("One Dark", "Ayu"))
-    assert "token and all" in person.done("uninstall", "zed")
+    assert "which has a token" in person.done("uninstall", "zed")
     assert file.read_text() == '{\n  "theme": "Ayu",\n  "context_servers": {}\n}\n'
     assert len(backups(file)) == 2
 
@@ -655,10 +665,10 @@ def test_who_may_read_a_token(person: Person) -> None:
     """Its owner alone, in backups as well; a file without one keeps its mode."""
     file = person.has("zed", "{}")
     file.chmod(0o644)
-    assert "you alone" not in person.done("install", "zed", "--sandbox")
+    assert "only you" not in person.done("install", "zed", "--sandbox")
     assert mode(file) == 0o644
-    assert "you alone can" in person.done("install", "zed")
-    assert "you alone" not in person.done("install", "zed", token="another-token")
+    assert "only you can" in person.done("install", "zed")
+    assert "only you" not in person.done("install", "zed", token="another-token")
     assert {mode(each) for each in (file, *backups(file))} == {0o600}
 
 
@@ -671,13 +681,13 @@ def test_backups_that_hold_a_token(person: Person) -> None:
     person.done("install", "zed", token="another-token")
     [with_token] = [backup for backup in backups(file) if SECRET in backup.read_text()]
     said = person.done("uninstall", "zed")
-    assert f"These still hold a token; delete them when you need them no more: {with_token}\n" in said
+    assert f"These backups still hold a token. Delete them if you don't need them: {with_token}\n" in said
 
 
 def test_a_file_that_was_not_there_is_gone_again(person: Person) -> None:
     """With every copy of the token."""
     person.done("install", "cursor")
-    assert "It held nothing else, and is gone." in person.done("uninstall", "cursor")
+    assert "The file held nothing else, and was deleted." in person.done("uninstall", "cursor")
     assert list(person.file("cursor").parent.iterdir()) == []
 
 
@@ -692,7 +702,7 @@ def test_the_client_asks(person: Person, more: list[str]) -> None:
     file = person.has("vscode", "{}")
     file.chmod(0o644)
     shown = person.done("install", "vscode", *more, "--dry-run", token=None)
-    place, value = ("headers", f"Bearer {ASKED}") if more else ("env", ASKED)
+    place, value = ("headers", f"Bearer {INPUT_REFERENCE}") if more else ("env", INPUT_REFERENCE)
     assert f'": "{value}"' in shown
     assert f'+      "id": "{INPUT["id"]}",' in shown
     assert "VS Code asks for it" in person.done("install", "vscode", *more, token=None)
@@ -701,7 +711,7 @@ def test_the_client_asks(person: Person, more: list[str]) -> None:
     assert mode(file) == 0o644
     assert "already" in person.done("install", "vscode", *more, token=None)
     assert f'-      "id": "{INPUT["id"]}",' in person.done("uninstall", "vscode", "--dry-run")
-    assert "It is as it was before." in person.done("uninstall", "vscode")
+    assert "The file is as it was before." in person.done("uninstall", "vscode")
     assert file.read_text() == "{}"
 
 
@@ -711,7 +721,7 @@ def test_from_a_token_to_being_asked_and_back(person: Person, more: list[str]) -
     person.uses("vscode")
     assert "plain text. With --ask, VS Code asks" in person.done("install", "vscode", *more)
     assert "already" in person.done("install", "vscode", *more, token=None)
-    assert ", token and all: " in person.done("install", "vscode", *more, "--ask")
+    assert ", which has a token: " in person.done("install", "vscode", *more, "--ask")
     file = person.file("vscode")
     assert (SECRET in file.read_text(), asked(person)) == (False, [INPUT])
     assert "already" in person.done("install", "vscode", *more, token=None)
@@ -722,14 +732,14 @@ def test_from_a_token_to_being_asked_and_back(person: Person, more: list[str]) -
     assert asked(person) == []
     person.done("install", "vscode", *more, "--ask")
     said = person.done("uninstall", "vscode")
-    assert "It held nothing else, and is gone." in said
-    assert "These still hold a token" in said
+    assert "The file held nothing else, and was deleted." in said
+    assert "These backups still hold a token" in said
     assert not file.exists()
 
 
 def test_who_is_asked_where(person: Person) -> None:
     """Only VS Code asks, and only for what needs a token; the others' token is in their file."""
-    assert "asks nobody for a token: --ask is for VS Code, VS Code Insiders, VSCodium." in person.refused(
+    assert "can't ask for a token: --ask is for VS Code, VS Code Insiders, VSCodium." in person.refused(
         "install", "cursor", "--ask"
     )
     assert "The sandbox needs no token" in person.refused("install", "vscode", "--ask", "--sandbox")
@@ -769,7 +779,7 @@ def test_other_questions_stay(person: Person, before: str, touched: bool) -> Non
     if touched:
         file.write_bytes(file.read_bytes() + b"// since then\n")
     said = person.done("uninstall", "vscode")
-    assert ("It is as it was before." in said) is not touched
+    assert ("The file is as it was before." in said) is not touched
     if touched:
         assert asked(person) == old
         assert in_order(content, file.read_bytes())
@@ -782,8 +792,8 @@ def test_other_questions_stay(person: Person, before: str, touched: bool) -> Non
     [
         ({"inputs": [{**INPUT, "description": "mine"}]}, [{**INPUT, "description": "mine"}]),
         ({"inputs": [{"id": INPUT["id"], "type": "command"}]}, [{"id": INPUT["id"], "type": "command"}]),
-        ({"inputs": [INPUT], "servers": {"mine": {"headers": {"Authorization": f"Token {ASKED}"}}}}, [INPUT]),
-        ({"servers": {"mine": {"args": ["--token", ASKED]}}}, [INPUT]),
+        ({"inputs": [INPUT], "servers": {"mine": {"headers": {"Authorization": f"Token {INPUT_REFERENCE}"}}}}, [INPUT]),
+        ({"servers": {"mine": {"args": ["--token", INPUT_REFERENCE]}}}, [INPUT]),
         ({"inputs": [INPUT]}, []),
     ],
 )
@@ -818,10 +828,10 @@ def test_questions_that_are_no_list(person: Person, inputs: str, kind: str) -> N
     before = f'{{"inputs": {inputs}}}'
     file = person.has("vscode", before)
     said = person.refused("install", "vscode", token=None)
-    assert f"is not what VS Code can read: `inputs` is {kind}" in said
+    assert re.search(rf"VS Code can't read \S+: `inputs` is {kind}", said)
     assert file.read_text() == before
     person.done("install", "vscode")
-    file.write_text(file.read_text().replace(SECRET, ASKED))
+    file.write_text(file.read_text().replace(SECRET, INPUT_REFERENCE))
     person.done("uninstall", "vscode")
     assert file.read_text() == before
 
@@ -835,7 +845,7 @@ def test_several_entries(person: Person) -> None:
 
 
 ODD = [
-    ("{", "is not what Zed can read: line 1, column 2"),
+    ("{", "settings.json: line 1, column 2"),
     ('{"context_servers": []}', "`context_servers` is a list where an object has to be"),
     ("[]", "it is a list where an object has to be"),
     ("null", "it is null where an object has to be"),
@@ -863,7 +873,7 @@ def test_a_file_that_is_no_settings(person: Person, command: str, content: bytes
 def test_comments_where_the_client_reads_none(person: Person, client: str) -> None:
     """It would ignore the whole file: that is said, rather than that all is well."""
     person.has(client, '{\n  "a": 1, // one\n}')
-    assert f"is not what {CLIENTS[client].title} can read: line 2, column 11" in person.refused("install", client)
+    assert re.search(rf"{CLIENTS[client].title} can't read \S+: line 2, column 11", person.refused("install", client))
 
 
 @pytest.mark.parametrize("content", ["", " \n", "{}", "{}\n", "{ }", '{"mcpServers": {}}', '{"mcpServers": {\n}\n}'])
@@ -912,9 +922,9 @@ def test_without_permission() -> None:
         config = read(file)
         for data in (b"{ }", None):
             with unprivileged(), pytest.raises(ConfigurationError, match=r"can't be written: Permission denied"):
-                config.replaced(data)
+                config.replace(data)
         with unprivileged(), pytest.raises(ConfigurationError, match=r"can't be written: Permission denied"):
-            read(folder / "Code" / "User" / "mcp.json").replaced(b"{}")
+            read(folder / "Code" / "User" / "mcp.json").replace(b"{}")
         file.chmod(0o200)
         with unprivileged(), pytest.raises(ConfigurationError, match=r"can't be read: Permission denied"):
             read(file)
@@ -987,8 +997,8 @@ def test_a_client_that_writes_at_the_same_time(person: Person) -> None:
     config = read(file)
     file.write_text('{"numStartups": 1}')
     for data in (b'{"mcpServers": {}}', None):
-        with pytest.raises(ConfigurationError, match="was changed by another program just now"):
-            config.replaced(data)
+        with pytest.raises(ConfigurationError, match="Another program has just changed"):
+            config.replace(data)
     assert file.read_text() == '{"numStartups": 1}'
     assert list(file.parent.iterdir()) == [file]
 
@@ -1007,7 +1017,7 @@ def without_ours(value: dict[str, Any]) -> dict[str, Any]:
 def test_any_settings_survive(value: dict[str, Any], data: st.DataObject, client: str) -> None:
     """Whatever else they hold, however it is written: installed, changed, taken out again, they are the same bytes."""
     value.pop(CLIENTS[client].servers, None)
-    if asks := CLIENTS[client].asks:
+    if asks := CLIENTS[client].inputs:
         value.pop(asks, None)
         value |= data.draw(st.one_of(st.just({}), st.builds(dict, inputs=st.lists(questions, max_size=3))))
     text = (
@@ -1088,7 +1098,7 @@ def test_links_are_printed(person: Person, client: str) -> None:
     said = [person.run("install", client, "--link", *more) for more in ([], ["--hosted"], ["--sandbox"])]
     assert [status for status, _, _ in said] == [0, 0, 0]
     # The links of VS Code have it ask; at a hosted server people sign in.
-    assert [f"{TOKEN} has to be in its own environment" in err for _, _, err in said] == [
+    assert [f"set {TOKEN} in its own environment" in err for _, _, err in said] == [
         client == "cursor",
         False,
         False,
@@ -1096,4 +1106,4 @@ def test_links_are_printed(person: Person, client: str) -> None:
     links = [out.split() for _, out, _ in said]
     assert len({link for pair in links for link in pair}) == 6
     assert list(person.home.iterdir()) == []
-    assert "has no such links" in person.refused("install", "zed", "--link")
+    assert "has no links to add a server" in person.refused("install", "zed", "--link")

@@ -23,8 +23,8 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult
 
 from mcp_seedream import __version__
-from mcp_seedream.doctor.endpoint_checks import Endpoint
-from mcp_seedream.doctor.findings import Result, examine
+from mcp_seedream.doctor.endpoint_checks import EndpointChecks
+from mcp_seedream.doctor.findings import Result, run_checks
 from mcp_seedream.sandbox.app import Sandbox
 from tests.conftest import BUSY, answer, submits
 from tests.support.manifests import DEPLOY
@@ -182,11 +182,11 @@ async def test_the_doctor_looks_from_outside(upstream: str, tmp_path: Path, monk
     told: list[Result] = []
     with fronted(tmp_path, upstream) as front:
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "fullchain.pem"))
-        await examine(Endpoint(f"{front.address}/mcp", None, connect=5, read=10).checks(), told.append)
+        await run_checks(EndpointChecks(f"{front.address}/mcp", None, connect=5, read=10).checks(), told.append)
     found = {result.name: result.finding for result in told}
     assert (found["server"].level, found["upstream"].level) == ("ok", "not checked")
     assert found["server"].found.startswith(f"mcp-seedream {__version__}; a proxy in front keeps /health")
-    assert "keeps /ready to itself" in found["upstream"].found
+    assert "keeps /ready private" in found["upstream"].found
     assert {name for name, finding in found.items() if finding.level in ("warning", "problem")} == {
         "certificate",  # good for two days
         "sign-in",  # its name leads nowhere

@@ -88,6 +88,15 @@ async def test_workers_end_in_order(upstream: str, sandbox: Sandbox, tmp_path: P
     assert list(tmp_path.glob("seedream-metrics-*")) == []
 
 
+def test_warnings_about_settings_are_logged_once(upstream: str, tmp_path: Path) -> None:
+    """By the first process, not by every worker again."""
+    (tmp_path / ".env").write_text("SEEDREAM_OUTPUT=x\nSEEDREAM_PUBLIC_URL=https://example.com\n", "utf-8")
+    with working(upstream, tmp_path):
+        log = (tmp_path / "log").read_text()
+    assert log.count("SEEDREAM_OUTPUT is not a setting") == 1, log
+    assert log.count("SEEDREAM_PUBLIC_URL in ") == 1, log
+
+
 @pytest.mark.anyio
 async def test_a_worker_that_is_killed_is_replaced(upstream: str, sandbox: Sandbox, tmp_path: Path) -> None:
     """Its calls are lost, and no longer counted as waiting."""
@@ -144,11 +153,11 @@ def test_what_can_not_be_started_says_so(
 
 def test_a_named_folder_of_figures_is_emptied(tmp_path: Path) -> None:
     """What an earlier server counted there is not this one's."""
-    from mcp_seedream.hosting.workers import _metrics_folder  # noqa: PLC0415  (uvicorn, for one test)
+    from mcp_seedream.hosting.workers import metrics_folder  # noqa: PLC0415  (uvicorn, for one test)
 
     folder = tmp_path / "figures"
     for _ in range(2):
-        with _metrics_folder(str(folder)) as named:
+        with metrics_folder(str(folder)) as named:
             assert named == str(folder)
             assert list(folder.iterdir()) == []
             (folder / "counter_1.db").touch()

@@ -88,7 +88,7 @@ def add_tasks(server: MCPServer[Any]) -> None:
     server.add_tool(lambda name: f"Hello, {name}!", "greet", description="For the conformance suite.")
     extension = next(found for found in server._extensions if isinstance(found, Tasks))
 
-    async def in_background(_: object, ctx: Caller, call: BackgroundCall) -> Any:
+    async def in_background(_: object, ctx: Caller, call: BackgroundCall | None) -> Any:
         CALL.set(call)
         return await server._handle_call_tool(ctx.request_context, ctx._input_params)  # type: ignore[arg-type]
 
