@@ -98,8 +98,8 @@ def create_worker_app() -> Starlette:
         settings = read_settings()
         prepare(settings)
         app = create_app(settings)
-        tune_garbage_collector()
-        return app
     except ConfigurationError as error:
         logger.critical("%s", error)
         sys.exit(STARTUP_FAILURE)  # uvicorn starts no replacement then
+    tune_garbage_collector()
+    return app

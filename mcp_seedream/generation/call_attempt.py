@@ -129,6 +129,7 @@ class CallAttempt:
             left_at=None,
             may_have_left=False,
         )
+        await owner.store.renew(owner.id)  # without a lease others would take it for abandoned
         if await owner.store.advance(taken, before) != "saved":
             return None
         since = before.held_at if before.left_at is None else before.left_at
@@ -223,6 +224,7 @@ class CallAttempt:
         attempt = self._attempt
         if attempt is None:
             return
+        self.deliver_later &= failure is None  # an error is not fetched
         caller_heard = failure is None or isinstance(failure, SeedreamError)
         if attempt.task_id and (failure or self.caller_left):
             await self.abandon()  # the caller may have heard of an error: its next call gets the task all the same

@@ -6,7 +6,6 @@ import json
 import os
 import sqlite3
 import stat
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +15,16 @@ import anyio
 import pytest
 
 from mcp_seedream.catalog.table import ModelTable
-from mcp_seedream.generation.journal import Entry, Journal, Orphan
+from mcp_seedream.generation.attempts import Attempts
+from mcp_seedream.generation.journal import Entry, Journal
+from mcp_seedream.generation.sqlite_attempts import SQLiteAttempts
 from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.types import Image, Task
-from tests.conftest import BUSY, TOKEN, Session, answer, look_ups, submits, text
+from tests.conftest import TOKEN, Session, answer, look_ups, submits, text
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 ENTRY = Entry("t1", 1000.0, "generate_image", "m", "a fox")
 
 
@@ -88,49 +89,27 @@ async def test_two_servers_share_it(path: Path) -> None:
     assert len(await one.newest(100)) == len(await two.newest(100)) == 40
 
 
-async def test_an_orphan_is_adopted_once(path: Path) -> None:
-    """By one of two servers; not under another key, nor when it was left too long ago."""
-    one, two = Journal(path), Journal(path)
-    await one.accepted(now(), "key")
-    assert await two.adopt("key", 0) is None  # its caller is still there
-    left_at = time.time()
-    assert await one.leave("key", Orphan("t1", "m", left_at))
-    assert await two.adopt("other", 0) is None
-    assert await two.adopt("key", left_at + 1) is None
-    assert await two.adopt("key", left_at - 1) == Orphan("t1", "m", left_at)
-    assert await one.adopt("key", 0) is None
-
-
-async def test_what_a_dead_process_had_is_an_orphan(path: Path) -> None:
-    """However it ended: its tasks, and what it was about to send; told or given away once."""
-    async with await anyio.open_process([sys.executable, "-c", ""]) as dead:
-        await dead.wait()
-    journal = Journal(path)
-    await journal.accepted(now(), "key")
-    await journal.sending("other")
-    assert await Journal(path).adopt("key", 0) is None
-    assert await Journal(path).adopt("other", 0) is None
+async def test_a_journal_of_the_version_before_is_read(path: Path) -> None:
+    """Its tasks stay listed; new attempts can be kept in it."""
     with sqlite3.connect(path) as db:
-        db.execute("UPDATE tasks SET owner = ?", (dead.pid,))
-        db.execute("UPDATE doubts SET owner = ?", (dead.pid,))
+        db.executescript("""
+            PRAGMA application_id = 0x5EED; PRAGMA user_version = 1;
+            CREATE TABLE tasks (
+                id TEXT PRIMARY KEY, at REAL NOT NULL, tool TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL,
+                state TEXT NOT NULL DEFAULT 'pending', links TEXT NOT NULL DEFAULT '[]',
+                files TEXT NOT NULL DEFAULT '[]', call TEXT, owner INTEGER, left_at REAL
+            );
+            CREATE TABLE doubts (number INTEGER PRIMARY KEY, call TEXT NOT NULL, owner INTEGER, left_at REAL NOT NULL);
+            CREATE INDEX tasks_call ON tasks (call) WHERE call IS NOT NULL;
+            INSERT INTO tasks VALUES ('t0', 1, 'generate_image', 'm', 'a', 'pending', '[]', '[]', 'key', 1, 1);
+        """)
     db.close()
-    for key, id_ in (("key", "t1"), ("other", "")):
-        orphan = await journal.adopt(key, 0)
-        assert orphan is not None
-        assert orphan.id == id_
-        assert await journal.adopt(key, 0) is None
-
-
-async def test_what_was_answered_is_nobodys(path: Path) -> None:
-    """Neither the task, nor the doubt that it settled."""
     journal = Journal(path)
-    doubt = await journal.sending("key")
-    await journal.accepted(now(), "key", doubt)
-    await journal.answered("t1")
-    with sqlite3.connect(path) as db:
-        assert db.execute("SELECT call FROM tasks").fetchall() == [(None,)]
-        assert db.execute("SELECT * FROM doubts").fetchall() == []
-    db.close()
+    await journal.accepted(now())
+    assert [entry.id for entry in await journal.newest()] == ["t1", "t0"]
+    async with Attempts(SQLiteAttempts(journal)).attempt() as attempt:
+        assert await attempt.claim("key", 0) is None
+    assert journal.works
 
 
 async def test_a_busy_file_holds_nobody_up_for_long(session: Session, path: Path) -> None:

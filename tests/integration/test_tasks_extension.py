@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 from pathlib import Path
 from time import sleep, time
 from typing import Any, Literal
@@ -20,7 +19,6 @@ import pytest
 from mcp import Client
 from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 from mcp.shared.exceptions import MCPError
-from mcp_seedream.generation.orphans import Orphans
 from mcp_types import CallToolResult, Request, RequestParams, Result
 from pydantic import ConfigDict, Field
 from starlette.types import Receive, Scope, Send
@@ -29,8 +27,17 @@ from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.events import Observer
 from mcp_seedream.core.settings import read_settings
 from mcp_seedream.core.shutdown import Shutdown
-from mcp_seedream.generation.background import _BARE, Job, Jobs, Work, open_jobs
-from mcp_seedream.generation.journal import IN_MEMORY, Entry, Journal
+from mcp_seedream.generation.attempts import Attempts
+from mcp_seedream.generation.background import (
+    BackgroundCall,
+    BackgroundCalls,
+    Keeping,
+    Work,
+    open_background_calls,
+)
+from mcp_seedream.generation.claims import Timing
+from mcp_seedream.generation.journal import IN_MEMORY, Journal
+from mcp_seedream.generation.sqlite_attempts import SQLiteAttempts
 from mcp_seedream.hosting.app import bearer_token, build_app
 from mcp_seedream.hosting.limits import CallerLimits
 from mcp_seedream.media.local_files import LocalFiles
@@ -402,12 +409,11 @@ async def test_a_client_that_leaves_before_it_hears_of_its_task_can_call_again(
 
 @pytest.mark.parametrize("seconds", [0.2, 5], ids=["finished", "running"])
 async def test_a_client_that_gives_a_task_up_and_calls_again_pays_once(
-    session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, seconds: float
+    table: ModelTable, upstream: str, sandbox: Sandbox, seconds: float
 ) -> None:
     """It says so to nobody, as clients do whose time is up: it asks no more, and the call is here soon after."""
-    monkeypatch.setattr("mcp_seedream.generation.background._SILENT", 0.5)
     sandbox.seconds = seconds
-    async with following(session) as follower:
+    async with following(Session(table, upstream, timing=Timing(join_after=0.2))) as follower:
         id_ = await follower.begin("generate_image", prompt="a fox")
         await follower.status(id_)
         await anyio.sleep(0.3)
@@ -416,11 +422,11 @@ async def test_a_client_that_gives_a_task_up_and_calls_again_pays_once(
 
 
 async def test_while_a_client_asks_the_same_call_is_another_one(
-    session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    table: ModelTable, upstream: str, sandbox: Sandbox
 ) -> None:
-    """It is clear soon that nobody has given up."""
-    monkeypatch.setattr("mcp_seedream.generation.background._SILENT", 20)
+    """Within the time for variations."""
     sandbox.seconds = 1
+    session = Session(table, upstream, timing=Timing(join_after=60))
     async with following(session) as follower, anyio.create_task_group() as group:
         first = await follower.begin("generate_image", prompt="a fox")
         await follower.status(first)
@@ -443,14 +449,12 @@ async def test_a_client_that_left_too_soon_can_ask_for_the_task_all_the_same(
 
 
 async def test_a_call_that_is_made_again_saves_its_pictures_once(
-    table: ModelTable, upstream: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    table: ModelTable, upstream: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     """The call whose client was silent ends as soon as another has its task."""
-    monkeypatch.setattr("mcp_seedream.server.server.open_jobs", partial(open_jobs, unasked=0.3))
     sandbox.seconds = 1.5
-    async with following(
-        Session(table, upstream, defaults=ToolDefaults(20, local=LocalFiles((), tmp_path)))
-    ) as follower:
+    defaults = ToolDefaults(20, local=LocalFiles((), tmp_path))
+    async with following(Session(table, upstream, defaults=defaults, keeping=Keeping(silence=0.3))) as follower:
         first = await follower.begin("generate_image", prompt="a fox")
         await anyio.sleep(0.6)
         assert await follower.begin("generate_image", prompt="a fox") == first
@@ -467,22 +471,26 @@ def journal(request: pytest.FixtureRequest) -> Journal | None:
 KEY = "the same call"
 
 
-async def adopted(orphans: Orphans) -> str | None:
-    """What somebody gets who makes the same call."""
-    async with orphans.watching() as watch:
-        orphan = await orphans.adopt(KEY, watch)
-    return orphan.id if orphan else None
+def attempts_of(journal: Journal | None) -> Attempts:
+    timing = Timing(join_after=60, poll=0.01)
+    return Attempts(SQLiteAttempts(journal, timing) if journal else None, timing=timing)
 
 
-def picture(orphans: Orphans, journal: Journal | None) -> Work:
+async def claimed(attempts: Attempts) -> str | None:
+    """The task that an identical call gets."""
+    async with attempts.attempt() as attempt:
+        claim = await attempt.claim(KEY, 0)
+    return claim.task_id if claim else None
+
+
+def picture(attempts: Attempts) -> Work:
     """A call that is accepted, and over soon after."""
 
-    async def work(job: Job) -> str:
-        async with orphans.watching(fetched_later=True) as job.watch:
-            job.watch.key, job.watch.task = KEY, Task("t-1")
-            if journal:
-                await journal.accepted(Entry("t-1", time(), "generate_image", "m", "a fox"), KEY)
-            job.accept(job.watch.task)
+    async def work(call: BackgroundCall) -> str:
+        async with attempts.attempt(deliver_later=True) as call.attempt:
+            assert await call.attempt.claim(KEY, 0) is None
+            await call.attempt.accepted(Task("t-1"))
+            call.accept(Task("t-1"))
         return "a result"
 
     return work
@@ -490,57 +498,57 @@ def picture(orphans: Orphans, journal: Journal | None) -> Work:
 
 async def test_a_client_that_asks_no_more_can_call_again(journal: Journal | None) -> None:
     """After a while its task is anybody's who makes the same call; not before, and not twice."""
-    orphans = Orphans(journal)
-    async with open_jobs(orphans, unasked=1.5) as jobs:
-        await jobs.begin("caller", picture(orphans, journal))
-        assert await adopted(orphans) is None
+    attempts = attempts_of(journal)
+    async with open_background_calls(Keeping(silence=1.5)) as calls:
+        await calls.start("caller", picture(attempts))
+        assert await claimed(attempts) is None
         await anyio.sleep(2.2)
-        assert await adopted(orphans) == "t-1"
-        assert await adopted(orphans) is None
+        assert await claimed(attempts) == "t-1"
+        assert await claimed(attempts) is None
 
 
 async def test_what_is_cancelled_stays_so_although_it_comes_to_its_end(journal: Journal | None) -> None:
     """What could no longer be broken off is left as well: its client was told that the same call gets it."""
-    orphans = Orphans(journal)
+    attempts = attempts_of(journal)
 
-    async def work(job: Job) -> str:
-        result: str = await picture(orphans, journal)(job)
+    async def work(call: BackgroundCall) -> str:
+        result: str = await picture(attempts)(call)
         with anyio.CancelScope(shield=True):
             await anyio.sleep(0.2)
         return result
 
-    async with open_jobs(orphans) as jobs:
-        job = await jobs.begin("caller", work)
+    async with open_background_calls() as calls:
+        call = await calls.start("caller", work)
         await anyio.sleep(0.1)
-        job.cancel()
-        await job.over.wait()
+        call.cancel()
+        await call.over.wait()
         await anyio.sleep(0.1)
-        assert job.result is None
-        assert await adopted(orphans) == "t-1"
+        assert call.result is None
+        assert await claimed(attempts) == "t-1"
 
 
 async def test_a_result_that_is_fetched_late_is_nobody_elses_any_more(journal: Journal | None) -> None:
     """Its client was slow, not gone."""
-    orphans = Orphans(journal)
-    async with open_jobs(orphans, unasked=0.5) as jobs:
-        await jobs.begin("caller", picture(orphans, journal))
+    attempts = attempts_of(journal)
+    async with open_background_calls(Keeping(silence=0.5)) as calls:
+        await calls.start("caller", picture(attempts))
         await anyio.sleep(1)
-        job = jobs.find("caller", "t-1")
-        assert job is not None
-        assert job.result == "a result"
-        await jobs.collected(job)
-        assert await adopted(orphans) is None
+        call = calls.find("caller", "t-1")
+        assert call is not None
+        assert call.result == "a result"
+        await calls.delivered(call)
+        assert await claimed(attempts) is None
 
 
 async def test_who_has_its_result_may_be_silent(journal: Journal | None) -> None:
     """Nothing is left then: whoever makes the same call wants another picture."""
-    orphans = Orphans(journal)
-    async with open_jobs(orphans, unasked=0.3) as jobs:
-        job = await jobs.begin("caller", picture(orphans, journal))
-        await job.over.wait()
-        await jobs.collected(job)
+    attempts = attempts_of(journal)
+    async with open_background_calls(Keeping(silence=0.3)) as calls:
+        call = await calls.start("caller", picture(attempts))
+        await call.over.wait()
+        await calls.delivered(call)
         await anyio.sleep(1)
-        assert await adopted(orphans) is None
+        assert await claimed(attempts) is None
 
 
 async def test_a_server_that_stops_leaves_its_tasks_to_the_next(
@@ -588,75 +596,74 @@ def test_a_process_that_ends_saves_what_is_there(
 async def test_a_call_that_breaks_after_it_was_accepted_is_a_failed_task() -> None:
     """Whoever asks is told; the server goes on."""
 
-    async def work(job: Job) -> str:
-        job.accept(Task("t-1"))
+    async def work(call: BackgroundCall) -> str:
+        call.accept(Task("t-1"))
         raise RuntimeError("unforeseen")
 
-    async with open_jobs(Orphans()) as jobs:
-        job = await jobs.begin("caller", work)
-        await job.over.wait()
-        assert isinstance(job.error, RuntimeError)
+    async with open_background_calls() as calls:
+        call = await calls.start("caller", work)
+        await call.over.wait()
+        assert isinstance(call.error, RuntimeError)
         with pytest.raises(ValueError, match="before"):
-            await jobs.begin("caller", before)
+            await calls.start("caller", before)
 
 
-async def before(_: Job) -> str:
+async def before(_: BackgroundCall) -> str:
     raise ValueError("before anything was accepted")
 
 
-async def test_results_are_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_results_are_kept_for_a_while() -> None:
     """As long as they are asked for, and some time afterwards."""
-    monkeypatch.setattr("mcp_seedream.generation.background._KEPT", 0.6)
 
-    async def work(job: Job) -> str:
-        job.accept(Task("t-1"))
+    async def work(call: BackgroundCall) -> str:
+        call.accept(Task("t-1"))
         return "a result"
 
-    async with open_jobs(Orphans(), unasked=0.1) as jobs:
-        await jobs.begin("caller", work)
+    async with open_background_calls(Keeping(silence=0.1, result=0.6)) as calls:
+        await calls.start("caller", work)
         for _ in range(4):
             await anyio.sleep(0.3)
-            assert jobs.find("caller", "t-1")
+            assert calls.find("caller", "t-1")
         await anyio.sleep(1)
-        assert jobs.find("caller", "t-1") is None
+        assert calls.find("caller", "t-1") is None
 
 
 async def test_what_is_kept_has_no_token(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results stay for longer than calls do."""
-    kept: list[Jobs] = []
+    kept: list[BackgroundCalls] = []
 
     @asynccontextmanager
-    async def opened(orphans: Orphans) -> AsyncIterator[Jobs]:
-        async with open_jobs(orphans) as jobs:
-            kept.append(jobs)
-            yield jobs
+    async def opened(keeping: Keeping) -> AsyncIterator[BackgroundCalls]:
+        async with open_background_calls(keeping) as calls:
+            kept.append(calls)
+            yield calls
 
-    monkeypatch.setattr("mcp_seedream.server.server.open_jobs", opened)
+    monkeypatch.setattr("mcp_seedream.server.runtime.open_background_calls", opened)
     async with following(session) as follower:
         id_ = await follower.begin("generate_image", prompt="a fox")
         await follower.end(id_)
-        [key] = kept[0]._jobs
+        [key] = kept[0]._calls
         assert key[1] == id_
-        assert TOKEN not in (key[0], kept[0]._jobs[key].caller)
+        assert TOKEN not in (key[0], kept[0]._calls[key].caller)
 
 
 @pytest.mark.parametrize("size", [0, 40_000], ids=["short", "long"])
 async def test_only_so_many_results_are_kept(size: int) -> None:
     """The oldest go first; they can be had from the upstream. Short ones take room, too."""
 
-    async def work(job: Job) -> str:
-        job.accept(Task(f"t-{len(begun)}"))
-        job.size += size
+    async def work(call: BackgroundCall) -> str:
+        call.accept(Task(f"t-{len(started)}"))
+        call.size = size
         return "a result"
 
-    begun: list[Job] = []
-    async with open_jobs(Orphans(), most_bytes=5 * (_BARE + size) // 2) as jobs:
+    started: list[BackgroundCall] = []
+    async with open_background_calls(Keeping(max_bytes=5 * (1000 + size) // 2, overhead=1000)) as calls:
         for _ in range(3):
-            job = await jobs.begin("caller", work)
-            await job.over.wait()
-            begun.append(job)
+            call = await calls.start("caller", work)
+            await call.over.wait()
+            started.append(call)
         await anyio.lowlevel.checkpoint()
-        assert [jobs.find("caller", f"t-{n}") is not None for n in range(3)] == [False, True, True]
+        assert [calls.find("caller", f"t-{n}") is not None for n in range(3)] == [False, True, True]
 
 
 @pytest.fixture
@@ -729,11 +736,8 @@ def test_the_header_must_name_the_same_task(endpoint: str) -> None:
     assert post(endpoint, "tasks/get", about)["taskId"] == created["taskId"]
 
 
-def test_so_many_tasks_of_a_caller_go_on(
-    table: ModelTable, upstream: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_so_many_tasks_of_a_caller_go_on(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
     """Whoever may make two calls at once can't leave hundreds behind; how far they are can be asked all the same."""
-    monkeypatch.setattr("mcp_seedream.generation.background._SILENT", 0.1)
     sandbox.seconds = 30
     with limited(table, upstream, 2) as endpoint:
         begun = [post(endpoint, "tools/call", CALL) for _ in range(2)]
