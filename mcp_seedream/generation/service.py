@@ -17,7 +17,7 @@ from mcp_seedream.catalog.arguments import ImageCall
 from mcp_seedream.catalog.fallback import ModelChoice, Part
 from mcp_seedream.catalog.fingerprint import identity
 from mcp_seedream.catalog.picture_kinds import Bounds
-from mcp_seedream.catalog.selection import ImageSpec, keeps_kinds, needs_alpha, sent_size, with_set_size
+from mcp_seedream.catalog.selection import ImageSpec, needs_alpha, requires_input_kind, sent_size, with_set_size
 from mcp_seedream.catalog.table import Model
 from mcp_seedream.core.errors import (
     ModelRefused,
@@ -31,7 +31,7 @@ from mcp_seedream.core.errors import (
 from mcp_seedream.generation.journal import Entry
 from mcp_seedream.generation.services import Services, remarked, tell_job, typical_seconds
 from mcp_seedream.generation.watch import Watch
-from mcp_seedream.media.inputs import take_pictures
+from mcp_seedream.media.inputs import prepare_pictures
 from mcp_seedream.upstream.error_mapping import refused_in
 from mcp_seedream.upstream.poller import Report
 from mcp_seedream.upstream.streaming import read_stream
@@ -110,21 +110,21 @@ async def _with_pictures(
     if not spec.images:
         return spec, ()
     limits = services.table.upstream_limits
-    inputs = await take_pictures(
+    inputs = await prepare_pictures(
         spec.images,
         Bounds(
-            most_bytes=limits.image_bytes,
-            least_side=limits.image_side,
-            most_pixels=round((model.input_megapixels or limits.image_megapixels) * 1e6),
-            most_ratio=model.input_aspect_ratio or limits.image_aspect_ratio,
+            max_bytes=limits.image_bytes,
+            min_side=limits.image_side,
+            max_pixels=round((model.input_megapixels or limits.image_megapixels) * 1e6),
+            max_ratio=model.input_aspect_ratio or limits.image_aspect_ratio,
         ),
-        keep_alpha=keeps_kinds(services.table, spec),
+        keep_alpha=requires_input_kind(services.table, spec),
         needs_alpha=needs_alpha(services.table, spec),
         local=services.local,
         client=services.client,
         downloads=services.downloads,
         token=token,
-        at_once=services.decoding,
+        decode_limiter=services.decoding,
     )
     return replace(spec, images=inputs.images), inputs.notes
 

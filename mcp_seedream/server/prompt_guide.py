@@ -61,7 +61,7 @@ def _optional(table: ModelTable, name: str) -> str:
 
 
 def _sets(table: ModelTable) -> str:
-    name = table.counting
+    name = table.count_parameter
     if name is None:
         return ""
     needed = ", ".join(f"`{n}: {spelled(v)}`" for n, v in table.needed_with(name).items())

@@ -170,7 +170,7 @@ def _model(table: ModelTable, model: Model) -> dict[str, Any]:
         "name": model.name,
         "label": model.label,
         "best_for": model.best_for,
-        "tasks": [operation for operation in get_args(Operation) if model.does(operation)],
+        "tasks": [operation for operation in get_args(Operation) if model.supports(operation)],
         "withdrawn": model.withdrawn and str(model.withdrawn),
         "sizes": model.sizes,
         "refused_sizes": model.refused_sizes or None,

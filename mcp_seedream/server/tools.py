@@ -32,7 +32,7 @@ from mcp_seedream.generation.lookups import get_tasks, newest_tasks
 from mcp_seedream.generation.service import make_images
 from mcp_seedream.generation.services import Services
 from mcp_seedream.media.local_files import LocalFiles, save_target, saved_set
-from mcp_seedream.media.outputs import PREVIEW_ROOM, Delivered, Wanted, deliver, within_budget
+from mcp_seedream.media.outputs import PREVIEW_ROOM, Delivered, DeliveryOptions, deliver, within_budget
 from mcp_seedream.server import icons, results
 from mcp_seedream.server.gallery import TOOL_META
 from mcp_seedream.upstream.poller import Report
@@ -264,8 +264,8 @@ async def _delivered(
     name = f"{(task.prompt or 'seedream')[:40]} {task.id[:8]}"
     files = await services.journal.files(task.id) if services.journal and local else ()
     kept = await anyio.to_thread.run_sync(saved_set, files, len(task.images), folder if save_to else None)
-    wanted = Wanted(folder, name, defaults.preview(ctx), PREVIEW_ROOM // share, kept)
-    done = await deliver(task, wanted, services.downloads, local, services.decoding)
+    options = DeliveryOptions(folder, name, defaults.preview(ctx), PREVIEW_ROOM // share, kept)
+    done = await deliver(task, options, services.downloads, local, services.decoding)
     if services.journal:
         await services.journal.ended(done.task)
     return done

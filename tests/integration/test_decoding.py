@@ -89,7 +89,7 @@ async def test_two_previews_are_made_at_a_time(session: Session, monkeypatch: py
             time.sleep(0.1)  # long enough for all to come
             return make(source)
 
-    monkeypatch.setattr(outputs, "_PREVIEWING", 30)
+    monkeypatch.setattr(outputs, "_PREVIEW_SECONDS", 30)
     monkeypatch.setattr(previews, "thumbnail", counted)
     results = await together(session, 6, lambda client: client.call_tool("generate_image", {"prompt": "a"}))
     assert [block.type for result in results for block in result.content] == ["text", "image"] * 6

@@ -114,7 +114,7 @@ async def test_a_slow_picture_does_not_hold_the_result_up(
         time.sleep(1)
         return b""
 
-    monkeypatch.setattr(outputs, "_PREVIEWING", 0.3)
+    monkeypatch.setattr(outputs, "_PREVIEW_SECONDS", 0.3)
     monkeypatch.setattr(sandbox._studio, "file", slowly)
     result = await session.call("generate_image", prompt="a fox")
     assert answer(result)["images"][0]["url"]

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.media.downloads import Downloads
 from mcp_seedream.media.local_files import LocalFiles
-from mcp_seedream.media.outputs import Wanted, deliver
+from mcp_seedream.media.outputs import DeliveryOptions, deliver
 from mcp_seedream.server.results import one
 from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.types import Image, Task
@@ -109,8 +109,8 @@ async def test_a_bug_in_the_delivery_costs_no_link(
 ) -> None:
     """It is logged; the caller has the link, and a note."""
     monkeypatch.setattr("mcp_seedream.media.outputs.picture_data", lambda _: 1 / 0)
-    wanted = Wanted(folder=tmp_path, preview=True)
-    done = await deliver(Task("t1", "succeeded", (image,)), wanted, Broken(), LocalFiles(), anyio.CapacityLimiter(1))
+    options = DeliveryOptions(target=tmp_path, preview=True)
+    done = await deliver(Task("t1", "succeeded", (image,)), options, Broken(), LocalFiles(), anyio.CapacityLimiter(1))
     result = one(done.task, done.shown, done.caption)
     assert not result.is_error
     assert answer(result)["images"][0]["url"] == LINK

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from mcp_seedream.catalog.dimensions import aspect_ratio, pixels, shaped
+from mcp_seedream.catalog.dimensions import aspect_ratio, pixels, size_for_ratio
 from mcp_seedream.catalog.selection import ImageSpec, choose, sent_size
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.errors import InvalidArguments
@@ -48,7 +48,7 @@ def check(size: str | None, model: str, ratio: str) -> tuple[int, int]:
 @pytest.mark.parametrize(("model", "tier"), [(m, t) for m, tiers in SIZES.items() for t in [*tiers.split(), ""]])
 def test_every_ratio_fits_at_every_size(table: ModelTable, model: str, tier: str, ratio: str) -> None:
     """Production would take each; the area is that of the named size, and about 2K's without one."""
-    width, height = check(shaped(table, table.by_id[model], ratio, tier or None), model, ratio)
+    width, height = check(size_for_ratio(table, table.by_id[model], ratio, tier or None), model, ratio)
     assert width * height == pytest.approx(AREAS[tier or "2K"], rel=0.06)
 
 
@@ -57,7 +57,7 @@ def test_every_ratio_fits_at_every_size(table: ModelTable, model: str, tier: str
 @pytest.mark.parametrize("tier", ["1K", "2K", "4K", ""])
 def test_a_ratio_fits_within_limits_of_sides(table: ModelTable, model: str, tier: str, ratio: str) -> None:
     """Up to four times as long as it is wide; a longer one has no size there."""
-    size = shaped(table, table.by_id[model], ratio, tier or None)
+    size = size_for_ratio(table, table.by_id[model], ratio, tier or None)
     if max(width_by_height(ratio), 1 / width_by_height(ratio)) > 4:
         assert size is None
     else:

@@ -85,7 +85,7 @@ def test_adaptive_that_is_refused_becomes_no_size(table: ModelTable) -> None:
         model = choice.model
         assert choice.refuse(model.id, "size")
         assert (choice.model, choice.spec.size) == (model, None)
-        assert "no longer takes `size` adaptive; without a size it means the same" in choice.notes()[0]
+        assert "no longer takes `size` adaptive; leaving `size` out means the same" in choice.notes()[0]
     known = ModelChoice(table, spec(size="adaptive"), avoiding=[(V5, "adaptive")])
     assert (known.model.id, known.spec.size) == (V5, None)
     assert ModelChoice(table, spec(size="adaptive"), "4.0", avoiding=[(V5, "adaptive")]).spec.size == "adaptive"

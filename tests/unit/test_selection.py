@@ -1,4 +1,4 @@
-"""Which model serves a spec, and what the error says where none does."""
+"""Model choice for an image spec, and the errors for specs that no model supports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def edit(images: tuple[str, ...] = ONE, **fields: Any) -> ImageSpec:
     return ImageSpec(operation="edit", prompt=fields.pop("prompt", "make it red"), images=images, **fields)
 
 
-def complaint(table: ModelTable, spec: ImageSpec, model: str | None = None) -> str:
+def error_message(table: ModelTable, spec: ImageSpec, model: str | None = None) -> str:
     with pytest.raises(InvalidArguments) as caught:
         choose(table, spec, model)
     return caught.value.message
@@ -97,7 +97,7 @@ def test_what_the_vendors_page_offers_is_never_refused(table: ModelTable, model:
         (
             generate(options={"seed": 1}),
             V5,
-            f"`seed` is not one of its parameters. Only {T2I} (withdrawn on 2026-08-05) could",
+            f"`seed` is not one of its parameters. Only {T2I} (withdrawn on 2026-08-05) can",
         ),
         (generate(size="3K"), V4, f"`size` '3K' must be 1K, 2K, 4K or WIDTHxHEIGHT. {V5} or {LITE} can"),
         (generate(), SEEDEDIT, "it can't generate from text alone (edit_image edits with it)"),
@@ -129,13 +129,12 @@ def test_a_named_model_that_can_not_serve_says_why_and_what_would(
     table: ModelTable, spec: ImageSpec, model: str, says: str
 ) -> None:
     """The rule, then what would work."""
-    assert says in complaint(table, spec, model)
+    assert says in error_message(table, spec, model)
 
 
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        (generate(size="8K"), "No model can do this: 5.0, Lite (`size` '8K' must be 2K, 3K, 4K"),
         (
             generate(options={"guidance_scale": 0.5}),
             "No model can do this: 3.0 (`guidance_scale` must be from 1 to 10)",
@@ -159,7 +158,37 @@ def test_a_named_model_that_can_not_serve_says_why_and_what_would(
 )
 def test_nobody_serves(table: ModelTable, spec: ImageSpec, says: str) -> None:
     """Without a named model, the error tells the demand that no model meets, or the pair that no model combines."""
-    assert says in complaint(table, spec)
+    assert says in error_message(table, spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "model", "message"),
+    [
+        (generate(size="8K"), None, "`size` '8K' must be 1K, 1.5K, 2K, 3K, 4K or WIDTHxHEIGHT."),
+        (generate(size="8K", aspect_ratio="16:9"), None, "`size` '8K' must be 1K, 1.5K, 2K, 3K, 4K or WIDTHxHEIGHT."),
+        (generate(size="8K"), V45, f"{V45}: `size` '8K' must be 2K, 4K or WIDTHxHEIGHT."),
+        (generate(size="8K"), T2I, f"{T2I}: `size` '8K' must be WIDTHxHEIGHT."),
+        (generate(size="9000x9000"), PRO, f"{PRO}: `size` '9000x9000' must have from 921,600 to 4,624,220 pixels"),
+        (generate(size="8K", options={"seed": 5}), None, "`size` '8K' must be WIDTHxHEIGHT."),
+        (generate(size="8K", options={"tools": "web_search"}), None, "`size` '8K' must be 2K, 3K, 4K or WIDTHxHEIGHT."),
+        (
+            edit(size="5K", options={"layer_decomposition": True}),
+            None,
+            "`size` '5K' must be auto, 1K, 1.5K or 2K with `layer_decomposition`.",
+        ),
+    ],
+)
+def test_an_unknown_size_lists_only_the_sizes_of_usable_models(
+    table: ModelTable, spec: ImageSpec, model: str | None, message: str
+) -> None:
+    """Those of the named model, or of the models that support the rest of the call."""
+    assert error_message(table, spec, model).removesuffix(", width x height.") == message
+
+
+def test_an_unknown_size_in_a_call_that_no_model_serves_lists_all_sizes(table: ModelTable) -> None:
+    """Where the rest of the call is wrong as well, the size is reported first."""
+    spec = generate(size="8K", options={"seed": 5, "tools": "web_search"})
+    assert error_message(table, spec) == "`size` '8K' must be 1K, 1.5K, 2K, 3K, 4K or WIDTHxHEIGHT."
 
 
 @pytest.mark.parametrize(
@@ -195,7 +224,7 @@ def test_nobody_serves(table: ModelTable, spec: ImageSpec, says: str) -> None:
 )
 def test_combinations_that_exclude_each_other(table: ModelTable, spec: ImageSpec, says: str) -> None:
     """Whatever the model."""
-    assert says in complaint(table, spec)
+    assert says in error_message(table, spec)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +242,7 @@ def test_some_work_only_with_pictures_of_a_kind(
     table: ModelTable, picture: str, options: dict[str, Any], says: str
 ) -> None:
     """Told by the bytes of a picture that is given as data; a link is not fetched to know."""
-    assert says in complaint(table, edit((picture,), options=options))
+    assert says in error_message(table, edit((picture,), options=options))
     assert choose(table, edit(ONE, options=options)).id == PRO
 
 
