@@ -191,7 +191,7 @@ def test_input_images(image: Any, count: int) -> None:
         ([URL] * 16, "`image` has 16 entries"),
         ([URL, 5], "`image` must be a string"),
         ("https://", "`image` number 1 is not a complete URL"),
-        ("https://a.example/my cat.jpg", "A blank in it is written %20"),
+        ("https://a.example/my cat.jpg", "Write spaces as %20"),
         ("https://a.example/cat.jpg\0", "is not a complete URL"),
         ("/home/me/photo.png", "`image` number 1, '/home/me/photo.png', is not a link, a data URI or base64"),
         ("data:image/png;base64,####", "is not a picture"),
