@@ -199,7 +199,7 @@ def _size_and_ratio(table: ModelTable, args: Raw, options: Mapping[str, Value]) 
     named_size = {name.casefold(): name for name in table.sizes}.get(size.casefold().replace(" ", ""))
     if named_size is None and (ratio_in_size := dimensions.aspect_ratio(table, size)):
         if ratio and ratio != ratio_in_size:
-            raise InvalidArguments(f"`size` {shortened(size)} and `aspect_ratio` {ratio} are two shapes: give one.")
+            raise InvalidArguments(f"`size` {shortened(size)} and `aspect_ratio` {ratio} differ: give only one.")
         return None, ratio_in_size
     if size.casefold() in _ANY_CHOICE and not _is_size_of_an_option(table, named_size, options):
         return None, ratio
@@ -212,7 +212,7 @@ def _exact_size(sides: tuple[int, int], ratio: str | None) -> str:
     """Return `WIDTHxHEIGHT`; an aspect ratio given with it must agree."""
     width, height = sides
     if ratio and abs(width / height / dimensions.quotient(ratio) - 1) > _RATIO_TOLERANCE:
-        raise InvalidArguments(f"`size` {width}x{height} has another shape than `aspect_ratio` {ratio}: give one.")
+        raise InvalidArguments(f"`size` {width}x{height} and `aspect_ratio` {ratio} differ: give only one.")
     return f"{width}x{height}"
 
 

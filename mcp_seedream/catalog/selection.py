@@ -160,7 +160,7 @@ def _check_combinations(table: ModelTable, spec: ImageSpec) -> None:
         cause = _assignments(rule.when)
         for name, value in rule.needs.items():
             if not _has_value(table, spec, name, value):
-                raise InvalidArguments(f"{cause} needs {_assignments({name: value})}: add that, or drop it.")
+                raise InvalidArguments(f"{cause} needs {_assignments({name: value})}: give both or neither.")
         for name, value in rule.excludes.items():
             if _has_value(table, spec, name, value):
                 raise InvalidArguments(
@@ -170,7 +170,7 @@ def _check_combinations(table: ModelTable, spec: ImageSpec) -> None:
             kind = kind_of(image)
             if rule.input_kinds and kind and kind not in rule.input_kinds:
                 raise InvalidArguments(
-                    f"{cause} takes {either(rule.input_kinds)}, and `image` number {position} is a {kind}."
+                    f"{cause} takes {either(rule.input_kinds)}, but `image` number {position} is a {kind}."
                 )
     inputs, limit = len(spec.images), table.upstream_limits.images_in_and_out
     for name, count in spec.options.items():

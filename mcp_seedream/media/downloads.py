@@ -247,7 +247,7 @@ async def _check_is_picture(path: Path) -> None:
     """Check the first bytes of a file: error pages can have status 200 as well."""
     async with await anyio.open_file(path, "rb") as file:
         if kind(await file.read(16)) is None:
-            raise UnreadableReply("The link did not answer with a picture.")
+            raise UnreadableReply("The link did not return a picture.")
 
 
 def _proxy(host: str) -> str | None:

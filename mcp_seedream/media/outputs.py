@@ -85,7 +85,9 @@ async def deliver(
         return await _deliver(task, options, downloads, local, decode_limiter)
     except Exception:  # the pictures were billed, so their links must reach the caller
         logger.exception("the pictures of task %s could not be delivered", task.id)
-        rest = "their links are all there is" if any(image.url for image in task.images) else "get_task may bring them"
+        rest = (
+            "only their links are available" if any(image.url for image in task.images) else "get_task may return them"
+        )
         note = f"The pictures could not be fetched, saved or shown here; {rest}."
         return Delivered(replace(task, notes=(*task.notes, note)))
 
@@ -155,7 +157,7 @@ async def _fetch(
                 elif image.b64_json:
                     data = await anyio.to_thread.run_sync(picture_data, image.b64_json)
                     if kind(data) is None:
-                        raise UnreadableReply("The image data is not that of a picture.")
+                        raise UnreadableReply("The image data is not a picture.")
                     await anyio.Path(path).write_bytes(data)
                 elif image.url:
                     await downloads.fetch(image.url, path)

@@ -102,7 +102,8 @@ class Broken(Downloads):
 
 
 @pytest.mark.parametrize(
-    ("image", "says"), [(Image(LINK), "their links are all there is"), (Image(LINK, data()), "shown here; their links")]
+    ("image", "says"),
+    [(Image(LINK), "only their links are available"), (Image(LINK, data()), "shown here; only their links")],
 )
 async def test_a_bug_in_the_delivery_costs_no_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: Image, says: str

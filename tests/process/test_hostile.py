@@ -165,7 +165,7 @@ CASES = {
     "private": "leads to a private address",
     "redirect": "leads to a private address",
     "redirect-http": "is not https, so it was not followed",
-    "html": "did not answer with a picture",
+    "html": "did not return a picture",
     "gone": "answered HTTP 404",
     "gzip": "was sent with an unsupported Content-Encoding",
     "slow": f"took longer than {PATIENCE} s",
