@@ -75,7 +75,7 @@ def image_call(
     others = ["prompt", *(["image"] if operation == "edit" else []), "model", "size"]
     others += [*([] if origin == "upstream" else ["aspect_ratio"]), *_server_arguments(origin)]
     args = _without_empty(raw)
-    # A neutral value of a parameter that only the other operation has does no harm.
+    # Ignore neutral values of parameters that only the other operation has.
     for name in table.parameters.keys() - available.keys() & args.keys():
         value = _option(table, name, args[name])
         if value is None or table.is_neutral(operation, name, value):
@@ -217,7 +217,7 @@ def _exact_size(sides: tuple[int, int], ratio: str | None) -> str:
 
 
 def _is_size_of_an_option(table: ModelTable, size: str | None, options: Mapping[str, Value]) -> bool:
-    """Whether a used option defines this named size, as `layer_decomposition` defines `auto`."""
+    """Whether an option that is used makes this named size valid."""
     rules = [table.rule(model, name) for model in table.models for name, value in options.items() if value]
     return size is not None and any(rule and size in (rule.sizes or ()) for rule in rules)
 

@@ -23,11 +23,11 @@ from mcp_seedream.media.pixels import (
     TRANSPOSITIONS,
     UNREADABLE,
     Source,
-    factor_for,
-    finished,
-    header,
-    loaded,
+    decode_within,
+    open_image,
     orientation_of,
+    reduction_factor,
+    scaled_upright,
 )
 
 _MAX_MEMORY = 330_000_000  # bytes that the subprocess may allocate; 60 megapixels of HEIC need 315 MB
@@ -52,7 +52,7 @@ def has_alpha(source: Source) -> bool:
     Raises:
         InvalidArguments: It can't be decoded.
     """
-    with header(source) as image:
+    with open_image(source) as image:
         return "A" in image.getbands() or "transparency" in image.info
 
 
@@ -68,7 +68,7 @@ def fits(source: BinaryIO, size: int, bounds: Bounds, *, header_only: bool = Tru
     Raises:
         InvalidArguments: It is not a readable picture, or breaks a limit even if it is scaled down.
     """
-    with header(source, SAFE_HEADERS if header_only else None) as image:
+    with open_image(source, SAFE_HEADERS if header_only else None) as image:
         width, height = image.size
         _check_size(width, height, bounds)
         accepted = size <= bounds.max_bytes and width * height <= bounds.max_pixels and image.mode != "CMYK"
@@ -95,14 +95,14 @@ def fitted(source: BinaryIO, size: int, bounds: Bounds, *, keep_alpha: bool) -> 
     """
     if _is_heif(source):
         return _fitted_heif(source, size, bounds, keep_alpha=keep_alpha)
-    with header(source) as image:
+    with open_image(source) as image:
         width, height = image.size
         _check_size(width, height, bounds)
         converted = f"converted from {image.format}" if image.format not in _ACCEPTED else ""
         rotated = "turned upright" if _is_rotated(image, source, markers_only=False) else ""
         flattened = not keep_alpha and image.has_transparency_data
         try:
-            picture = loaded(image, bounds.box(width, height), keep_alpha=keep_alpha)
+            picture = decode_within(image, bounds.box(width, height), keep_alpha=keep_alpha)
             data = _encoded(picture, bounds.max_bytes)
         except UNREADABLE as error:
             raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
@@ -116,10 +116,10 @@ def _fitted_heif(source: BinaryIO, size: int, bounds: Bounds, *, keep_alpha: boo
     width, height = image.size
     _check_size(width, height, bounds)
     box = bounds.box(width, height)
-    small = image.reduced(factor_for((width, height), box, width * height * image.bands))
+    small = image.reduced(reduction_factor((width, height), box, width * height * image.bands))
     flattened = image.has_alpha and not keep_alpha
     del image  # frees the decoded pixels
-    data = _encoded(finished(small, box, keep_alpha=keep_alpha), bounds.max_bytes)
+    data = _encoded(scaled_upright(small, box, keep_alpha=keep_alpha), bounds.max_bytes)
     return _with_note(data, ["converted from HEIC"], (width, height), size, flattened=flattened)
 
 
@@ -159,7 +159,7 @@ def _is_rotated(image: Image.Image, source: BinaryIO, *, markers_only: bool) -> 
     rotated = any(marker in data for marker in _PNG_EXIF_MARKERS)
     source.seek(0)
     if rotated and not markers_only:
-        with header(source) as reopened:
+        with open_image(source) as reopened:
             rotated = orientation_of(reopened) in TRANSPOSITIONS
     source.seek(position)
     return rotated

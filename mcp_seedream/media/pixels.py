@@ -37,7 +37,7 @@ TRANSPOSITIONS = {
 _ORIENTATION_TAG = 0x0112
 
 
-def header(source: Source, formats: tuple[str, ...] | None = None) -> Image.Image:
+def open_image(source: Source, formats: tuple[str, ...] | None = None) -> Image.Image:
     """Open a picture without decoding its pixels; `formats` limits the accepted formats (Pillow's names).
 
     Raises:
@@ -55,7 +55,7 @@ def header(source: Source, formats: tuple[str, ...] | None = None) -> Image.Imag
         raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
 
 
-def loaded(image: Image.Image, box: tuple[int, int], *, keep_alpha: bool) -> Image.Image:
+def decode_within(image: Image.Image, box: tuple[int, int], *, keep_alpha: bool) -> Image.Image:
     """Decode an open picture to RGB or RGBA, scale it down to a box (width, height), and turn it upright.
 
     The box applies to the picture before it is turned.
@@ -67,9 +67,9 @@ def loaded(image: Image.Image, box: tuple[int, int], *, keep_alpha: bool) -> Ima
         width, height = image.size
         half = (width // 2, height // 2) if 8 * width * height > _MAX_BYTES else box
         image.draft("RGB", (min(box[0], half[0]), min(box[1], half[1])))
-    # Pillow needs one byte per pixel for 1, L and P, four for other modes. Some modes are converted before scaling.
+    # Includes the copy that is made of modes which are converted before scaling.
     bytes_per_pixel = {"1": 5, "L": 1, "P": 5, "PA": 5, "I": 8, "F": 8}.get(image.mode, 4)
-    factor = factor_for(image.size, box, image.width * image.height * bytes_per_pixel)
+    factor = reduction_factor(image.size, box, image.width * image.height * bytes_per_pixel)
     image.load()
     orientation = orientation_of(image)
     profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA", "P", "PA") else None
@@ -79,12 +79,12 @@ def loaded(image: Image.Image, box: tuple[int, int], *, keep_alpha: bool) -> Ima
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     picture = _reduced(image, factor)
     image.close()
-    picture = finished(picture, box, keep_alpha=keep_alpha, orientation=orientation)
+    picture = scaled_upright(picture, box, keep_alpha=keep_alpha, orientation=orientation)
     picture.info = {"icc_profile": profile} if profile else {}
     return picture
 
 
-def factor_for(size: tuple[int, int], box: tuple[int, int], decoded: int) -> int:
+def reduction_factor(size: tuple[int, int], box: tuple[int, int], decoded: int) -> int:
     """Return the factor by which to reduce the sides, so that the picture and its copy fit in `_MAX_BYTES`.
 
     Args:
@@ -104,10 +104,12 @@ def factor_for(size: tuple[int, int], box: tuple[int, int], decoded: int) -> int
     return factor
 
 
-def finished(picture: Image.Image, box: tuple[int, int], *, keep_alpha: bool, orientation: int = 1) -> Image.Image:
+def scaled_upright(
+    picture: Image.Image, box: tuple[int, int], *, keep_alpha: bool, orientation: int = 1
+) -> Image.Image:
     """Convert a decoded picture to RGB or RGBA, scale it down to the box, and turn it upright."""
     transparent = keep_alpha and picture.has_transparency_data
-    picture = (picture if picture.mode == "RGBA" else picture.convert("RGBA")) if transparent else flat(picture)
+    picture = (picture if picture.mode == "RGBA" else picture.convert("RGBA")) if transparent else as_rgb(picture)
     picture.thumbnail(box)
     return picture.transpose(TRANSPOSITIONS[orientation]) if orientation in TRANSPOSITIONS else picture
 
@@ -126,7 +128,7 @@ def _reduced(image: Image.Image, factor: int) -> Image.Image:
     return small
 
 
-def flat(picture: Image.Image) -> Image.Image:
+def as_rgb(picture: Image.Image) -> Image.Image:
     """Convert to RGB on a white background."""
     if not picture.has_transparency_data:
         return picture if picture.mode == "RGB" else picture.convert("RGB")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from mcp_seedream.core.errors import InvalidArguments
-from mcp_seedream.media.pixels import UNREADABLE, Source, flat, header, loaded
+from mcp_seedream.media.pixels import UNREADABLE, Source, as_rgb, decode_within, open_image
 
 PREVIEW_SIDE = 768
 """Longest side of a thumbnail, in pixels."""
@@ -39,7 +39,7 @@ def contact_sheet(sources: Sequence[Source]) -> bytes:
     """
     columns = math.ceil(math.sqrt(len(sources)))
     rows = math.ceil(len(sources) / columns)
-    pictures = [flat(_decoded(source, PREVIEW_SIDE // columns - 4)) for source in sources]
+    pictures = [as_rgb(_decoded(source, PREVIEW_SIDE // columns - 4)) for source in sources]
     width, height = (max(picture.size[side] for picture in pictures) + 4 for side in (0, 1))
     sheet = Image.new("RGB", (width * columns, height * rows), "white")
     draw = ImageDraw.Draw(sheet)
@@ -61,7 +61,7 @@ def composed(base: Source, layers: Sequence[tuple[Source, Sequence[float]]]) -> 
     Raises:
         InvalidArguments: A file is not a picture, or has too many pixels.
     """
-    with header(base) as whole:
+    with open_image(base) as whole:
         scale = min(1, PREVIEW_SIDE / max(whole.size))
     canvas = _decoded(base, PREVIEW_SIDE).convert("RGBA")
     for source, box in layers:
@@ -82,11 +82,11 @@ def composed(base: Source, layers: Sequence[tuple[Source, Sequence[float]]]) -> 
 
 def _decoded(source: Source, side: int) -> Image.Image:
     """Decode a picture, scaled down to a square of `side` pixels."""
-    with header(source) as image:
+    with open_image(source) as image:
         if image.width * image.height > _MAX_PIXELS:
             raise InvalidArguments(f"has {image.width}x{image.height} pixels, too many for a preview.")
         try:
-            return loaded(image, (side, side), keep_alpha=True)
+            return decode_within(image, (side, side), keep_alpha=True)
         except UNREADABLE as error:
             raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
 
@@ -94,7 +94,7 @@ def _decoded(source: Source, side: int) -> Image.Image:
 def _encoded(picture: Image.Image) -> bytes:
     """Encode as WebP (with transparency) or JPEG, and scale down until the file has at most `PREVIEW_BYTES`."""
     transparent = picture.mode == "RGBA" and picture.getchannel("A").getextrema() != (255, 255)
-    picture = picture if transparent else flat(picture)
+    picture = picture if transparent else as_rgb(picture)
     while True:
         for quality in (82, 65, 45):
             file = io.BytesIO()
