@@ -72,15 +72,15 @@ def image_call(
         InvalidArguments: An argument is unknown or invalid; names the rule and a valid value.
     """
     available = table.parameters_for(operation)
-    others = ["prompt", *(["image"] if operation == "edit" else []), "model", "size"]
-    others += [*([] if origin == "upstream" else ["aspect_ratio"]), *_server_arguments(origin)]
+    known = ["prompt", *(["image"] if operation == "edit" else []), "model", "size"]
+    known += [*([] if origin == "upstream" else ["aspect_ratio"]), *_server_arguments(origin)]
     args = _without_empty(raw)
     # Ignore neutral values of parameters that only the other operation has.
     for name in table.parameters.keys() - available.keys() & args.keys():
         value = _option(table, name, args[name])
         if value is None or table.is_neutral(operation, name, value):
             del args[name]
-    _reject_unknown(args, [*others, *available], other_tool={"image", *table.parameters}, table=table)
+    _reject_unknown(args, [*known, *available], other_tool={"image", *table.parameters}, table=table)
     options = {}
     for name in available:
         if (value := _option(table, name, args.get(name))) is not None:

@@ -129,13 +129,13 @@ def _reduced(image: Image.Image, factor: int) -> Image.Image:
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:
-    """Convert to RGB on a white background."""
+    """Convert to RGB; transparent pixels become white."""
     if not picture.has_transparency_data:
         return picture if picture.mode == "RGB" else picture.convert("RGB")
     picture = picture.convert("RGBA")
-    background = Image.new("RGB", picture.size, "white")
-    background.paste(picture, mask=picture.getchannel("A"))
-    return background
+    canvas = Image.new("RGB", picture.size, "white")
+    canvas.paste(picture, mask=picture.getchannel("A"))
+    return canvas
 
 
 def orientation_of(image: Image.Image) -> int:
