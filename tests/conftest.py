@@ -167,7 +167,8 @@ def look_ups(sandbox: Sandbox) -> list[dict[str, Any]]:
 def only(table: ModelTable, *ids: str) -> ModelTable:
     """The table with these models and no others."""
     models = [table.by_id[id_] for id_ in ids]
-    return ModelTable(**{name: getattr(table, name) for name in ModelTable.model_fields} | {"models": models})
+    fields = {field.alias or name: getattr(table, name) for name, field in ModelTable.model_fields.items()}
+    return ModelTable(**fields | {"models": models})
 
 
 def huge_png(width: int, height: int) -> bytes:

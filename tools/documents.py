@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mcp_seedream.catalog.schemas import spelled
+from mcp_seedream.catalog.schemas import as_json
 from mcp_seedream.catalog.selection import ImageSpec, choose
 from mcp_seedream.catalog.table import ANY, ModelTable, Operation, Value, either
 from mcp_seedream.catalog.table_file import read_table
@@ -129,7 +129,7 @@ def _combinations(table: ModelTable) -> str:
 
 
 def _spelled(values: Mapping[str, Value]) -> list[str]:
-    return [f"`{name}`" if value == ANY else f"`{name}: {spelled(value)}`" for name, value in values.items()]
+    return [f"`{name}`" if value == ANY else f"`{name}: {as_json(value)}`" for name, value in values.items()]
 
 
 def _sandbox() -> str:

@@ -18,7 +18,7 @@ import anyio
 from mcp import Client
 from mcp_types import CallToolResult
 
-from mcp_seedream.catalog.schemas import spelled
+from mcp_seedream.catalog.schemas import as_json
 from mcp_seedream.catalog.table import ModelTable, Operation, Rule, either, number
 from mcp_seedream.core.errors import SeedreamError
 from mcp_seedream.generation.journal import IN_MEMORY, Journal
@@ -107,7 +107,7 @@ def _schemas(table: ModelTable, defaults: ToolDefaults) -> dict[str, Schema]:
 
 def _tool(table: ModelTable, tool: Schema, hosted: Schema) -> str:
     """One tool: what it says of itself, and a row for each argument; columns that would be empty are left out."""
-    hints = ", ".join(f"`{name}: {spelled(value)}`" for name, value in tool["annotations"].items())
+    hints = ", ".join(f"`{name}: {as_json(value)}`" for name, value in tool["annotations"].items())
     operation: Operation = "edit" if "image" in tool["inputSchema"]["properties"] else "generate"
     required = tool["inputSchema"].get("required", [])
     rows = []
@@ -182,7 +182,7 @@ def _default(name: str, table: ModelTable, rules: dict[str, Rule]) -> str:
     defaults: dict[str, list[str]] = {}
     for id_, rule in rules.items():
         if rule.default is not None:
-            defaults.setdefault(spelled(rule.default), []).append(table.by_id[id_].label)
+            defaults.setdefault(as_json(rule.default), []).append(table.by_id[id_].label)
     if len(defaults) == 1:
         return f"`{next(iter(defaults))}`"
     return ours.get(name) or "<br>".join(f"`{value}` ({', '.join(labels)})" for value, labels in defaults.items())

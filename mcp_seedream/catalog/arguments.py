@@ -1,8 +1,8 @@
-"""Raw tool arguments → checked call. The first stop of the line: whatever passes here may be sent.
+"""Validation of raw tool arguments: `image_call` and `task_call` turn them into checked calls.
 
-Agents spell values in more ways than a schema says ("5" for 5, a bare string for a list of one, JSON in
-a string, null or "" for absent): what can be meant in only one way is taken, everything else is an
-error that names the argument. The rules between arguments and models are `selection.choose`.
+Agents often send a value in another form than the schema's: "5" for 5, one string for a list, JSON in a string, null
+or "" for an absent value. Unambiguous values are converted; all others raise an error that names the argument.
+`selection.choose` checks the rules between arguments and models.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from mcp_seedream.core.errors import InvalidArguments
 
 Raw = Mapping[str, Any]
 CallOrigin = Literal["local", "hosted", "upstream"]
-"""Where a call is checked: on the caller's own machine, on somebody else's, or (the sandbox) upstream of both."""
+"""Where a call is validated: on the caller's machine, on a hosted server, or in the sandbox (as the upstream)."""
 
-
-_SHRINKABLE = 4
+_MAX_SHRINK = 4
+"""Input pictures may be this many times larger than the upstream's limit, since they are scaled down."""
 _ANY_CHOICE = ("", "auto", "default")
 """Values of `model`, `size` and `aspect_ratio` that leave the choice to the server."""
 _NO_VALUES = ("", "null", "None", "undefined")
-"""Texts that programs write for no value, exactly so; a prompt may be one of them."""
-_SAME_WORDS = {"jpg": "jpeg", "base64": "b64_json", "b64": "b64_json", "link": "url"}
-"""Other words for values of the table."""
-_SAME_SHAPE = 0.03
-"""By how much the ratio of a `WIDTHxHEIGHT` may differ from an `aspect_ratio` beside it."""
+"""Texts that stand for a missing value, except in `prompt`. They are case-sensitive."""
+_SYNONYMS = {"jpg": "jpeg", "base64": "b64_json", "b64": "b64_json", "link": "url"}
+"""Other names for values in the table."""
+_RATIO_TOLERANCE = 0.03
+"""Largest relative difference between the ratio of a `WIDTHxHEIGHT` and an `aspect_ratio` given with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageCall:
-    """A checked call of `generate_image` or `edit_image`; `model` is None where none was named."""
+    """A checked call of `generate_image` or `edit_image`; `model` is None if the caller named none."""
 
     spec: ImageSpec
     model: str | None
@@ -49,7 +49,7 @@ class ImageCall:
 
 @dataclass(frozen=True, slots=True)
 class TaskCall:
-    """A checked call of `get_task`: one id or more, none twice; none at all asks for the newest tasks."""
+    """A checked call of `get_task` with unique ids; no ids means the newest tasks."""
 
     task_ids: tuple[str, ...]
     wait_seconds: float
@@ -59,47 +59,49 @@ class TaskCall:
 def image_call(
     table: ModelTable, operation: Operation, raw: Raw, *, wait_seconds: float, origin: CallOrigin = "hosted"
 ) -> ImageCall:
-    """Check the form of every argument of an image tool.
+    """Validate the arguments of an image tool.
 
     Args:
         table: The capability table.
         operation: "generate" or "edit".
-        raw: The arguments as they came.
-        wait_seconds: How long to wait where the call doesn't say.
-        origin: Decides whether paths, tasks and `save_to` mean anything.
+        raw: The raw arguments.
+        wait_seconds: The default of `wait_seconds`.
+        origin: Decides which arguments the tool has, and whether `image` may be a path or a task.
 
     Raises:
-        InvalidArguments: With the argument, the rule, and what would be right.
+        InvalidArguments: An argument is unknown or invalid; names the rule and a valid value.
     """
     available = table.parameters_for(operation)
-    ours = ["prompt", *(["image"] if operation == "edit" else []), "model", "size", *_ours(origin, "aspect_ratio")]
-    given = _given(raw)
-    for name in table.parameters.keys() - available.keys() & given.keys():
-        value = _option(table, name, given[name])
+    known = ["prompt", *(["image"] if operation == "edit" else []), "model", "size"]
+    known += [*([] if origin == "upstream" else ["aspect_ratio"]), *_server_arguments(origin)]
+    args = _without_empty(raw)
+    # Ignore neutral values of parameters that only the other operation has.
+    for name in table.parameters.keys() - available.keys() & args.keys():
+        value = _option(table, name, args[name])
         if value is None or table.is_neutral(operation, name, value):
-            del given[name]
-    _refuse_unknown(given, [*ours, *available], elsewhere={"image", *table.parameters}, table=table)
+            del args[name]
+    _reject_unknown(args, [*known, *available], other_tool={"image", *table.parameters}, table=table)
     options = {}
     for name in available:
-        if (value := _option(table, name, given.get(name))) is not None:
+        if (value := _option(table, name, args.get(name))) is not None:
             options[name] = value
-    size, ratio = _size_and_ratio(table, given, options)
+    size, ratio = _size_and_ratio(table, args, options)
     spec = ImageSpec(
         operation=operation,
-        prompt=prompt if (prompt := coercion.text("prompt", given.get("prompt", ""))).strip() else "",
-        images=_images(table, given.get("image"), origin) if operation == "edit" else (),
+        prompt=prompt if (prompt := coercion.text("prompt", args.get("prompt", ""))).strip() else "",
+        images=_images(table, args.get("image"), origin) if operation == "edit" else (),
         size=size,
         options=options,
         aspect_ratio=ratio,
     )
-    default = 0 if _called_back(table, options) else wait_seconds
-    model = coercion.text("model", given.get("model", "")).strip()
-    named = None if model.casefold() in (*_ANY_CHOICE, *table.families) else model
-    return ImageCall(spec, named, _wait(given, default), _save_to(given))
+    default = 0 if _has_callback(table, options) else wait_seconds
+    model = coercion.text("model", args.get("model", "")).strip()
+    any_model = model.casefold() in (*_ANY_CHOICE, *table.families)
+    return ImageCall(spec, None if any_model else model, _wait_seconds(args, default), _save_to(args))
 
 
-def _given(raw: Raw) -> dict[str, Any]:
-    """The arguments that say something: clients that must fill in every one send null, or something empty."""
+def _without_empty(raw: Raw) -> dict[str, Any]:
+    """Return the arguments without null and empty values: some clients send all arguments."""
     return {
         name: value
         for name, value in raw.items()
@@ -108,37 +110,43 @@ def _given(raw: Raw) -> dict[str, Any]:
 
 
 def is_waited_for(table: ModelTable, raw: Raw) -> bool:
-    """Whether an image call, however it is spelled, wants its picture to be waited for; what is wrong is told later."""
-    given = _given(raw)
+    """Whether an image call waits for its result; True if `wait_seconds` is invalid, which `image_call` reports."""
+    args = _without_empty(raw)
     try:
-        return _wait(given, 0 if _called_back(table, given) else 1) > 0
+        return _wait_seconds(args, 0 if _has_callback(table, args) else 1) > 0
     except InvalidArguments:
         return True
 
 
 def task_call(raw: Raw, *, wait_seconds: float, origin: CallOrigin = "hosted", listing: bool = False) -> TaskCall:
-    """Check the arguments of `get_task`; with `listing`, there may be no id.
+    """Validate the arguments of `get_task`.
+
+    Args:
+        raw: The raw arguments.
+        wait_seconds: The default of `wait_seconds`.
+        origin: Decides which arguments the tool has.
+        listing: Accept a call without an id, which lists the newest tasks.
 
     Raises:
-        InvalidArguments: No id, too many, or something that can't be one.
+        InvalidArguments: An argument is unknown or invalid, or there are no ids or too many.
     """
-    given = _given(raw)
-    _refuse_unknown(given, ["task_id", "task_ids", *_ours(origin)], elsewhere=())
-    listed = coercion.listed(given.get("task_ids", []))
-    texts = [coercion.text("task_id", given.get("task_id", "")), *(coercion.text("task_ids", one) for one in listed)]
-    ids = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
+    args = _without_empty(raw)
+    _reject_unknown(args, ["task_id", "task_ids", *_server_arguments(origin)], other_tool=())
+    single = coercion.text("task_id", args.get("task_id", "")).strip()
+    several = [coercion.text("task_ids", entry).strip() for entry in coercion.as_list(args.get("task_ids", []))]
+    ids = tuple(dict.fromkeys(id_ for id_ in (single, *several) if id_))
     if not ids and not listing:
         raise InvalidArguments("Give `task_id`, or `task_ids` for several: an id that an image tool returned.")
     if len(ids) > MAX_TASK_IDS:
         raise InvalidArguments(f"`task_ids` takes at most {MAX_TASK_IDS} ids in one call; this one has {len(ids)}.")
-    for one in ids:
-        _check_id("task_id" if one == texts[0].strip() else "task_ids", one)
-    return TaskCall(ids, _wait(given, wait_seconds), _save_to(given))
+    for id_ in ids:
+        _check_id("task_id" if id_ == single else "task_ids", id_)
+    return TaskCall(ids, _wait_seconds(args, wait_seconds), _save_to(args))
 
 
-def _called_back(table: ModelTable, given: Collection[str]) -> bool:
-    """A callback is how that caller is told: it need not be kept waiting as well."""
-    return any(table.parameters[name].type == "url" for name in given if name in table.parameters)
+def _has_callback(table: ModelTable, names: Collection[str]) -> bool:
+    """Whether the result is sent to a callback URL, so that by default the call does not wait for it."""
+    return any(table.parameters[name].type == "url" for name in names if name in table.parameters)
 
 
 def _check_id(name: str, text: str) -> None:
@@ -146,107 +154,104 @@ def _check_id(name: str, text: str) -> None:
         raise InvalidArguments(f"`{name}`: {shortened(text)} can't be a task's id.")
 
 
-def _ours(origin: CallOrigin, *others: str) -> list[str]:
-    """The arguments that are not the upstream's: the sandbox takes none of them."""
-    if origin == "upstream":
-        return ["wait_seconds"]
-    return [*others, "wait_seconds", *(["save_to"] if origin == "local" else [])]
+def _server_arguments(origin: CallOrigin) -> list[str]:
+    """Return the arguments, common to all tools, that this server adds to the upstream's."""
+    return ["wait_seconds", *(["save_to"] if origin == "local" else [])]
 
 
-def _save_to(given: Raw) -> str | None:
-    return coercion.text("save_to", given.get("save_to", "")).strip() or None
+def _save_to(args: Raw) -> str | None:
+    return coercion.text("save_to", args.get("save_to", "")).strip() or None
 
 
-def _refuse_unknown(
-    given: Raw, known: list[str], elsewhere: Collection[str], *, table: ModelTable | None = None
+def _reject_unknown(
+    args: Raw, known: list[str], other_tool: Collection[str], *, table: ModelTable | None = None
 ) -> None:
-    """Refuse an argument that this tool does not have."""
-    for name in given:
+    """Reject arguments that the tool does not have, with a hint: advice from the table, or a similar name."""
+    for name in args:
         if name in known:
             continue
-        if name in elsewhere:
+        if name in other_tool:
             raise InvalidArguments(f"`{name}` is for the other image tool, not for this one. Nothing was sent.")
-        asked = name[:60].lower()
-        foreign = re.sub(r"[\W_]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name[:60])).strip("_").lower()
+        lower = name[:60].lower()
+        snake_case = re.sub(r"[\W_]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name[:60])).strip("_").lower()
         others = table.other_arguments if table else ()
-        near = get_close_matches(asked, known, n=1) or [one for one in known if len(asked) > 1 and asked in one]
-        if instead := next((other.instead for other in others if foreign in other.names), None):
+        similar = get_close_matches(lower, known, n=1) or [each for each in known if len(lower) > 1 and lower in each]
+        if instead := next((other.instead for other in others if snake_case in other.names), None):
             hint = f"{instead}."
-        elif near:
-            hint = f"Did you mean `{near[0]}`?"
+        elif similar:
+            hint = f"Did you mean `{similar[0]}`?"
         else:
             hint = f"This tool takes {', '.join(known)}."
         raise InvalidArguments(f"`{name[:60]}` is not an argument of this tool. {hint} Nothing was sent.")
 
 
-def _size_and_ratio(table: ModelTable, given: Raw, options: Mapping[str, Value]) -> tuple[str | None, str | None]:
-    """`size` as the table spells it or `WIDTHxHEIGHT`, and an aspect ratio, which `size` may hold as well."""
-    size = coercion.text("size", coercion.two_sides(given.get("size", ""), "x")).strip()
-    ratio = coercion.text("aspect_ratio", coercion.two_sides(given.get("aspect_ratio", ""), ":")).strip()
-    any_shape = ratio.casefold() in (*_ANY_CHOICE, table.named_sizes.any_shape)
-    shape = None if any_shape else dimensions.aspect_ratio(table, ratio)
-    if shape is None and not any_shape:
+def _size_and_ratio(table: ModelTable, args: Raw, options: Mapping[str, Value]) -> tuple[str | None, str | None]:
+    """Return the size (a name from the table or `WIDTHxHEIGHT`) and the aspect ratio; `size` may hold either."""
+    size = coercion.text("size", coercion.joined_sides(args.get("size", ""), "x")).strip()
+    ratio_text = coercion.text("aspect_ratio", coercion.joined_sides(args.get("aspect_ratio", ""), ":")).strip()
+    any_shape = ratio_text.casefold() in (*_ANY_CHOICE, table.named_sizes.any_shape)
+    ratio = None if any_shape else dimensions.aspect_ratio(table, ratio_text)
+    if ratio is None and not any_shape:
         names = ", ".join(table.aspect_ratios)
-        raise InvalidArguments(f"`aspect_ratio` {shortened(ratio)} must be like 16:9, or one of {names}.")
-    named = {name.casefold(): name for name in table.sizes}.get(size.casefold().replace(" ", ""))
+        raise InvalidArguments(f"`aspect_ratio` {shortened(ratio_text)} must be like 16:9, or one of {names}.")
     if sides := dimensions.pixels(size):
-        return _exact_size(sides, shape)
-    if named is None and (shape_of_size := dimensions.aspect_ratio(table, size)):
-        if shape and shape != shape_of_size:
-            raise InvalidArguments(f"`size` {shortened(size)} and `aspect_ratio` {shape} are two shapes: give one.")
-        return None, shape_of_size
-    if size.casefold() in _ANY_CHOICE and not _is_size_of_an_option(table, named, options):
-        return None, shape
-    if shape and named == table.named_sizes.any_shape:
-        return None, shape
-    return named or size, shape
+        return _exact_size(sides, ratio), None
+    named_size = {name.casefold(): name for name in table.sizes}.get(size.casefold().replace(" ", ""))
+    if named_size is None and (ratio_in_size := dimensions.aspect_ratio(table, size)):
+        if ratio and ratio != ratio_in_size:
+            raise InvalidArguments(f"`size` {shortened(size)} and `aspect_ratio` {ratio} differ: give only one.")
+        return None, ratio_in_size
+    if size.casefold() in _ANY_CHOICE and not _is_size_of_an_option(table, named_size, options):
+        return None, ratio
+    if ratio and named_size == table.named_sizes.any_shape:
+        return None, ratio
+    return named_size or size, ratio
 
 
-def _exact_size(sides: tuple[int, int], shape: str | None) -> tuple[str, None]:
-    """`WIDTHxHEIGHT`, which an aspect ratio beside it may only repeat."""
+def _exact_size(sides: tuple[int, int], ratio: str | None) -> str:
+    """Return `WIDTHxHEIGHT`; an aspect ratio given with it must agree."""
     width, height = sides
-    if shape and abs(width / height / dimensions.quotient(shape) - 1) > _SAME_SHAPE:
-        raise InvalidArguments(f"`size` {width}x{height} has another shape than `aspect_ratio` {shape}: give one.")
-    return f"{width}x{height}", None
+    if ratio and abs(width / height / dimensions.quotient(ratio) - 1) > _RATIO_TOLERANCE:
+        raise InvalidArguments(f"`size` {width}x{height} and `aspect_ratio` {ratio} differ: give only one.")
+    return f"{width}x{height}"
 
 
 def _is_size_of_an_option(table: ModelTable, size: str | None, options: Mapping[str, Value]) -> bool:
-    """Whether a named size belongs to an option that is used, such as `auto` to layers."""
+    """Whether an option that is used makes this named size valid."""
     rules = [table.rule(model, name) for model in table.models for name, value in options.items() if value]
     return size is not None and any(rule and size in (rule.sizes or ()) for rule in rules)
 
 
-def _wait(given: Raw, default: float) -> float:
-    if "wait_seconds" not in given:
+def _wait_seconds(args: Raw, default: float) -> float:
+    if "wait_seconds" not in args:
         return default
-    value = coercion.finite_number("wait_seconds", given["wait_seconds"])
+    value = coercion.finite_number("wait_seconds", args["wait_seconds"])
     if not 0 <= value <= MAX_WAIT_SECONDS:
         raise InvalidArguments(f"`wait_seconds` must be from 0 to {MAX_WAIT_SECONDS}, not {number(value)}.")
     return value
 
 
 def _images(table: ModelTable, value: Any, origin: CallOrigin) -> tuple[str, ...]:
-    entries = coercion.listed(value) if origin == "upstream" else reference_texts(value)
+    entries = coercion.as_list(value) if origin == "upstream" else reference_texts(value)
     if not entries:
         raise InvalidArguments("`image` is missing: give the picture to edit, or use generate_image.")
-    most = table.upstream_limits.images_in_and_out
-    if len(entries) > most:
-        raise InvalidArguments(f"`image` has {len(entries)} entries; the upstream takes at most {most}.")
+    limit = table.upstream_limits.images_in_and_out
+    if len(entries) > limit:
+        raise InvalidArguments(f"`image` has {len(entries)} entries; the upstream takes at most {limit}.")
     return tuple(_image(table, coercion.text("image", entry).strip(), n, origin) for n, entry in enumerate(entries, 1))
 
 
 def _image(table: ModelTable, text: str, position: int, origin: CallOrigin) -> str:
     kind = reference_kind(text)
     if origin == "upstream" or kind in ("url", "data"):
-        # A larger picture than the upstream takes can still be made smaller, up to a limit of our own.
+        limit = table.upstream_limits.image_bytes
         if origin == "upstream":
-            most = table.upstream_limits.image_bytes
-            return checked_reference(text, position=position, max_bytes=most, kinds=UPSTREAM_KINDS)
-        return checked_reference(text, position=position, max_bytes=table.upstream_limits.image_bytes * _SHRINKABLE)
+            return checked_reference(text, position=position, max_bytes=limit, kinds=UPSTREAM_KINDS)
+        return checked_reference(text, position=position, max_bytes=limit * _MAX_SHRINK)
     if kind == "path" and origin == "hosted":
         raise InvalidArguments(
-            f"`image` number {position}, {text[:60]!r}, is neither a link nor a picture as data. A hosted server reads "
-            "no files: give an http(s) URL, a data URI, base64, or task:ID for a picture made here."
+            f"`image` number {position}, {text[:60]!r}, is not a link, a data URI or base64. A hosted server reads no "
+            "files: give an http(s) URL, a data URI, base64, or task:ID for an earlier result."
         )
     if kind == "task":
         _check_id("image", text.removeprefix("task:").partition("/")[0])
@@ -254,34 +259,35 @@ def _image(table: ModelTable, text: str, position: int, origin: CallOrigin) -> s
 
 
 def _option(table: ModelTable, name: str, value: Any) -> Value | None:
-    """The bare value of one of the upstream's optional parameters, or None where nothing was given."""
+    """Return the plain value of one of the upstream's optional parameters; None if no value was given."""
     parameter = table.parameters[name]
     rules = [rule for model in table.models if (rule := table.rule(model, name))]
-    words = {word.casefold(): word for rule in rules for word in rule.values or ()}
+    allowed = {word.casefold(): word for rule in rules for word in rule.values or ()}
     if value is False and parameter.type != "boolean":
         return None
-    if value is True and parameter.listed and len(words) == 1:
-        value = [*words.values()]
-    if isinstance(value, str) and (plain := value.strip().casefold()) in _ANY_CHOICE and plain not in words:
+    if value is True and parameter.listed and len(allowed) == 1:
+        value = [*allowed.values()]
+    if isinstance(value, str) and (word := value.strip().casefold()) in _ANY_CHOICE and word not in allowed:
         return None
-    entries = [_bare(name, parameter, entry) for entry in (coercion.listed(value) if parameter.listed else [value])]
-    found = {_typed(name, parameter, entry) for entry in entries if entry is not None}
-    if len(found) > 1:
-        raise InvalidArguments(f"`{name}` takes one kind of entry, not {len(found)}.")
-    if not found:
+    entries = coercion.as_list(value) if parameter.listed else [value]
+    plain = [_unwrapped(name, parameter, entry) for entry in entries]
+    values = {_typed(name, parameter, entry) for entry in plain if entry is not None}
+    if len(values) > 1:
+        raise InvalidArguments(f"`{name}` takes one kind of entry, not {len(values)}.")
+    if not values:
         return None
-    one = found.pop()
-    return _as_spelled(one, words) if isinstance(one, str) else one
+    result = values.pop()
+    return _canonical(result, allowed) if isinstance(result, str) else result
 
 
-def _as_spelled(text: str, words: Mapping[str, str]) -> str | None:
-    """A word as the table spells it ("PNG" → png, "jpg" → jpeg); None for an empty one."""
-    plain = text.casefold().removeprefix("image/").lstrip(".")
-    return words.get(_SAME_WORDS.get(plain, plain), text) or None
+def _canonical(text: str, allowed: Mapping[str, str]) -> str | None:
+    """Return a value as the table spells it ("PNG" → png, "jpg" → jpeg); None if it is empty."""
+    word = text.casefold().removeprefix("image/").lstrip(".")
+    return allowed.get(_SYNONYMS.get(word, word), text) or None
 
 
-def _bare(name: str, parameter: Parameter, value: Any) -> Any:
-    """What stands inside the upstream's wrapping object, or the value itself where it came bare."""
+def _unwrapped(name: str, parameter: Parameter, value: Any) -> Any:
+    """Return the value inside the upstream's wrapper object, or the value itself if it is not wrapped."""
     if parameter.inside is None:
         return None if value == "" else value
     if isinstance(value, str) and value.lstrip().startswith("{"):
@@ -289,22 +295,23 @@ def _bare(name: str, parameter: Parameter, value: Any) -> Any:
     if not isinstance(value, dict):
         return None if value == "" else value
     if unknown := set(value) - {parameter.inside}:
-        some = sorted(map(shortened, unknown))[:3]
-        raise InvalidArguments(f"`{name}` takes only `{parameter.inside}`, not {either(some)}.")
+        examples = sorted(map(shortened, unknown))[:3]
+        raise InvalidArguments(f"`{name}` takes only `{parameter.inside}`, not {either(examples)}.")
     return value.get(parameter.inside)
 
 
 def _typed(name: str, parameter: Parameter, value: Any) -> Value:
-    spelled = f"{name}.{parameter.inside}" if parameter.inside else name
+    """Convert a plain value to its parameter's type."""
+    path = f"{name}.{parameter.inside}" if parameter.inside else name
     match parameter.type:
         case "boolean":
-            return coercion.boolean(spelled, value)
+            return coercion.boolean(path, value)
         case "integer" | "number":
-            found = coercion.finite_number(spelled, value)
-            if parameter.type == "integer" and found != int(found):
-                raise InvalidArguments(f"`{spelled}` must be a whole number, not {number(found)}.")
-            return int(found) if found == int(found) else found
+            result = coercion.finite_number(path, value)
+            if parameter.type == "integer" and result != int(result):
+                raise InvalidArguments(f"`{path}` must be a whole number, not {number(result)}.")
+            return int(result) if result == int(result) else result
         case "string":
-            return coercion.text(spelled, value).strip()
+            return coercion.text(path, value).strip()
         case "url":
-            return coercion.url(spelled, value)
+            return coercion.url(path, value)

@@ -1,7 +1,7 @@
-"""Sizes in pixels: WIDTHxHEIGHT, aspect ratios, and the WIDTHxHEIGHT that a model makes of an aspect ratio.
+"""Sizes in pixels: parses `WIDTHxHEIGHT` and aspect ratios, and computes a `WIDTHxHEIGHT` from an aspect ratio.
 
-Facts come from the capability table: a model's limits of pixels and sides, the areas of named sizes (`2K` is the
-area of 2048x2048), and the step of computed sides.
+The limits of a model's pixels and sides come from the capability table. A named size such as `2K` is the area of a
+square of 2048x2048 pixels.
 """
 
 from __future__ import annotations
@@ -18,48 +18,49 @@ _NUMBER = r"([0-9]{1,5}(?:\.[0-9]{1,4})?)"
 _RATIO = re.compile(rf" *{_NUMBER} *[:/\N{{RATIO}}] *{_NUMBER} *")
 _RATIO_BY_TIMES = re.compile(rf" *{_NUMBER}{_TIMES}{_NUMBER} *")
 _LARGEST_TERM = 100
-"""Of a ratio: what is larger on both sides is a number of pixels."""
+"""A text such as "16x9" is an aspect ratio if both numbers are smaller than this, otherwise a size in pixels."""
 _TOLERANCE = 0.02
-"""How far the ratio of computed sides may be from the one that was asked for."""
+"""Largest relative difference between a requested aspect ratio and that of the computed sides."""
 
 
 def pixels(size: str) -> tuple[int, int] | None:
-    """Width and height of a `WIDTHxHEIGHT` ("1920x1080", "1024*1024 px"); None: it is something else."""
-    found = _PIXELS.fullmatch(size.strip())
-    sides = (int(found[1]), int(found[2])) if found else None
+    """Parse a `WIDTHxHEIGHT` ("1920x1080", "1024*1024 px") into width and height; None for other texts."""
+    match = _PIXELS.fullmatch(size.strip())
+    sides = (int(match[1]), int(match[2])) if match else None
     return sides if sides and max(sides) >= _LARGEST_TERM else None
 
 
 def aspect_ratio(table: ModelTable, text: str) -> str | None:
-    """An aspect ratio as `WIDTH:HEIGHT`; None: it is none.
+    """Parse an aspect ratio and return it as `WIDTH:HEIGHT`; None for other texts.
 
-    It may be written as "16:9", "16x9", "1.91:1", by a name of the table, or as both: "portrait 4:5".
+    Accepts "16:9", "16x9", "1.91:1", a name from the table, and a name with a ratio of the same orientation
+    ("portrait 4:5").
     """
     names = [name for name in table.aspect_ratios if re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE)]
-    named = table.aspect_ratios[names[0]] if len(names) == 1 else None
-    written = re.sub(rf"\b{re.escape(names[0])}\b|[()]", "", text, flags=re.IGNORECASE) if named else text
-    written = written if written.strip() else named or ""
-    found = _RATIO.fullmatch(written) or _RATIO_BY_TIMES.fullmatch(written)
-    if not found or not all(float(term) > 0 for term in found.groups()):
+    named_ratio = table.aspect_ratios[names[0]] if len(names) == 1 else None
+    numbers = re.sub(rf"\b{re.escape(names[0])}\b|[()]", "", text, flags=re.IGNORECASE) if named_ratio else text
+    numbers = numbers if numbers.strip() else named_ratio or ""
+    match = _RATIO.fullmatch(numbers) or _RATIO_BY_TIMES.fullmatch(numbers)
+    if not match or not all(float(term) > 0 for term in match.groups()):
         return None
-    ratio = ":".join(number(float(term)) for term in found.groups())
-    return ratio if named is None or _orientation(ratio) == _orientation(named) else None
+    ratio = ":".join(number(float(term)) for term in match.groups())
+    return ratio if named_ratio is None or _orientation(ratio) == _orientation(named_ratio) else None
 
 
 def _orientation(ratio: str) -> int:
-    """1 for a landscape, -1 for a portrait, 0 for a square."""
+    """Return 1 for a landscape ratio, -1 for portrait, 0 for square."""
     width, height = map(float, ratio.split(":"))
     return (width > height) - (width < height)
 
 
 def quotient(ratio: str) -> float:
-    """Width divided by height of a ratio that `aspect_ratio` has read."""
+    """Return width divided by height of a `WIDTH:HEIGHT` ratio."""
     width, height = map(float, ratio.split(":"))
     return width / height
 
 
-def complaint(table: ModelTable, model: Model, width: int, height: int) -> str | None:
-    """Why a model does not take a `WIDTHxHEIGHT` ("must have …"), or None."""
+def violation(table: ModelTable, model: Model, width: int, height: int) -> str | None:
+    """Return the model's limit that a `WIDTHxHEIGHT` exceeds ("must have ..."), or None if it exceeds none."""
     if model.sides and not (model.sides[0] <= min(width, height) and max(width, height) <= model.sides[1]):
         return f"must have sides from {model.sides[0]} to {model.sides[1]} pixels"
     if model.pixels and not model.pixels[0] <= width * height <= model.pixels[1]:
@@ -69,41 +70,45 @@ def complaint(table: ModelTable, model: Model, width: int, height: int) -> str |
     return None
 
 
-def shaped(table: ModelTable, model: Model, ratio: str, size: str | None) -> str | None:
-    """The `WIDTHxHEIGHT` of an aspect ratio at a model, with the area of a named size; None: the model has none.
+def size_for_ratio(table: ModelTable, model: Model, ratio: str, size: str | None) -> str | None:
+    """Compute the `WIDTHxHEIGHT` with an aspect ratio and the area of a named size.
 
     Args:
         table: The capability table.
-        model: Its limits are kept; where it has limits of sides, they come before the area.
+        model: The result is within the model's limits. For a model with limits of sides, they override the area.
         ratio: `WIDTH:HEIGHT`.
-        size: A named size that is an area (`2K`); None: the table's default, as near as the model allows.
+        size: A named size with an area (`2K`). If None, the table's default, moved into the model's limits.
+
+    Returns:
+        The size, or None if none within the model's limits fits.
     """
-    area = _area(model, size or table.named_sizes.default, wanted=size is not None)
+    area = _area(model, size or table.named_sizes.default, clamp=size is None)
     if area is None or not (model.pixels or model.sides):
         return None
-    asked = quotient(ratio)
-    long_by_short = max(asked, 1 / asked)
+    width_by_height = quotient(ratio)
+    long_by_short = max(width_by_height, 1 / width_by_height)
     if model.sides:
         low, high = model.sides[0] ** 2 * long_by_short, model.sides[1] ** 2 / long_by_short
         if low > high * (1 + _TOLERANCE):
             return None
         area = min(max(area, low), high)
-    found = min(
+    # The aspect ratio's error counts ten times as much as the area's.
+    best = min(
         (
             (10 * abs(long / short / long_by_short - 1) + abs(long * short / area - 1), long, short)
             for long, short in _sides(area, long_by_short, table.named_sizes.side_multiple)
-            if complaint(table, model, long, short) is None and abs(long / short / long_by_short - 1) <= _TOLERANCE
+            if violation(table, model, long, short) is None and abs(long / short / long_by_short - 1) <= _TOLERANCE
         ),
         default=None,
     )
-    if found is None:
+    if best is None:
         return None
-    _, long, short = found
-    return f"{long}x{short}" if asked >= 1 else f"{short}x{long}"
+    _, long, short = best
+    return f"{long}x{short}" if width_by_height >= 1 else f"{short}x{long}"
 
 
-def _area(model: Model, size: str, *, wanted: bool) -> float | None:
-    """The pixels of a named size, held within a model's limits where nobody asked for that size."""
+def _area(model: Model, size: str, *, clamp: bool) -> float | None:
+    """Return a named size's area in pixels; outside the model's limits, the nearest limit with `clamp`, else None."""
     square = side(size)
     if square is None:
         return None
@@ -111,16 +116,16 @@ def _area(model: Model, size: str, *, wanted: bool) -> float | None:
     if not model.pixels:
         return area
     low, high = model.pixels
-    if not wanted:
+    if clamp:
         return min(max(area, low), high)
     return area if low <= area <= high else None
 
 
 def _sides(area: float, long_by_short: float, step: int) -> Iterator[tuple[int, int]]:
-    """Sides that are multiples of `step`, near an area and a ratio: the long one, the short one."""
+    """Yield (long, short) sides that are multiples of `step`, near an area and a ratio."""
     nearest = round(math.sqrt(area / long_by_short) / step)
     for short in range(max(1, nearest - 4), nearest + 5):
-        along = round(short * long_by_short)
-        for long in (along - 1, along, along + 1):
+        middle = round(short * long_by_short)
+        for long in (middle - 1, middle, middle + 1):
             if long >= short:
                 yield long * step, short * step

@@ -1,4 +1,4 @@
-"""Kinds of picture files, told by their first bytes, and what the upstream takes of one input picture."""
+"""Kinds (file formats) of pictures, recognized by their first bytes, and the upstream's limits of an input picture."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 UPSTREAM_KINDS = ("jpeg", "png", "webp", "bmp", "tiff", "gif")
-"""Kinds that are sent as they are."""
+"""Kinds that the upstream accepts."""
 CONVERTED_KINDS = ("heic", "heif", "avif")
-"""Kinds of phones and browsers that every model of the upstream takes only once they are converted."""
+"""Kinds that this server converts before it sends them, since not every model of the upstream accepts them."""
 _SIGNATURES = {
     b"\xff\xd8\xff": "jpeg",
     b"\x89PNG\r\n\x1a\n": "png",
@@ -16,7 +16,7 @@ _SIGNATURES = {
     b"MM\0*": "tiff",
     b"GIF8": "gif",
 }
-# Brands of ISO/IEC 23008-12 (HEIF) and of AVIF. A file of the brands `mif1` and `msf1` may hold either coding.
+# Major brands of HEIF (ISO/IEC 23008-12) and AVIF. Files with `mif1` or `msf1` may hold HEVC or AV1.
 _BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "heic"),
     **dict.fromkeys((b"mif1", b"msf1"), "heif"),
@@ -26,33 +26,37 @@ _BRANDS = {
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What is taken of one input picture: bytes of its file, pixels of a side and of the whole, and its shape.
+    """The upstream's limits of one input picture.
 
-    `most_ratio` is how many times the longer side may be the shorter one.
+    Attributes:
+        max_bytes: File size.
+        min_side: Width and height in pixels.
+        max_pixels: Width times height.
+        max_ratio: Longer side divided by shorter side.
     """
 
-    most_bytes: int
-    least_side: int
-    most_pixels: int
-    most_ratio: float
+    max_bytes: int
+    min_side: int
+    max_pixels: int
+    max_ratio: float
 
-    def complaint(self, width: int, height: int) -> str | None:
-        """Why a picture of this size can't be sent, not even smaller; None if it can."""
-        if min(width, height) < self.least_side:
-            return f"has {width}x{height} pixels; the upstream takes sides of {self.least_side} or more."
-        if max(width, height) > self.most_ratio * min(width, height):
-            ratio = f"{self.most_ratio:g}"
+    def violation(self, width: int, height: int) -> str | None:
+        """Return the limit that a picture breaks even if it is scaled down; None if it breaks none."""
+        if min(width, height) < self.min_side:
+            return f"has {width}x{height} pixels; the upstream takes sides of {self.min_side} or more."
+        if max(width, height) > self.max_ratio * min(width, height):
+            ratio = f"{self.max_ratio:g}"
             return f"has {width}x{height} pixels; the upstream takes aspect ratios from 1:{ratio} to {ratio}:1."
         return None
 
     def box(self, width: int, height: int) -> tuple[int, int]:
-        """The largest size of the same shape that is taken."""
-        scale = min(1, math.sqrt(self.most_pixels / (width * height)))
+        """Return a picture's width and height, scaled down to `max_pixels` if necessary."""
+        scale = min(1, math.sqrt(self.max_pixels / (width * height)))
         return max(1, int(width * scale)), max(1, int(height * scale))
 
 
 def kind(data: bytes) -> str | None:
-    """The kind of a picture by its first 16 bytes: one of `UPSTREAM_KINDS` or `CONVERTED_KINDS`; None: no picture."""
+    """Return the kind of a picture, recognized by its first 16 bytes; None for other data."""
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "webp"
     if data.startswith(b"BM") and data[6:10] == bytes(4):  # two reserved words, zero
@@ -63,5 +67,5 @@ def kind(data: bytes) -> str | None:
 
 
 def kinds_in_words(kinds: tuple[str, ...] = UPSTREAM_KINDS + CONVERTED_KINDS) -> str:
-    """Kinds as an error lists them: "jpeg, png, ... or gif"."""
+    """Format kinds for an error message: "jpeg, png, ... or gif"."""
     return f"{', '.join(kinds[:-1])} or {kinds[-1]}"

@@ -1,33 +1,33 @@
-"""Input pictures as text: every way in which agents spell one, what it is, and the forms that the upstream takes.
+"""References to input pictures: URLs, data URIs, base64, tasks of this server, and paths.
 
-Agents hand on what they have: content blocks of a model's API or of MCP, a Markdown link, a quoted path, a task's
-id. What can be meant in only one way is taken.
+Agents often pass a reference in another form: a content block of MCP or a model API, a Markdown link, a quoted path,
+a bare task id. `reference_texts` extracts the reference; `checked_reference` validates it.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
+from mcp_seedream.catalog.coercion import from_json
 from mcp_seedream.catalog.picture_kinds import CONVERTED_KINDS, UPSTREAM_KINDS, kind, kinds_in_words
 from mcp_seedream.core.errors import InvalidArguments
 
-# Of any type, since the bytes tell the kind: browsers give HEIC none. "data:" itself is left out now and then.
+# Any media type, or none, since the kind is recognized by the bytes. Agents sometimes leave out "data:".
 _DATA_URI = re.compile(
     r"(?:data:\s*(?:[\w.+-]+/[\w.+-]+)?|image/[\w.+-]+)(;[^;,]{1,60})*?;\s*base64\s*,", re.IGNORECASE
 )
 _URL_SAFE = str.maketrans("-_", "+/")
-_WEB = re.compile(r"https?://", re.IGNORECASE)
-# Where objects keep a picture: its data before a name for it, and either before what only wraps it. These are the
+_WEB_URL = re.compile(r"https?://", re.IGNORECASE)
+# Keys of objects that hold a picture, in order of preference: data, URLs, paths, then nested objects. They come from
 # content blocks of MCP (data, resource.blob, uri), Anthropic (source), OpenAI (image_url), Gemini (inlineData,
-# fileData) and Vercel's AI SDK (image, data), ChatGPT's files (download_url), the upstream's and this server's own
-# results, and plain words.
+# fileData) and Vercel's AI SDK (image, data), from ChatGPT's files (download_url), and from results of the upstream
+# and of this server.
 _KEYS = (
     "data", "b64json", "base64", "blob", "bytes",
     "url", "imageurl", "downloadurl", "fileurl", "uri", "fileuri", "src", "href", "link",
@@ -35,38 +35,41 @@ _KEYS = (
     "image", "source", "inlinedata", "filedata", "resource",
 )  # fmt: skip
 """In lower case, without `_`."""
-_DEPTH = 4  # objects in objects
+_MAX_DEPTH = 4  # of nested lists and objects
 _QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb", "<": ">"}
-_UNWRAPPED = 8  # times
-_LONGEST_TEXT = 4000  # characters around a link, and of it
+_MAX_LAYERS = 8  # of quotes and markup around a reference
+_MAX_LINK_TEXT = 4000  # characters of a text in which a link is searched
 _LINKED_PICTURE = re.compile(r"\[(!\[[^\]]*\]\([^\s()]*\))\]\([^\s()]*\)\Z")
 _LINK = re.compile(r"https?://[^\s<>\"'`\\]+", re.IGNORECASE)
-_AFTER_LINK = ".,;*_]}\u00bb\u203a\u201c\u201d\u2019\u300d\u300f"  # closes what a link stands in
+_AFTER_LINK = ".,;*_]}\u00bb\u203a\u201c\u201d\u2019\u300d\u300f"  # punctuation that ends the text around a link
 _MARKDOWN = re.compile(r"!?\[[^\]]*\]\(")
 _TITLE = re.compile(r"\s(?:\"[^\"]*\"|'[^']*')$")
 _HTML = re.compile(r"<img\s(?:[^>]*?\s)?src\s*=\s*([\"'])", re.IGNORECASE)
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _TASK = re.compile(rf"(?:task(?:[ _]id)?\s*[:=]\s*)?({_UUID})(/[0-9]+)?", re.IGNORECASE)
-_INVISIBLE = "\ufeff\u200b\u200e\u200f\u2060\u202a\u202c"  # marks that come along when text is copied
+_INVISIBLE = "\ufeff\u200b\u200e\u200f\u2060\u202a\u202c"  # marks that are copied along with text
 
 
 def reference_texts(value: Any) -> list[Any]:
-    """The entries of `image`: texts, without what only wraps them, and what is neither a text nor an object.
+    """Return the references in the argument `image`, without the objects, quotes and markup around them.
 
     Args:
-        value: A text, an object, JSON of one, or a list of these. Empty ones are left out.
+        value: A string, an object, JSON in a string, or a list of these. Empty entries are left out.
+
+    Returns:
+        Strings. Entries of other types, such as numbers, are returned unchanged.
 
     Raises:
-        InvalidArguments: An object has nothing in it that a picture can be in.
+        InvalidArguments: An object does not contain a picture.
     """
-    entries = [entry for entry in _entries(value, _DEPTH) if entry not in (None, "")]
-    return [_bare(entry, position) for position, entry in enumerate(entries, 1)]
+    entries = [entry for entry in _entries(value, _MAX_DEPTH) if entry not in (None, "")]
+    return [_extracted(entry, position) for position, entry in enumerate(entries, 1)]
 
 
 def _entries(value: Any, depth: int) -> Iterator[Any]:
-    """The single entries of a list of any depth, or of JSON of one."""
+    """Yield the entries of a nested list, which may be JSON in a string."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        value = _from_json(value)
+        value = from_json(value)
     if isinstance(value, list) and depth:
         for entry in value:
             yield from _entries(entry, depth - 1)
@@ -74,37 +77,37 @@ def _entries(value: Any, depth: int) -> Iterator[Any]:
         yield value
 
 
-def _bare(entry: Any, position: int) -> Any:
-    found = _inside(entry, _DEPTH)
-    if found is None:
+def _extracted(entry: Any, position: int) -> Any:
+    content = _content(entry, _MAX_DEPTH)
+    if content is None:
         raise InvalidArguments(
-            f"`image` number {position} is an object without a picture, of {', '.join(map(repr, [*entry][:5]))}: give "
-            'a text (a link, a data URI, base64, task:ID or a path), or one in an object such as {"url": "https://..."}.'
+            f"`image` number {position} is an object without a picture (keys {', '.join(map(repr, [*entry][:5]))}): "
+            'give a link, a data URI, base64, task:ID or a path as a string, or an object such as {"url": "https://..."}.'
         )
-    if not isinstance(found, str):
-        return found
-    text = unwrapped(found)
+    if not isinstance(content, str):
+        return content
+    text = unwrapped(content)
     return _only_link(text) or text
 
 
-def _inside(entry: Any, depth: int) -> Any:
-    """The text that an object holds, however it wraps it; anything else as it is."""
-    if isinstance(entry, list) and len(entry) == 1 and depth < _DEPTH:
-        return _inside(entry[0], depth)
+def _content(entry: Any, depth: int) -> Any:
+    """Return the string in an object, None for an object without one, and other values unchanged."""
+    if isinstance(entry, list) and len(entry) == 1 and depth < _MAX_DEPTH:
+        return _content(entry[0], depth)
     if not isinstance(entry, Mapping):
         return entry
     fields = {key.lower().replace("_", ""): value for key, value in entry.items()}
     if isinstance(id_ := fields.get("taskid"), str) and not any(fields.get(key) for key in _KEYS):
         return f"task:{id_}"
     for key in _KEYS if depth else ():
-        if fields.get(key) and isinstance(found := _inside(fields[key], depth - 1), str):
-            return found
+        if fields.get(key) and isinstance(content := _content(fields[key], depth - 1), str):
+            return content
     return None
 
 
 def unwrapped(text: str) -> str:
-    """A reference without quotes, brackets, Markdown or HTML around it; a bare task id as `task:ID`."""
-    for _ in range(_UNWRAPPED):
+    """Remove quotes, Markdown and HTML around a reference; return a bare task id as `task:ID`."""
+    for _ in range(_MAX_LAYERS):
         before, text = text, text.strip().strip(_INVISIBLE)
         if len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and not _HTML.match(text[:2000]):
             text = text[1:-1]
@@ -125,10 +128,10 @@ def unwrapped(text: str) -> str:
 
 
 def _only_link(text: str) -> str | None:
-    """The one link in a text that is no reference itself, such as `url: https://...` or `(https://...)`."""
-    if len(text) > _LONGEST_TEXT or _WEB.match(text) or text[:5].lower() == "data:":
+    """Return the link in a text such as `url: https://...` or `(https://...)`; None unless there is exactly one."""
+    if len(text) > _MAX_LINK_TEXT or _WEB_URL.match(text) or text[:5].lower() == "data:":
         return None
-    text = text.replace("\\/", "/")  # as some encoders of JSON write it
+    text = text.replace("\\/", "/")  # some JSON encoders escape slashes
     links = _LINK.findall(text)
     if len(links) != 1 or text.count("://") != 1:
         return None
@@ -138,16 +141,9 @@ def _only_link(text: str) -> str | None:
     return link
 
 
-def _from_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-
-
 def reference_kind(text: str) -> Literal["url", "data", "task", "path"]:
-    """What an `image` entry is: a link, a picture as data, a task of this server, or else a path."""
-    if _WEB.match(text):
+    """Classify a reference: "data" is a data URI or base64; whatever is not recognized is a path."""
+    if _WEB_URL.match(text):
         return "url"
     if re.fullmatch(r"task:\S+", text):
         return "task"
@@ -162,49 +158,52 @@ def reference_kind(text: str) -> Literal["url", "data", "task", "path"]:
 
 
 def kind_of(reference: str) -> str | None:
-    """The kind of an input picture that is given as data and sent as it is; None for others."""
+    """Return the picture kind of a data URI or base64; None for other references and kinds not in UPSTREAM_KINDS."""
     payload = "".join(_DATA_URI.sub("", reference[:200]).split())
-    found = None if _WEB.match(reference) else kind(_decoded(payload[:64]) or b"")
-    return found if found in UPSTREAM_KINDS else None
+    picture_kind = None if _WEB_URL.match(reference) else kind(_decoded(payload[:64]) or b"")
+    return picture_kind if picture_kind in UPSTREAM_KINDS else None
 
 
 def checked_reference(
     text: str, *, position: int, max_bytes: int, kinds: tuple[str, ...] = UPSTREAM_KINDS + CONVERTED_KINDS
 ) -> str:
-    """One input picture in a form the upstream takes: an http(s) URL, a data URI of the kind its bytes are, or base64.
+    """Validate an http(s) URL, a data URI or base64, and return it in a form that the upstream accepts.
 
     Args:
-        text: What the caller gave. Base64 may be URL-safe, with blanks and line breaks, and without padding.
-        position: Its place in the list, from 1, for the error.
-        max_bytes: Limit of a decoded picture, in bytes (the upstream's, from the table).
-        kinds: What the picture may be, told by its first bytes.
+        text: The reference. Base64 may be URL-safe, contain whitespace, and lack padding.
+        position: Position in the list of pictures, from 1, for the error message.
+        max_bytes: Size limit of the decoded picture.
+        kinds: The accepted kinds of pictures.
+
+    Returns:
+        The URL, a data URI with the media type of its bytes, or standard base64.
 
     Raises:
         InvalidArguments: It is none of the three, is too large, or is not a picture of these kinds.
     """
     text = text.strip()
     where = f"`image` number {position}"
-    if _WEB.match(text):
+    if _WEB_URL.match(text):
         if not _has_host(text):
-            raise InvalidArguments(f"{where} is not a complete URL: {shortened(text)}. A blank in it is written %20.")
+            raise InvalidArguments(f"{where} is not a complete URL: {shortened(text)}. Write spaces as %20.")
         return text
     prefix = _DATA_URI.match(text[:200])
     payload = _payload(text[prefix.end() :] if prefix else text)
     data = _decoded(payload)
-    if data is None or (found := kind(data)) not in kinds:
+    if data is None or (picture_kind := kind(data)) not in kinds:
         raise InvalidArguments(
             f"{where} is not a picture the upstream can read: {shortened(text)}. Give an http(s) URL, "
             f"a data URI (data:image/png;base64,...) or base64 of a {kinds_in_words(kinds)}."
         )
     if len(data) > max_bytes:
         raise InvalidArguments(f"{where} is larger than {max_bytes // 2**20} MB: give a smaller picture, or a URL.")
-    return f"data:image/{found};base64,{payload}" if prefix else payload
+    return f"data:image/{picture_kind};base64,{payload}" if prefix else payload
 
 
 def _payload(text: str) -> str:
-    """Base64 as the standard has it: one alphabet, no blanks or line breaks, padding."""
+    """Convert base64 to its standard form: standard alphabet, no whitespace, with padding."""
     text = unquote(text) if "%" in text else text
-    text = re.sub(r"\\[nrt]?", "", text) if "\\" in text else text  # escapes of a text in JSON, escaped twice
+    text = re.sub(r"\\[nrt]?", "", text) if "\\" in text else text  # line breaks that were JSON-escaped twice
     payload = "".join(text.split()).translate(_URL_SAFE).rstrip("=")
     return payload + "=" * (-len(payload) % 4)
 
@@ -224,17 +223,17 @@ def _has_host(url: str) -> bool:
 
 
 def shortened(text: str) -> str:
-    """A caller's text as an error quotes it: whole where it is short."""
+    """Quote a caller's text for an error message, truncated if it is long."""
     return repr(text if len(text) <= 60 else f"{text[:40]}... ({len(text):,} characters)")
 
 
 def data_uri(data: bytes) -> str:
-    """A picture as a data URI, of the kind its bytes have."""
+    """Return a picture as a data URI, with the media type of its first bytes."""
     return f"data:image/{kind(data) or 'jpeg'};base64,{base64.b64encode(data).decode()}"
 
 
 def picture_data(reference: str) -> bytes:
-    """The bytes of a picture that is given as a data URI or base64.
+    """Decode a data URI or base64.
 
     Raises:
         ValueError: It is not base64.

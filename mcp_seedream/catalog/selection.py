@@ -1,29 +1,30 @@
-"""Chooses the model of a call, and says why a model can't serve one.
+"""Selection of the model for a call, and error messages for calls that no model supports.
 
-Every rule checked here comes from the capability table; an error names the rule, and what would work. Where the caller
-names no model, models that are withdrawn, or that refused this call's model or size lately, come last.
+All rules come from the capability table. An error names the broken rule and what works instead. If the caller names
+no model, withdrawn models and models with a recent refusal are chosen last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from mcp_seedream.catalog import dimensions
 from mcp_seedream.catalog.references import kind_of, shortened
-from mcp_seedream.catalog.table import ANY, Combination, Model, ModelTable, Operation, Value, either
+from mcp_seedream.catalog.table import ANY, Combination, Model, ModelTable, Operation, Value, area, either
 from mcp_seedream.core.errors import InvalidArguments
 
 Refusal = tuple[str, str | None]
-"""What production refused: a model's id, and the size that it refused; None: the model itself."""
+"""A refusal by the upstream: a model's id, and the refused size, or None if the model itself was refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """What a caller asks for, before a model is chosen.
+    """A requested image, before a model is chosen.
 
     `size` is a named size or `WIDTHxHEIGHT`; with an `aspect_ratio` (`WIDTH:HEIGHT`) it is a named size or None.
-    Values of `options` are bare: without the upstream's wrapping objects.
+    `options` holds plain values, without the objects and lists that the upstream wraps them in.
     """
 
     operation: Operation
@@ -42,257 +43,276 @@ def choose(
     excluding: Collection[Refusal] = (),
     avoiding: Collection[Refusal] = (),
 ) -> Model:
-    """The model that serves a call: the one named, or the first that supports all of it.
+    """Return the named model, or the first model that supports everything in the spec.
 
     Args:
         table: The capability table.
-        spec: What is asked for.
-        model_id: An id, name or label of the table; it is never swapped for another.
-        excluding: What production refused of this very call.
-        avoiding: What production refused lately: chosen only where nothing else fits.
+        spec: The requested image.
+        model_id: An id, name or label from the table. A named model is never replaced by another.
+        excluding: Refusals of this call. These models are not chosen.
+        avoiding: Recent refusals of other calls. These models are chosen only if no other model fits.
 
     Raises:
-        InvalidArguments: With the rule that is broken, and what would work.
+        InvalidArguments: The named model, or every model, breaks a rule; names the rule and what works instead.
     """
     _check_combinations(table, spec)
     if model_id is not None:
-        model = _named(table, model_id)
-        if objection := next(_objections(table, model, spec), None):
-            raise InvalidArguments(f"{model.id}: {objection.complaint}. {_advice(table, spec)}")
+        model = table.find(model_id)
+        if model is None:
+            names = either(table.by_id)
+            raise InvalidArguments(f"`model` {shortened(model_id)} is not a model of Seedream. Use {names}.")
+        if violation := next(_violations(table, model, spec), None):
+            raise InvalidArguments(f"{model.id}: {violation.message}.{_alternative(table, spec, violation)}")
         return model
-    able = able_models(table, spec)
-    if not able:
-        raise InvalidArguments(_why_nobody(table, spec))
-    left = [model for model in able if not _is_refused(table, model, spec, excluding)]
-    if not left:
+    capable = capable_models(table, spec)
+    if not capable:
+        raise InvalidArguments(_no_model_message(table, spec))
+    candidates = [model for model in capable if not _is_refused(table, model, spec, excluding)]
+    if not candidates:
         refused = either(dict.fromkeys(id_ for id_, _ in excluding))
         raise InvalidArguments(f"The upstream refuses {refused}, and no other model can serve this call.")
-    # The sort is stable: the table's order decides among equals.
-    return min(left, key=lambda model: _reluctance(table, model, spec, avoiding))
+    # min() returns the first of equals, so the table's order decides among them.
+    return min(candidates, key=lambda model: _rank(table, model, spec, avoiding))
 
 
 def sent_size(table: ModelTable, model: Model, spec: ImageSpec) -> str | None:
-    """The `size` that is sent to a model that serves the call."""
-    return dimensions.shaped(table, model, spec.aspect_ratio, spec.size) if spec.aspect_ratio else spec.size
+    """Return the `size` to send to a model that supports the spec."""
+    return dimensions.size_for_ratio(table, model, spec.aspect_ratio, spec.size) if spec.aspect_ratio else spec.size
 
 
 def with_set_size(table: ModelTable, spec: ImageSpec, images: int) -> tuple[ImageSpec, list[str]]:
-    """The call with a size for its set, where it asks for one and leaves the size open, and a note that says so.
+    """Limit an image set whose size the caller left open to `images`; return the new spec and notes for the caller.
 
-    Without a size the upstream would make up to fifteen pictures, each of them billed.
+    Without a limit the upstream could generate and bill up to 15 images.
     """
-    name = table.counting
-    if name is None or not all(_given(table, spec, other, value) for other, value in table.needed_with(name).items()):
+    name = table.count_parameter
+    needed = table.needed_with(name) if name else {}
+    if name is None or not needed or spec.options.get(name):
         return spec, []
-    if spec.options.get(name) or not table.needed_with(name):
+    if not all(_has_value(table, spec, other, value) for other, value in needed.items()):
         return spec, []
-    most = max(1, min(images, table.upstream_limits.images_in_and_out - len(spec.images)))
-    note = f"A set of at most {most} image{'s' if most > 1 else ''} was asked for, since `{name}` was left out."
-    return replace(spec, options={**spec.options, name: most}), [note]
+    limit = max(1, min(images, table.upstream_limits.images_in_and_out - len(spec.images)))
+    note = f"`{name}` was left out, so the set was limited to {limit} image{'s' if limit > 1 else ''}."
+    return replace(spec, options={**spec.options, name: limit}), [note]
 
 
 def sent_options(table: ModelTable, model: Model, spec: ImageSpec) -> dict[str, Value]:
-    """The options that are sent to a model: a value that asks for nothing is left out where it would not be taken."""
-    asked = asked_options(table, spec)
+    """Return the options to send to a model: neutral values that it would reject are left out."""
+    required = non_neutral_options(table, spec)
     return {
         name: value
         for name, value in spec.options.items()
-        if name in asked or (_takes(table, model, spec, name) and not _is_excluded(table, spec, name))
+        if name in required or (_accepts_option(table, model, spec, name) and not _is_excluded(table, spec, name))
     }
 
 
-def able_models(table: ModelTable, spec: ImageSpec) -> list[Model]:
-    """The models that support everything a call asks for, in the table's order."""
-    return [model for model in table.models if next(_objections(table, model, spec), None) is None]
+def capable_models(table: ModelTable, spec: ImageSpec) -> list[Model]:
+    """Return the models that support everything in the spec, in the table's order."""
+    return [model for model in table.models if next(_violations(table, model, spec), None) is None]
 
 
-def takes_shape(table: ModelTable, model: Model, spec: ImageSpec) -> bool:
-    """Whether a model takes the size and shape of a call, and production is not known to refuse it."""
+def accepts_shape(table: ModelTable, model: Model, spec: ImageSpec) -> bool:
+    """Whether a model accepts the spec's size and aspect ratio, and the upstream is not known to refuse the size."""
     return spec.size not in model.refused_sizes and all(
-        objection.about not in ("size", "aspect_ratio") for objection in _objections(table, model, spec)
+        violation.argument not in ("size", "aspect_ratio") for violation in _violations(table, model, spec)
     )
 
 
-def asked_options(table: ModelTable, spec: ImageSpec) -> list[str]:
-    """The options whose values ask for something."""
+def non_neutral_options(table: ModelTable, spec: ImageSpec) -> list[str]:
+    """Return the names of the options whose values change the result (see `neutral` in `models.toml`)."""
     return [name for name, value in spec.options.items() if not table.is_neutral(spec.operation, name, value)]
 
 
-def _is_refused(table: ModelTable, model: Model, spec: ImageSpec, refused: Collection[Refusal]) -> bool:
-    return bool(refused) and ((model.id, None) in refused or (model.id, sent_size(table, model, spec)) in refused)
-
-
-def _reluctance(
-    table: ModelTable, model: Model, spec: ImageSpec, avoiding: Collection[Refusal]
-) -> tuple[bool, bool, bool]:
-    """How little a model is to be chosen; the least wins."""
-    size = sent_size(table, model, spec)
-    sides = dimensions.pixels(size or "")
-    uneven = sides is not None and any(side % model.side_multiple for side in sides)
-    return model.withdrawn is not None, _is_refused(table, model, spec, avoiding), size in model.refused_sizes or uneven
-
-
-def keeps_kinds(table: ModelTable, spec: ImageSpec) -> bool:
-    """Whether something asked for works only on pictures of certain kinds, so that theirs must be kept."""
+def requires_input_kind(table: ModelTable, spec: ImageSpec) -> bool:
+    """Whether an option works only with certain kinds of input picture, so that pictures must keep their kind."""
     return any(rule.input_kinds and _applies(table, rule, spec) for rule in table.combinations)
 
 
 def needs_alpha(table: ModelTable, spec: ImageSpec) -> str | None:
-    """What asks for pictures with an alpha channel, in words; None: nothing does."""
+    """Return the options that need input pictures with an alpha channel, as text; None if there are none."""
     return next((_assignments(r.when) for r in table.combinations if r.input_alpha and _applies(table, r, spec)), None)
 
 
-def _named(table: ModelTable, model_id: str) -> Model:
-    if model := table.find(model_id):
-        return model
-    raise InvalidArguments(f"`model` {shortened(model_id)} is not a model of Seedream. Use {either(table.by_id)}.")
+def _is_refused(table: ModelTable, model: Model, spec: ImageSpec, refusals: Collection[Refusal]) -> bool:
+    return bool(refusals) and ((model.id, None) in refusals or (model.id, sent_size(table, model, spec)) in refusals)
+
+
+def _rank(table: ModelTable, model: Model, spec: ImageSpec, avoiding: Collection[Refusal]) -> tuple[bool, bool, bool]:
+    """Return the sort key of a model; the lowest is chosen."""
+    size = sent_size(table, model, spec)
+    sides = dimensions.pixels(size or "")
+    wrong_multiple = sides is not None and any(side % model.side_multiple for side in sides)
+    likely_refused = size in model.refused_sizes or wrong_multiple
+    return model.withdrawn is not None, _is_refused(table, model, spec, avoiding), likely_refused
 
 
 def _check_combinations(table: ModelTable, spec: ImageSpec) -> None:
+    """Check the rules that hold for all models."""
     if not spec.prompt.strip() and not any(
-        table.parameters[name].prompt_optional for name in asked_options(table, spec)
+        table.parameters[name].prompt_optional for name in non_neutral_options(table, spec)
     ):
-        free = [name for name in table.parameters_for(spec.operation) if table.parameters[name].prompt_optional]
-        unless = f" It may be empty only with {either(free)}." if free else ""
+        exceptions = [name for name in table.parameters_for(spec.operation) if table.parameters[name].prompt_optional]
+        unless = f" It may be empty only with {either(exceptions)}." if exceptions else ""
         raise InvalidArguments(f"`prompt` is empty: say what the picture should show.{unless}")
     for rule in table.combinations:
         if not _applies(table, rule, spec):
             continue
         cause = _assignments(rule.when)
         for name, value in rule.needs.items():
-            if not _given(table, spec, name, value):
-                raise InvalidArguments(f"{cause} needs {_assignments({name: value})}: add that, or drop it.")
+            if not _has_value(table, spec, name, value):
+                raise InvalidArguments(f"{cause} needs {_assignments({name: value})}: give both or neither.")
         for name, value in rule.excludes.items():
-            if _given(table, spec, name, value):
+            if _has_value(table, spec, name, value):
                 raise InvalidArguments(
                     f"{cause} can't be combined with {_assignments({name: value})}: drop one of them."
                 )
         for position, image in enumerate(spec.images, 1):
-            found = kind_of(image)
-            if rule.input_kinds and found and found not in rule.input_kinds:
+            kind = kind_of(image)
+            if rule.input_kinds and kind and kind not in rule.input_kinds:
                 raise InvalidArguments(
-                    f"{cause} takes {either(rule.input_kinds)}, and `image` number {position} is a {found}."
+                    f"{cause} takes {either(rule.input_kinds)}, but `image` number {position} is a {kind}."
                 )
-    for name, value in spec.options.items():
-        if table.parameters[name].counts_outputs and isinstance(value, int):
-            _check_set_size(table, spec, name, value)
+    inputs, limit = len(spec.images), table.upstream_limits.images_in_and_out
+    for name, count in spec.options.items():
+        if not (table.parameters[name].counts_outputs and isinstance(count, int)):
+            continue
+        if inputs and count and inputs + count > limit:
+            raise InvalidArguments(
+                f"{inputs} input images and {count} generated ones are more than {limit} together: "
+                f"set `{name}` to {limit - inputs} or less, or give fewer images."
+            )
 
 
-def _check_set_size(table: ModelTable, spec: ImageSpec, name: str, count: int) -> None:
-    given, most = len(spec.images), table.upstream_limits.images_in_and_out
-    if given and count and given + count > most:
-        raise InvalidArguments(
-            f"{given} input images and {count} generated ones are more than {most} together: "
-            f"set `{name}` to {most - given} or less, or give fewer images."
-        )
-
-
-def _takes(table: ModelTable, model: Model, spec: ImageSpec, name: str) -> bool:
-    """Whether a model takes an option's value in this operation, with so many pictures."""
+def _accepts_option(table: ModelTable, model: Model, spec: ImageSpec, name: str) -> bool:
+    """Whether a model accepts an option's value in the spec's operation, with the spec's number of input images."""
     rule = table.rule(model, name, spec.operation)
-    if rule is None or rule.complaint(spec.options[name]):
+    if rule is None or rule.violation(spec.options[name]):
         return False
     return rule.max_images is None or len(spec.images) <= rule.max_images
 
 
 def _is_excluded(table: ModelTable, spec: ImageSpec, name: str) -> bool:
-    """Whether another option leaves no place for this one, or one that it needs is not given."""
+    """Whether another option excludes this one, or an option that this one needs is missing."""
     for rule in table.combinations:
         if name in rule.excludes and _applies(table, rule, spec):
             return True
         if rule.when.get(name) in (ANY, spec.options[name]):
-            return not all(_given(table, spec, other, value) for other, value in rule.needs.items())
+            return not all(_has_value(table, spec, other, value) for other, value in rule.needs.items())
     return False
 
 
-def _objections(table: ModelTable, model: Model, spec: ImageSpec) -> Iterator[_Objection]:
-    """Why `model` does not serve the spec."""
-    if not model.does(spec.operation):
-        yield _Objection("model", f"it can't {_DOES[spec.operation]}")
-    sizes, most, because = model.taken_sizes(), model.max_images, ""
-    own_sizes = sizes
-    for name in asked_options(table, spec):
+class _Violation(NamedTuple):
+    """A rule of a model that a spec breaks: the argument at fault, and a clause that describes the rule."""
+
+    argument: str
+    message: str
+
+
+_OPERATION_NAMES = {"generate": "generate from text alone (edit_image edits with it)", "edit": "edit images"}
+
+
+def _violations(table: ModelTable, model: Model, spec: ImageSpec) -> Iterator[_Violation]:
+    """Yield the rules of a model that the spec breaks."""
+    if not model.supports(spec.operation):
+        yield _Violation("model", f"it can't {_OPERATION_NAMES[spec.operation]}")
+    max_images, with_option = model.max_images, ""
+    for name in non_neutral_options(table, spec):
         rule = table.rule(model, name, spec.operation)
         if rule is None:
-            yield _Objection(name, f"`{name}` is not one of its parameters")
+            yield _Violation(name, f"`{name}` is not one of its parameters")
             continue
-        if complaint := rule.complaint(spec.options[name]):
+        if message := rule.violation(spec.options[name]):
             inside = table.parameters[name].inside
-            yield _Objection(name, f"`{name}{f'.{inside}' if inside else ''}` {complaint}")
-        if rule.sizes is not None:
-            sizes, because = rule.sizes, f" with `{name}`"
+            yield _Violation(name, f"`{name}{f'.{inside}' if inside else ''}` {message}")
         if rule.max_images is not None:
-            most, because = min(most, rule.max_images), f" with `{name}`"
-    if spec.operation == "edit" and len(spec.images) > most:
-        yield _Objection("image", f"it takes at most {most} input image{'s' if most > 1 else ''}{because}")
-    if spec.size is not None and spec.size not in sizes:
-        complaint = f"must be {either(sizes)}" if sizes is not own_sizes else _size_complaint(table, model, spec.size)
-        if complaint:
-            yield _Objection("size", f"`size` {shortened(spec.size)} {complaint}{because}")
-    elif spec.aspect_ratio and (sizes is not own_sizes or sent_size(table, model, spec) is None):
+            max_images, with_option = min(max_images, rule.max_images), f" with `{name}`"
+    if spec.operation == "edit" and len(spec.images) > max_images:
+        plural = "s" if max_images > 1 else ""
+        yield _Violation("image", f"it takes at most {max_images} input image{plural}{with_option}")
+    names, with_option = _size_names(table, model, spec)
+    if spec.size is not None and spec.size not in (names if with_option else model.valid_sizes()):
+        sides = dimensions.pixels(spec.size) if (model.pixels or model.sides) and not with_option else None
+        message = dimensions.violation(table, model, *sides) if sides else f"must be {either(names)}"
+        if message:
+            yield _Violation("size", f"`size` {shortened(spec.size)} {message}{with_option}")
+    elif spec.aspect_ratio and (with_option or sent_size(table, model, spec) is None):
         with_size = f" with `size` {spec.size}" if spec.size else ""
-        yield _Objection("aspect_ratio", f"`aspect_ratio` {spec.aspect_ratio} does not fit{with_size}{because}")
+        yield _Violation("aspect_ratio", f"`aspect_ratio` {spec.aspect_ratio} does not fit{with_size}{with_option}")
 
 
-def _size_complaint(table: ModelTable, model: Model, size: str) -> str | None:
-    sides = dimensions.pixels(size) if model.pixels or model.sides else None
-    if sides is None:
-        return f"must be {either([*model.sizes, 'WIDTHxHEIGHT'])}"
-    return dimensions.complaint(table, model, *sides)
+def _size_names(table: ModelTable, model: Model, spec: ImageSpec) -> tuple[list[str], str]:
+    """Return the names to list in a size error, and " with `option`" if an option restricts the sizes to them."""
+    for name in reversed(non_neutral_options(table, spec)):
+        rule = table.rule(model, name, spec.operation)
+        if rule and rule.sizes is not None:
+            return rule.sizes, f" with `{name}`"
+    return [*model.sizes, "WIDTHxHEIGHT"], ""
 
 
-def _advice(table: ModelTable, spec: ImageSpec) -> str:
-    """What would work instead of the model that was named."""
-    able = able_models(table, spec)
-    if others := [model.id for model in able if not model.withdrawn]:
-        return f"{either(others)} can serve this call; or leave `model` out."
-    if able:
-        gone = either(f"{model.id} (withdrawn on {model.withdrawn})" for model in able)
-        return f"Only {gone} could serve this call: leave out what only it takes."
-    return _why_nobody(table, spec)
+def _alternative(table: ModelTable, spec: ImageSpec, violation: _Violation) -> str:
+    """Return what works instead of the named model, as a sentence with a leading space; empty if nothing helps."""
+    capable = capable_models(table, spec)
+    if others := [model.id for model in capable if not model.withdrawn]:
+        return f" {either(others)} can serve this call; or leave `model` out."
+    if capable:
+        withdrawn = either(f"{model.id} (withdrawn on {model.withdrawn})" for model in capable)
+        return f" Only {withdrawn} can serve this call: leave out what only it takes."
+    # The violation already lists the sizes of the named model.
+    return "" if violation.argument == "size" else f" {_no_model_message(table, spec)}"
 
 
-def _why_nobody(table: ModelTable, spec: ImageSpec) -> str:
-    """Either one demand that no model meets, or the rarest one, with what stands against it there."""
-    found = {model: list(_objections(table, model, spec)) for model in table.models_for(spec.operation)}
-    demands = dict.fromkeys(objection.about for each in found.values() for objection in each)
-    able = {about: [m for m, each in found.items() if all(o.about != about for o in each)] for about in demands}
-    rarest = min(able, key=lambda about: len(able[about]))
-    if able[rarest]:
-        there = _grouped({model: found[model][0] for model in able[rarest]})
-        return f"No model supports all of this: `{rarest}` works only with {there}. Drop one of them."
-    against = {model: next(o for o in each if o.about == rarest) for model, each in found.items()}
-    telling = {model: o for model, o in against.items() if o.complaint != f"`{rarest}` is not one of its parameters"}
-    return f"No model can do this: {_grouped(telling or against)}."
+def _no_model_message(table: ModelTable, spec: ImageSpec) -> str:
+    """Return the error for a spec that no model supports.
+
+    It names the argument that the fewest models accept: either no model accepts it, or the models that do break
+    another rule.
+    """
+    violations = {model: list(_violations(table, model, spec)) for model in table.models_for(spec.operation)}
+    arguments = dict.fromkeys(violation.argument for each in violations.values() for violation in each)
+    accepting = {
+        argument: [model for model, each in violations.items() if all(v.argument != argument for v in each)]
+        for argument in arguments
+    }
+    rarest = min(accepting, key=lambda argument: len(accepting[argument]))
+    if accepting[rarest]:
+        conflicts = _grouped({model: violations[model][0] for model in accepting[rarest]})
+        return f"No model supports all of this: `{rarest}` works only with {conflicts}. Drop one of them."
+    if rarest == "size" and dimensions.pixels(spec.size or "") is None:
+        return _unknown_size_message(table, spec)
+    first = {model: next(v for v in each if v.argument == rarest) for model, each in violations.items()}
+    # Models that lack the parameter are left out, unless all of them do.
+    having = {m: v for m, v in first.items() if rarest not in table.parameters or table.rule(m, rarest, spec.operation)}
+    return f"No model can do this: {_grouped(having or first)}."
 
 
-@dataclass(frozen=True, slots=True)
-class _Objection:
-    about: str
-    complaint: str
+def _unknown_size_message(table: ModelTable, spec: ImageSpec) -> str:
+    """Return the error for a size that no model has, with the sizes of the models that support the rest of the spec."""
+    models = capable_models(table, replace(spec, size=None, aspect_ratio=None)) or table.models_for(spec.operation)
+    models = [model for model in models if not model.withdrawn] or models
+    names = [_size_names(table, model, spec) for model in models]
+    sizes = {size for each, _ in names for size in each}
+    words = sorted(sizes, key=lambda size: (size == "WIDTHxHEIGHT", area(size), size))
+    return f"`size` {shortened(spec.size or '')} must be {either(words)}{names[0][1]}."
 
 
-_DOES = {"generate": "generate from text alone (edit_image edits with it)", "edit": "edit images"}
-
-
-def _grouped(objections: Mapping[Model, _Objection]) -> str:
-    """Models with the same complaint together: "5.0, 5.0 Lite (`size` must be …); 4.0 (…)"."""
+def _grouped(violations: Mapping[Model, _Violation]) -> str:
+    """Group models with the same violation: "5.0, Lite (`size` must be ...); 4.0 (...)"."""
     groups: dict[str, list[str]] = {}
-    for model, objection in objections.items():
-        groups.setdefault(objection.complaint, []).append(model.label)
-    return "; ".join(f"{', '.join(labels)} ({complaint})" for complaint, labels in groups.items())
+    for model, violation in violations.items():
+        groups.setdefault(violation.message, []).append(model.label)
+    return "; ".join(f"{', '.join(labels)} ({message})" for message, labels in groups.items())
 
 
 def _applies(table: ModelTable, rule: Combination, spec: ImageSpec) -> bool:
-    return all(_given(table, spec, name, value) for name, value in rule.when.items())
+    return all(_has_value(table, spec, name, value) for name, value in rule.when.items())
 
 
-def _given(table: ModelTable, spec: ImageSpec, name: str, value: Value) -> bool:
-    """Whether an option has a value; "*" is any that asks for something."""
+def _has_value(table: ModelTable, spec: ImageSpec, name: str, value: Value) -> bool:
+    """Whether an option is given with a value; "*" matches every value that is not neutral."""
     if name not in spec.options:
         return False
-    given = spec.options[name]
-    return not table.is_neutral(spec.operation, name, given) if value == ANY else given == value
+    actual = spec.options[name]
+    return not table.is_neutral(spec.operation, name, actual) if value == ANY else actual == value
 
 
 def _assignments(values: Mapping[str, Value]) -> str:

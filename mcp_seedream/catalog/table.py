@@ -1,8 +1,7 @@
-"""What each model can do: the capability table as objects.
+"""The capability table as objects: what each model supports.
 
-The table (`models.toml`, or the file that SEEDREAM_MODELS_FILE names) is the only place that knows a
-model. Choices, schemas, documents and the sandbox's rules are computed from the objects of this module;
-`table_file` reads and validates the file.
+The table (`models.toml`, or the file named by SEEDREAM_MODELS_FILE) is the only source of facts about models. Model
+choice, schemas, documents and the sandbox's rules are computed from these objects. `table_file` reads the file.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 Operation = Literal["generate", "edit"]
 Value = bool | int | float | str
 ANY = "*"
-"""In a combination: whatever the value is."""
+"""In a combination: any value that is not neutral."""
 
 
 class _Frozen(BaseModel):
@@ -27,7 +26,11 @@ class _Frozen(BaseModel):
 
 
 class Rule(_Frozen):
-    """What one model takes of one parameter, in `operations`; `sizes` and `max_images` hold while it is used."""
+    """The values of one parameter that one model accepts.
+
+    `operations` lists where the model has the parameter. `sizes` and `max_images` replace the model's own values
+    while the parameter is used.
+    """
 
     values: Annotated[list[str], Field(min_length=1)] | None = None
     minimum: float | None = None
@@ -37,8 +40,8 @@ class Rule(_Frozen):
     sizes: Annotated[list[str], Field(min_length=1)] | None = None
     max_images: Annotated[int, Field(ge=1)] | None = None
 
-    def complaint(self, value: Value) -> str | None:
-        """Why `value` breaks the rule ("must be …"), or None."""
+    def violation(self, value: Value) -> str | None:
+        """Return how `value` breaks the rule ("must be ..."), or None if it does not."""
         if self.values is not None and value not in self.values:
             return f"must be {either(self.values)}"
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -49,7 +52,7 @@ class Rule(_Frozen):
 
 
 class Parameter(_Frozen):
-    """One optional field of the upstream's request; see the head of `models.toml`."""
+    """One optional field of the upstream's request; `models.toml` describes each attribute."""
 
     type: Literal["boolean", "integer", "number", "string", "url"]
     about: str
@@ -64,7 +67,11 @@ class Parameter(_Frozen):
 
 
 class Combination(_Frozen):
-    """While `when` is given, `needs` must be too, `excludes` must not, and input pictures are of `input_kinds`."""
+    """A rule between parameters, in effect while all values in `when` are given.
+
+    `needs` must be given as well, `excludes` must not, and input pictures must be of `input_kinds` and, with
+    `input_alpha`, have an alpha channel.
+    """
 
     when: dict[str, Value]
     needs: dict[str, Value] = {}
@@ -74,14 +81,14 @@ class Combination(_Frozen):
 
 
 class Price(_Frozen):
-    """What a picture costs in US dollars, from and to, as the vendor published it on a day."""
+    """The price of one picture in US dollars (one value, or lowest and highest), and the date of its publication."""
 
     usd: Annotated[list[float], Field(min_length=1, max_length=2)]
     date: date
 
 
 class Model(_Frozen):
-    """One model of the upstream: an entry of the table. The head of `models.toml` explains each field."""
+    """One model of the upstream; `models.toml` describes each attribute."""
 
     id: Annotated[str, Field(min_length=1)]
     label: str
@@ -105,25 +112,25 @@ class Model(_Frozen):
     def __hash__(self) -> int:
         return hash(self.id)
 
-    def taken_sizes(self) -> list[str]:
-        """The named sizes that it takes by name, first those that production takes."""
+    def valid_sizes(self) -> list[str]:
+        """Return the named sizes that a caller may request, those that the upstream accepts today first."""
         return [*self.sizes, *self.refused_sizes]
 
     def all_sizes(self) -> list[str]:
-        """Its named sizes, those included that need a parameter."""
+        """Return the valid sizes, and those that are valid only together with a parameter."""
         extra = [size for rule in self.parameters.values() for size in rule.sizes or ()]
-        return list(dict.fromkeys([*self.taken_sizes(), *extra]))
+        return list(dict.fromkeys([*self.valid_sizes(), *extra]))
 
-    def called(self) -> list[str]:
-        """The names that a caller may give it, casefolded."""
+    def names(self) -> list[str]:
+        """Return its id, label and name, casefolded; a caller may use any of them."""
         return [self.id.casefold(), self.label.casefold(), self.name.casefold()]
 
-    def does(self, operation: Operation) -> bool:
+    def supports(self, operation: Operation) -> bool:
         return self.generate if operation == "generate" else self.max_images > 0
 
 
 class UpstreamLimits(_Frozen):
-    """Limits that hold for all models: of a picture's shape, of input images, and of a link's life in hours."""
+    """Limits of the upstream for all models; `models.toml` describes each attribute."""
 
     aspect_ratio: Annotated[float, Field(ge=1)]
     images_in_and_out: Annotated[int, Field(ge=1)]
@@ -135,7 +142,10 @@ class UpstreamLimits(_Frozen):
 
 
 class NamedSizes(_Frozen):
-    """Named sizes: the default, the one that leaves the shape to the model, and the step of computed sides."""
+    """Named sizes with a meaning: the default, and the one that leaves the shape to the model.
+
+    Sides that are computed from an aspect ratio are multiples of `side_multiple`.
+    """
 
     default: str
     any_shape: str
@@ -143,14 +153,14 @@ class NamedSizes(_Frozen):
 
 
 class OtherArgument(_Frozen):
-    """Names that other image tools have for an argument, in small letters, and what does the same here."""
+    """Lower-case argument names of other image tools, and the advice to give for them."""
 
     names: Annotated[list[str], Field(min_length=1)]
     instead: str
 
 
 class ModelTable(_Frozen):
-    """The whole table, models in order of preference."""
+    """The whole table; `models` are in order of preference."""
 
     upstream_limits: UpstreamLimits = Field(validation_alias=AliasChoices("limits", "upstream_limits"))
     named_sizes: NamedSizes
@@ -166,111 +176,115 @@ class ModelTable(_Frozen):
 
     @cached_property
     def sizes(self) -> list[str]:
-        """Every named size of any model."""
+        """The named sizes of all models."""
         return list(dict.fromkeys(size for model in self.models for size in model.all_sizes()))
 
     def models_for(self, operation: Operation) -> list[Model]:
-        return [model for model in self.models if model.does(operation)]
+        return [model for model in self.models if model.supports(operation)]
 
     def find(self, name: str) -> Model | None:
-        """The model that a name can only mean: its id, name or label, in any spelling ("seedream-4.5", "5.0 pro")."""
+        """Return the model with an id, name or label; None if no model or several models match.
+
+        Spelling variants such as "seedream-4.5" and "5.0 pro" match as well.
+        """
         exact = name.strip().casefold()
-        found = next((model for model in self.models if exact in model.called()), None)
-        return found or self._by_spelling.get(_plain(name))
+        match = next((model for model in self.models if exact in model.names()), None)
+        return match or self._by_normalized_name.get(_normalized(name))
 
     @cached_property
-    def _by_spelling(self) -> dict[str, Model]:
-        """Models by the letters and digits of their names; a spelling that could mean two models is left out."""
-        found: dict[str, set[Model]] = {}
+    def _by_normalized_name(self) -> dict[str, Model]:
+        """Models by the normalized variants of their names, without those that match several models."""
+        by_name: dict[str, set[Model]] = {}
         for model in self.models:
             undated = re.sub(r"\W?\d{6}$", "", model.id)
             family, _, version = model.name.partition(" ")
-            names = [*model.called(), undated, version, f"{family} {model.label}"]
+            names = [*model.names(), undated, version, f"{family} {model.label}"]
             for name in (*names, *(re.sub(r"\.0\b", "", name) for name in names)):
-                found.setdefault(_plain(name), set()).add(model)
-        found.pop("", None)
-        return {spelling: models.pop() for spelling, models in found.items() if len(models) == 1}
+                by_name.setdefault(_normalized(name), set()).add(model)
+        by_name.pop("", None)
+        return {name: models.pop() for name, models in by_name.items() if len(models) == 1}
 
     @cached_property
     def families(self) -> set[str]:
-        """The names that several models share, casefolded ("seedream"): they name none of them."""
-        first = [model.name.partition(" ")[0].casefold() for model in self.models]
-        return {name for name in first if first.count(name) > 1}
+        """Casefolded first words that several model names share, such as "seedream"; they identify no single model."""
+        first_words = [model.name.partition(" ")[0].casefold() for model in self.models]
+        return {word for word in first_words if first_words.count(word) > 1}
 
     def nearest(self, name: str) -> Model:
-        """The model whose id, name or label is most like a text."""
-        called = {spelling: model for model in self.models for spelling in model.called()}
-        return called[get_close_matches(name[:60].casefold(), called, n=1, cutoff=0)[0]]
+        """Return the model whose id, name or label is most similar to `name`."""
+        by_name = {known: model for model in self.models for known in model.names()}
+        return by_name[get_close_matches(name[:60].casefold(), by_name, n=1, cutoff=0)[0]]
 
     @cached_property
-    def counting(self) -> str | None:
-        """The parameter that says how many pictures a set may have, if some model makes sets from text."""
+    def count_parameter(self) -> str | None:
+        """The parameter for the number of pictures in a set; None if no model generates sets from text."""
         counts = (name for name, parameter in self.parameters.items() if parameter.counts_outputs)
         return next((name for name in counts if any(self.rule(m, name) for m in self.models_for("generate"))), None)
 
     def models_for_sets(self) -> list[Model]:
-        """Those that make sets from text."""
-        return [m for m in self.models_for("generate") if self.counting and self.rule(m, self.counting)]
+        """Return the models that generate sets from text."""
+        return [m for m in self.models_for("generate") if self.count_parameter and self.rule(m, self.count_parameter)]
 
     def needed_with(self, name: str) -> dict[str, Value]:
-        """What must be given together with a parameter."""
+        """Return the parameters, with their values, that must be given together with a parameter."""
         return {key: value for c in self.combinations if name in c.when for key, value in c.needs.items()}
 
     def rule(self, model: Model, name: str, operation: Operation | None = None) -> Rule | None:
-        """What `model` takes of the parameter `name` (in an operation); None: it does not have it."""
+        """Return the model's rule for a parameter; None if the model, or the operation, does not have it."""
         rule = model.parameters.get(name) or self.parameters[name].every_model
         return rule if rule and (operation is None or operation in rule.operations) else None
 
     def is_neutral(self, operation: Operation, name: str, value: Value) -> bool:
-        """Whether a value asks for nothing: it is named so in the table, or is the default of all who have it."""
+        """Whether a value has no effect: the table lists it as neutral, or it is the default of all models."""
+        # An identity check for booleans, since True == 1.
         if any(value is each if isinstance(value, bool) else value == each for each in self.parameters[name].neutral):
             return True
         defaults = {rule.default for rule in self.parameters_for(operation).get(name, {}).values()}
         return len(defaults) == 1 and None not in defaults and value in defaults
 
     def parameters_for(self, operation: Operation) -> dict[str, dict[str, Rule]]:
-        """The parameters some model has for the operation: name → model id → rule, in the table's order."""
+        """Return the rules of an operation as {parameter: {model id: rule}}, in the table's order."""
         return self._parameters_by_operation[operation]
 
     @cached_property
     def _parameters_by_operation(self) -> dict[Operation, dict[str, dict[str, Rule]]]:
-        found: dict[Operation, dict[str, dict[str, Rule]]] = {operation: {} for operation in get_args(Operation)}
+        by_operation: dict[Operation, dict[str, dict[str, Rule]]] = {}
         for operation in get_args(Operation):
             models = self.models_for(operation)
-            taken = {
+            rules = {
                 name: {m.id: r for m in models if (r := self.rule(m, name, operation))} for name in self.parameters
             }
-            found[operation] = {name: rules for name, rules in taken.items() if rules}
-        return found
+            by_operation[operation] = {name: by_model for name, by_model in rules.items() if by_model}
+        return by_operation
 
 
 def side(size: str) -> int | None:
-    """The pixels of one side of a square of a named size: so many K are so many times 1024; None: it names none."""
-    thousands = re.fullmatch(r"(\d+(?:\.\d+)?)K", size)
-    return int(float(thousands[1]) * 1024) if thousands else None
+    """Return the side in pixels of the square with a named size's area ("2K" is 2048); None for other sizes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)K", size)
+    return int(float(match[1]) * 1024) if match else None
 
 
 def area(size: str) -> int:
-    """The pixels of a named size; 0: it names no area."""
+    """Return the area of a named size in pixels; 0 for other sizes."""
     square = side(size) or 0
     return square * square
 
 
 def either(words: Iterable[str]) -> str:
-    """Words as a list in prose: "a", "a or b", "a, b or c"."""
+    """Join words with commas and "or": "a", "a or b", "a, b or c"."""
     *rest, last = words
     return f"{', '.join(rest)} or {last}" if rest else last
 
 
 def number(value: float | None) -> str:
-    """A bound as people write it: 10, 2.5, "any" where there is none."""
+    """Format a bound: "10", "2.5", or "any" for None."""
     return "any" if value is None else f"{value:.15g}"
 
 
-def _plain(text: str) -> str:
-    """The letters and digits of a model's name, casefolded, without what is written before them.
+def _normalized(text: str) -> str:
+    """Reduce a model's name to its casefolded letters and digits, without the vendor's name in front.
 
-    Other services write `bytedance/seedream-4.5`, `ByteDance Seedream 4.0`, and `fal-ai/bytedance/seedream/v4`.
+    Other services write `bytedance/seedream-4.5`, `ByteDance Seedream 4.0` and `fal-ai/bytedance/seedream/v4`.
     """
     bare = re.sub(r"^(?:.*/)?(?:doubao|bytedance)[\W_]*", "", text.strip().casefold())
     return re.sub(r"[\W_]|(?<![^\W_])v(?=\d)", "", bare)

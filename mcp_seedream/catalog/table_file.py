@@ -1,4 +1,4 @@
-"""Reads the capability table from its file, and says at which line it is wrong."""
+"""Reads and validates the capability table; errors name the line at fault."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mcp_seedream.core.errors import ConfigurationError, why_invalid
 
 
 def read_table(path: Path | None = None) -> ModelTable:
-    """Read and validate the table: the built-in one, or the file at `path`.
+    """Read and validate the built-in table, or the file at `path`.
 
     Raises:
-        ConfigurationError: The file can't be read, or is not such a table; names the line at fault.
+        ConfigurationError: The file can't be read, or its contents are invalid; names the line at fault.
     """
     source = str(path) if path else "models.toml"
     try:
@@ -28,9 +28,9 @@ def read_table(path: Path | None = None) -> ModelTable:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"The model table {source} can't be read: {error}") from error
     except ValidationError as error:
-        # A misspelt key makes two errors, one of them "missing": the misspelling is the one to show.
-        found = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        fault: _Fault | None = (found["loc"], why_invalid(found))
+        # A misspelt key causes two errors, "missing" and "extra": report the misspelling.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        fault: _Fault | None = (first["loc"], why_invalid(first))
     else:
         fault = next(_faults(table), None)
     if fault:
@@ -45,18 +45,18 @@ _Fault = tuple[_Location, str]
 
 
 def _faults(table: ModelTable) -> Iterator[_Fault]:
-    """What is wrong with a table whose every part is well-formed: names and bounds that don't agree."""
+    """Yield inconsistencies of a table whose parts are valid: duplicate names, unknown parameters, swapped bounds."""
     for operation in get_args(Operation):
         if not table.models_for(operation):
             yield ("models",), f"no model can {operation}"
     names: set[str] = set()
     for index, model in enumerate(table.models):
-        # A caller may name a model by any of these; within one model they may be the same.
-        known = dict(zip(("id", "label", "name"), model.called(), strict=True))
-        for key, name in known.items():
+        # A caller may use any of these. Names must differ between models, not within one model.
+        by_key = dict(zip(("id", "label", "name"), model.names(), strict=True))
+        for key, name in by_key.items():
             if name in names:
-                yield ("models", index, key), f"{name} stands twice"
-        names |= set(known.values())
+                yield ("models", index, key), f"{name} is used twice"
+        names |= set(by_key.values())
         yield from _model_faults(table, index, model)
     yield from _combination_faults(table)
 
@@ -66,13 +66,13 @@ def _model_faults(table: ModelTable, index: int, model: Model) -> Iterator[_Faul
         yield ("models", index, "generate"), "it neither generates nor edits"
     for key, bounds in (("pixels", model.pixels), ("sides", model.sides)):
         if bounds and not 0 < bounds[0] <= bounds[1]:
-            yield ("models", index, key), "the smaller bound comes first"
+            yield ("models", index, key), "the lower bound must come first"
     for name, rule in model.parameters.items():
         at: _Location = ("models", index, "parameters", name)
         if name not in table.parameters:
             yield at, "is not one of [parameters]"
-        elif complaint := _rule_fault(table.parameters[name], rule):
-            yield at, complaint
+        elif fault := _rule_fault(table.parameters[name], rule):
+            yield at, fault
 
 
 def _combination_faults(table: ModelTable) -> Iterator[_Fault]:
@@ -84,7 +84,7 @@ def _combination_faults(table: ModelTable) -> Iterator[_Fault]:
 
 
 def _rule_fault(parameter: Parameter, rule: Rule) -> str | None:
-    """What does not fit together in one rule, or between it and the type of its parameter."""
+    """Return a contradiction within a rule, or between the rule and its parameter's type; None if there is none."""
     numeric = parameter.type in ("integer", "number")
     if rule.values is not None and parameter.type != "string":
         return f"only a string has values, not a {parameter.type}"
@@ -94,23 +94,24 @@ def _rule_fault(parameter: Parameter, rule: Rule) -> str | None:
         return "minimum is above maximum"
     if rule.default is None:
         return None
-    fits = {"boolean": bool, "integer": int, "number": int | float}.get(parameter.type, str)
-    if not isinstance(rule.default, fits) or (numeric and isinstance(rule.default, bool)):
+    python_type = {"boolean": bool, "integer": int, "number": int | float}.get(parameter.type, str)
+    if not isinstance(rule.default, python_type) or (numeric and isinstance(rule.default, bool)):
         return f"default is not a {parameter.type}"
-    return f"default {complaint}" if (complaint := rule.complaint(rule.default)) else None
+    return f"default {violation}" if (violation := rule.violation(rule.default)) else None
 
 
 def _line_of(text: str, location: _Location) -> int:
-    """The line where the value at `location` stands, or the nearest thing above it that exists."""
+    """Return the line number of the value at `location`, or of its nearest ancestor in the file."""
     best, depth = 1, 0
     here: _Location = ()
-    seen: dict[str, int] = {}
+    array_indexes: dict[str, int] = {}
     for number_, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*(\[\[?)\s*([\w.\"-]+?)\s*\]", line):
             names = [name.strip('"') for name in header[2].split(".")]
             if header[1] == "[[":
-                seen[names[0]] = seen.get(names[0], -1) + 1
-            here = (names[0], seen[names[0]], *names[1:]) if names[0] in seen else tuple(names)
+                array_indexes[names[0]] = array_indexes.get(names[0], -1) + 1
+            in_array = names[0] in array_indexes
+            here = (names[0], array_indexes[names[0]], *names[1:]) if in_array else tuple(names)
         elif key := re.match(r"\s*\"?([\w-]+)\"?\s*=", line):
             key_path = (*here, key[1])
             if location[: len(key_path)] == key_path and len(key_path) > depth:

@@ -7,10 +7,10 @@ from dataclasses import replace
 import anyio
 
 from mcp_seedream.catalog.picture_kinds import Bounds
-from mcp_seedream.catalog.selection import ImageSpec, keeps_kinds, needs_alpha
+from mcp_seedream.catalog.selection import ImageSpec, needs_alpha, requires_input_kind
 from mcp_seedream.catalog.table import Model, ModelTable
 from mcp_seedream.media.downloads import Downloads
-from mcp_seedream.media.inputs import take_pictures
+from mcp_seedream.media.inputs import prepare_pictures
 from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.upstream.client import SeedreamClient
 
@@ -40,7 +40,7 @@ class InputPictures:
         self._local = local
         self._decoding = decoding
 
-    async def take(self, spec: ImageSpec, model: Model, token: str) -> tuple[ImageSpec, tuple[str, ...]]:
+    async def prepare(self, spec: ImageSpec, model: Model, token: str) -> tuple[ImageSpec, tuple[str, ...]]:
         """The spec with its pictures as this model takes them, and notes on what was changed.
 
         Raises:
@@ -50,20 +50,20 @@ class InputPictures:
         if not spec.images:
             return spec, ()
         limits = self._table.upstream_limits
-        inputs = await take_pictures(
+        inputs = await prepare_pictures(
             spec.images,
             Bounds(
-                most_bytes=limits.image_bytes,
-                least_side=limits.image_side,
-                most_pixels=round((model.input_megapixels or limits.image_megapixels) * 1e6),
-                most_ratio=model.input_aspect_ratio or limits.image_aspect_ratio,
+                max_bytes=limits.image_bytes,
+                min_side=limits.image_side,
+                max_pixels=round((model.input_megapixels or limits.image_megapixels) * 1e6),
+                max_ratio=model.input_aspect_ratio or limits.image_aspect_ratio,
             ),
-            keep_alpha=keeps_kinds(self._table, spec),
+            keep_alpha=requires_input_kind(self._table, spec),
             needs_alpha=needs_alpha(self._table, spec),
             local=self._local,
             client=self._client,
             downloads=self._downloads,
             token=token,
-            at_once=self._decoding,
+            decode_limiter=self._decoding,
         )
         return replace(spec, images=inputs.images), inputs.notes

@@ -151,7 +151,7 @@ class ImageService:
         # Chosen first: megabytes are not read for a call that no model serves.
         choice = ModelChoice(self._table, spec, call.model, await self._refusals.known())
         given = spec.images
-        spec, notes = await self._pictures.take(spec, choice.model, context.token)
+        spec, notes = await self._pictures.prepare(spec, choice.model, context.token)
         call, choice.spec = replace(call, spec=spec), replace(choice.spec, images=spec.images)
         task = await self._claimed(await _fingerprint(call, context.token, given), call.wait_seconds, context)
         is_new = task is None

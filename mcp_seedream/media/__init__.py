@@ -1,8 +1,8 @@
-"""Pictures in and out: local files, pixels, guarded downloads, inputs that fit the upstream, outputs that fit a chat.
+"""Input and output pictures: reading, converting, downloading, saving and previewing them.
 
-Front door: `inputs.take_pictures` brings given pictures into the upstream's form; `outputs.deliver` fetches, saves
-and previews results; `downloads.Downloads` fetches from public https addresses only.
+Entry points: `inputs.prepare_pictures` converts input pictures to a form that the upstream accepts; `outputs.deliver`
+downloads, saves and previews results; `downloads.Downloads` downloads from public https addresses only.
 
-A stranger's picture is decoded in a process of its own (`decoder`), with limits of time and memory. Pillow is
-imported only when the first picture comes.
+Input pictures are untrusted: they must be decoded only in a subprocess with time and memory limits (`decoder`).
+Pillow must not be imported before the first picture is processed.
 """

@@ -1,9 +1,9 @@
-"""Fetches generated pictures: the one guarded way out for links that somebody else wrote.
+"""Downloads pictures from untrusted URLs, with protection against server-side request forgery (SSRF).
 
-A link comes from the upstream's answer, and an answer may be wrong or forged. So: https only (http only to
-the sandbox on this machine); every host is resolved, for each connection, and refused unless all of its addresses
-are public; the connection goes to an address that was checked, and its certificate must be for the link's host; at
-most three redirects; a limit of bytes and of time; streamed to disk.
+- Only https; http only to the sandbox on this machine.
+- Each connection resolves the host, requires all of its addresses to be public, and connects to a checked address.
+- The certificate must match the URL's host.
+- At most three redirects, a time limit and a size limit; the body is streamed to disk.
 """
 
 from __future__ import annotations
@@ -32,30 +32,29 @@ from mcp_seedream.upstream.error_mapping import retry_after_seconds
 from mcp_seedream.upstream.retries import Retries
 
 MAX_BYTES = 64 * 2**20
-"""Of one picture: a 4K PNG is well below."""
-_REDIRECTS = 3
-_INSIDE = ("local", "localhost", "localdomain", "arpa", "internal", "intranet", "private", "lan", "home", "corp")
-"""Top-level names that no public host has: RFC 6761, 6762 (appendix G), 8375, and what Linux calls itself."""
-# Beside what the standard library knows: ranges that carry a private address within, or lead to one.
-_NOT_PUBLIC = [
+"""Default size limit of one picture, well above a 4K PNG."""
+_MAX_REDIRECTS = 3
+_PRIVATE_TLDS = ("local", "localhost", "localdomain", "arpa", "internal", "intranet", "private", "lan", "home", "corp")
+"""Top-level names of private hosts: RFC 6761, RFC 6762 (appendix G), RFC 8375, and Linux's `localdomain`."""
+# Ranges that embed an IPv4 address or are translated to one, which `ipaddress` reports as global.
+_NON_PUBLIC_NETWORKS = [
     ipaddress.ip_network(net)
     for net in ("192.0.0.0/24", "::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "fec0::/10")
 ]
-_NEXT_ADDRESS = 0.25  # seconds until the next address is tried beside one that does not answer (RFC 8305)
-_LAST_PORT = 65535
+_ATTEMPT_DELAY = 0.25  # seconds before the next address is tried in parallel ("Happy Eyeballs", RFC 8305)
+_MAX_PORT = 65535
 _HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": f"mcp-seedream/{__version__}"}
-_PRIVATE = "The picture's link leads to a private address, so it was not followed."
+_PRIVATE_MESSAGE = "The picture's link leads to a private address, so it was not followed."
 
 
 class Downloads:
-    """Fetches pictures. Use as an async context manager, once for the process.
+    """Downloads pictures. Use one instance per process, as an async context manager.
 
     Args:
-        sandbox: Address of a sandbox on this machine, the only place that http and a loopback address are
-            taken from.
-        seconds: For one picture, redirects and repetitions included.
-        most_bytes: Of one picture.
-        retries: For what may pass: no connection, no answer in time, 429, 5xx.
+        sandbox: Base URL of a sandbox on this machine. Only for it are http and a loopback address allowed.
+        seconds: Time limit of one picture, including redirects and retries.
+        max_bytes: Size limit of one picture.
+        retries: How to retry connection errors, time-outs, HTTP 429 and HTTP 5xx.
     """
 
     def __init__(
@@ -63,12 +62,12 @@ class Downloads:
         *,
         sandbox: str | None = None,
         seconds: float = 30,
-        most_bytes: int = MAX_BYTES,
+        max_bytes: int = MAX_BYTES,
         retries: Retries | None = None,
     ) -> None:
         self._sandbox = httpx.URL(sandbox) if sandbox else None
         self._seconds = seconds
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._retries = retries or Retries(seconds=seconds)
         self._clients: dict[str, httpx.AsyncClient] = {}
 
@@ -82,35 +81,36 @@ class Downloads:
             await self._clients.popitem()[1].aclose()
 
     async def fetch(self, url: str, path: Path) -> None:
-        """Fetch a picture into a file.
+        """Download a picture to a file.
 
         Raises:
-            UpstreamUnavailable: It did not come, or not in time; nothing of use is in the file.
-            UnreadableReply: It is refused, dead, too large or no picture.
+            UpstreamUnavailable: The download failed or timed out, and may work later. The file may be incomplete.
+            UnreadableReply: The URL is not allowed or has expired, or the response is too large or not a picture.
             OSError: The file can't be written.
         """
         try:
             with anyio.fail_after(self._seconds):
                 await self._retries(partial(self._follow, url, path), lambda error: error.retryable)
-                await _check(path)
+                await _check_is_picture(path)
         except TimeoutError as error:
             raise UpstreamUnavailable(f"The picture took longer than {self._seconds:.0f} s to fetch.") from error
 
     async def _follow(self, url: str, path: Path) -> None:
+        """Download a picture, following redirects."""
         try:
-            for _ in range(_REDIRECTS + 1):
-                moved = await self._hop(url, path)
-                if moved is None:
+            for _ in range(_MAX_REDIRECTS + 1):
+                location = await self._request(url, path)
+                if location is None:
                     return
-                url = moved
+                url = location
         except httpx.HTTPError as error:
             raise UpstreamUnavailable(f"The picture could not be fetched ({type(error).__name__}).") from error
         except (httpx.InvalidURL, ValueError) as error:
             raise UnreadableReply(f"The picture could not be fetched ({type(error).__name__}).") from error
-        raise UnreadableReply(f"The picture's link was redirected more than {_REDIRECTS} times.")
+        raise UnreadableReply(f"The picture's link was redirected more than {_MAX_REDIRECTS} times.")
 
-    async def _hop(self, url: str, path: Path) -> str | None:
-        """One request: the address of the next one, or None where the picture is in the file."""
+    async def _request(self, url: str, path: Path) -> str | None:
+        """Send one request; return the URL of a redirect, or None after writing the picture to the file."""
         target = httpx.URL(url)
         client = self._client(self._route(target))
         response = await client.send(httpx.Request("GET", target, headers=_HEADERS), stream=True)
@@ -118,48 +118,48 @@ class Downloads:
             if response.has_redirect_location:
                 return urljoin(url, response.headers["location"])
             if response.headers.get("content-encoding", "identity") != "identity":
-                raise UnreadableReply("The picture came compressed, which was not asked for.")
+                raise UnreadableReply("The picture was sent with an unsupported Content-Encoding.")
             if response.status_code != httpx.codes.OK:
-                passes = response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.is_server_error
-                failure = UpstreamUnavailable if passes else UnreadableReply
+                is_temporary = response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.is_server_error
+                failure = UpstreamUnavailable if is_temporary else UnreadableReply
                 pause = retry_after_seconds(response.headers)
                 raise failure(f"The picture's link answered HTTP {response.status_code}.", retry_after=pause)
             received = 0
             async with await anyio.open_file(path, "wb") as file:
                 async for chunk in response.aiter_raw():
                     received += len(chunk)
-                    if received > self._most_bytes:
-                        raise UnreadableReply(f"The picture is larger than {self._most_bytes // 2**20} MiB.")
+                    if received > self._max_bytes:
+                        raise UnreadableReply(f"The picture is larger than {self._max_bytes // 2**20} MiB.")
                     await file.write(chunk)
             return None
         finally:
             await response.aclose()
 
     def _route(self, url: httpx.URL) -> str:
-        """How a link is fetched: "sandbox", "direct", or through the proxy of this address.
+        """Return the route to a URL: "sandbox", "direct", or the URL of a proxy.
 
         Raises:
-            UnreadableReply: It may not be followed.
+            UnreadableReply: The URL is not allowed.
         """
-        here = self._sandbox
-        if here and (url.scheme, url.host, url.port) == (here.scheme, here.host, here.port):
+        sandbox = self._sandbox
+        if sandbox and (url.scheme, url.host, url.port) == (sandbox.scheme, sandbox.host, sandbox.port):
             return "sandbox"
         if url.scheme != "https" or not url.host:
             raise UnreadableReply("The picture's link is not https, so it was not followed.")
-        if url.port is not None and not 0 < url.port <= _LAST_PORT:
-            raise UnreadableReply("The picture's link has a port that does not exist, so it was not followed.")
+        if url.port is not None and not 0 < url.port <= _MAX_PORT:
+            raise UnreadableReply("The picture's link has an invalid port, so it was not followed.")
         proxy = _proxy(url.host)
-        # A proxy resolves the name, and decides what it reaches; only what is plainly inside is refused here.
-        if proxy and is_inside(url.host):
-            raise UnreadableReply(_PRIVATE)
+        # A proxy resolves names itself, so only hosts that are private by their name can be rejected here.
+        if proxy and is_private(url.host):
+            raise UnreadableReply(_PRIVATE_MESSAGE)
         return proxy or "direct"
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        return httpx.create_ssl_context()  # with what SSL_CERT_FILE says, whether there is a proxy or not
+        return httpx.create_ssl_context()  # reads SSL_CERT_FILE, which trust_env=False would ignore
 
     def _client(self, route: str) -> httpx.AsyncClient:
-        """The client of a route. None reads proxies from the environment: `_route` alone decides."""
+        """Return the client of a route. Clients ignore proxies in the environment, since `_route` chooses the proxy."""
         if route not in self._clients:
             if route == "sandbox":
                 transport = httpx.AsyncHTTPTransport(verify=self._tls)
@@ -169,7 +169,7 @@ class Downloads:
                 transport = httpx.AsyncHTTPTransport(verify=self._tls, proxy=route)
             self._clients[route] = httpx.AsyncClient(
                 transport=transport,
-                timeout=self._seconds / 3,  # a silent host leaves time for another attempt
+                timeout=self._seconds / 3,  # leaves time for retries
                 trust_env=False,
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             )
@@ -177,26 +177,26 @@ class Downloads:
 
 
 class _PublicTransport(httpx.AsyncHTTPTransport):
-    """Connects to public addresses only.
+    """A transport that connects to public addresses only.
 
-    The URL keeps its host, so that connections are pooled, and certificates checked, by name and not by address.
+    Addresses are checked below the HTTP layer, so that connections are pooled and certificates verified by host name.
     """
 
     def __init__(self, tls: ssl.SSLContext) -> None:
         super().__init__(verify=tls)
-        # httpx has no argument for the network back-end of its pool. With one (`network_backend=`, as httpcore's
-        # pools have), this class would go.
+        # httpx has no argument for the pool's network backend. If it gets one (like httpcore's `network_backend`),
+        # this class can be removed.
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls,
             network_backend=_PublicNetwork(),
-            max_connections=100,  # these three as httpx has them
+            max_connections=100,  # the limits are the defaults of httpx
             max_keepalive_connections=20,
             keepalive_expiry=5,
         )
 
 
 class _PublicNetwork(httpcore.AnyIOBackend):
-    """Resolves a host, checks all of its addresses, and connects to the first one that answers."""
+    """A network backend that checks all addresses of a host, then connects to the first that answers."""
 
     async def connect_tcp(
         self,
@@ -206,11 +206,11 @@ class _PublicNetwork(httpcore.AnyIOBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect; each next address is tried once the one before has failed, or has not answered for a while.
+        """Connect to a host; try the next address when one fails or does not answer within `_ATTEMPT_DELAY`.
 
         Raises:
-            httpcore.ConnectError: No address took the connection.
-            httpcore.ConnectTimeout: None did in time.
+            httpcore.ConnectError: All addresses failed.
+            httpcore.ConnectTimeout: No address answered in time.
             UpstreamUnavailable: The name can't be resolved.
             UnreadableReply: The host is not public.
         """
@@ -218,12 +218,12 @@ class _PublicNetwork(httpcore.AnyIOBackend):
         failures: list[httpcore.ConnectError] = []
         connect = super().connect_tcp
 
-        async def attempt(address: str, over: anyio.Event) -> None:
+        async def attempt(address: str, failed: anyio.Event) -> None:
             try:
                 stream = await connect(address, port, None, local_address, socket_options)
             except httpcore.ConnectError as error:
                 failures.append(error)
-                over.set()
+                failed.set()
                 return
             connected.append(stream)
             group.cancel_scope.cancel()
@@ -232,10 +232,10 @@ class _PublicNetwork(httpcore.AnyIOBackend):
             addresses = await _public_addresses(host, port)
             async with anyio.create_task_group() as group:
                 for address in addresses:
-                    over = anyio.Event()
-                    group.start_soon(attempt, address, over)
-                    with anyio.move_on_after(_NEXT_ADDRESS):
-                        await over.wait()
+                    failed = anyio.Event()
+                    group.start_soon(attempt, address, failed)
+                    with anyio.move_on_after(_ATTEMPT_DELAY):
+                        await failed.wait()
         for stream in connected[1:]:
             await stream.aclose()
         if connected:
@@ -243,56 +243,59 @@ class _PublicNetwork(httpcore.AnyIOBackend):
         raise failures[-1] if failures else httpcore.ConnectTimeout
 
 
-async def _check(path: Path) -> None:
-    """What was fetched must be a picture: a page that says sorry comes with 200, too."""
+async def _check_is_picture(path: Path) -> None:
+    """Check the first bytes of a file: error pages can have status 200 as well."""
     async with await anyio.open_file(path, "rb") as file:
         if kind(await file.read(16)) is None:
-            raise UnreadableReply("The link did not answer with a picture.")
+            raise UnreadableReply("The link did not return a picture.")
 
 
 def _proxy(host: str) -> str | None:
-    """The address of the proxy for https requests to a host; None where they go directly."""
+    """Return the URL of the system's proxy for https requests to a host; None if there is none."""
     proxies = getproxies()
-    found = proxies.get("https") or proxies.get("all")
-    if not found or proxy_bypass(host):
+    proxy = proxies.get("https") or proxies.get("all")
+    if not proxy or proxy_bypass(host):
         return None
-    return found if "://" in found else f"http://{found}"
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
-def is_inside(host: str) -> bool:
-    """A name or address that can only be on a private network."""
-    host = host.strip("[]").rstrip(".")  # a name that ends in a dot is the same name
+def is_private(host: str) -> bool:
+    """Whether a host name or address can only belong to a private network. Does not resolve names."""
+    host = host.strip("[]").rstrip(".")  # a trailing dot marks a fully qualified name
     try:
         return not is_public(host)
     except ValueError:
-        # No public name ends in a number: one that does is an address, spelled so that only a resolver knows it.
-        last = host.rpartition(".")[2]
-        spelled = re.fullmatch(r"[0-9]+|0x[0-9a-f]*", last) is not None
-        return spelled or last == host or last in _INSIDE
+        # Resolvers read a name that ends in a number as an IPv4 address ("127.1", "0x7f000001").
+        tld = host.rpartition(".")[2]
+        is_numeric = re.fullmatch(r"[0-9]+|0x[0-9a-f]*", tld) is not None
+        return is_numeric or tld == host or tld in _PRIVATE_TLDS
 
 
 async def _public_addresses(host: str, port: int) -> list[str]:
-    """A host's addresses, when all of them are public.
+    """Resolve a host and return its addresses.
 
     Raises:
         UpstreamUnavailable: The name can't be resolved.
-        UnreadableReply: It has none, or one that is private, link-local, loopback or reserved.
+        UnreadableReply: It has no addresses, or one that is not public.
     """
     try:
-        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        infos = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise UpstreamUnavailable("The host of the picture's link is unknown.") from error
-    addresses = list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
+    addresses = list(dict.fromkeys(str(info[4][0]).partition("%")[0] for info in infos))
     if not addresses or not all(is_public(address) for address in addresses):
-        raise UnreadableReply(_PRIVATE)
+        raise UnreadableReply(_PRIVATE_MESSAGE)
     return addresses
 
 
 def is_public(address: str) -> bool:
-    """An address of the open internet."""
+    """Whether an IP address is public: not private, link-local, loopback, multicast or reserved.
+
+    Raises:
+        ValueError: It is not an IP address.
+    """
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address) and (ip.ipv4_mapped or ip.sixtofour):
         return is_public(str(ip.ipv4_mapped or ip.sixtofour))
-    return (
-        ip.is_global and not ip.is_multicast and not any(ip in net for net in _NOT_PUBLIC if net.version == ip.version)
-    )
+    is_listed = any(ip in net for net in _NON_PUBLIC_NETWORKS if net.version == ip.version)
+    return ip.is_global and not ip.is_multicast and not is_listed

@@ -1,7 +1,7 @@
-"""HEIC and HEIF, the pictures of iPhones, as pixels (pillow-heif).
+"""Decodes HEIC and HEIF pictures with pillow-heif.
 
-The library's Pillow plugin is not used: it holds a decoded picture twice, which is 350 MB for a phone's 48
-megapixels. Here the decoder's own bytes are reduced band by band.
+The library's Pillow plugin is not used because it keeps two copies of the pixels: 350 MB for a phone's 48
+megapixels. This module reduces the decoder's pixels directly, in bands of rows.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from PIL import Image
 
 from mcp_seedream.core.errors import InvalidArguments
 
-# A second thread would reserve 64 MB more; thumbnails and the like are not used.
+# Each thread reserves 64 MB. Thumbnails, depth maps and auxiliary images are not used.
 pillow_heif.options.DECODE_THREADS = 1
 pillow_heif.options.THUMBNAILS = pillow_heif.options.DEPTH_IMAGES = pillow_heif.options.AUX_IMAGES = False
-_BAND = 16  # rows of the result that are made at a time
+_BAND = 16  # rows of the result per band
 _UNREADABLE = (OSError, ValueError, SyntaxError, RuntimeError, EOFError, LookupError)
 
 
 class HeifPicture:
-    """The primary picture of an open HEIC or HEIF file; its pixels are decoded by `reduced`, upright.
+    """The primary picture of an open HEIC or HEIF file. Its pixels are decoded by `reduced`.
 
     Raises:
-        InvalidArguments: It can't be read.
+        InvalidArguments: The file can't be read.
     """
 
     def __init__(self, source: BinaryIO) -> None:
@@ -39,11 +39,11 @@ class HeifPicture:
         self.has_alpha = bool(self._image.has_alpha)
 
     def reduced(self, factor: int) -> Image.Image:
-        """The picture with sides `factor` times shorter, in RGB(A) or L.
+        """Decode the picture upright, in RGB, RGBA or L, with its sides reduced by `factor`.
 
         Raises:
             InvalidArguments: It can't be decoded.
-            MemoryError: Its decoder may not have the memory that it needs.
+            MemoryError: The decoder needs more memory than the process may allocate.
         """
         try:
             pixels, stride = memoryview(self._image.data), self._image.stride

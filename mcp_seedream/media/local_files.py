@@ -1,4 +1,4 @@
-"""Pictures as files on the caller's own machine: what may be read, and how results are saved."""
+"""Picture files on the caller's machine: finds and opens input files, and saves results."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ from mcp_seedream.catalog.references import shortened
 from mcp_seedream.core.errors import InvalidArguments
 from mcp_seedream.core.paths import expand_home, windows_path_reason
 
-_ENDINGS = {"jpeg": ".jpg"}
-_PICTURE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-_CHAT_FOLDERS = ("/mnt/user-data/", "/mnt/data/")  # of Claude's and ChatGPT's code sandboxes
+_SUFFIXES = {"jpeg": ".jpg"}  # by kind, where it is not the kind's own name
+_PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+_CHAT_FOLDERS = ("/mnt/user-data/", "/mnt/data/")  # in the code sandboxes of Claude and ChatGPT
 _OPEN_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
-_MOST_INPUT = 200 * 2**20  # bytes of a file that is made smaller before it is sent
-# Names that Windows keeps for devices, with any ending.
+_MAX_INPUT_BYTES = 200 * 2**20  # of a file, before it is scaled down
+# Device names on Windows, reserved with any suffix.
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
 
 
 @dataclass(frozen=True, slots=True)
 class LocalFiles:
-    """What a server on the caller's own machine may do with its disk.
+    """Settings for file access on the caller's machine.
 
-    `allowed` are the folders pictures are read from, anywhere where there is none; `output` is the folder every
-    picture is saved to, if any.
+    Attributes:
+        allowed: Folders from which pictures may be read; if empty, all folders.
+        output: Folder in which every result is saved, if any.
     """
 
     allowed: tuple[Path, ...] = ()
@@ -45,72 +46,70 @@ class LocalFiles:
 
 
 def local_path(text: str, local: LocalFiles) -> Path:
-    r"""The real path of a picture file that may be read: absolute, relative, `~`, `file://`, Windows style.
+    r"""Return the resolved path of an input file: absolute, relative, `~`, `file://`, or Windows style.
 
-    A file that is not there is looked for without the marks of chats and shells (`@a.png`, `a\ b.png`), then by
-    a name that looks the same: other blanks (macOS has U+202F in its screenshots' names) or composed otherwise.
+    If the file does not exist, variants without chat or shell syntax are tried (`@a.png`, `a\ b.png`), then a file
+    whose name differs only in spaces (macOS puts U+202F into names of screenshots) or Unicode normalization.
 
     Raises:
-        InvalidArguments: There is no such file, or it lies outside the allowed folders.
+        InvalidArguments: The file does not exist, or is outside the allowed folders.
     """
     folders = [folder.resolve() for folder in local.allowed]
-    paths = [_path(spelled) for spelled in _spellings(text)]
-    real: Path | None = None
+    paths = [_path(variant) for variant in _variants(text)]
+    resolved: Path | None = None
     failure: Exception | None = None
-    for find in (_real, partial(_lookalike, folders)):
+    for resolve in (partial(Path.resolve, strict=True), partial(_similar_file, folders)):
         for path in paths:
             try:
-                real = real or find(path)
+                resolved = resolved or resolve(path)
             except (OSError, RuntimeError, ValueError) as error:
                 failure = failure or error
-    if real is None:
+    if resolved is None:
         reason = getattr(failure, "strerror", None) or "not a path"
         looked = "" if paths[0].is_absolute() else f" (looked in {Path.cwd()}; give an absolute path, a link or base64)"
         raise InvalidArguments(f"The file {shortened(text)} can't be read: {reason}{looked}.") from failure
-    if not _is_within(real, folders):
-        named = ", ".join(map(str, folders))
-        raise InvalidArguments(f"The file {shortened(text)} lies outside SEEDREAM_ALLOWED_DIRS ({named}).")
-    return real
+    if not _is_allowed(resolved, folders):
+        allowed = ", ".join(map(str, folders))
+        raise InvalidArguments(f"The file {shortened(text)} lies outside SEEDREAM_ALLOWED_DIRS ({allowed}).")
+    return resolved
 
 
-def _is_within(path: Path, folders: list[Path]) -> bool:
+def _is_allowed(path: Path, folders: list[Path]) -> bool:
     return not folders or any(path.is_relative_to(folder) for folder in folders)
 
 
-def _real(path: Path) -> Path:
-    return path.resolve(strict=True)
-
-
-def _spellings(text: str) -> list[str]:
-    """What a path may mean: itself, without a chat's `@`, without a shell's backslashes, without a link's `%20`."""
-    found = [text]
+def _variants(text: str) -> list[str]:
+    """Return a path, and the path without a chat's `@`, shell escapes and percent-encoding."""
+    variants = [text]
     if text.startswith("@"):
-        found.append(text[1:].strip())
+        variants.append(text[1:].strip())
     if os.name != "nt" and "\\" in text:
-        found += [re.sub(r"\\(.)", r"\1", spelled) for spelled in found]
-    if "%" in text:  # as links in Markdown have it
-        found += [unquote(spelled) for spelled in found]
-    return found
+        variants += [re.sub(r"\\(.)", r"\1", variant) for variant in variants]
+    if "%" in text:  # from a link in Markdown
+        variants += [unquote(variant) for variant in variants]
+    return variants
 
 
-def _lookalike(folders: list[Path], path: Path) -> Path | None:
-    """The only file of the same folder whose name looks the same; only folders that may be read are listed."""
+def _similar_file(folders: list[Path], path: Path) -> Path | None:
+    """Return the only file in the same folder with an equal normalized name; None if there are none or several."""
     folder = path.parent.resolve(strict=True)
-    if not _is_within(folder, folders):
+    if not _is_allowed(folder, folders):
         return None
-    found = [file for file in folder.iterdir() if _looks(file.name) == _looks(path.name)]
-    return found[0].resolve(strict=True) if len(found) == 1 else None
+    matches = [file for file in folder.iterdir() if _normalized(file.name) == _normalized(path.name)]
+    return matches[0].resolve(strict=True) if len(matches) == 1 else None
 
 
-def _looks(name: str) -> str:
+def _normalized(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).split())
 
 
 def save_target(text: str, local: LocalFiles) -> Path:
-    """Where `save_to` points: spelled as for `local_path`; a relative one lies in the output folder, if there is one.
+    """Return the path that `save_to` names, in any form that `local_path` accepts.
+
+    A relative path is relative to the output folder, or to the working directory if there is none.
 
     Raises:
-        InvalidArguments: It can't be a path on this machine.
+        InvalidArguments: It is not a valid path on this machine.
     """
     try:
         path = _path(expand_home(text))
@@ -118,12 +117,13 @@ def save_target(text: str, local: LocalFiles) -> Path:
         raise InvalidArguments(f"`save_to`: {shortened(text)}: {error}.") from error
     except InvalidArguments as error:
         raise InvalidArguments(f"`save_to`: {error.message}") from error
-    if "\0" in str(path):  # a file: URI can spell it %00
+    if "\0" in str(path):  # from %00 in a file: URI
         raise InvalidArguments(f"`save_to`: {shortened(text)} is not a path.")
     return (local.output or Path()) / path
 
 
 def _path(text: str) -> Path:
+    """Parse a path; reject paths of other systems, of a chat's sandbox, and URLs."""
     if why := windows_path_reason(text):
         raise InvalidArguments(f"{shortened(text)} is {why}.")
     path = Path(_from_uri(text) if text.lower().startswith("file:") else text)
@@ -143,12 +143,12 @@ def _path(text: str) -> Path:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # a name longer than the file system takes
+    except OSError:  # the name is too long for the file system
         return False
 
 
 def _from_uri(text: str) -> str:
-    """The path of a file: URI; not split as other URLs are, since a file's name may hold # and ?."""
+    """Return the path of a file: URI. Not parsed as a URL, since file names may contain # and ?."""
     rest = text[len("file:") :]
     if rest.startswith("//"):
         host, slash, rest = rest[2:].partition("/")
@@ -159,13 +159,13 @@ def _from_uri(text: str) -> str:
 
 
 def open_picture(path: Path) -> tuple[BinaryIO, int]:
-    """Open a regular file that is a picture by its first bytes; the open file, and its size in bytes.
+    """Open a picture file; return the open file and its size in bytes.
 
     Raises:
-        InvalidArguments: It is a folder, a pipe or a device, too large, or not a picture.
+        InvalidArguments: It is not a regular file, is too large, or does not start like a picture.
     """
     try:
-        # The path is resolved already: not to be led elsewhere now, nor held up by a pipe that nobody writes to.
+        # The path is resolved, so do not follow a symlink created since, and do not block on a pipe.
         descriptor = os.open(path, os.O_RDONLY | _OPEN_FLAGS)
     except OSError as error:
         raise InvalidArguments(f"The file {path} can't be read: {error.strerror}.") from error
@@ -174,8 +174,8 @@ def open_picture(path: Path) -> tuple[BinaryIO, int]:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise InvalidArguments(f"{path} is not a regular file.")
-        if status.st_size > _MOST_INPUT:
-            raise InvalidArguments(f"{path} is larger than {_MOST_INPUT // 2**20} MiB.")
+        if status.st_size > _MAX_INPUT_BYTES:
+            raise InvalidArguments(f"{path} is larger than {_MAX_INPUT_BYTES // 2**20} MiB.")
         if kind(os.read(descriptor, 16)) is None:
             raise InvalidArguments(f"{path} is not a {kinds_in_words()}.")
         stack.pop_all()
@@ -185,42 +185,42 @@ def open_picture(path: Path) -> tuple[BinaryIO, int]:
 
 
 def save_as(source: Path, target: Path, name: str, part: str = "") -> Path:
-    """Move a finished file to where it is wanted, under a name that no file has yet; the absolute path.
+    """Move a file to its target without overwriting other files; return its absolute path.
 
     Args:
-        source: The file; its bytes decide the ending. It is gone afterwards.
-        target: A file's name, where it ends as pictures do and is no folder; else a folder, made if it is missing.
-        name: A readable name for a file in a folder: any text.
-        part: Which part of a set it is, for the end of its name.
+        source: The file to move. The suffix of the new name depends on its first bytes.
+        target: A file name with a picture's suffix, or a folder, which is created if necessary.
+        name: Text from which the file name is made if `target` is a folder.
+        part: Text to append to the file name, for a picture of a set.
 
     Raises:
-        OSError: It can't be written there.
+        OSError: The file can't be written.
     """
     into_folder = _is_folder_target(target)
     folder = target if into_folder else target.parent
     folder.mkdir(parents=True, exist_ok=True)
     with source.open("rb") as file:
-        found = kind(file.read(16)) or "bin"
+        suffix = kind(file.read(16)) or "bin"
     stem = "-".join(filter(None, [readable(name) if into_folder else target.stem, readable(part) if part else ""]))
-    # Copied beside its place first: a rename is whole or not at all, and the source may be on another disk.
-    beside = folder / f".seedream-{uuid.uuid4().hex}"
+    # Copy to the target's folder first: a rename within it is atomic, and the source may be on another disk.
+    copied = folder / f".seedream-{uuid.uuid4().hex}"
     try:
-        with source.open("rb") as file, beside.open("xb") as copy:
+        with source.open("rb") as file, copied.open("xb") as copy:
             shutil.copyfileobj(file, copy)
-        path = _put(beside, folder, stem, _ENDINGS.get(found, f".{found}"))
+        path = _rename_to_free_name(copied, folder, stem, _SUFFIXES.get(suffix, f".{suffix}"))
     finally:
-        beside.unlink(missing_ok=True)
+        copied.unlink(missing_ok=True)
     source.unlink()
     return path.resolve()
 
 
 def saved_set(files: Sequence[str], count: int, target: Path | None) -> tuple[Path, ...]:
-    """The newest whole set of a task's pictures that is on the disk already, in their order; nothing if there is none.
+    """Return the files of a task's pictures that earlier calls saved; empty unless all pictures still exist.
 
     Args:
-        files: Where they were saved, as `Journal.files` has it.
-        count: How many pictures the task has.
-        target: Where they are to be, as for `save_as`; None: anywhere.
+        files: All files saved for the task, from `Journal.files`; each call added one per picture, in order.
+        count: The number of the task's pictures.
+        target: Only files that `save_as` would create for this target; None for any.
     """
     for end in range(len(files), count - 1, -count) if count else ():
         paths = tuple(map(Path, files[end - count : end]))
@@ -230,7 +230,7 @@ def saved_set(files: Sequence[str], count: int, target: Path | None) -> tuple[Pa
 
 
 def _is_picture(path: Path) -> bool:
-    """Whether there still is a picture in a file: it may be gone, cut off or replaced."""
+    """Whether a file exists and starts like a picture."""
     try:
         file, _ = open_picture(path)
     except InvalidArguments:
@@ -240,33 +240,34 @@ def _is_picture(path: Path) -> bool:
 
 
 def _is_saved_as(path: Path, target: Path) -> bool:
-    """Whether `save_as` may have put a file there for this target."""
+    """Whether `save_as` could have created a file for this target."""
     if _is_folder_target(target):
         return path.parent == target.resolve()
-    named = re.fullmatch(rf"{re.escape(target.stem)}(-.*)?", path.stem)
-    return path.parent == target.parent.resolve() and named is not None
+    has_stem = re.fullmatch(rf"{re.escape(target.stem)}(-.*)?", path.stem) is not None
+    return path.parent == target.parent.resolve() and has_stem
 
 
 def _is_folder_target(target: Path) -> bool:
-    return target.is_dir() or target.suffix.lower() not in _PICTURE_ENDINGS
+    return target.is_dir() or target.suffix.lower() not in _PICTURE_SUFFIXES
 
 
 def readable(name: str) -> str:
-    """A file name's stem from any text: letters, digits and hyphens, safe on every file system."""
+    """Return a file name without suffix made from a text: letters, digits and hyphens, valid on every file system."""
     stem = "-".join(re.findall(r"\w+", unicodedata.normalize("NFKC", name).lower()))
     stem = stem.encode()[:80].decode(errors="ignore").strip("-_")
     return f"{stem}-picture" if stem.split("-")[0].upper() in _RESERVED else stem or "picture"
 
 
-def _put(beside: Path, folder: Path, stem: str, ending: str) -> Path:
+def _rename_to_free_name(source: Path, folder: Path, stem: str, suffix: str) -> Path:
+    """Rename a file to the first free name of STEM, STEM-2, STEM-3 and so on."""
     for number in count(1):
-        path = folder / f"{stem}{'' if number == 1 else f'-{number}'}{ending}"
+        path = folder / f"{stem}{'' if number == 1 else f'-{number}'}{suffix}"
         try:
-            path.touch(exist_ok=False)  # takes the name; two servers may save into one folder
+            path.touch(exist_ok=False)  # reserves the name; several servers may save to the same folder
         except FileExistsError:
             continue
         try:
-            return beside.replace(path)
+            return source.replace(path)
         except OSError:
             path.unlink(missing_ok=True)
             raise

@@ -1,6 +1,6 @@
-"""Finished pictures → what stays with the caller: files on their disk, and a preview in the chat.
+"""Delivers generated pictures: downloads them, saves them to the caller's disk, and makes a preview.
 
-Nothing here fails a call that has its pictures: what can't be fetched, saved or shown is a note beside the link.
+A failure in these steps does not fail the call: the result has a note, and the links to the pictures.
 """
 
 from __future__ import annotations
@@ -23,32 +23,42 @@ from mcp_seedream.upstream.types import Failure, Image, Task
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE = 4
-# Seconds to fetch all pictures of a result: to show them is worth less time than to keep them, and a caller waits.
-_PREVIEWING, _SAVING = 8, 30
-_BLOCKS = 4
+_MAX_DOWNLOADS = 4  # concurrent downloads per result
+_PREVIEW_SECONDS = 8  # time limit for downloading a result's pictures, if they are only previewed
+_SAVE_SECONDS = 30  # ... and if they are saved
+_MAX_BLOCKS = 4  # image blocks per result
 PREVIEW_ROOM = 74_000
-"""Bytes of image files that one result has room for: below 100 kB as base64."""
+"""Bytes of image files that fit in one result: below 100 kB as base64. Clients accept 150,000 characters."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is to be done with the pictures: where to save them (None: nowhere), what to call them, a preview.
+class DeliveryOptions:
+    """How to deliver the pictures of a task.
 
-    `room` is how many bytes of image files the result has room for; `kept` are the files that an earlier call saved,
-    one for each picture: they are not saved again.
+    Attributes:
+        target: The folder or file to save them as (see `save_as`); None to save only image data.
+        name: Text from which file names are made.
+        preview: Make a preview.
+        max_bytes: Bytes of image files that fit in the result.
+        saved: Files that an earlier call saved, one per picture. They are not saved again.
     """
 
-    folder: Path | None = None
+    target: Path | None = None
     name: str = ""
     preview: bool = False
-    room: int = PREVIEW_ROOM
-    kept: tuple[Path, ...] = ()
+    max_bytes: int = PREVIEW_ROOM
+    saved: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """A task whose images know where they were saved; pictures to show (bytes of image files), and what they are."""
+    """A delivered task.
+
+    Attributes:
+        task: The task, with the paths of saved pictures, and notes about failures.
+        shown: Image files to include in the result.
+        caption: What `shown` is, if it is not the pictures themselves.
+    """
 
     task: Task
     shown: tuple[bytes, ...] = ()
@@ -56,88 +66,98 @@ class Delivered:
 
 
 async def deliver(
-    task: Task, wanted: Wanted, downloads: Downloads, local: LocalFiles | None, decoding: anyio.CapacityLimiter
+    task: Task,
+    options: DeliveryOptions,
+    downloads: Downloads,
+    local: LocalFiles | None,
+    decode_limiter: anyio.CapacityLimiter,
 ) -> Delivered:
-    """Fetch, save and preview the pictures of a finished task. Whatever fails, the task comes back.
+    """Download, save and preview the pictures of a task. Never raises: failures become notes.
 
     Args:
-        task: Any task; one without pictures comes back as it is.
-        wanted: See `Wanted`.
-        downloads: The guarded way to the pictures.
-        local: This machine's disk is the caller's; None: it is not, so nothing is saved.
-        decoding: How many large pictures the whole process decodes at a time.
+        task: Any task. A task without pictures is returned unchanged.
+        options: How to deliver the pictures.
+        downloads: Downloads the pictures.
+        local: The caller's disk; None if the server runs elsewhere, so that nothing is saved.
+        decode_limiter: Limits concurrent decoding in the whole process.
     """
     try:
-        return await _deliver(task, wanted, downloads, local, decoding)
-    except Exception:  # a picture that was paid for is worth more than a rule: its link must reach the caller
+        return await _deliver(task, options, downloads, local, decode_limiter)
+    except Exception:  # the pictures were billed, so their links must reach the caller
         logger.exception("the pictures of task %s could not be delivered", task.id)
-        rest = "their links are all there is" if any(image.url for image in task.images) else "get_task may bring them"
+        rest = (
+            "only their links are available" if any(image.url for image in task.images) else "get_task may return them"
+        )
         note = f"The pictures could not be fetched, saved or shown here; {rest}."
         return Delivered(replace(task, notes=(*task.notes, note)))
 
 
 async def _deliver(
-    task: Task, wanted: Wanted, downloads: Downloads, local: LocalFiles | None, decoding: anyio.CapacityLimiter
+    task: Task,
+    options: DeliveryOptions,
+    downloads: Downloads,
+    local: LocalFiles | None,
+    decode_limiter: anyio.CapacityLimiter,
 ) -> Delivered:
-    if wanted.kept:
-        pairs = zip(task.images, wanted.kept, strict=True)
+    if options.saved:
+        pairs = zip(task.images, options.saved, strict=True)
         task = replace(task, images=tuple(replace(image, b64_json=None, path=str(path)) for image, path in pairs))
     data = [image for image in task.images if image.b64_json]
-    folder = wanted.folder if local and not wanted.kept else None
-    if local and data and folder is None:
-        folder = local.output or Path.home() / "Pictures" / "seedream"
-    if not task.images or not (folder or wanted.preview or data):
+    target = options.target if local and not options.saved else None
+    if local and data and target is None:
+        target = local.output or Path.home() / "Pictures" / "seedream"
+    if not task.images or not (target or options.preview or data):
         return Delivered(task)
     with tempfile.TemporaryDirectory(prefix="seedream-", ignore_cleanup_errors=True) as temporary:
-        seconds = _SAVING if folder else _PREVIEWING
-        files, notes = await _fetched(task.images, Path(temporary), downloads, seconds)
+        seconds = _SAVE_SECONDS if target else _PREVIEW_SECONDS
+        files, notes = await _fetch(task.images, Path(temporary), downloads, seconds)
         shown: tuple[bytes, ...] = ()
         caption = None
-        if wanted.preview:
-            shown, caption = await anyio.to_thread.run_sync(_preview, task.images, files, limiter=decoding)
+        if options.preview:
+            shown, caption = await anyio.to_thread.run_sync(_preview, task.images, files, limiter=decode_limiter)
         images = list(task.images)
-        if folder:
-            images, more = await anyio.to_thread.run_sync(_saved, images, files, folder, wanted.name)
-            notes += more
+        if target:
+            images, save_notes = await anyio.to_thread.run_sync(_save, images, files, target, options.name)
+            notes += save_notes
         elif data:
-            there = [file for file in files if file]
-            shown, caption = tuple(within_budget((f.read_bytes() for f in there), wanted.room)), None
+            readable = [file for file in files if file]
+            shown, caption = tuple(within_budget((f.read_bytes() for f in readable), options.max_bytes)), None
             if len(shown) < len(data):
-                return Delivered(_too_large(task) if len(there) == len(files) else _broken(task, notes))
+                return Delivered(_too_large(task) if len(readable) == len(files) else _undecodable(task, notes))
     if local and any(image.b64_json and not image.path for image in images):
         notes.append(f'get_task with task_id "{task.id}" and another save_to saves it, at no cost.')
     images = [replace(image, b64_json=None) for image in images]
     return Delivered(replace(task, images=tuple(images), notes=(*task.notes, *notes)), shown, caption)
 
 
-def within_budget(pictures: Iterable[bytes], room: int = PREVIEW_ROOM) -> list[bytes]:
-    """As many of the pictures, from the first on, as one result can show: 150,000 characters is what clients take."""
+def within_budget(pictures: Iterable[bytes], max_bytes: int = PREVIEW_ROOM) -> list[bytes]:
+    """Return the first pictures that fit in one result together."""
     shown: list[bytes] = []
     for data in pictures:
-        if len(shown) == _BLOCKS or sum(map(len, shown)) + len(data) > room:
+        if len(shown) == _MAX_BLOCKS or sum(map(len, shown)) + len(data) > max_bytes:
             break
         shown.append(data)
     return shown
 
 
-async def _fetched(
+async def _fetch(
     images: tuple[Image, ...], folder: Path, downloads: Downloads, seconds: float
 ) -> tuple[list[Path | None], list[str]]:
-    """The pictures as files; None where one could not be had in time, or at all."""
+    """Download pictures to a folder; return the files (None for failures), and notes about failures."""
     files: list[Path | None] = [None] * len(images)
     notes: dict[str, None] = {}
-    limit = anyio.CapacityLimiter(_AT_ONCE)
+    limiter = anyio.CapacityLimiter(_MAX_DOWNLOADS)
 
     async def fetch(index: int, image: Image) -> None:
         path = Path(image.path) if image.path else folder / str(index)
-        async with limit:
+        async with limiter:
             try:
                 if image.path:
-                    pass  # an earlier call saved it
+                    pass  # saved by an earlier call
                 elif image.b64_json:
                     data = await anyio.to_thread.run_sync(picture_data, image.b64_json)
                     if kind(data) is None:
-                        raise UnreadableReply("The image data is not that of a picture.")
+                        raise UnreadableReply("The image data is not a picture.")
                     await anyio.Path(path).write_bytes(data)
                 elif image.url:
                     await downloads.fetch(image.url, path)
@@ -156,57 +176,58 @@ async def _fetched(
     return files, list(notes)
 
 
-def _saved(images: list[Image], files: list[Path | None], folder: Path, name: str) -> tuple[list[Image], list[str]]:
+def _save(images: list[Image], files: list[Path | None], target: Path, name: str) -> tuple[list[Image], list[str]]:
+    """Save files; return the images with their paths, and notes about failures."""
     notes: dict[str, None] = {}
     for index, (image, file) in enumerate(zip(images, files, strict=True)):
         if file is None:
             continue
         try:
-            images[index] = replace(image, path=str(save_as(file, folder, name, _part(image, index, len(images)))))
+            images[index] = replace(image, path=str(save_as(file, target, name, _part(image, index, len(images)))))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            notes[f"Not saved to {folder}: {reason}.{' The link still works.' if image.url else ''}"] = None
+            notes[f"Not saved to {target}: {reason}.{' The link still works.' if image.url else ''}"] = None
     return images, list(notes)
 
 
-def _part(image: Image, index: int, of: int) -> str:
-    """The end of a file's name: the layer's number and name, or the number in a set."""
+def _part(image: Image, index: int, count: int) -> str:
+    """Return the part to append to a file name: a layer's number and name, or the picture's number in a set."""
     if image.z_index is not None:
         return f"{image.z_index} {image.name or ''}"
-    return str(index + 1) if of > 1 else ""
+    return str(index + 1) if count > 1 else ""
 
 
 def _preview(images: tuple[Image, ...], files: list[Path | None]) -> tuple[tuple[bytes, ...], str | None]:
-    """One picture: a thumbnail; layers: put together; a set: a contact sheet. Nothing, where that can't be made."""
+    """Return a preview and its caption: a thumbnail, composed layers, or a contact sheet; nothing if that fails."""
     from mcp_seedream.media import previews  # noqa: PLC0415  (Pillow: not before the first picture)
 
-    there = [(image, file) for image, file in zip(images, files, strict=True) if file]
-    layers = sorted((pair for pair in there if pair[0].z_index), key=lambda pair: pair[0].z_index or 0)
-    base = next((file for image, file in there if image.z_index == 0), None)
+    available = [(image, file) for image, file in zip(images, files, strict=True) if file]
+    layers = sorted((pair for pair in available if pair[0].z_index), key=lambda pair: pair[0].z_index or 0)
+    base = next((file for image, file in available if image.z_index == 0), None)
     try:
         if base and layers:
             boxes = [(file, image.box) for image, file in layers if image.box]
             return (previews.composed(base, boxes),), "shows the layers put together, reduced"
-        if len(there) > 1:
-            return (previews.contact_sheet([file for _, file in there]),), "shows all of them, reduced"
-        if there:
-            return (previews.thumbnail(there[0][1]),), "is only a thumbnail"
+        if len(available) > 1:
+            return (previews.contact_sheet([file for _, file in available]),), "shows all of them, reduced"
+        if available:
+            return (previews.thumbnail(available[0][1]),), "is only a thumbnail"
     except (SeedreamError, OSError, ValueError, ArithmeticError, MemoryError) as error:
         logger.info("no preview: %s", error)
     return (), None
 
 
 def _too_large(task: Task) -> Task:
-    """Image data was asked for, and there is neither a disk for it nor room in the result."""
+    """Return the task as failed, since its image data can't be saved and does not fit in the result."""
     size = sum(len(image.b64_json or "") for image in task.images) * 3 // 4
     reason = (
-        f"it was made, but its data ({size:,} bytes) is more than a result can carry over HTTP. Links "
-        "can be had with response_format url, in a new call that is billed anew."
+        f"it was made, but its data ({size:,} bytes) is more than a result can carry over HTTP. A new call "
+        "with response_format url returns links; it is billed again."
     )
     return replace(task, state="failed", images=(), error=Failure("result_too_large", reason))
 
 
-def _broken(task: Task, notes: list[str]) -> Task:
-    """Image data that is none."""
+def _undecodable(task: Task, notes: list[str]) -> Task:
+    """Return the task as failed, since its image data can't be decoded."""
     error = Failure("unreadable_reply", f"its data can't be decoded. {' '.join(notes)}".strip())
     return replace(task, state="failed", images=(), error=error)

@@ -174,7 +174,7 @@ def picture_size(
         return area, area
     named = spec.size if area else None
     for shape in (_first_shape(spec, jobs), _shape_of_prompt(spec.prompt), "1:1"):
-        if shape and (found := dimensions.pixels(dimensions.shaped(table, model, shape, named) or "")):
+        if shape and (found := dimensions.pixels(dimensions.size_for_ratio(table, model, shape, named) or "")):
             return found
     square = area or side(table.named_sizes.default) or 2048
     return square, square

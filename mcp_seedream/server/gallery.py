@@ -71,6 +71,6 @@ def _model(model: Model) -> dict[str, Any]:
     return {
         "id": model.id,
         "name": model.name,
-        "edits": model.does("edit"),
+        "edits": model.supports("edit"),
         "sizes": [[size, pixels] for pixels, size in sizes],
     }

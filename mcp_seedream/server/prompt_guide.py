@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mcp_seedream.catalog.schemas import spelled
+from mcp_seedream.catalog.schemas import as_json
 from mcp_seedream.catalog.table import Model, ModelTable
 
 _TEXT = """\
@@ -61,10 +61,10 @@ def _optional(table: ModelTable, name: str) -> str:
 
 
 def _sets(table: ModelTable) -> str:
-    name = table.counting
+    name = table.count_parameter
     if name is None:
         return ""
-    needed = ", ".join(f"`{n}: {spelled(v)}`" for n, v in table.needed_with(name).items())
+    needed = ", ".join(f"`{n}: {as_json(v)}`" for n, v in table.needed_with(name).items())
     given = f", with {needed}" if needed else ""
     return (
         "## Sets of images\n\n"

@@ -74,8 +74,8 @@ class Prompts:
         self._table = table
         self._local = local
         made = [_create(table), _edit(table, local=local)]
-        if table.counting:
-            made.append(_set(table, table.counting))
+        if table.count_parameter:
+            made.append(_set(table, table.count_parameter))
         self._templates = {template.published.name: template for template in made}
 
     def listed(self) -> list[Prompt]:

@@ -10,7 +10,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError
 
 from mcp_seedream.catalog.references import shortened
-from mcp_seedream.catalog.schemas import spelled
+from mcp_seedream.catalog.schemas import as_json
 from mcp_seedream.catalog.table import Model, ModelTable, Operation, Rule, number
 from mcp_seedream.generation.journal import Journal
 from mcp_seedream.server.prompt_guide import prompt_guide
@@ -170,7 +170,7 @@ def _model(table: ModelTable, model: Model) -> dict[str, Any]:
         "name": model.name,
         "label": model.label,
         "best_for": model.best_for,
-        "tasks": [operation for operation in get_args(Operation) if model.does(operation)],
+        "tasks": [operation for operation in get_args(Operation) if model.supports(operation)],
         "withdrawn": model.withdrawn and str(model.withdrawn),
         "sizes": model.sizes,
         "refused_sizes": model.refused_sizes or None,
@@ -229,7 +229,7 @@ def _rule(rule: Rule) -> str:
     if rule.minimum is not None or rule.maximum is not None:
         parts.append(f"{number(rule.minimum)} to {number(rule.maximum)}")
     if rule.default is not None:
-        parts.append(f"default {spelled(rule.default)}")
+        parts.append(f"default {as_json(rule.default)}")
     if rule.max_images is not None:
         parts.append(f"{rule.max_images} input image{'s' if rule.max_images > 1 else ''}")
     return "; ".join(parts)

@@ -31,7 +31,7 @@ from mcp_seedream.generation.background import BackgroundCall
 from mcp_seedream.generation.journal import IN_MEMORY, Journal
 from mcp_seedream.generation.service import CallContext
 from mcp_seedream.media.local_files import LocalFiles, save_target, saved_set
-from mcp_seedream.media.outputs import PREVIEW_ROOM, Delivered, Wanted, deliver, within_budget
+from mcp_seedream.media.outputs import PREVIEW_ROOM, Delivered, DeliveryOptions, deliver, within_budget
 from mcp_seedream.server import icons, results
 from mcp_seedream.server.gallery import TOOL_META
 from mcp_seedream.server.runtime import Runtime
@@ -204,8 +204,8 @@ class ImageTools:
         name = f"{(task.prompt or 'seedream')[:40]} {task.id[:8]}"
         files = await journal.files(task.id) if journal and local else ()
         kept = await anyio.to_thread.run_sync(saved_set, files, len(task.images), folder if save_to else None)
-        wanted = Wanted(folder, name, preview and self._defaults.preview(ctx), PREVIEW_ROOM // share, kept)
-        done = await deliver(task, wanted, runtime.downloads, local, runtime.decoding)
+        options = DeliveryOptions(folder, name, preview and self._defaults.preview(ctx), PREVIEW_ROOM // share, kept)
+        done = await deliver(task, options, runtime.downloads, local, runtime.decoding)
         if journal:
             await journal.ended(done.task)
         return done

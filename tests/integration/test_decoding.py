@@ -1,4 +1,4 @@
-"""How much is decoded at a time, for all callers of a process together."""
+"""Limits of concurrent decoding in one process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.anyio, BUSY]
 
 
 class Counter:
-    """How many are at work, and how many there were at most at a time."""
+    """Counts concurrent uses, and their maximum."""
 
     def __init__(self) -> None:
         self.now = self.most = self.all = 0
@@ -43,14 +43,14 @@ def session(table: ModelTable, upstream: str) -> Session:
 
 
 def webp() -> str:
-    """A small picture in a format that is never read in the server's own process."""
+    """Return a small picture in a format that is decoded only in a subprocess."""
     file = io.BytesIO()
     Image.new("RGB", (50, 50), "red").save(file, "WEBP")
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 async def together(session: Session, count: int, call: Callable[[Client], Any]) -> list[Any]:
-    """The results of so many callers at once, of one server."""
+    """Return the results of concurrent calls to one server."""
     results = []
 
     async def one(client: Client) -> None:
@@ -65,7 +65,7 @@ async def together(session: Session, count: int, call: Callable[[Client], Any]) 
 async def test_two_processes_decode_at_a_time(
     session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many ask; each gets its picture through."""
+    """All callers get their results."""
     workers, run = Counter(), anyio.run_process
 
     async def counted(*arguments: Any, **options: Any) -> Any:
@@ -81,7 +81,7 @@ async def test_two_processes_decode_at_a_time(
 
 
 async def test_two_previews_are_made_at_a_time(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the same count as large inputs."""
+    """Previews share the limit with large inputs."""
     threads, make = Counter(), previews.thumbnail
 
     def counted(source: pixels.Source) -> bytes:
@@ -89,7 +89,7 @@ async def test_two_previews_are_made_at_a_time(session: Session, monkeypatch: py
             time.sleep(0.1)  # long enough for all to come
             return make(source)
 
-    monkeypatch.setattr(outputs, "_PREVIEWING", 30)
+    monkeypatch.setattr(outputs, "_PREVIEW_SECONDS", 30)
     monkeypatch.setattr(previews, "thumbnail", counted)
     results = await together(session, 6, lambda client: client.call_tool("generate_image", {"prompt": "a"}))
     assert [block.type for result in results for block in result.content] == ["text", "image"] * 6
@@ -108,7 +108,7 @@ async def test_two_previews_are_made_at_a_time(session: Session, monkeypatch: py
 async def test_a_few_bytes_that_claim_to_be_a_huge_picture(
     session: Session, sandbox: Sandbox, size: tuple[int, int], says: str
 ) -> None:
-    """Refused by what they claim, before anything is made of it."""
+    """Rejected because of the size in the header, before pixels are allocated."""
     image = base64.b64encode(huge_png(*size)).decode()
     result = await session.call("edit_image", prompt="a", image=image)
     assert result.is_error

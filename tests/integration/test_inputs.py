@@ -1,4 +1,4 @@
-"""Pictures in: every way to give one, over stdio and hosted, and what is done with odd ones."""
+"""Input pictures of all forms, over stdio and hosted, including invalid and unusual ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.anyio, BUSY]
 
 @pytest.fixture
 def session(table: ModelTable, upstream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
-    """A server on the caller's own machine, which reads from one folder."""
+    """A local server that may read one folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     return Session(table, upstream, defaults=ToolDefaults(20, local=LocalFiles(allowed=(tmp_path,))))
@@ -49,7 +49,7 @@ def save(path: Path, mode: str = "RGB", size: tuple[int, int] = (60, 40), **opti
 
 
 def sent(sandbox: Sandbox, number: int = 0) -> Image.Image:
-    """The picture that reached the upstream."""
+    """Return the picture that reached the upstream."""
     image = submits(sandbox)[-1]["image"][number]
     return Image.open(io.BytesIO(base64.b64decode(image.partition("base64,")[2] or image)))
 
@@ -61,7 +61,7 @@ def pixel(picture: Image.Image, x: int, y: int) -> tuple[int, int, int]:
 
 
 def save_heic(path: Path, picture: Image.Image, **options: Any) -> None:
-    """Quickly. An orientation in the EXIF data is put into the container as well, as phones do."""
+    """Save a HEIC with fast settings; as in phones' files, the container repeats the EXIF orientation."""
     pillow_heif.from_pillow(picture).save(path, quality=60, enc_params={"preset": "ultrafast"}, **options)
 
 
@@ -83,7 +83,7 @@ async def edit(session: Session, image: Any, **arguments: Any) -> Any:
 async def test_a_file_by_every_spelling(
     session: Session, sandbox: Sandbox, tmp_path: Path, spelled: Callable[[Path], str]
 ) -> None:
-    """Sent as it is, byte for byte."""
+    """The file is sent byte for byte."""
     path = save(tmp_path / "a photo.png")
     assert not (await edit(session, spelled(path))).is_error
     assert base64.b64decode(submits(sandbox)[0]["image"][0].partition("base64,")[2]) == path.read_bytes()
@@ -96,7 +96,7 @@ async def test_a_file_by_every_spelling(
 async def test_every_kind_by_its_bytes(
     session: Session, sandbox: Sandbox, tmp_path: Path, mode: str, name: str
 ) -> None:
-    """Whatever its name says."""
+    """The file's name does not matter."""
     wrong = save(tmp_path / name, mode).rename(tmp_path / "picture.txt")
     assert not (await edit(session, str(wrong))).is_error
     kind = {"jpg": "jpeg"}.get(name[2:], name[2:])
@@ -130,7 +130,7 @@ ODD: list[tuple[str, Callable[[Path], Any], str]] = [
 async def test_odd_files_are_refused_with_a_reason(
     session: Session, sandbox: Sandbox, tmp_path: Path, name: str, make: Callable[[Path], Any], says: str
 ) -> None:
-    """Nothing hangs, nothing is sent."""
+    """The call does not hang, and no request is sent."""
     make(tmp_path / name)
     result = await edit(session, ["https://example.com/a.png", name])
     assert result.is_error
@@ -163,7 +163,7 @@ async def test_odd_files_are_refused_with_a_reason(
     ],
 )
 async def test_paths_that_lead_nowhere(session: Session, sandbox: Sandbox, path: str, says: str) -> None:
-    """Each with what to give instead, where there is something."""
+    """The error says what to give instead, if there is an alternative."""
     result = await edit(session, path)
     assert result.is_error
     assert says in text(result)
@@ -172,14 +172,14 @@ async def test_paths_that_lead_nowhere(session: Session, sandbox: Sandbox, path:
 
 @pytest.mark.parametrize("path", ["/etc/hostname", "photo.png", "~/photo.png", "file:///etc/hostname"])
 async def test_a_hosted_server_reads_no_files(table: ModelTable, upstream: str, sandbox: Sandbox, path: str) -> None:
-    """For nobody."""
+    """A hosted server rejects paths of every caller."""
     result = await edit(Session(table, upstream), path)
     assert "A hosted server reads no files" in text(result)
     assert sandbox.requests == []
 
 
 async def test_a_picture_over_the_limit_is_made_smaller(session: Session, sandbox: Sandbox, tmp_path: Path) -> None:
-    """12 MB: JPEG still, and the result says so."""
+    """A JPEG of 12 MB stays a JPEG, and the result has a note."""
     path = save(tmp_path / "photo.jpg", size=(4000, 3000), quality=92)
     assert path.stat().st_size > 10 * 2**20
     result = await edit(session, str(path))
@@ -189,7 +189,7 @@ async def test_a_picture_over_the_limit_is_made_smaller(session: Session, sandbo
 
 
 async def test_megapixels_over_the_limit_are_made_fewer(session: Session, sandbox: Sandbox, tmp_path: Path) -> None:
-    """Upright as the camera held it, with its shape."""
+    """The picture is upright and keeps its aspect ratio."""
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
     Image.new("RGB", (9000, 4500), "red").save(tmp_path / "large.jpg", exif=exif)
@@ -204,7 +204,7 @@ async def test_megapixels_over_the_limit_are_made_fewer(session: Session, sandbo
 async def test_a_long_side_alone_is_no_reason(
     session: Session, sandbox: Sandbox, tmp_path: Path, size: tuple[int, int]
 ) -> None:
-    """The upstream counts megapixels: what has no more is sent byte for byte."""
+    """The upstream limits megapixels, not sides: within the limit, pictures are sent byte for byte."""
     Image.new("RGB", size, "red").save(tmp_path / "wide.png")
     result = await edit(session, "wide.png")
     assert base64.b64decode(submits(sandbox)[0]["image"][0].partition(",")[2]) == (tmp_path / "wide.png").read_bytes()
@@ -225,7 +225,7 @@ async def test_shapes_that_no_model_takes(
     session: Session, table: ModelTable, upstream: str, sandbox: Sandbox, tmp_path: Path,
     size: tuple[int, int], says: str, kind: str,
 ) -> None:  # fmt: skip
-    """Refused as a file and, hosted, as data; nothing is sent."""
+    """Rejected as a file and, hosted, as data; no request is sent."""
     Image.new("RGB", size, "red").save(tmp_path / "odd", kind)
     data = base64.b64encode((tmp_path / "odd").read_bytes()).decode()
     for result in (await edit(session, "odd"), await edit(Session(table, upstream), data)):
@@ -235,7 +235,7 @@ async def test_shapes_that_no_model_takes(
 
 
 async def test_data_is_made_smaller_as_well(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
-    """Hosted, too: base64 of a picture that has too many pixels."""
+    """On a hosted server, base64 with too many pixels is scaled down."""
     file = io.BytesIO()
     Image.new("RGB", (8000, 5000), "red").save(file, "PNG")
     result = await edit(Session(table, upstream), base64.b64encode(file.getvalue()).decode())
@@ -245,7 +245,7 @@ async def test_data_is_made_smaller_as_well(table: ModelTable, upstream: str, sa
 
 
 async def test_transparency_is_kept_where_it_is_needed(session: Session, sandbox: Sandbox, tmp_path: Path) -> None:
-    """PNG for layers and transparent backgrounds; flattened on white elsewhere."""
+    """PNG for layers and transparent backgrounds; otherwise flattened on white."""
     Image.new("RGBA", (8000, 5000), (255, 0, 0, 0)).save(tmp_path / "large.png")
     await edit(session, "large.png", background="transparent", output_format="png", model=PRO)
     kept = sent(sandbox)
@@ -258,7 +258,7 @@ async def test_transparency_is_kept_where_it_is_needed(session: Session, sandbox
 async def test_a_transparent_background_needs_an_alpha_channel(
     session: Session, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """A PNG is not enough."""
+    """A PNG without an alpha channel is rejected."""
     save(tmp_path / "flat.png")
     result = await edit(session, "flat.png", background="transparent", output_format="png")
     assert "has no alpha channel, which `background: transparent` needs" in text(result)
@@ -266,14 +266,14 @@ async def test_a_transparent_background_needs_an_alpha_channel(
 
 
 async def test_a_cmyk_picture_is_sent_in_rgb(session: Session, sandbox: Sandbox, tmp_path: Path) -> None:
-    """Printers' colours come out wrong elsewhere."""
+    """Many programs show CMYK colors wrongly."""
     save(tmp_path / "print.jpg", "CMYK")
     await edit(session, "print.jpg")
     assert sent(sandbox).mode == "RGB"
 
 
 async def test_an_animation_goes_as_it_is(session: Session, sandbox: Sandbox, tmp_path: Path) -> None:
-    """The upstream takes GIF."""
+    """The upstream accepts GIF."""
     frames = [Image.new("P", (50, 50), n) for n in range(3)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     await edit(session, "a.gif")
@@ -281,7 +281,7 @@ async def test_an_animation_goes_as_it_is(session: Session, sandbox: Sandbox, tm
 
 
 async def test_a_task_of_this_server_as_input(session: Session, sandbox: Sandbox) -> None:
-    """task:ID is its first picture, task:ID/2 its second."""
+    """task:ID is the task's first picture, task:ID/2 its second."""
     made = await session.call("generate_image", prompt="seasons", sequential_image_generation="auto")
     id_, urls = answer(made)["task_id"], [image["url"] for image in answer(made)["images"]]
     result = await edit(session, [f"task:{id_}", f"task:{id_}/2"])
@@ -298,7 +298,7 @@ async def test_a_task_of_this_server_as_input(session: Session, sandbox: Sandbox
     ],
 )
 async def test_a_task_that_has_no_such_picture(session: Session, sandbox: Sandbox, reference: str, says: str) -> None:
-    """Nothing is submitted."""
+    """No request is submitted."""
     made = await session.call("generate_image", prompt="seasons", sequential_image_generation="auto")
     result = await edit(session, reference.format(answer(made)["task_id"]))
     assert says in text(result)
@@ -306,7 +306,7 @@ async def test_a_task_that_has_no_such_picture(session: Session, sandbox: Sandbo
 
 
 async def test_a_task_that_still_runs_as_input(session: Session) -> None:
-    """Says so."""
+    """The error says that the task is pending."""
     made = await session.call("generate_image", prompt="[sandbox:slow=9]", wait_seconds=0)
     result = await edit(session, f"task:{answer(made)['task_id']}")
     assert "is pending and has no picture: get_task waits for it" in text(result)
@@ -336,7 +336,7 @@ LARGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 @pytest.mark.parametrize("name", LARGE)
 def test_sixty_megapixels_take_less_than_350_mb(tmp_path: Path, name: str) -> None:
-    """Decoded in a process of its own, which is measured; what would take more is refused with a reason."""
+    """Measured in the decoder's subprocess; larger pictures are rejected with a reason."""
     make, outcome = LARGE[name]
     make(tmp_path / "large")
     script = (
@@ -354,7 +354,7 @@ def test_sixty_megapixels_take_less_than_350_mb(tmp_path: Path, name: str) -> No
 
 
 async def test_the_working_directory_lends_no_modules(session: Session, sandbox: Sandbox, tmp_path: Path) -> None:
-    """A json.py in somebody's repository is not run when a large picture of it is read."""
+    """The subprocess does not import a json.py from the working directory."""
     (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')", "utf-8")
     save(tmp_path / "small.webp")
     assert not (await edit(session, "small.webp")).is_error
@@ -362,7 +362,7 @@ async def test_the_working_directory_lends_no_modules(session: Session, sandbox:
 
 
 async def test_sixteen_bits_a_pixel(session: Session, sandbox: Sandbox, tmp_path: Path) -> None:
-    """Their upper eight are kept: dark stays dark, light stays light."""
+    """The upper eight bits are kept: dark stays dark, light stays light."""
     ramp = Image.linear_gradient("L").resize((2000, 3000)).convert("I").point(lambda value: value * 256)
     ramp.convert("I;16").save(tmp_path / "deep.tiff")
     assert (tmp_path / "deep.tiff").stat().st_size > 10 * 2**20
@@ -373,7 +373,7 @@ async def test_sixteen_bits_a_pixel(session: Session, sandbox: Sandbox, tmp_path
 
 
 async def test_a_file_is_opened_once(session: Session, sandbox: Sandbox, tmp_path: Path, monkeypatch: Any) -> None:
-    """What was checked is what is sent, even where the path leads elsewhere by then."""
+    """The checked file is sent, even if its path is replaced meanwhile."""
     Image.new("RGB", (8000, 5000), "red").save(tmp_path / "wide.png")
     Image.new("RGB", (8000, 5000), "blue").save(tmp_path / "secret.png")
     checked = open_picture
@@ -392,7 +392,7 @@ async def test_a_file_is_opened_once(session: Session, sandbox: Sandbox, tmp_pat
 
 @pytest.fixture
 def answering(switch: Switch) -> Callable[..., str]:
-    """An upstream whose one task has these pictures, and which keeps what is submitted."""
+    """An upstream with one task that has these pictures; it records submitted requests."""
 
     def begin(sent: list[dict[str, Any]], *items: dict[str, Any]) -> str:
         async def post(request: Request) -> JSONResponse:
@@ -413,7 +413,7 @@ def answering(switch: Switch) -> Callable[..., str]:
     "data", ["####", "aGVsbG8gd29ybGQsIGhvdyBhcmUgeW91Pw==", "iVBORw0KGgo", "A", "data:image/png;base64,x"]
 )
 async def test_a_task_with_broken_data_as_input(table: ModelTable, answering: Callable[..., str], data: str) -> None:
-    """Refused with a reason, and nothing is sent."""
+    """Rejected with a reason; no request is sent."""
     sent: list[dict[str, Any]] = []
     result = await edit(Session(table, answering(sent, {"b64_json": data})), "task:t1")
     assert answer(result)["error"]["code"] == "invalid_arguments"
@@ -423,7 +423,7 @@ async def test_a_task_with_broken_data_as_input(table: ModelTable, answering: Ca
 
 
 async def test_a_tasks_data_is_made_to_fit(table: ModelTable, answering: Callable[..., str]) -> None:
-    """As any other picture."""
+    """Image data of a task is converted like other pictures."""
     file = io.BytesIO()
     Image.new("RGB", (8000, 5000), "red").save(file, "PNG")
     sent: list[dict[str, Any]] = []
@@ -439,7 +439,7 @@ async def test_a_tasks_data_is_made_to_fit(table: ModelTable, answering: Callabl
 async def test_data_is_decoded_in_threads_that_are_counted(
     table: ModelTable, answering: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Megabytes of base64 keep nobody else waiting."""
+    """Decoding megabytes of base64 does not block other callers."""
     threads: list[str] = []
 
     def watched(reference: str) -> bytes:

@@ -1,4 +1,4 @@
-"""A new model is one new entry of the table, and no other edit."""
+"""A new model needs one new entry in the table and no other change."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def sandbox(table: ModelTable) -> Sandbox:
 
 
 async def test_it_is_in_the_schemas(session: Session) -> None:
-    """Its id, its size, its values, and for whom they are."""
+    """The schemas have its id, size and values, and name it in their notes."""
     async with session.open() as client:
         generate, edit, _ = (tool.input_schema["properties"] for tool in (await client.list_tools()).tools)
     assert MURAL in generate["model"]["enum"]
@@ -65,7 +65,7 @@ async def test_it_is_in_the_schemas(session: Session) -> None:
 
 
 async def test_it_is_checked_chosen_and_drawn(session: Session, sandbox: Sandbox) -> None:
-    """A seed together with a stream is what only this one has; its size is drawn."""
+    """Only this model supports a seed with a stream, and the sandbox draws its size."""
     result = await session.call("generate_image", prompt="a", seed=5, stream=True, size="2.5K")
     assert answer(result)["model"] == MURAL
     async with httpx.AsyncClient() as web:
@@ -81,7 +81,7 @@ async def test_it_is_checked_chosen_and_drawn(session: Session, sandbox: Sandbox
 
 
 async def test_it_is_in_the_documents(session: Session, table: ModelTable) -> None:
-    """The resources, completions, and the documents' tables as the command writes them."""
+    """The resources, completions and generated documents list it."""
     async with session.open() as client:
         page = getattr((await client.read_resource("seedream://models")).contents[0], "text", "")
         one = getattr((await client.read_resource("seedream://models/mural")).contents[0], "text", "")
@@ -120,7 +120,7 @@ layer_decomposition = { default = false, operations = ["generate", "edit"], max_
 
 
 async def test_a_rule_of_one_model_is_expressed_by_its_entry(tmp_path: Path) -> None:
-    """A transparent background from text, and layers with text, which no other model has."""
+    """Transparent backgrounds and layers from text, which no other model supports."""
     path = tmp_path / "models.toml"
     path.write_text(files("mcp_seedream.catalog").joinpath("models.toml").read_text("utf-8") + FIVE_AND_A_HALF, "utf-8")
     table = read_table(path)

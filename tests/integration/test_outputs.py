@@ -1,4 +1,4 @@
-"""Pictures out: previews, saved files, image data; and what can't be done never costs the picture."""
+"""Output pictures: previews, saved files and image data. Failures never lose the picture."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def session(table: ModelTable, upstream: str, monkeypatch: pytest.MonkeyPatch, t
 
 
 def previews(result: CallToolResult) -> Sequence[Image.Image]:
-    """The image blocks, each with the type its bytes have and small enough."""
+    """Return the image blocks, after checking their media type and size."""
     found = []
     for block in result.content:
         if isinstance(block, ImageContent):
@@ -53,7 +53,7 @@ def previews(result: CallToolResult) -> Sequence[Image.Image]:
 
 
 def assert_small(result: CallToolResult) -> None:
-    """What reaches a client stays within what clients take: 4 KB of text and one image at most, be it for a set."""
+    """Check that a result stays within clients' limits: 4 KB of text and one image, even for a set."""
     assert len(result.model_dump_json(by_alias=True)) < 150_000
     assert len(text(result).encode()) <= 4096
     assert len(json.dumps(answer(result))) <= 4096
@@ -61,7 +61,7 @@ def assert_small(result: CallToolResult) -> None:
 
 
 async def test_one_picture_has_one_thumbnail(session: Session) -> None:
-    """Its longest side is 768 pixels, its shape the picture's."""
+    """Its longest side is 768 pixels, and it keeps the aspect ratio."""
     result = await session.call("generate_image", prompt="a fox", size="2560x1440")
     [image] = previews(result)
     assert image.size == (768, 432)
@@ -69,7 +69,7 @@ async def test_one_picture_has_one_thumbnail(session: Session) -> None:
 
 
 async def test_a_set_has_one_contact_sheet(session: Session) -> None:
-    """Fifteen of them in one block."""
+    """Fifteen pictures in one image block."""
     options = {"sequential_image_generation": "auto", "sequential_image_generation_options": 15}
     result = await session.call("generate_image", prompt="seasons", size="2560x1440", wait_seconds=60, **options)
     assert len(answer(result)["images"]) == 15
@@ -78,7 +78,7 @@ async def test_a_set_has_one_contact_sheet(session: Session) -> None:
 
 
 async def test_layers_are_shown_put_together(session: Session) -> None:
-    """One picture, as if it had not been taken apart."""
+    """The preview shows the composed picture."""
     result = await session.call("edit_image", image=[picture()], layer_decomposition=True, size="1K")
     [image] = previews(result)
     assert max(image.size) == 768
@@ -86,7 +86,7 @@ async def test_layers_are_shown_put_together(session: Session) -> None:
 
 
 async def test_a_transparent_picture_keeps_its_transparency(session: Session) -> None:
-    """As WebP."""
+    """The preview is a WebP."""
     options = {"background": "transparent", "output_format": "png", "size": "1K"}
     result = await session.call("edit_image", prompt="x", image=[picture()], **options)
     [image] = previews(result)
@@ -97,7 +97,7 @@ async def test_a_transparent_picture_keeps_its_transparency(session: Session) ->
 async def test_a_preview_that_can_not_be_made_costs_nothing(
     session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The link is still there, and why there is no preview."""
+    """The result has the link, and a note with the reason."""
     monkeypatch.setattr(sandbox._studio, "file", lambda *_: b"<html>sorry</html>")
     result = await session.call("generate_image", prompt="a fox")
     assert not result.is_error
@@ -108,13 +108,13 @@ async def test_a_preview_that_can_not_be_made_costs_nothing(
 async def test_a_slow_picture_does_not_hold_the_result_up(
     session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The link comes without its preview."""
+    """The result has the link but no preview."""
 
     def slowly(*_: object) -> bytes:
         time.sleep(1)
         return b""
 
-    monkeypatch.setattr(outputs, "_PREVIEWING", 0.3)
+    monkeypatch.setattr(outputs, "_PREVIEW_SECONDS", 0.3)
     monkeypatch.setattr(sandbox._studio, "file", slowly)
     result = await session.call("generate_image", prompt="a fox")
     assert answer(result)["images"][0]["url"]
@@ -123,12 +123,12 @@ async def test_a_slow_picture_does_not_hold_the_result_up(
 
 
 async def test_previews_are_off_where_they_are_not_wanted(table: ModelTable, upstream: str) -> None:
-    """Hosted, unless asked for."""
+    """Hosted servers make previews only if configured."""
     assert previews(await Session(table, upstream).call("generate_image", prompt="a fox")) == []
 
 
 async def test_saving_into_a_folder(session: Session, tmp_path: Path) -> None:
-    """Made if it is missing; the name is readable, the path absolute, the ending that of the bytes."""
+    """The folder is created, the file name is readable, the path is absolute, and the suffix fits the bytes."""
     result = await session.call("generate_image", prompt="A red fox, in the snow!", save_to=f"{tmp_path}/new/folder")
     [image] = answer(result)["images"]
     path = Path(image["path"])
@@ -144,7 +144,7 @@ async def test_saving_into_a_folder(session: Session, tmp_path: Path) -> None:
 
 
 async def test_saving_as_a_file(session: Session, tmp_path: Path) -> None:
-    """Under that name, with the ending its bytes have; nothing is overwritten."""
+    """The suffix fits the bytes, and no file is overwritten."""
     (tmp_path / "fox.jpg").write_text("mine", "utf-8")
     for name in ("fox-2.jpg", "fox-3.jpg"):
         result = await session.call("generate_image", prompt="a", save_to=str(tmp_path / "fox.png"))
@@ -153,7 +153,7 @@ async def test_saving_as_a_file(session: Session, tmp_path: Path) -> None:
 
 
 async def test_saving_a_set_and_layers(session: Session, tmp_path: Path) -> None:
-    """In order, each with its own ending."""
+    """In order, each file with a numbered name."""
     options = {"sequential_image_generation": "auto", "sequential_image_generation_options": 2}
     result = await session.call("generate_image", prompt="seasons", save_to=str(tmp_path), **options)
     names = [Path(image["path"]).name for image in answer(result)["images"]]
@@ -166,7 +166,7 @@ async def test_saving_a_set_and_layers(session: Session, tmp_path: Path) -> None
 
 
 async def test_the_output_folder_saves_every_result(table: ModelTable, upstream: str, tmp_path: Path) -> None:
-    """Unless the call names another place; get_task saves as well."""
+    """Unless the call has save_to; get_task saves as well."""
     session = local(table, upstream, output=tmp_path / "all")
     first = await session.call("generate_image", prompt="a")
     assert Path(answer(first)["images"][0]["path"]).parent == tmp_path / "all"
@@ -178,7 +178,7 @@ async def test_the_output_folder_saves_every_result(table: ModelTable, upstream:
 
 @pytest.mark.parametrize("target", ["/proc/nowhere", "{}/file/inside.png", "{}/file/folder/"])
 async def test_a_place_that_can_not_be_written_is_a_note(session: Session, tmp_path: Path, target: str) -> None:
-    """The link is there, and the picture is not lost."""
+    """The result has the link, so the picture is not lost."""
     (tmp_path / "file").write_text("a file", "utf-8")
     result = await session.call("generate_image", prompt="a", save_to=target.format(tmp_path))
     assert not result.is_error
@@ -205,7 +205,7 @@ async def test_a_place_that_can_not_be_written_is_a_note(session: Session, tmp_p
 async def test_what_can_not_be_a_place_is_refused_before_anything_is_paid(
     session: Session, sandbox: Sandbox, target: str, says: str
 ) -> None:
-    """By the same rules as a path of an input picture."""
+    """The same rules as for paths of input pictures."""
     result = await session.call("generate_image", prompt="a", save_to=target)
     assert result.is_error
     assert says in text(result)
@@ -215,7 +215,7 @@ async def test_what_can_not_be_a_place_is_refused_before_anything_is_paid(
 async def test_the_home_folder_as_a_place(
     table: ModelTable, upstream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However shells name it; a `$` within a name is part of it."""
+    """In the forms that shells accept; a `$` inside a name is part of the name."""
     monkeypatch.setenv("HOME", str(tmp_path))
     session = local(table, upstream)
     for number, home in enumerate(("$HOME", "${HOME}", "%USERPROFILE%", "~")):
@@ -224,7 +224,7 @@ async def test_the_home_folder_as_a_place(
 
 
 async def test_spellings_of_a_place(table: ModelTable, upstream: str, tmp_path: Path) -> None:
-    """file:// is a path; a relative one lies in the output folder; only picture endings make a file's name."""
+    """file:// URIs, paths relative to the output folder, and file names, which need a picture suffix."""
     session = local(table, upstream, output=tmp_path / "all")
     for target, expected in (
         ((tmp_path / "a fox.png").as_uri(), tmp_path / "a fox.jpg"),
@@ -237,13 +237,13 @@ async def test_spellings_of_a_place(table: ModelTable, upstream: str, tmp_path: 
 
 
 async def test_a_pending_call_says_that_nothing_is_saved_yet(session: Session, tmp_path: Path) -> None:
-    """With what to give get_task."""
+    """The note says what to pass to get_task."""
     result = await session.call("generate_image", prompt="a", save_to=str(tmp_path), wait_seconds=0)
     assert f'Give get_task save_to "{tmp_path}" too' in text(result)
 
 
 async def test_data_that_could_not_be_saved_can_still_be_had(session: Session, tmp_path: Path) -> None:
-    """There is no link: the note says how, and it works."""
+    """There is no link, so the note says how to save the picture; that works."""
     result = await session.call("generate_image", prompt="a", save_to="/proc/nowhere", response_format="b64_json")
     id_ = answer(result)["task_id"]
     assert f'get_task with task_id "{id_}" and another save_to saves it, at no cost.' in text(result)
@@ -253,7 +253,7 @@ async def test_data_that_could_not_be_saved_can_still_be_had(session: Session, t
 
 
 async def test_image_data_is_saved_and_shown_not_sent(session: Session, tmp_path: Path) -> None:
-    """Megabytes of base64 never stand before a model: without a folder named, they go to the home folder."""
+    """Base64 is never in the result's text: without a folder, the picture is saved in the home folder."""
     result = await session.call("generate_image", prompt="a", response_format="b64_json")
     path = Path(answer(result)["images"][0]["path"])
     assert path.is_relative_to(tmp_path / "home" / "Pictures")
@@ -263,7 +263,7 @@ async def test_image_data_is_saved_and_shown_not_sent(session: Session, tmp_path
 
 
 async def test_hosted_image_data_that_fits_is_shown(table: ModelTable, upstream: str) -> None:
-    """The picture itself."""
+    """The picture itself is in an image block."""
     options = {"size": "1280x720", "response_format": "b64_json"}
     result = await Session(table, upstream).call("generate_image", prompt="x", **options)
     [block] = [block for block in result.content if isinstance(block, ImageContent)]
@@ -273,7 +273,7 @@ async def test_hosted_image_data_that_fits_is_shown(table: ModelTable, upstream:
 async def test_hosted_image_data_that_does_not_fit_says_what_to_do(
     table: ModelTable, upstream: str, sandbox: Sandbox
 ) -> None:
-    """An error that names the task and the other format; nothing is submitted again."""
+    """The error names the task and the other response_format; no second request is submitted."""
     result = await Session(table, upstream).call("generate_image", prompt="x", size="4K", response_format="b64_json")
     assert result.is_error
     assert answer(result)["error"]["code"] == "result_too_large"
@@ -284,7 +284,7 @@ async def test_hosted_image_data_that_does_not_fit_says_what_to_do(
 
 
 async def test_results_say_until_when_links_live(session: Session) -> None:
-    """A day after it was finished, by the table, where the link itself says nothing."""
+    """If the link has no expiry date, the table's lifetime is used."""
     result = await session.call("generate_image", prompt="a")
     assert f"Links live until {answer(result)['links_until']}." in text(result)
 
@@ -292,7 +292,7 @@ async def test_results_say_until_when_links_live(session: Session) -> None:
 async def test_a_hosted_server_knows_no_save_to(
     table: ModelTable, upstream: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """Its disk is not the caller's."""
+    """The server's disk is not the caller's."""
     result = await Session(table, upstream).call("generate_image", prompt="a", save_to=str(tmp_path))
     assert result.is_error
     assert "`save_to` is not an argument of this tool" in text(result)
@@ -315,12 +315,12 @@ async def test_a_hosted_server_knows_no_save_to(
     ],
 )
 def test_names_are_safe_on_every_file_system(name: str, stem: str) -> None:
-    """Readable, short, without what any of them forbids or keeps for itself."""
+    """Readable and short, without reserved names and characters."""
     assert readable(name) == stem
 
 
 async def test_files_can_be_read_by_others_as_usual(session: Session, tmp_path: Path) -> None:
-    """Their permissions are the user's own defaults, not a temporary file's."""
+    """Files have the user's default permissions, not those of a temporary file."""
     result = await session.call("generate_image", prompt="a", save_to=str(tmp_path))
     (tmp_path / "plain").touch()
     saved = Path(answer(result)["images"][0]["path"])
@@ -328,7 +328,7 @@ async def test_files_can_be_read_by_others_as_usual(session: Session, tmp_path: 
 
 
 async def test_a_failed_task_delivers_nothing(session: Session, tmp_path: Path) -> None:
-    """And makes no folder."""
+    """No folder is created."""
     result: Any = await session.call("generate_image", prompt="[sandbox:failed]", save_to=str(tmp_path / "new"))
     assert result.is_error
     assert not (tmp_path / "new").exists()
@@ -336,7 +336,7 @@ async def test_a_failed_task_delivers_nothing(session: Session, tmp_path: Path) 
 
 @pytest.fixture
 def kept(table: ModelTable, upstream: str, tmp_path: Path) -> Session:
-    """A server that saves every result, and writes down where."""
+    """A server that saves every result and records the files in its journal."""
     defaults = ToolDefaults(20, lambda _: True, LocalFiles(output=tmp_path / "all"))
     return Session(table, upstream, defaults=defaults, journal=Journal(tmp_path / "tasks.sqlite3"))
 
@@ -356,7 +356,7 @@ def paths(result: CallToolResult) -> list[Path]:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_task_that_is_asked_for_again_is_saved_once(kept: Session, tmp_path: Path, kind: str) -> None:
-    """The same paths each time, in the same order, with the preview."""
+    """Each call returns the same paths in the same order, with the preview."""
     first = await kept.call("generate_image", **KINDS[kind])
     results = [await kept.call("get_task", task_id=answer(first)["task_id"]) for _ in range(3)]
     results += [first] if kind != "pending" else []
@@ -366,7 +366,7 @@ async def test_a_task_that_is_asked_for_again_is_saved_once(kept: Session, tmp_p
 
 
 async def test_tasks_that_are_asked_for_together_are_saved_once(kept: Session, tmp_path: Path) -> None:
-    """Two at a time."""
+    """With two concurrent calls."""
     ids = [answer(await kept.call("generate_image", prompt=prompt))["task_id"] for prompt in ("a", "b")]
     for _ in range(2):
         await kept.call("get_task", task_ids=ids)
@@ -375,7 +375,7 @@ async def test_tasks_that_are_asked_for_together_are_saved_once(kept: Session, t
 
 @pytest.mark.parametrize("kind", ["one", "set"])
 async def test_another_place_gets_its_own_copy(kept: Session, tmp_path: Path, kind: str) -> None:
-    """Once, too, be it a folder or a file's name."""
+    """One copy per target, for folders and file names."""
     first = await kept.call("generate_image", **KINDS[kind])
     id_, places = answer(first)["task_id"], (tmp_path / "other", tmp_path / "named.png", tmp_path / "all")
     seen = []
@@ -390,7 +390,7 @@ async def test_another_place_gets_its_own_copy(kept: Session, tmp_path: Path, ki
 
 @pytest.mark.parametrize("kind", ["one", "set"])
 async def test_a_file_that_is_gone_is_saved_again(kept: Session, kind: str) -> None:
-    """And then reused, in the order of the pictures."""
+    """Later calls reuse the new files, in order."""
     first = await kept.call("generate_image", **KINDS[kind])
     gone = paths(first)[-1]
     gone.unlink()
@@ -403,7 +403,7 @@ async def test_a_file_that_is_gone_is_saved_again(kept: Session, kind: str) -> N
 
 @pytest.mark.parametrize("content", [b"", b"not a picture"])
 async def test_a_file_that_is_no_picture_any_more_is_saved_again(kept: Session, content: bytes) -> None:
-    """It was cut off or overwritten; it stays as it is."""
+    """The truncated or overwritten file is not changed."""
     made = answer(await kept.call("generate_image", prompt="a fox"))
     path = Path(made["images"][0]["path"])
     path.write_bytes(content)
@@ -413,7 +413,7 @@ async def test_a_file_that_is_no_picture_any_more_is_saved_again(kept: Session, 
 
 
 async def test_a_set_of_which_one_could_not_be_saved(kept: Session, tmp_path: Path) -> None:
-    """Is not taken for a whole one."""
+    """An incomplete set is not reused."""
     first = await kept.call("generate_image", **KINDS["set"])
     journal = kept_journal(tmp_path)
     images = [WireImage(image["url"], path=image["path"]) for image in answer(first)["images"]]
@@ -429,7 +429,7 @@ def kept_journal(folder: Path) -> Journal:
 
 
 async def test_a_preview_is_named_as_one_in_the_structured_result(session: Session, tmp_path: Path) -> None:
-    """Some clients drop the text, and would keep the thumbnail as if it were the picture: where that is comes first."""
+    """Some clients drop the text and would use the thumbnail as the picture, so the note says where the picture is."""
     result = await session.call("generate_image", prompt="a fox", save_to=str(tmp_path))
     assert (
         answer(result)["preview"] == f"The picture is {paths(result)[0]}. The image in this result is only a thumbnail."
@@ -450,7 +450,7 @@ async def test_a_preview_is_named_as_one_in_the_structured_result(session: Sessi
 
 
 async def test_a_result_without_a_preview_says_nothing_of_one(table: ModelTable, upstream: str) -> None:
-    """Nor one that shows the picture itself."""
+    """Nor does a result with the picture itself."""
     hosted = Session(table, upstream)
     for options in ({}, {"size": "512x512", "response_format": "b64_json"}):
         result = await hosted.call("generate_image", prompt="a fox", **options)

@@ -1,4 +1,4 @@
-"""Pictures as phones and browsers keep them: HEIC, HEIF, AVIF, and photos that lie on their side."""
+"""Pictures from phones and browsers: HEIC, HEIF, AVIF, and photos with an EXIF orientation."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ ORIENTATION = 0x0112
 
 @pytest.fixture
 def session(table: ModelTable, upstream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
-    """A server on the caller's own machine."""
+    """A local server that may read one folder."""
     monkeypatch.chdir(tmp_path)
     return Session(table, upstream, defaults=ToolDefaults(20, local=LocalFiles(allowed=(tmp_path,))))
 
 
 def corners(size: tuple[int, int], mode: str = "RGB") -> Image.Image:
-    """Red, green, blue and white in the corners: left to right, top to bottom."""
+    """Return a picture with red, green, blue and white corners, from left to right, top to bottom."""
     four = Image.new("RGB", (2, 2))
     for place, colour in zip([(0, 0), (1, 0), (0, 1), (1, 1)], (RED, GREEN, BLUE, WHITE), strict=True):
         four.putpixel(place, colour)
@@ -47,7 +47,7 @@ def corners(size: tuple[int, int], mode: str = "RGB") -> Image.Image:
 
 
 def seen_corners(picture: Image.Image) -> list[str]:
-    """The corners' colours by name, left to right, top to bottom."""
+    """Return the names of the corners' colors, from left to right, top to bottom."""
     right, bottom = picture.width - 4, picture.height - 4
     named = {"red": RED, "green": GREEN, "blue": BLUE, "white": WHITE}
     found = [pixel(picture, *place) for place in ((3, 3), (right, 3), (3, bottom), (right, bottom))]
@@ -74,7 +74,7 @@ UPRIGHT = {
 
 
 def png_with_exif_behind(path: Path, picture: Image.Image, exif: Image.Exif) -> None:
-    """A PNG may carry its EXIF after its pixels."""
+    """Return a PNG with its EXIF after its pixels."""
     file = io.BytesIO()
     picture.save(file, "PNG", exif=exif)
     data = file.getvalue()
@@ -84,7 +84,7 @@ def png_with_exif_behind(path: Path, picture: Image.Image, exif: Image.Exif) -> 
 
 
 def png_of_image_magick(path: Path, picture: Image.Image, exif: Image.Exif) -> None:
-    """EXIF as hexadecimal text, as ImageMagick writes it."""
+    """Return a PNG with EXIF as hexadecimal text, as written by ImageMagick."""
     data = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
     info = PngInfo()
     info.add_text("Raw profile type exif", f"\nexif\n{len(data):8}\n{data.hex()}\n", zip=True)
@@ -106,7 +106,7 @@ TURNABLE: dict[str, Callable[[Path, Image.Image, Image.Exif], Any]] = {
 async def test_a_small_photo_is_sent_upright(
     session: Session, table: ModelTable, upstream: str, sandbox: Sandbox, tmp_path: Path, kind: str, orientation: int
 ) -> None:
-    """As a file, and hosted as data; what is upright already is sent byte for byte."""
+    """As a file, and hosted as data; an upright photo is sent byte for byte."""
     TURNABLE[kind](tmp_path / "photo", corners(SMALL), turned(orientation))
     data = (tmp_path / "photo").read_bytes()
     for result in (
@@ -129,7 +129,7 @@ async def test_a_small_photo_is_sent_upright(
 async def test_a_large_photo_is_sent_upright(
     session: Session, sandbox: Sandbox, tmp_path: Path, orientation: int
 ) -> None:
-    """It is made smaller as well."""
+    """It is scaled down as well."""
     corners(LARGE).save(tmp_path / "photo.jpg", exif=turned(orientation))
     await edit(session, "photo.jpg")
     picture = sent(sandbox)
@@ -139,7 +139,7 @@ async def test_a_large_photo_is_sent_upright(
 
 
 async def test_a_photo_of_36_megapixels_keeps_them(session: Session, sandbox: Sandbox, tmp_path: Path) -> None:
-    """Turned, and no smaller than the upstream takes it."""
+    """It is turned but not scaled down."""
     corners((7200, 5000)).save(tmp_path / "photo.jpg", exif=turned(6))
     await edit(session, "photo.jpg")
     assert sent(sandbox).size == (5000, 7200)
@@ -151,14 +151,14 @@ async def test_a_photo_of_36_megapixels_keeps_them(session: Session, sandbox: Sa
 async def test_broken_exif_is_no_reason_to_refuse(
     session: Session, sandbox: Sandbox, tmp_path: Path, exif: bytes
 ) -> None:
-    """The picture is taken as it is."""
+    """The picture is sent unchanged."""
     corners(SMALL).save(tmp_path / "photo.jpg", exif=exif)
     assert not (await edit(session, "photo.jpg")).is_error
     assert seen_corners(sent(sandbox)) == UPRIGHT[1]
 
 
 def heic(path: Path, picture: Image.Image, orientation: int = 1) -> Path:
-    """As an iPhone makes them: tiles of HEVC, and an orientation that the container has, too."""
+    """Return a HEIC like an iPhone's: HEVC tiles, and an orientation in the container as well."""
     save_heic(path, picture, exif=turned(orientation).tobytes(), tile_size=512)
     return path
 
@@ -169,14 +169,14 @@ def avif(path: Path, picture: Image.Image, orientation: int = 1) -> Path:
 
 
 def mif1(path: Path, picture: Image.Image, orientation: int = 1) -> Path:
-    """HEIF whose first brand leaves open what is inside."""
+    """Return a HEIF whose major brand does not tell its coding."""
     data = heic(path, picture, orientation).read_bytes()
     path.write_bytes(data[:8] + b"mif1" + data[12:])
     return path
 
 
 def mif1_avif(path: Path, picture: Image.Image, orientation: int = 1) -> Path:
-    """AVIF with the same brand in front."""
+    """Return an AVIF with the same major brand."""
     data = avif(path, picture, orientation).read_bytes()
     path.write_bytes(data[:8] + b"mif1" + data[12:])
     return path
@@ -190,7 +190,7 @@ CONVERTED = {"HEIC": heic, "HEIF": mif1, "AVIF": avif, "AVIF as mif1": mif1_avif
 async def test_a_phones_picture_is_sent_as_jpeg(
     session: Session, table: ModelTable, upstream: str, sandbox: Sandbox, tmp_path: Path, kind: str, orientation: int
 ) -> None:
-    """12 megapixels, upright: as a file, as base64, and as data URIs of any label."""
+    """12 megapixels, upright: as a file, as base64, and as data URIs with any media type."""
     path = CONVERTED[kind](tmp_path / "IMG_0001.HEIC", corners(PHONE), orientation)
     data = base64.b64encode(path.read_bytes()).decode()
     hosted = Session(table, upstream)
@@ -210,7 +210,7 @@ async def test_a_phones_picture_is_sent_as_jpeg(
 async def test_transparency_of_a_converted_picture(
     session: Session, sandbox: Sandbox, tmp_path: Path, kind: str
 ) -> None:
-    """PNG where it must be kept, as for a transparent background; on white elsewhere."""
+    """PNG if transparency must be kept, such as for a transparent background; otherwise flattened on white."""
     picture = Image.new("RGBA", (200, 200), (255, 0, 0, 0))
     picture.paste((0, 0, 255, 255), (100, 0, 200, 200))
     (pillow_heif.from_pillow(picture).save if kind == "HEIC" else picture.save)(tmp_path / f"cut.{kind}")
@@ -227,7 +227,7 @@ async def test_transparency_of_a_converted_picture(
 
 
 async def test_an_opaque_heic_is_no_transparent_one(session: Session, sandbox: Sandbox, tmp_path: Path) -> None:
-    """Refused where an alpha channel is needed, before anything is sent."""
+    """Rejected before a request is sent if an alpha channel is needed."""
     heic(tmp_path / "a.heic", corners((200, 200)))
     result = await edit(session, "a.heic", background="transparent", output_format="png", model=PRO)
     assert "has no alpha channel" in text(result)
@@ -235,7 +235,7 @@ async def test_an_opaque_heic_is_no_transparent_one(session: Session, sandbox: S
 
 
 async def test_layers_of_a_heic(table: ModelTable, upstream: str, sandbox: Sandbox, tmp_path: Path) -> None:
-    """What takes PNG and JPEG alone takes it, since it is sent as one."""
+    """Options that accept only PNG and JPEG accept a HEIC, since it is converted."""
     data = base64.b64encode(heic(tmp_path / "a.heic", corners((200, 200))).read_bytes()).decode()
     result = await edit(Session(table, upstream), data, layer_decomposition=True, model=PRO)
     assert not result.is_error, text(result)
@@ -243,7 +243,7 @@ async def test_layers_of_a_heic(table: ModelTable, upstream: str, sandbox: Sandb
 
 
 async def test_a_colour_profile_is_kept(session: Session, sandbox: Sandbox, tmp_path: Path) -> None:
-    """Phones' colours are not those of sRGB."""
+    """Phones do not use the colors of sRGB."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     for name in ("a.heic", "a.jpg"):
         picture = corners((200, 200))
@@ -257,7 +257,7 @@ async def test_a_colour_profile_is_kept(session: Session, sandbox: Sandbox, tmp_
 
 
 def claims(path: Path, width: int, height: int) -> bytes:
-    """A HEIC of a few bytes that claims to have so many pixels."""
+    """Return a HEIC of a few bytes whose header claims this size."""
     data = bytearray(heic(path, corners((64, 64))).read_bytes())
     at = -1
     while (at := data.find(b"ispe", at + 1)) >= 0:
@@ -281,7 +281,7 @@ ODD: dict[str, tuple[Callable[[Path], bytes], str]] = {
 async def test_odd_pictures_of_phones(
     session: Session, table: ModelTable, upstream: str, sandbox: Sandbox, tmp_path: Path, name: str
 ) -> None:
-    """Refused with a reason as a file and as data, and nothing is sent."""
+    """Rejected with a reason as a file and as data; no request is sent."""
     make, says = ODD[name]
     data = make(tmp_path / "made")
     (tmp_path / "odd.heic").write_bytes(data)
@@ -297,7 +297,7 @@ async def test_odd_pictures_of_phones(
 
 @pytest.fixture
 def site(sandbox: Sandbox, switch: Switch, tmp_path: Path) -> str:
-    """The upstream's address, which has pictures, too: the only one of this machine that may be fetched from."""
+    """An upstream address that also serves pictures; the only one on this machine from which downloads are allowed."""
 
     async def picture(request: Request) -> Response:
         name = request.path_params["name"]
@@ -321,7 +321,7 @@ def site(sandbox: Sandbox, switch: Switch, tmp_path: Path) -> str:
 async def test_a_link_to_a_phones_picture_is_read_here(
     table: ModelTable, site: str, sandbox: Sandbox, name: str, local: bool
 ) -> None:
-    """The upstream would refuse what it leads to."""
+    """The upstream would refuse the picture behind the link."""
     defaults = ToolDefaults(20, local=LocalFiles() if local else None)
     result = await edit(Session(table, site, defaults=defaults), f"{site}/pictures/{name}")
     assert not result.is_error, text(result)
@@ -331,7 +331,7 @@ async def test_a_link_to_a_phones_picture_is_read_here(
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png?was=a.heic", "heic", "a.heic/"])
 async def test_other_links_are_passed_on(table: ModelTable, site: str, sandbox: Sandbox, name: str) -> None:
-    """Unread."""
+    """Other links are sent without downloading them."""
     await edit(Session(table, site), f"{site}/pictures/{name}")
     assert submits(sandbox)[0]["image"] == [f"{site}/pictures/{name}"]
 
@@ -340,7 +340,7 @@ async def test_other_links_are_passed_on(table: ModelTable, site: str, sandbox: 
     ("link", "says"),
     [
         ("{}/pictures/gone.heic", "answered HTTP 404"),
-        ("{}/pictures/page.heic", "did not answer with a picture"),
+        ("{}/pictures/page.heic", "did not return a picture"),
         ("{}/pictures/moved.heic", "leads to a private address"),
         ("{}/pictures/endless.heic", "is larger than 64 MiB"),
         ("https://169.254.169.254/a.heic", "only this network can reach"),
@@ -350,7 +350,7 @@ async def test_other_links_are_passed_on(table: ModelTable, site: str, sandbox: 
 async def test_a_link_that_can_not_be_read_here(
     table: ModelTable, site: str, sandbox: Sandbox, link: str, says: str
 ) -> None:
-    """Refused with the reason, and nothing is sent."""
+    """Rejected with a reason; no request is sent."""
     result = await edit(Session(table, site), link.format(site))
     assert result.is_error
     assert "`image` number 1" in text(result)

@@ -1,4 +1,4 @@
-"""Input pictures as agents spell them: content blocks, Markdown, quotes, names that only look like the file's."""
+"""References to input pictures in the forms that agents use: content blocks, Markdown, quotes, similar file names."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ LINKS: list[Any] = [
 
 @pytest.fixture
 def session(table: ModelTable, upstream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
-    """A server on the caller's own machine, which reads from one folder."""
+    """A local server that may read one folder."""
     monkeypatch.chdir(tmp_path)
     return Session(table, upstream, defaults=ToolDefaults(20, local=LocalFiles(allowed=(tmp_path,))))
 
@@ -89,7 +89,7 @@ def hosted(table: ModelTable, upstream: str) -> Session:
 
 @pytest.mark.parametrize("spelled", LINKS, ids=str)
 async def test_a_link_in_every_wrapping(session: Session, hosted: Session, sandbox: Sandbox, spelled: Any) -> None:
-    """The link alone is sent, over both transports."""
+    """Only the link is sent, over both transports."""
     for server in (session, hosted):
         result = await edit(server, spelled)
         assert not result.is_error, text(result)
@@ -135,7 +135,7 @@ def data_blocks(data: str) -> dict[str, Any]:
 async def test_data_in_every_wrapping(
     session: Session, hosted: Session, sandbox: Sandbox, tmp_path: Path, name: str
 ) -> None:
-    """Its bytes are sent, and where there is a label, one of the kind that they are."""
+    """The picture's bytes are sent; a media type is corrected to the bytes' kind."""
     data = save(tmp_path / "a.png").read_bytes()
     for server in (session, hosted):
         result = await edit(server, data_blocks(base64.b64encode(data).decode())[name])
@@ -148,7 +148,7 @@ async def test_data_in_every_wrapping(
     "entry", [{"type": "text", "text": "a"}, {"file_id": "file-1"}, {}, {"url": None}, {"url": 5}, {"a": {"b": {}}}]
 )
 async def test_objects_without_a_picture(hosted: Session, sandbox: Sandbox, entry: Any) -> None:
-    """Refused with their position; nothing is sent."""
+    """Rejected with their position; no request is sent."""
     result = await edit(hosted, [URL, entry])
     assert result.is_error
     assert "`image` number 2 is an object without a picture" in text(result)
@@ -192,7 +192,7 @@ async def test_a_path_in_every_wrapping(session: Session, sandbox: Sandbox, tmp_
 async def test_names_that_look_the_same(
     session: Session, sandbox: Sandbox, tmp_path: Path, name: str, asked: str
 ) -> None:
-    """Found by a relative and by an absolute path."""
+    """Both relative and absolute paths are found."""
     path = save(tmp_path / "x.png").rename(tmp_path / name)
     for spelled in (asked, f"@{tmp_path}/{asked[1:]}" if asked.startswith(r"@my") else f"{tmp_path}/{asked}"):
         result = await edit(session, spelled)
@@ -201,7 +201,7 @@ async def test_names_that_look_the_same(
 
 
 async def test_two_names_that_look_the_same(session: Session, sandbox: Sandbox, tmp_path: Path) -> None:
-    """Neither is guessed at; the one that is spelled exactly is taken."""
+    """An ambiguous name is rejected; an exact name is found."""
     save(tmp_path / "a\u00a0b.png")
     save(tmp_path / "a\u202fb.png")
     assert "can't be read: No such file" in text(await edit(session, "a b.png"))
@@ -212,7 +212,7 @@ async def test_two_names_that_look_the_same(session: Session, sandbox: Sandbox, 
 async def test_a_lookalike_outside_the_allowed_folders(
     table: ModelTable, upstream: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """Is neither read nor looked for, not even behind a link within."""
+    """Folders that are not allowed are not searched, not even through a symlink."""
     (inside := tmp_path / "in").mkdir()
     save(tmp_path / "a\u00a0b.png")
     (inside / "c\u00a0d.png").symlink_to(tmp_path / "a\u00a0b.png")
@@ -224,7 +224,7 @@ async def test_a_lookalike_outside_the_allowed_folders(
 
 @pytest.mark.parametrize("spelled", ["{}", "{}/2", "task: {}/2", "TASK:{}", "task_id: {}", '"{}"', "task:{}"])
 async def test_a_bare_task_id(session: Session, hosted: Session, sandbox: Sandbox, spelled: str) -> None:
-    """Is the task, over both transports."""
+    """A bare id refers to the task, over both transports."""
     made = await hosted.call("generate_image", prompt="seasons", sequential_image_generation="auto")
     id_, urls = answer(made)["task_id"], [image["url"] for image in answer(made)["images"]]
     for server in (session, hosted):
@@ -238,7 +238,7 @@ async def test_a_bare_task_id(session: Session, hosted: Session, sandbox: Sandbo
 
 
 async def test_a_task_id_that_is_unknown(hosted: Session, sandbox: Sandbox) -> None:
-    """Looked up, and nothing is sent."""
+    """The task is looked up, and no request is submitted."""
     result = await edit(hosted, "12345678-1234-1234-1234-123456789012")
     assert "knows no task" in text(result)
     assert (len(look_ups(sandbox)), submits(sandbox)) == (1, [])
@@ -257,7 +257,7 @@ async def test_a_task_id_that_is_unknown(hosted: Session, sandbox: Sandbox) -> N
 async def test_links_that_the_upstream_can_not_reach(
     session: Session, hosted: Session, sandbox: Sandbox, host: str
 ) -> None:
-    """Refused before anything is sent, over both transports, whatever is behind them."""
+    """Links to private hosts are rejected without a request, over both transports."""
     for server in (session, hosted):
         for link in (f"http://{host}/a.png", f"https://{host}/a.heic"):
             result = await edit(server, link)
@@ -275,13 +275,13 @@ async def test_links_that_the_upstream_can_not_reach(
     ],
 )  # fmt: skip
 async def test_public_links_are_passed_on(hosted: Session, sandbox: Sandbox, host: str) -> None:
-    """Unread."""
+    """Public links are sent without downloading them."""
     await edit(hosted, f"http://{host}/a.png")
     assert submits(sandbox)[0]["image"] == [f"http://{host}/a.png"]
 
 
 async def test_the_sandboxs_own_links_are_passed_on(hosted: Session, upstream: str, sandbox: Sandbox) -> None:
-    """It is on loopback, and knows them."""
+    """The sandbox can reach its own loopback address."""
     made = await hosted.call("generate_image", prompt="a fox")
     await edit(hosted, answer(made)["images"][0]["url"])
     assert submits(sandbox)[-1]["image"] == [answer(made)["images"][0]["url"]]
@@ -294,14 +294,14 @@ async def test_the_sandboxs_own_links_are_passed_on(hosted: Session, upstream: s
     "spelled", [f"{URL} or https://example.com/b.png", f"ftp://a/b, {URL}", "cdn.example.com/a.png"], ids=str
 )
 async def test_texts_that_are_no_link(hosted: Session, sandbox: Sandbox, spelled: str) -> None:
-    """More than one, or none: nothing is guessed at, nor sent."""
+    """Texts without exactly one link are rejected; no request is sent."""
     assert (await edit(hosted, spelled)).is_error
     assert sandbox.requests == []
 
 
 @pytest.mark.parametrize("url", ["https://example.com/a_(b).png", "https://example.com/go?to=https://a.example/b.png"])
 async def test_links_that_look_wrapped(hosted: Session, sandbox: Sandbox, url: str) -> None:
-    """Stay whole, also in wrappings."""
+    """Brackets and quotes that belong to a link are kept."""
     for spelled in (url, f"<{url}>", f"![x]({url})"):
         await edit(hosted, spelled)
         assert submits(sandbox)[-1]["image"] == [url]
@@ -311,7 +311,7 @@ async def test_links_that_look_wrapped(hosted: Session, sandbox: Sandbox, url: s
 
 
 async def test_wrappings_that_never_end(hosted: Session, sandbox: Sandbox) -> None:
-    """Answered at once."""
+    """Deeply nested markup is answered immediately."""
     for image in ("[x](" + " " * 200_000 + "y", '"' * 400_000, "<img " * 50_000, "[" * 100_000, "@" * 200_000):
         assert (await edit(hosted, image)).is_error
     assert sandbox.requests == []

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.media.downloads import Downloads
 from mcp_seedream.media.local_files import LocalFiles
-from mcp_seedream.media.outputs import Wanted, deliver
+from mcp_seedream.media.outputs import DeliveryOptions, deliver
 from mcp_seedream.server.results import one
 from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.types import Image, Task
@@ -102,15 +102,16 @@ class Broken(Downloads):
 
 
 @pytest.mark.parametrize(
-    ("image", "says"), [(Image(LINK), "their links are all there is"), (Image(LINK, data()), "shown here; their links")]
+    ("image", "says"),
+    [(Image(LINK), "only their links are available"), (Image(LINK, data()), "shown here; only their links")],
 )
 async def test_a_bug_in_the_delivery_costs_no_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: Image, says: str
 ) -> None:
     """It is logged; the caller has the link, and a note."""
     monkeypatch.setattr("mcp_seedream.media.outputs.picture_data", lambda _: 1 / 0)
-    wanted = Wanted(folder=tmp_path, preview=True)
-    done = await deliver(Task("t1", "succeeded", (image,)), wanted, Broken(), LocalFiles(), anyio.CapacityLimiter(1))
+    options = DeliveryOptions(target=tmp_path, preview=True)
+    done = await deliver(Task("t1", "succeeded", (image,)), options, Broken(), LocalFiles(), anyio.CapacityLimiter(1))
     result = one(done.task, done.shown, done.caption)
     assert not result.is_error
     assert answer(result)["images"][0]["url"] == LINK

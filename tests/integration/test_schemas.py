@@ -1,4 +1,4 @@
-"""The published schemas: as they were committed, plain, and small. `pytest --snapshots` writes them anew."""
+"""The published schemas: equal to the snapshots, plain, and small. `pytest --snapshots` rewrites the snapshots."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def listing(session: Session) -> dict[str, Any]:
 
 
 def compact(value: Any) -> int:
-    """Bytes as on the wire."""
+    """Return the size in bytes on the wire."""
     return len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
 
 
@@ -48,7 +48,7 @@ def nodes(value: Any) -> Iterator[dict[str, Any]]:
 async def test_a_tool_is_published_as_committed(
     listing: dict[str, Any], name: str, request: pytest.FixtureRequest
 ) -> None:
-    """What clients and models see changes only on purpose."""
+    """Changes of the published tools must be deliberate."""
     tool = next(tool for tool in listing["tools"] if tool["name"] == name)
     path = SNAPSHOTS / f"{name}.json"
     if request.config.getoption("--snapshots"):
@@ -74,14 +74,14 @@ async def test_schemas_are_plain(listing: dict[str, Any]) -> None:
 
 
 async def test_what_a_model_reads_is_small(listing: dict[str, Any]) -> None:
-    """Names, descriptions and input schemas in 5,850 bytes; the whole answer in 9,600."""
+    """Names, descriptions and input schemas have at most 5,850 bytes, the whole answer 9,600."""
     read = sum(compact({key: tool[key] for key in ("name", "description", "inputSchema")}) for tool in listing["tools"])
     assert read <= 5850
     assert compact({"jsonrpc": "2.0", "id": 1, "result": listing}) <= 9600
 
 
 async def test_a_local_server_reads_and_saves_files(table: ModelTable, upstream: str) -> None:
-    """`save_to` and paths are published over stdio only, within the same limits of size."""
+    """`save_to` and paths are published over stdio only, within the same size limits."""
     async with Session(table, upstream, defaults=ToolDefaults(local=LocalFiles())).open("legacy") as client:
         listing = (await client.list_tools()).model_dump(mode="json", by_alias=True, exclude_none=True)
     await test_what_a_model_reads_is_small(listing)
@@ -93,7 +93,7 @@ async def test_a_local_server_reads_and_saves_files(table: ModelTable, upstream:
 
 @pytest.mark.parametrize("local", [None, LocalFiles()])
 async def test_the_whole_answer_is_small(table: ModelTable, upstream: str, mode: str, local: LocalFiles | None) -> None:
-    """With the icons, and with what newer protocol revisions say of the server in every answer."""
+    """Including icons, and the server data that newer protocol revisions add to every answer."""
     session = Session(table, upstream, defaults=ToolDefaults(local=local), journal=Journal(IN_MEMORY))
     async with session.open(mode) as client:
         listing = (await client.list_tools()).model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -101,7 +101,7 @@ async def test_the_whole_answer_is_small(table: ModelTable, upstream: str, mode:
 
 
 async def test_icons_and_titles(session: Session, mode: str) -> None:
-    """The server and each tool have their own: SVG that is well-formed, and in a URI as URIs are written."""
+    """The server and each tool have their own icon: well-formed SVG in a valid data URI."""
     async with session.open(mode) as client:
         server, tools = client.server_info, (await client.list_tools()).tools
     assert server is not None
@@ -116,7 +116,7 @@ async def test_icons_and_titles(session: Session, mode: str) -> None:
 
 
 async def test_annotations(listing: dict[str, Any]) -> None:
-    """Generating costs money and destroys nothing; looking is only looking."""
+    """Generating costs money and destroys nothing; get_task is read-only."""
     hints = {tool["name"]: tool["annotations"] for tool in listing["tools"]}
     for name in ("generate_image", "edit_image"):
         assert hints[name] == {
@@ -130,7 +130,7 @@ async def test_annotations(listing: dict[str, Any]) -> None:
 
 
 async def test_parameters_are_the_apis_own(listing: dict[str, Any]) -> None:
-    """Every optional field of the upstream that a model of the operation supports, and ours."""
+    """All optional fields of the upstream that a model of the operation supports, and this server's own arguments."""
     both = {
         "prompt", "model", "size", "seed", "guidance_scale", "sequential_image_generation",
         "sequential_image_generation_options", "stream", "watermark", "output_format", "response_format", "tools",

@@ -38,7 +38,7 @@ PATIENCE = 2.0
 """Seconds for pictures, in place of 8 to show and 30 to save them: as much as a slow answer has to be slower than."""
 IMPATIENT = (
     "import sys; from mcp_seedream import cli; from mcp_seedream.media import outputs; "
-    f"outputs._PREVIEWING = outputs._SAVING = {PATIENCE}; sys.exit(cli.main())"
+    f"outputs._PREVIEW_SECONDS = outputs._SAVE_SECONDS = {PATIENCE}; sys.exit(cli.main())"
 )
 
 
@@ -148,7 +148,7 @@ async def server(
     defaults = ToolDefaults(20, wants_preview(False))
     hosted = build_server(read_table(), lambda: SeedreamClient(upstream), token_of=bearer_token, defaults=defaults)
     with pytest.MonkeyPatch.context() as patch, serving(build_app(hosted, read_settings())) as address:
-        patch.setattr(outputs, "_PREVIEWING", PATIENCE)
+        patch.setattr(outputs, "_PREVIEW_SECONDS", PATIENCE)
         async with connected(f"{address}/mcp?preview=on") as client:
             yield Server(client, folder, is_local=False)
 
@@ -165,9 +165,9 @@ CASES = {
     "private": "leads to a private address",
     "redirect": "leads to a private address",
     "redirect-http": "is not https, so it was not followed",
-    "html": "did not answer with a picture",
+    "html": "did not return a picture",
     "gone": "answered HTTP 404",
-    "gzip": "came compressed, which was not asked for",
+    "gzip": "was sent with an unsupported Content-Encoding",
     "slow": f"took longer than {PATIENCE} s",
     "endless": "than 64 MiB",
 }

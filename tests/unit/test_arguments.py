@@ -1,4 +1,4 @@
-"""Raw arguments: what is taken, what is refused, and with which words."""
+"""Validation of raw arguments: accepted and rejected values, and the error messages."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def options(**raw: Any) -> dict[str, Any]:
     ],
 )
 def test_values_that_can_be_meant_in_one_way_are_taken(raw: dict[str, Any], option: tuple[str, Any]) -> None:
-    """Agents spell in more ways than a schema says."""
+    """Unambiguous values in another form than the schema's are converted."""
     assert options(**raw) == dict([option])
 
 
@@ -109,7 +109,7 @@ def test_values_that_can_be_meant_in_one_way_are_taken(raw: dict[str, Any], opti
     ],
 )
 def test_null_and_empty_mean_absent(raw: dict[str, Any]) -> None:
-    """As if the argument had been left out."""
+    """Null and empty values are treated as if the argument were missing."""
     call = image_call(TABLE, "generate", {"prompt": "a fox", **raw}, wait_seconds=45, origin="local")
     assert call.save_to is None
     assert (dict(call.spec.options), call.spec.size, call.model, call.wait_seconds) == ({}, None, None, 45)
@@ -126,7 +126,7 @@ def test_null_and_empty_mean_absent(raw: dict[str, Any]) -> None:
     ],
 )
 def test_sizes_are_spelled_as_the_table_has_them(given: str, size: str) -> None:
-    """Letter case and the sign between the sides are not held against a caller."""
+    """Letter case and the sign between the sides do not matter."""
     assert image_call(TABLE, "generate", {"prompt": "a", "size": given}, wait_seconds=0).spec.size == size
 
 
@@ -140,7 +140,7 @@ def test_sizes_are_spelled_as_the_table_has_them(given: str, size: str) -> None:
         ({"layer_decomposition": True}, "`layer_decomposition` is for the other image tool"),
         ({"prompt": 5}, "`prompt` must be a string, not a number (5)"),
         ({"prompt": ["a"]}, "`prompt` must be a string, not a list"),
-        ({"prompt": "a \ud800 b"}, "`prompt` has half a character in it"),
+        ({"prompt": "a \ud800 b"}, "`prompt` contains a lone surrogate"),
         ({"seed": "many"}, "`seed` must be a number, not text ('many')"),
         ({"seed": 1.5}, "`seed` must be a whole number, not 1.5"),
         ({"seed": True}, "`seed` must be a number, not a boolean (True)"),
@@ -163,7 +163,7 @@ def test_sizes_are_spelled_as_the_table_has_them(given: str, size: str) -> None:
     ],
 )
 def test_what_can_not_be_meant_is_refused_by_name(raw: dict[str, Any], says: str) -> None:
-    """The argument, the rule, and what would be right."""
+    """The error names the argument, the rule and a valid value."""
     assert says in refusal("generate", **{"prompt": "a fox", **raw})
 
 
@@ -179,7 +179,7 @@ def test_what_can_not_be_meant_is_refused_by_name(raw: dict[str, Any], says: str
     ],
 )
 def test_input_images(image: Any, count: int) -> None:
-    """A list, JSON of one, or a bare string; URLs, data URIs and base64."""
+    """A list, JSON in a string, or a single string; URLs, data URIs and base64."""
     assert len(image_call(TABLE, "edit", {"prompt": "a", "image": image}, wait_seconds=0).spec.images) == count
 
 
@@ -191,18 +191,18 @@ def test_input_images(image: Any, count: int) -> None:
         ([URL] * 16, "`image` has 16 entries"),
         ([URL, 5], "`image` must be a string"),
         ("https://", "`image` number 1 is not a complete URL"),
-        ("https://a.example/my cat.jpg", "A blank in it is written %20"),
+        ("https://a.example/my cat.jpg", "Write spaces as %20"),
         ("https://a.example/cat.jpg\0", "is not a complete URL"),
-        ("/home/me/photo.png", "`image` number 1, '/home/me/photo.png', is neither a link nor a picture as data"),
+        ("/home/me/photo.png", "`image` number 1, '/home/me/photo.png', is not a link, a data URI or base64"),
         ("data:image/png;base64,####", "is not a picture"),
-        (base64.b64encode(b"just some text").decode(), "is neither a link nor a picture"),
-        (base64.b64encode(b"RIFF\0\0\0\0WAVEfmt sound").decode(), "is neither a link nor a picture"),
-        (base64.b64encode(b"BMW makes cars and bikes").decode(), "is neither a link nor a picture"),
+        (base64.b64encode(b"just some text").decode(), "is not a link, a data URI or base64"),
+        (base64.b64encode(b"RIFF\0\0\0\0WAVEfmt sound").decode(), "is not a link, a data URI or base64"),
+        (base64.b64encode(b"BMW makes cars and bikes").decode(), "is not a link, a data URI or base64"),
         (base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(40 * 2**20)).decode(), "`image` number 1 is larger than 40 MB"),
     ],
 )
 def test_input_images_that_are_refused(image: Any, says: str) -> None:
-    """Before anything is sent."""
+    """Invalid references are rejected before a request is sent."""
     assert says in refusal("edit", prompt="a", image=image)
 
 
@@ -216,21 +216,21 @@ def test_input_images_that_are_refused(image: Any, says: str) -> None:
     ],
 )
 def test_base64_as_people_have_it(image: str) -> None:
-    """Wrapped, unpadded, with a parameter: sent on in one piece."""
+    """Base64 with line breaks, without padding, or with a parameter is normalized."""
     [sent] = image_call(TABLE, "edit", {"prompt": "a", "image": image}, wait_seconds=0).spec.images
     assert sent.endswith(PNG)
     assert not any(character.isspace() for character in sent)
 
 
 def test_a_picture_of_exactly_the_limit_is_taken() -> None:
-    """Ten MiB, wrapped in lines or not."""
+    """Ten MiB, with or without line breaks."""
     data = b"\x89PNG\r\n\x1a\n" + bytes(TABLE.upstream_limits.image_bytes - 8)
     for text in (base64.b64encode(data).decode(), base64.encodebytes(data).decode()):
         assert image_call(TABLE, "edit", {"prompt": "a", "image": text}, wait_seconds=0).spec.images
 
 
 def test_a_callback_means_no_wait() -> None:
-    """Unless the call asks for one."""
+    """A call with a callback waits only if it says so."""
     raw = {"prompt": "a", "callback_url": "https://example.com/hook"}
     assert image_call(TABLE, "generate", raw, wait_seconds=45).wait_seconds == 0
     assert image_call(TABLE, "generate", {**raw, "wait_seconds": 5}, wait_seconds=45).wait_seconds == 5
@@ -248,7 +248,7 @@ def test_a_callback_means_no_wait() -> None:
     ],
 )
 def test_task_ids(raw: dict[str, Any], ids: tuple[str, ...]) -> None:
-    """One, several, or both; none twice."""
+    """One id, several, or both; duplicates are removed."""
     assert task_call(raw, wait_seconds=45).task_ids == ids
 
 
@@ -265,7 +265,7 @@ def test_task_ids(raw: dict[str, Any], ids: tuple[str, ...]) -> None:
     ],
 )
 def test_task_ids_that_are_refused(raw: dict[str, Any], says: str) -> None:
-    """Before anything is sent."""
+    """Invalid ids are rejected before a request is sent."""
     with pytest.raises(InvalidArguments) as caught:
         task_call(raw, wait_seconds=45)
     assert says in caught.value.message
@@ -281,7 +281,7 @@ NAMES = st.sampled_from(sorted(image_schema(TABLE, "edit", 45)["properties"])) |
 
 @given(raw=st.dictionaries(NAMES, JSON, max_size=6), operation=st.sampled_from(["generate", "edit"]))
 def test_any_json_is_a_call_or_a_clear_error(raw: dict[str, Any], operation: Operation) -> None:
-    """Whatever comes, nothing but InvalidArguments leaves, whatever its types."""
+    """Arbitrary JSON raises nothing but InvalidArguments."""
     with suppress(InvalidArguments):
         image_call(TABLE, operation, raw, wait_seconds=45)
 
@@ -319,7 +319,7 @@ def test_any_json_is_a_call_or_a_clear_error(raw: dict[str, Any], operation: Ope
 def test_sizes_and_shapes_are_taken_as_people_write_them(
     raw: dict[str, Any], size: str | None, ratio: str | None
 ) -> None:
-    """A named size, WIDTHxHEIGHT, or a ratio, in either argument."""
+    """A named size, WIDTHxHEIGHT or a ratio, in either argument."""
     spec = image_call(TABLE, "generate", {"prompt": "a", **raw}, wait_seconds=0).spec
     assert (spec.size, spec.aspect_ratio) == (size, ratio)
 
@@ -333,18 +333,21 @@ def test_sizes_and_shapes_are_taken_as_people_write_them(
         ({"size": [1024]}, "`size` must be a string, not a list"),
         ({"aspect_ratio": "0:1"}, "`aspect_ratio` '0:1' must be like 16:9"),
         ({"aspect_ratio": 1.5}, "`aspect_ratio` must be a string"),
-        ({"size": "16:9", "aspect_ratio": "4:3"}, "are two shapes: give one"),
-        ({"size": "1024x1024", "aspect_ratio": "16:9"}, "has another shape than `aspect_ratio` 16:9: give one"),
+        ({"size": "16:9", "aspect_ratio": "4:3"}, "and `aspect_ratio` 4:3 differ: give only one"),
+        (
+            {"size": "1024x1024", "aspect_ratio": "16:9"},
+            "`size` 1024x1024 and `aspect_ratio` 16:9 differ: give only one",
+        ),
     ],
 )
 def test_shapes_that_contradict_or_are_none(raw: dict[str, Any], says: str) -> None:
-    """The argument, and what would be right."""
+    """The error names the argument and a valid value."""
     assert says in refusal("generate", **{"prompt": "a", **raw})
 
 
 @pytest.mark.parametrize("ratio", ["20:1", "1:17", "99999:1"])
 def test_a_shape_that_no_model_makes_is_refused(ratio: str) -> None:
-    """At most 16:1."""
+    """The longest aspect ratio is 16:1."""
     call = image_call(TABLE, "generate", {"prompt": "a", "aspect_ratio": ratio}, wait_seconds=0)
     with pytest.raises(InvalidArguments, match=r"`aspect_ratio` .* does not fit"):
         choose(TABLE, call.spec)
@@ -365,7 +368,7 @@ def test_a_shape_that_no_model_makes_is_refused(ratio: str) -> None:
     ],
 )
 def test_words_are_taken_in_any_spelling(raw: dict[str, Any], option: tuple[str, Any]) -> None:
-    """Where they can only mean one value of the table."""
+    """Variants and synonyms of a value in the table are accepted."""
     assert options(**raw) == dict([option])
 
 
@@ -378,7 +381,7 @@ def test_words_are_taken_in_any_spelling(raw: dict[str, Any], option: tuple[str,
     ],
 )  # fmt: skip
 def test_an_argument_of_other_tools_is_answered_with_what_does_that_here(name: str, instead: str) -> None:
-    """Not with a list of all arguments."""
+    """The error has the table's advice instead of a list of all arguments."""
     says = refusal("generate", **{"prompt": "a", name: "x"})
     assert f"`{instead}" in says or instead in says
     assert "This tool takes" not in says
@@ -388,7 +391,7 @@ def test_an_argument_of_other_tools_is_answered_with_what_does_that_here(name: s
 @pytest.mark.parametrize("operation", ["generate", "edit"])
 @pytest.mark.parametrize("nothing", ["null", "neutral"])
 def test_a_call_with_every_argument_filled_with_nothing_is_a_bare_call(operation: Operation, nothing: str) -> None:
-    """As clients send it that must fill in every argument."""
+    """Some clients send all arguments, with empty values."""
     empty = {"string": "", "array": [], "object": {}, "integer": -1, "number": 0, "boolean": False}
     properties = image_schema(TABLE, operation, 45)["properties"]
     raw = {name: None if nothing == "null" else empty[schema["type"]] for name, schema in properties.items()}

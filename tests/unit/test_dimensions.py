@@ -1,4 +1,4 @@
-"""Aspect ratios become sizes in pixels: within each model's limits, which are written down here a second time."""
+"""Conversion of aspect ratios to sizes in pixels, checked against an independent copy of the models' limits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from mcp_seedream.catalog.dimensions import aspect_ratio, pixels, shaped
+from mcp_seedream.catalog.dimensions import aspect_ratio, pixels, size_for_ratio
 from mcp_seedream.catalog.selection import ImageSpec, choose, sent_size
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.errors import InvalidArguments
@@ -28,7 +28,7 @@ def width_by_height(ratio: str) -> float:
 
 
 def check(size: str | None, model: str, ratio: str) -> tuple[int, int]:
-    """Hold a size against the limits of a model, and its shape against what was asked for."""
+    """Check a size against a model's limits, and its ratio against the requested one."""
     assert size is not None
     found = re.fullmatch(r"(\d+)x(\d+)", size)
     assert found, size
@@ -47,8 +47,8 @@ def check(size: str | None, model: str, ratio: str) -> tuple[int, int]:
 @pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize(("model", "tier"), [(m, t) for m, tiers in SIZES.items() for t in [*tiers.split(), ""]])
 def test_every_ratio_fits_at_every_size(table: ModelTable, model: str, tier: str, ratio: str) -> None:
-    """Production would take each; the area is that of the named size, and about 2K's without one."""
-    width, height = check(shaped(table, table.by_id[model], ratio, tier or None), model, ratio)
+    """The area is that of the named size, and about that of 2K without one."""
+    width, height = check(size_for_ratio(table, table.by_id[model], ratio, tier or None), model, ratio)
     assert width * height == pytest.approx(AREAS[tier or "2K"], rel=0.06)
 
 
@@ -56,8 +56,8 @@ def test_every_ratio_fits_at_every_size(table: ModelTable, model: str, tier: str
 @pytest.mark.parametrize("model", SIDES)
 @pytest.mark.parametrize("tier", ["1K", "2K", "4K", ""])
 def test_a_ratio_fits_within_limits_of_sides(table: ModelTable, model: str, tier: str, ratio: str) -> None:
-    """Up to four times as long as it is wide; a longer one has no size there."""
-    size = shaped(table, table.by_id[model], ratio, tier or None)
+    """Ratios up to 4:1 fit; longer ones have no size."""
+    size = size_for_ratio(table, table.by_id[model], ratio, tier or None)
     if max(width_by_height(ratio), 1 / width_by_height(ratio)) > 4:
         assert size is None
     else:
@@ -67,7 +67,7 @@ def test_a_ratio_fits_within_limits_of_sides(table: ModelTable, model: str, tier
 @pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize("tier", [*AREAS, None])
 def test_a_call_without_a_model_gets_one_that_takes_the_shape(table: ModelTable, tier: str | None, ratio: str) -> None:
-    """And the size that is sent is one of that model's."""
+    """The chosen model accepts the size that is sent."""
     spec = ImageSpec("generate", "a fox", size=tier, aspect_ratio=ratio)
     model = choose(table, spec)
     check(sent_size(table, model, spec), model.id, ratio)
@@ -75,7 +75,7 @@ def test_a_call_without_a_model_gets_one_that_takes_the_shape(table: ModelTable,
 
 @pytest.mark.parametrize("ratio", ["17:1", "1:17", "100:1"])
 def test_no_model_takes_a_longer_shape(table: ModelTable, ratio: str) -> None:
-    """It is an error before anything is sent."""
+    """The call is rejected before a request is sent."""
     with pytest.raises(InvalidArguments, match="aspect_ratio"):
         choose(table, ImageSpec("generate", "a fox", aspect_ratio=ratio))
 
@@ -99,7 +99,7 @@ def test_no_model_takes_a_longer_shape(table: ModelTable, ratio: str) -> None:
     ],
 )
 def test_ratios_are_read(table: ModelTable, text: str, ratio: str | None) -> None:
-    """As people write them."""
+    """Ratios in the forms that people write."""
     assert aspect_ratio(table, text) == ratio
 
 
@@ -117,5 +117,5 @@ def test_ratios_are_read(table: ModelTable, text: str, ratio: str | None) -> Non
     ],
 )
 def test_pixels_are_read(text: str, sides: tuple[int, int] | None) -> None:
-    """A small pair is a ratio."""
+    """Two small numbers are a ratio, not a size."""
     assert pixels(text) == sides

@@ -1,4 +1,4 @@
-"""Refusals of a model or a size: the words that say so, what is chosen then, and for how long it is remembered."""
+"""Refusals of a model or a size: recognition, the next model choice, and how long they are remembered."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ ONE = ("https://example.com/a.png",)
     ],
 )
 def test_a_refusal_is_told_by_its_code_and_words(code: str, message: str, part: str | None) -> None:
-    """In each wording that production is known to use; whatever else fails is no refusal."""
+    """All wordings known from production are recognized; other failures are not refusals."""
     assert refused_part(Failure(code, message)) == part
 
 
@@ -61,7 +61,7 @@ def spec(**fields: Any) -> ImageSpec:
 
 
 def test_the_next_model_is_chosen_until_none_is_left(table: ModelTable) -> None:
-    """In the table's order, the withdrawn ones last; then the choice is over."""
+    """In the table's order, with withdrawn models last."""
     choice = ModelChoice(table, spec())
     models = [choice.model.id]
     while choice.refuse(choice.model.id, "model"):
@@ -70,7 +70,7 @@ def test_the_next_model_is_chosen_until_none_is_left(table: ModelTable) -> None:
 
 
 def test_a_refused_size_goes_to_the_next_model_that_takes_it(table: ModelTable) -> None:
-    """And the note names the size and the model."""
+    """The note names the size and the model."""
     choice = ModelChoice(table, spec(size="1K"))
     assert choice.model.id == PRO
     assert choice.refuse(PRO, "size")
@@ -79,20 +79,20 @@ def test_a_refused_size_goes_to_the_next_model_that_takes_it(table: ModelTable) 
 
 
 def test_adaptive_that_is_refused_becomes_no_size(table: ModelTable) -> None:
-    """At the same model, a named one as well: leaving the size out means the same."""
+    """The model stays the same, named or not, since leaving the size out means the same."""
     for named in (None, "4.5"):
         choice = ModelChoice(table, spec(size="adaptive"), named)
         model = choice.model
         assert choice.refuse(model.id, "size")
         assert (choice.model, choice.spec.size) == (model, None)
-        assert "no longer takes `size` adaptive; without a size it means the same" in choice.notes()[0]
+        assert "no longer takes `size` adaptive; leaving `size` out means the same" in choice.notes()[0]
     known = ModelChoice(table, spec(size="adaptive"), avoiding=[(V5, "adaptive")])
     assert (known.model.id, known.spec.size) == (V5, None)
     assert ModelChoice(table, spec(size="adaptive"), "4.0", avoiding=[(V5, "adaptive")]).spec.size == "adaptive"
 
 
 def test_what_the_caller_named_is_not_swapped(table: ModelTable) -> None:
-    """The advice says what the model takes, and what could serve the call."""
+    """The advice lists the model's sizes and other models that support the call."""
     choice = ModelChoice(table, spec(size="1K"), "5.0")
     assert not choice.refuse(V5, "size")
     assert choice.advice(V5) == (
@@ -101,7 +101,7 @@ def test_what_the_caller_named_is_not_swapped(table: ModelTable) -> None:
 
 
 def test_a_parameter_of_withdrawn_models_alone_is_told(table: ModelTable) -> None:
-    """What to leave out, and since when."""
+    """The advice says which parameter to leave out, and the date of withdrawal."""
     choice = ModelChoice(table, spec(options={"seed": 7}))
     assert choice.model.id == T2I
     assert choice.notes() == ["The vendor withdrew Seedream 3.0 T2I on 2026-08-05: calls may be refused."]
@@ -125,12 +125,12 @@ def test_a_parameter_of_withdrawn_models_alone_is_told(table: ModelTable) -> Non
     ],
 )
 def test_a_size_that_needs_another_model_says_so(table: ModelTable, given: dict[str, Any], note: list[str]) -> None:
-    """Nothing is said where the default model was used."""
+    """There is no note if the default model is used."""
     assert ModelChoice(table, spec(**given)).notes() == note
 
 
 def test_a_refusal_of_the_last_hours_is_told(table: ModelTable) -> None:
-    """The next call does not try it again, and says why."""
+    """The next call avoids the refused model, and a note gives the reason."""
     choice = ModelChoice(table, spec(), avoiding=[(V5, None)])
     assert choice.model.id == LITE
     assert choice.notes() == ["The upstream refused 5.0 lately, so Lite was used."]
@@ -139,7 +139,7 @@ def test_a_refusal_of_the_last_hours_is_told(table: ModelTable) -> None:
 
 
 class Clock:
-    """Unix time that a test moves."""
+    """A Unix clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
@@ -149,7 +149,7 @@ class Clock:
 
 
 class Shared:
-    """What processes share, in memory."""
+    """An in-memory store shared by several refusal memories."""
 
     def __init__(self) -> None:
         self.kept: dict[Refusal, float] = {}
@@ -162,7 +162,7 @@ class Shared:
 
 
 async def test_a_refusal_is_remembered_for_hours_and_then_forgotten() -> None:
-    """And told to the operator each time."""
+    """Each refusal is reported to the operator."""
     told: list[tuple[str, str]] = []
 
     class Listener(Observer):
@@ -182,7 +182,7 @@ async def test_a_refusal_is_remembered_for_hours_and_then_forgotten() -> None:
 
 
 async def test_processes_learn_from_each_other() -> None:
-    """Within seconds, over what they share."""
+    """Refusals reach other processes through the shared store within seconds."""
     clock, shared = Clock(), Shared()
     one, other = (RefusalMemory(shared, clock=clock) for _ in range(2))
     assert await other.known() == frozenset()
@@ -192,7 +192,7 @@ async def test_processes_learn_from_each_other() -> None:
 
 
 async def test_a_memory_has_an_end() -> None:
-    """A caller can name any number of sizes."""
+    """The number of remembered refusals is limited, since callers can name any size."""
     memory = RefusalMemory()
     for side in range(3000):
         await memory.add((V5, f"{side}x{side}"))

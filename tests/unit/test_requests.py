@@ -1,4 +1,4 @@
-"""What is sent holds against the upstream's contract, for whatever the published schemas admit."""
+"""Requests for arbitrary valid arguments, checked against the upstream's contract."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NEUTRAL: dict[str, list[Any]] = {
 
 
 def values(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """Values that a published schema admits."""
+    """Generate values that a published schema accepts."""
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     match schema["type"]:
@@ -64,7 +64,7 @@ def calls(operation: Operation) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def sent(operation: Operation, raw: dict[str, Any]) -> dict[str, Any] | None:
-    """The body that would be sent, or None where the call is refused."""
+    """Return the request body, or None if the call is rejected."""
     try:
         call = image_call(TABLE, operation, raw, wait_seconds=45)
         return dict(ImageRequest.of(TABLE, choose(TABLE, call.spec, call.model), call.spec).body)
@@ -75,19 +75,19 @@ def sent(operation: Operation, raw: dict[str, Any]) -> dict[str, Any] | None:
 @settings(max_examples=600)
 @given(raw=calls("generate"))
 def test_whatever_generate_image_admits(raw: dict[str, Any]) -> None:
-    """Sent right, or not at all."""
+    """A request obeys the contract or is not sent."""
     assert (body := sent("generate", raw)) is None or faults(body) == []
 
 
 @settings(max_examples=600)
 @given(raw=calls("edit"))
 def test_whatever_edit_image_admits(raw: dict[str, Any]) -> None:
-    """Sent right, or not at all."""
+    """A request obeys the contract or is not sent."""
     assert (body := sent("edit", raw)) is None or faults(body) == []
 
 
 def test_every_model_with_every_pair_of_parameters() -> None:
-    """Exhaustive where it can be; what the contract allows is not refused."""
+    """Exhaustive over pairs; what the contract allows is not rejected."""
     samples: dict[str, list[Any]] = {
         "size": SIZES,
         "seed": [7],

@@ -1,4 +1,4 @@
-"""Which model serves a spec, and what the error says where none does."""
+"""Model choice for an image spec, and the errors for specs that no model supports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def edit(images: tuple[str, ...] = ONE, **fields: Any) -> ImageSpec:
     return ImageSpec(operation="edit", prompt=fields.pop("prompt", "make it red"), images=images, **fields)
 
 
-def complaint(table: ModelTable, spec: ImageSpec, model: str | None = None) -> str:
+def error_message(table: ModelTable, spec: ImageSpec, model: str | None = None) -> str:
     with pytest.raises(InvalidArguments) as caught:
         choose(table, spec, model)
     return caught.value.message
@@ -71,13 +71,13 @@ def complaint(table: ModelTable, spec: ImageSpec, model: str | None = None) -> s
     ],
 )
 def test_left_out_model_is_the_first_that_supports_everything(table: ModelTable, spec: ImageSpec, model: str) -> None:
-    """In the table's order of preference."""
+    """Models are tried in the table's order."""
     assert choose(table, spec).id == model
 
 
 @pytest.mark.parametrize("model", [V5, LITE, PRO, V45, V4, T2I, SEEDEDIT])
 def test_a_named_model_is_never_swapped(table: ModelTable, model: str) -> None:
-    """Whichever is named serves, by id, name or label."""
+    """A model named by id, name or label is used."""
     spec = edit() if model == SEEDEDIT else generate()
     entry = table.by_id[model]
     for name in (model, entry.name, entry.label, model.upper()):
@@ -87,7 +87,7 @@ def test_a_named_model_is_never_swapped(table: ModelTable, model: str) -> None:
 @pytest.mark.parametrize("size", ["1K", "2K", "4K", "adaptive"])
 @pytest.mark.parametrize("model", [V5, LITE, V45, V4, T2I])
 def test_what_the_vendors_page_offers_is_never_refused(table: ModelTable, model: str, size: str) -> None:
-    """Its own example asks 5.0 for 1K, which newer documents leave out."""
+    """The vendor's page has an example of 5.0 with 1K, a size that newer documents do not list."""
     assert choose(table, generate(size=size), model).id == model
 
 
@@ -97,7 +97,7 @@ def test_what_the_vendors_page_offers_is_never_refused(table: ModelTable, model:
         (
             generate(options={"seed": 1}),
             V5,
-            f"`seed` is not one of its parameters. Only {T2I} (withdrawn on 2026-08-05) could",
+            f"`seed` is not one of its parameters. Only {T2I} (withdrawn on 2026-08-05) can",
         ),
         (generate(size="3K"), V4, f"`size` '3K' must be 1K, 2K, 4K or WIDTHxHEIGHT. {V5} or {LITE} can"),
         (generate(), SEEDEDIT, "it can't generate from text alone (edit_image edits with it)"),
@@ -128,14 +128,13 @@ def test_what_the_vendors_page_offers_is_never_refused(table: ModelTable, model:
 def test_a_named_model_that_can_not_serve_says_why_and_what_would(
     table: ModelTable, spec: ImageSpec, model: str, says: str
 ) -> None:
-    """The rule, then what would work."""
-    assert says in complaint(table, spec, model)
+    """The error names the broken rule, then what works."""
+    assert says in error_message(table, spec, model)
 
 
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        (generate(size="8K"), "No model can do this: 5.0, Lite (`size` '8K' must be 2K, 3K, 4K"),
         (
             generate(options={"guidance_scale": 0.5}),
             "No model can do this: 3.0 (`guidance_scale` must be from 1 to 10)",
@@ -158,8 +157,38 @@ def test_a_named_model_that_can_not_serve_says_why_and_what_would(
     ],
 )
 def test_nobody_serves(table: ModelTable, spec: ImageSpec, says: str) -> None:
-    """Without a named model, the error tells the demand that no model meets, or the pair that no model combines."""
-    assert says in complaint(table, spec)
+    """The error names the argument that no model accepts, or two that no model combines."""
+    assert says in error_message(table, spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "model", "message"),
+    [
+        (generate(size="8K"), None, "`size` '8K' must be 1K, 1.5K, 2K, 3K, 4K or WIDTHxHEIGHT."),
+        (generate(size="8K", aspect_ratio="16:9"), None, "`size` '8K' must be 1K, 1.5K, 2K, 3K, 4K or WIDTHxHEIGHT."),
+        (generate(size="8K"), V45, f"{V45}: `size` '8K' must be 2K, 4K or WIDTHxHEIGHT."),
+        (generate(size="8K"), T2I, f"{T2I}: `size` '8K' must be WIDTHxHEIGHT."),
+        (generate(size="9000x9000"), PRO, f"{PRO}: `size` '9000x9000' must have from 921,600 to 4,624,220 pixels"),
+        (generate(size="8K", options={"seed": 5}), None, "`size` '8K' must be WIDTHxHEIGHT."),
+        (generate(size="8K", options={"tools": "web_search"}), None, "`size` '8K' must be 2K, 3K, 4K or WIDTHxHEIGHT."),
+        (
+            edit(size="5K", options={"layer_decomposition": True}),
+            None,
+            "`size` '5K' must be auto, 1K, 1.5K or 2K with `layer_decomposition`.",
+        ),
+    ],
+)
+def test_an_unknown_size_lists_only_the_sizes_of_usable_models(
+    table: ModelTable, spec: ImageSpec, model: str | None, message: str
+) -> None:
+    """These are the named model, or all models that support the rest of the call."""
+    assert error_message(table, spec, model).removesuffix(", width x height.") == message
+
+
+def test_an_unknown_size_in_a_call_that_no_model_serves_lists_all_sizes(table: ModelTable) -> None:
+    """The size is reported before other faults of the call."""
+    spec = generate(size="8K", options={"seed": 5, "tools": "web_search"})
+    assert error_message(table, spec) == "`size` '8K' must be 1K, 1.5K, 2K, 3K, 4K or WIDTHxHEIGHT."
 
 
 @pytest.mark.parametrize(
@@ -194,36 +223,36 @@ def test_nobody_serves(table: ModelTable, spec: ImageSpec, says: str) -> None:
     ],
 )
 def test_combinations_that_exclude_each_other(table: ModelTable, spec: ImageSpec, says: str) -> None:
-    """Whatever the model."""
-    assert says in complaint(table, spec)
+    """These rules hold for all models."""
+    assert says in error_message(table, spec)
 
 
 @pytest.mark.parametrize(
     ("picture", "options", "says"),
     [
-        ("R0lGODlhAQABAAAAACw=", {"layer_decomposition": True}, "takes png or jpeg, and `image` number 1 is a gif"),
+        ("R0lGODlhAQABAAAAACw=", {"layer_decomposition": True}, "takes png or jpeg, but `image` number 1 is a gif"),
         (
             "data:image/jpeg;base64,/9j/4AAQSkZJRgABAQAAAQABAAA=",
             {"background": "transparent", "output_format": "png"},
-            "takes png, and `image` number 1 is a jpeg",
+            "takes png, but `image` number 1 is a jpeg",
         ),
     ],
 )
 def test_some_work_only_with_pictures_of_a_kind(
     table: ModelTable, picture: str, options: dict[str, Any], says: str
 ) -> None:
-    """Told by the bytes of a picture that is given as data; a link is not fetched to know."""
-    assert says in complaint(table, edit((picture,), options=options))
+    """The kind is recognized by the picture's bytes; links are not downloaded to check it."""
+    assert says in error_message(table, edit((picture,), options=options))
     assert choose(table, edit(ONE, options=options)).id == PRO
 
 
 def test_fifteen_in_and_out_is_allowed(table: ModelTable) -> None:
-    """The limit itself."""
+    """The limit is inclusive."""
     assert choose(table, edit(ONE * 10, options={"sequential_image_generation_options": 5, **AUTO})).id == V5
 
 
 def test_excluded_models_are_passed_over(table: ModelTable) -> None:
-    """Those the upstream has refused of this call; the next of the order serves."""
+    """Models that the upstream refused for this call are skipped."""
     assert choose(table, edit(), excluding=[(V5, None)]).id == LITE
     assert choose(table, generate(size="2K"), excluding=[(V5, "2K")]).id == LITE
     assert choose(table, generate(size="2K"), excluding=[(V5, "3K")]).id == V5
@@ -232,7 +261,7 @@ def test_excluded_models_are_passed_over(table: ModelTable) -> None:
 
 
 def test_models_that_were_refused_lately_come_last(table: ModelTable) -> None:
-    """They are chosen where nothing else fits, and before no withdrawn one."""
+    """Models with a recent refusal rank below others, but above withdrawn ones."""
     assert choose(table, generate(), avoiding=[(V5, None)]).id == LITE
     assert choose(table, generate(size="4K"), avoiding=[(V5, "4K"), (LITE, None)]).id == V45
     everything = [(model.id, None) for model in table.models]
@@ -258,5 +287,5 @@ def test_models_that_were_refused_lately_come_last(table: ModelTable) -> None:
 def test_values_that_ask_for_nothing_are_sent_only_where_they_are_taken(
     table: ModelTable, spec: ImageSpec, model: str, sent: Any
 ) -> None:
-    """A model that lacks the parameter, or a combination that excludes it, does not get them."""
+    """Neutral values are left out if the model lacks the parameter or another option excludes it."""
     assert sent_options(table, table.by_id[model], spec) == (spec.options if sent is ... else sent)

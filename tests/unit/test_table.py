@@ -1,4 +1,4 @@
-"""The table: every fact of the upstream's documents, and what happens to a table that is wrong."""
+"""The capability table: its facts, and errors for invalid tables."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SEQUENTIAL = {"sequential_image_generation", "sequential_image_generation_option
 def test_each_model_has_the_facts_of_its_row(
     table: ModelTable, model: str, max_images: int, sizes: str, area: tuple[int, int], only: set[str]
 ) -> None:
-    """The rows of the upstream's model table, written down a second time; behind "|" what production refuses."""
+    """An independent copy of the upstream's model table; sizes that production refuses follow the "|"."""
     entry = table.by_id[model]
     assert entry.max_images == max_images
     taken, refused = sizes.split(" | ")
@@ -69,7 +69,7 @@ def test_guidance_defaults(table: ModelTable) -> None:
 
 
 def test_order_of_preference(table: ModelTable) -> None:
-    """5.0, then Lite, whether from text or from pictures; the withdrawn ones stand last."""
+    """5.0, then Lite, for both operations; withdrawn models come last."""
     assert [model.id for model in table.models_for("generate")][:2] == [V5, LITE]
     assert [model.id for model in table.models_for("edit")][:2] == [V5, LITE]
     assert [model.id for model in table.models if model.withdrawn] == [T2I, SEEDEDIT]
@@ -89,7 +89,7 @@ def test_order_of_preference(table: ModelTable) -> None:
     ],
 )  # fmt: skip
 def test_a_model_is_found_by_what_people_write(table: ModelTable, written: str, model: str) -> None:
-    """Any spelling that can only mean one model."""
+    """Any unambiguous spelling of its id, name or label."""
     found = table.find(written)
     assert found
     assert found.id == model
@@ -99,7 +99,7 @@ def test_a_model_is_found_by_what_people_write(table: ModelTable, written: str, 
     "written", ["seedream", "dall-e-3", "", "pro max", "seedream-6", "0", "fal-ai/flux/pro", "x/4.5"]
 )
 def test_a_name_that_means_no_model_finds_none(table: ModelTable, written: str) -> None:
-    """Nothing is guessed."""
+    """Ambiguous and unknown names match no model."""
     assert table.find(written) is None
 
 
@@ -111,20 +111,20 @@ def test_a_name_that_means_no_model_finds_none(table: ModelTable, written: str) 
         ("generate = false", "generat = false", "generat: there is no such name"),
         ('type = "url"', 'type = "uri"', "parameters.callback_url.type: it has to be 'boolean', 'integer'"),
         ("aspect_ratio = 16", "aspect_ratio = ", "can't be read: Invalid value (at line"),
-        (f'id = "{LITE}"', f'id = "{V5}"', "stands twice"),
+        (f'id = "{LITE}"', f'id = "{V5}"', "is used twice"),
         ("default = 2.5", "defualt = 2.5", "guidance_scale.defualt: there is no such name"),
         ("default = 2.5", "default = 25", "guidance_scale: default must be from 1 to 10"),
         ("when = { stream = true }", "when = { streem = true }", "streem is not one of [parameters]"),
         ("default = 2.5", "default = true", "guidance_scale: default is not a number"),
         ("maximum = 2147483647", "maximum = -5", "seed: minimum is above maximum"),
         ("default = 2.5", "values = ['a']", "guidance_scale: only a string has values"),
-        ('label = "Lite"', 'label = "5.0"', "5.0 stands twice"),
-        ("pixels = [921_600, 4_624_220]", "pixels = [9, 4]", "pixels: the smaller bound comes first"),
+        ('label = "Lite"', 'label = "5.0"', "5.0 is used twice"),
+        ("pixels = [921_600, 4_624_220]", "pixels = [9, 4]", "pixels: the lower bound must come first"),
         ("pixels = [921_600, 4_624_220]", "pixels = [9]", "pixels: it has to have 2 or more"),
     ],
 )
 def test_a_wrong_table_names_the_line_at_fault(tmp_path: Path, right: str, wrong: str, complaint: str) -> None:
-    """One fault put into the built-in table: the error says what, and on which line."""
+    """The error describes the fault and names its line."""
     source = files("mcp_seedream.catalog").joinpath("models.toml").read_text("utf-8")
     assert right in source
     path = tmp_path / "models.toml"
@@ -137,7 +137,7 @@ def test_a_wrong_table_names_the_line_at_fault(tmp_path: Path, right: str, wrong
 
 
 def test_a_missing_key_is_found_in_its_entry(tmp_path: Path) -> None:
-    """What is not there has no line: the entry's head is named."""
+    """The error names the line where the entry starts."""
     source = files("mcp_seedream.catalog").joinpath("models.toml").read_text("utf-8")
     path = tmp_path / "models.toml"
     path.write_text(source.replace('name = "Seedream 4.5"\n', "", 1), "utf-8")
@@ -147,7 +147,7 @@ def test_a_missing_key_is_found_in_its_entry(tmp_path: Path) -> None:
 
 
 def test_a_table_must_have_a_model_for_each_operation(tmp_path: Path) -> None:
-    """Without one that edits, there would be no edit_image to publish."""
+    """Without a model that edits, edit_image would have no model to publish."""
     source = files("mcp_seedream.catalog").joinpath("models.toml").read_text("utf-8")
     head, *models = source.split("\n[[models]]\n")
     path = tmp_path / "models.toml"
@@ -161,7 +161,7 @@ def test_a_table_must_have_a_model_for_each_operation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe", b""])
 def test_an_unreadable_table_is_a_configuration_error(tmp_path: Path, content: bytes | None) -> None:
-    """No file, no UTF-8, nothing in it."""
+    """A missing file, invalid UTF-8, or an empty file."""
     path = tmp_path / "models.toml"
     if content is not None:
         path.write_bytes(content)
