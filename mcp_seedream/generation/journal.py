@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ import anyio.to_thread
 
 from mcp_seedream.catalog.selection import Refusal
 from mcp_seedream.core.errors import StoreUnavailable
-from mcp_seedream.generation.journal_file import open_database
 from mcp_seedream.upstream.types import State, Task
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,25 @@ NEWEST = 20
 """Tasks in a listing."""
 _KEPT = 30 * 24 * 3600  # seconds
 _PAUSE = 60  # seconds without the journal after another process kept it busy
+_BUSY_SECONDS = 1  # seconds to wait for another process that writes
+_VERSION, _APPLICATION_ID = 2, 0x5EED
+_TABLES = """
+CREATE TABLE IF NOT EXISTS tasks (
+    id TEXT PRIMARY KEY, at REAL NOT NULL, tool TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'pending', links TEXT NOT NULL DEFAULT '[]', files TEXT NOT NULL DEFAULT '[]'
+);
+CREATE TABLE IF NOT EXISTS attempts (
+    id TEXT PRIMARY KEY, call TEXT NOT NULL, request TEXT NOT NULL, holder TEXT NOT NULL, owner TEXT NOT NULL,
+    opened_at REAL NOT NULL, held_at REAL NOT NULL, state TEXT NOT NULL, task_id TEXT NOT NULL, model TEXT NOT NULL,
+    left_at REAL, may_have_left INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS leases (owner TEXT PRIMARY KEY, until REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS refusals (
+    model TEXT NOT NULL, size TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (model, size)
+);
+CREATE INDEX IF NOT EXISTS tasks_at ON tasks (at);
+DROP TABLE IF EXISTS doubts;
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +210,7 @@ class Journal:
             self._connection = None
 
     def _locked(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        self._connection = self._connection or open_database(self.path)
+        self._connection = self._connection or _open_database(self.path)
         with self._connection:  # one transaction
             return work(self._connection)
 
@@ -219,3 +238,38 @@ def open_journal(setting: str | None, *, in_memory: bool = False) -> Journal | N
     if setting:
         return Journal(Path(setting))
     return Journal(IN_MEMORY if in_memory else usual_path())
+
+
+def _open_database(path: Path | str) -> sqlite3.Connection:
+    """A connection to the journal's file, which is made if it is missing.
+
+    Raises:
+        sqlite3.Error: The file is damaged, of a newer version, or another program's.
+        OSError: It can't be opened.
+    """
+    if isinstance(path, Path):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # prompts are their writer's own
+    db = sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False)
+    try:
+        _check_database(db)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        # The application id is written first: another server that looks at this moment refuses tables without it.
+        db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        db.executescript(_TABLES)
+        db.execute(f"PRAGMA user_version = {_VERSION}")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _check_database(db: sqlite3.Connection) -> None:
+    if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+        raise sqlite3.DatabaseError("it is damaged")
+    if db.execute("PRAGMA user_version").fetchone()[0] > _VERSION:
+        raise sqlite3.DatabaseError("a newer version wrote it")
+    empty = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if not empty and db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
+        raise sqlite3.DatabaseError("it is another program's")

@@ -12,13 +12,13 @@ from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.generation.attempts import Attempts
 from mcp_seedream.generation.background import BackgroundCalls, Keeping, open_background_calls
-from mcp_seedream.generation.input_pictures import InputPictures
 from mcp_seedream.generation.journal import Journal
 from mcp_seedream.generation.lookups import TaskLookups
 from mcp_seedream.generation.redis_attempts import RedisAttempts
 from mcp_seedream.generation.refusal_memory import RefusalMemory
 from mcp_seedream.generation.service import GenerationLimits, ImageService
 from mcp_seedream.media.downloads import Downloads
+from mcp_seedream.media.input_pictures import InputPictures
 from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.upstream.client import SeedreamClient
 from mcp_seedream.upstream.poller import TaskWaiter, open_waiter

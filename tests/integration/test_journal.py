@@ -91,6 +91,7 @@ async def test_two_servers_share_it(path: Path) -> None:
 
 async def test_a_journal_of_the_version_before_is_read(path: Path) -> None:
     """Its tasks stay listed; new attempts can be kept in it."""
+    path.parent.mkdir()
     with sqlite3.connect(path) as db:
         db.executescript("""
             PRAGMA application_id = 0x5EED; PRAGMA user_version = 1;
@@ -101,7 +102,7 @@ async def test_a_journal_of_the_version_before_is_read(path: Path) -> None:
             );
             CREATE TABLE doubts (number INTEGER PRIMARY KEY, call TEXT NOT NULL, owner INTEGER, left_at REAL NOT NULL);
             CREATE INDEX tasks_call ON tasks (call) WHERE call IS NOT NULL;
-            INSERT INTO tasks VALUES ('t0', 1, 'generate_image', 'm', 'a', 'pending', '[]', '[]', 'key', 1, 1);
+            INSERT INTO tasks VALUES ('t0', unixepoch() - 9, 'generate_image', 'm', 'a', 'pending', '[]', '[]', 'key', 1, 1);
         """)
     db.close()
     journal = Journal(path)
