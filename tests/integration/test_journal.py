@@ -102,7 +102,8 @@ async def test_a_journal_of_the_version_before_is_read(path: Path) -> None:
             );
             CREATE TABLE doubts (number INTEGER PRIMARY KEY, call TEXT NOT NULL, owner INTEGER, left_at REAL NOT NULL);
             CREATE INDEX tasks_call ON tasks (call) WHERE call IS NOT NULL;
-            INSERT INTO tasks VALUES ('t0', unixepoch() - 9, 'generate_image', 'm', 'a', 'pending', '[]', '[]', 'key', 1, 1);
+            INSERT INTO tasks (id, at, tool, model, prompt, call, owner, left_at)
+            VALUES ('t0', strftime('%s', 'now') - 9, 'generate_image', 'm', 'a', 'key', 1, 1);
         """)
     db.close()
     journal = Journal(path)
