@@ -99,11 +99,12 @@ class Attempts:
         more than one attempt abandons none of them; an identical call joins at once, whichever it was.
         """
         request, store = _request_hash(caller, request_id), self._owner.store
-        found = [stored.attempt for stored in await store.find(request) if stored.attempt.request == request]
-        for attempt in found:
-            if len(found) > 1:
+        found = [stored.attempt for stored in await store.find(request)]
+        waiting = [attempt for attempt in found if attempt.request == request and attempt.left_at is None]
+        for attempt in waiting:
+            if len(waiting) > 1:
                 await store.advance(replace(attempt, may_have_left=True))
-            elif attempt.left_at is None:
+            else:
                 await store.advance(replace(attempt, left_at=self._owner.clock()))
 
 

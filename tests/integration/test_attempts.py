@@ -344,6 +344,17 @@ async def test_a_notice_for_one_of_two_calls_abandons_neither(world: World) -> N
         assert await claim(process, call) is None
 
 
+async def test_a_notice_is_for_the_call_that_waits(world: World) -> None:
+    """An abandoned one with the same request id, of a client that was started again, does not make it ambiguous."""
+    process = world.process()
+    async with anyio.create_task_group() as group:
+        async with begun(process, State.ACCEPTED, OTHER, caller="alice", request_id=1):
+            group.cancel_scope.cancel()
+    async with begun(process, State.ACCEPTED, CALL, caller="alice", request_id=1):
+        await process.cancel("alice", 1)
+    assert await claim(process)
+
+
 async def test_a_refused_task_is_not_withdrawn_from_whoever_claimed_it(world: World) -> None:
     """The identical call sends again; the first one does not."""
     process = world.process()
