@@ -46,8 +46,8 @@ class State(StrEnum):
     WITHDRAWN = "withdrawn"
 
 
-Outcome = Literal["saved", "left", "claimed", "missing"]
-"""Of a write: saved; saved, and the caller has left; not saved, since another call holds the attempt, or it is gone."""
+Outcome = Literal["saved", "left", "lost"]
+"""Of a write: saved; saved, and the caller has left; not saved, since another call holds the attempt now."""
 
 
 @dataclass(slots=True)
@@ -94,33 +94,22 @@ class Stored:
 class AttemptStore(Protocol):
     """Keeps attempts. Every method raises `StoreUnavailable` if the store can't be used."""
 
-    async def open(self, attempt: Attempt) -> None:
-        """Add an attempt, and renew the lease of its owner."""
-
     async def find(self, name: str) -> list[Stored]:
         """The attempts whose call or request has this hash."""
 
-    async def advance(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
-        """Write an attempt, unless another call holds it. A stored `left_at` stays if the new one is None.
+    async def save(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
+        """Write an attempt, unless another call holds it, and renew the lease of its owner for `Timing.lease`.
 
-        Args:
-            attempt: The attempt as it should be.
-            before: The attempt as another call held it, which this one claims.
-        """
-
-    async def close(self, attempt: Attempt, *, only_if_heard: bool = False) -> Outcome:
-        """Remove an attempt, unless another call holds it.
+        A stored `left_at` stays if the new one is None. A DELIVERED attempt is removed, unless its caller has left; a
+        WITHDRAWN one is always removed.
 
         Args:
             attempt: The attempt.
-            only_if_heard: Keep it if its caller has left.
+            before: The attempt as another call held it, if this call claims it. It must still be stored.
         """
 
-    async def renew(self, owner: str) -> None:
-        """Renew the lease of a process."""
-
-    async def release(self, owner: str) -> None:
-        """End the lease of a process: others may claim what it holds."""
+    async def renew(self, owner: str, seconds: float) -> None:
+        """Renew the lease of a process. With 0 seconds it ends: others may claim what the process holds."""
 
 
 class MemoryAttempts:
@@ -128,51 +117,37 @@ class MemoryAttempts:
 
     def __init__(self) -> None:
         self._attempts: dict[str, Attempt] = {}
-        self._abandoned: OrderedDict[str, None] = OrderedDict()
         self._by_name: defaultdict[str, set[str]] = defaultdict(set)
+        self._abandoned: OrderedDict[str, None] = OrderedDict()
 
-    async def open(self, attempt: Attempt) -> None:
-        self._attempts[attempt.id] = replace(attempt)
-        for name in (attempt.call, attempt.request):
-            self._by_name[name].add(attempt.id)
-        if attempt.left_at is not None:
-            self._abandoned[attempt.id] = None
-            while len(self._abandoned) > MAX_ABANDONED:
-                self._remove(self._attempts[next(iter(self._abandoned))])
+    def __contains__(self, attempt: Attempt) -> bool:
+        return attempt.id in self._attempts
 
     async def find(self, name: str) -> list[Stored]:
         return [Stored(replace(self._attempts[id_]), "alive") for id_ in self._by_name.get(name, ())]
 
-    async def advance(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
+    async def save(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
         stored = self._attempts.get(attempt.id)
-        if stored is None:
-            return "missing"
-        if stored.holder != (before or attempt).holder:
-            return "claimed"
-        left_at = attempt.left_at if before else attempt.left_at or stored.left_at
-        self._remove(stored)
-        await self.open(replace(attempt, left_at=left_at))
-        return "saved" if left_at is None else "left"
+        if stored.holder != (before or attempt).holder if stored else before:
+            return "lost"
+        attempt = merged(attempt, stored, before)
+        if stored:
+            self._remove(stored)
+        if not is_closed(attempt):
+            self._add(attempt)
+        return "saved" if attempt.left_at is None else "left"
 
-    async def close(self, attempt: Attempt, *, only_if_heard: bool = False) -> Outcome:
-        stored = self._attempts.get(attempt.id)
-        if stored is None:
-            return "missing"
-        if stored.holder != attempt.holder:
-            return "claimed"
-        if only_if_heard and stored.left_at is not None:
-            return "left"
-        self._remove(stored)
-        return "saved"
+    async def renew(self, owner: str, seconds: float) -> None:
+        pass
 
-    async def renew(self, owner: str) -> None:
-        """Nothing to do."""
-
-    async def release(self, owner: str) -> None:
-        """Nothing to do."""
-
-    def __contains__(self, attempt: Attempt) -> bool:
-        return attempt.id in self._attempts
+    def _add(self, attempt: Attempt) -> None:
+        self._attempts[attempt.id] = attempt
+        for name in (attempt.call, attempt.request):
+            self._by_name[name].add(attempt.id)
+        if attempt.left_at is not None:
+            self._abandoned[attempt.id] = None
+        if len(self._abandoned) > MAX_ABANDONED:
+            self._remove(self._attempts[next(iter(self._abandoned))])
 
     def _remove(self, attempt: Attempt) -> None:
         del self._attempts[attempt.id]
@@ -184,7 +159,7 @@ class MemoryAttempts:
 
 
 class FailoverAttempts:
-    """A shared store, with the memory of this process for as long as that store can't be used. Raises nothing.
+    """A shared store, with the memory of this process while that store can't be used. Raises nothing.
 
     Args:
         shared: The store that other processes use too; None: memory alone.
@@ -194,40 +169,30 @@ class FailoverAttempts:
         self._shared = shared
         self._memory = MemoryAttempts()
 
-    async def open(self, attempt: Attempt) -> None:
-        try:
-            await (self._shared or self._memory).open(attempt)
-        except StoreUnavailable:
-            await self._memory.open(attempt)
-
     async def find(self, name: str) -> list[Stored]:
         found = await self._memory.find(name)
-        try:
+        with suppress(StoreUnavailable):
             return [*found, *await self._shared.find(name)] if self._shared else found
-        except StoreUnavailable:
-            return found
+        return found
 
-    async def advance(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
-        if self._shared is None or attempt in self._memory:
-            return await self._memory.advance(attempt, before)
-        try:
-            return await self._shared.advance(attempt, before)
-        except StoreUnavailable:
-            await self._memory.open(attempt)
-            return "missing"
+    async def save(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
+        if self._shared and attempt not in self._memory:
+            with suppress(StoreUnavailable):
+                return await self._shared.save(attempt, before)
+        return await self._memory.save(attempt, before)
 
-    async def close(self, attempt: Attempt, *, only_if_heard: bool = False) -> Outcome:
-        if self._shared is None or attempt in self._memory:
-            return await self._memory.close(attempt, only_if_heard=only_if_heard)
-        try:
-            return await self._shared.close(attempt, only_if_heard=only_if_heard)
-        except StoreUnavailable:
-            return "missing"
-
-    async def renew(self, owner: str) -> None:
+    async def renew(self, owner: str, seconds: float) -> None:
         with suppress(StoreUnavailable):
-            await (self._shared or self._memory).renew(owner)
+            if self._shared:
+                await self._shared.renew(owner, seconds)
 
-    async def release(self, owner: str) -> None:
-        with suppress(StoreUnavailable):
-            await (self._shared or self._memory).release(owner)
+
+def merged(attempt: Attempt, stored: Attempt | None, before: Attempt | None) -> Attempt:
+    """The attempt to store: with the stored `left_at`, unless a claim clears it."""
+    left_at = attempt.left_at if before or stored is None else attempt.left_at or stored.left_at
+    return replace(attempt, left_at=left_at)
+
+
+def is_closed(attempt: Attempt) -> bool:
+    """Whether an attempt is removed instead of stored."""
+    return attempt.state is State.WITHDRAWN or (attempt.state is State.DELIVERED and attempt.left_at is None)

@@ -59,13 +59,13 @@ class Attempts:
             finally:
                 group.cancel_scope.cancel()
                 with anyio.CancelScope(shield=True):
-                    await self._owner.store.release(self._owner.id)
+                    await self._owner.store.renew(self._owner.id, 0)
 
     async def _renew_lease(self) -> None:
         while True:
             await anyio.sleep(self._owner.timing.renewal)
             if self._owner.open_calls:
-                await self._owner.store.renew(self._owner.id)
+                await self._owner.store.renew(self._owner.id, self._owner.timing.lease)
 
     @asynccontextmanager
     async def attempt(
@@ -103,9 +103,9 @@ class Attempts:
         waiting = [attempt for attempt in found if attempt.request == request and attempt.left_at is None]
         for attempt in waiting:
             if len(waiting) > 1:
-                await store.advance(replace(attempt, may_have_left=True))
+                await store.save(replace(attempt, may_have_left=True))
             else:
-                await store.advance(replace(attempt, left_at=self._owner.clock()))
+                await store.save(replace(attempt, left_at=self._owner.clock()))
 
 
 def _request_hash(caller: str, request_id: RequestId) -> str:

@@ -61,6 +61,7 @@ class CallAttempt:
         self._request = request
         self._id = uuid4().hex
         self._began = owner.clock()
+        self._saving = anyio.Lock()
         self._attempt: Attempt | None = None  # None: not opened yet, closed, or held by another call now
 
     async def claim(self, call: str, patience: float) -> Claim | None:
@@ -93,7 +94,7 @@ class CallAttempt:
                 continue
             leases = {each.stored.attempt.holder: each.stored.lease for each in options} | leases
             if best.action == "presume left":
-                await owner.store.advance(replace(best.stored.attempt, left_at=owner.clock()))
+                await owner.store.save(replace(best.stored.attempt, left_at=owner.clock()))
             if best.action != "variation" and anyio.current_time() >= deadline:
                 raise CallInProgress
             if owner.shutdown.requested.is_set():
@@ -114,7 +115,7 @@ class CallAttempt:
         id_, began, owner = uuid4().hex, self._began, self._owner.id
         self._attempt = Attempt(id_, call, self._request, self._id, owner, opened_at=began, held_at=began)
         self._owner.open_calls.add(self._id)
-        await self._owner.store.open(self._attempt)
+        await self._save()
 
     async def _take(self, candidate: Candidate) -> Claim | None:
         """Become the holder of an attempt; None if another call was faster."""
@@ -129,12 +130,10 @@ class CallAttempt:
             left_at=None,
             may_have_left=False,
         )
-        await owner.store.renew(owner.id)  # without a lease others would take it for abandoned
-        if await owner.store.advance(taken, before) != "saved":
+        if await owner.store.save(taken, before) == "lost":
             return None
         since = before.held_at if before.left_at is None else before.left_at
         if candidate.action == "tell":
-            await owner.store.close(taken)
             ago = max(0, owner.clock() - since)
             raise SubmissionUncertain(f"The same call was broken off {ago:.0f} s ago, and its answer lost. {UNCERTAIN}")
         self._attempt = taken
@@ -147,7 +146,7 @@ class CallAttempt:
         await self._advance(State.SENDING)
 
     async def not_sent(self) -> None:
-        """The upstream surely did not accept the request, which may be tried again."""
+        """The upstream surely did not accept the request."""
         if self._attempt and self._attempt.state is State.SENDING:
             await self._advance(State.QUEUED)
 
@@ -170,7 +169,7 @@ class CallAttempt:
             if await self._save() == "left":
                 self._attempt = accepted
                 await self.abandon()
-        return self._attempt is not None and not self.caller_left
+        return not self.caller_left
 
     async def abandon(self) -> None:
         """The caller may never get the result: an identical call may claim the task."""
@@ -183,12 +182,10 @@ class CallAttempt:
             attempt.state = State.ABANDONED
             logger.info("the caller of task %s left", attempt.task_id)
         await self._save()
-        if attempt.state in (State.ABANDONED, State.UNCERTAIN):
-            self._owner.open_calls.discard(self._id)  # it can be claimed without a lease
 
     async def delivered(self) -> None:
         """The client has fetched the result, even if it was presumed gone: an identical call is a new one."""
-        await self._close()
+        await self._advance(State.WITHDRAWN)
 
     @asynccontextmanager
     async def noting_cancellation(self) -> AsyncIterator[None]:
@@ -238,34 +235,37 @@ class CallAttempt:
             else:
                 await self.abandon()
         else:
-            await self._close()
+            await self._advance(State.WITHDRAWN)
 
     async def _advance(self, state: State) -> None:
         if self._attempt:
             self._attempt.state = state
             await self._save()
 
-    async def _save(self) -> Outcome:
-        if self._attempt is None:
-            return "claimed"
-        outcome = await self._owner.store.advance(self._attempt)
-        self.caller_left |= outcome in ("left", "claimed")
-        if outcome == "claimed":
-            self._forget()
-        return outcome
-
     async def _close_if_heard(self) -> None:
         """Remove the attempt, unless a notice or an identical call said that the caller left."""
-        if self._attempt and await self._owner.store.close(self._attempt, only_if_heard=True) == "left":
-            await self.abandon()
-        else:
-            self._forget()
+        if attempt := self._attempt:
+            state, attempt.state = attempt.state, State.DELIVERED
+            if await self._save() == "left":
+                attempt.state = state
+                await self.abandon()
 
-    async def _close(self) -> None:
-        if self._attempt:
-            await self._owner.store.close(self._attempt)
-            self._forget()
+    async def _save(self) -> Outcome:
+        async with self._saving:  # the call and the note of its cancellation write in turn, each the newest state
+            return await self._save_now()
 
-    def _forget(self) -> None:
-        self._owner.open_calls.discard(self._id)
-        self._attempt = None
+    async def _save_now(self) -> Outcome:
+        attempt, owner = self._attempt, self._owner
+        if attempt is None:
+            return "lost"
+        outcome = await owner.store.save(attempt)
+        self.caller_left |= outcome != "saved"
+        if (
+            outcome == "lost"
+            or attempt.state is State.WITHDRAWN
+            or (attempt.state, outcome) == (State.DELIVERED, "saved")
+        ):
+            self._attempt = None
+        if self._attempt is None or attempt.state in (State.ABANDONED, State.UNCERTAIN):
+            owner.open_calls.discard(self._id)  # it is closed, or can be claimed without a lease
+        return outcome

@@ -26,30 +26,29 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 logger = logging.getLogger(__name__)
-_LIFE = 3600  # seconds, longer than any call and `Timing.claimable`: the keys of a killed process are gone then
+_KEPT = 3600  # seconds, longer than any call and `Timing.claimable`: the keys of a killed process are gone then
 _ATTEMPT, _INDEX, _LEASE = f"{PREFIX}attempt:", f"{PREFIX}attempts-of:", f"{PREFIX}lease:"
 _REFUSED = f"{PREFIX}refused"
-# Writes or removes an attempt unless another call holds it. The test and the write must not be interrupted.
-# KEYS: the attempt; the sets of its call, its request and its former request. ARGV: its id; its holder; "advance",
-# "claim", "close" or "close if heard"; milliseconds to live; fields and values.
-_WRITE = """
+# Writes or removes an attempt unless another call holds it. Nothing may come between the look and the write.
+# KEYS: the attempt; the sets of its call, its request and its former request; the lease of its owner.
+# ARGV: its id; its holder; `left_at`; JSON; the holder that is expected; "claim" or ""; its state; milliseconds that it
+# is kept; milliseconds of the lease.
+_SAVE = """
+local id, holder, left, json, expected, claim, state, kept, lease = unpack(ARGV)
 local stored = redis.call('HMGET', KEYS[1], 'holder', 'left_at')
-if not stored[1] then return 'missing' end
-if stored[1] ~= ARGV[2] then return 'claimed' end
-local left = stored[2] ~= ''
-if ARGV[3] == 'close if heard' and left then return 'left' end
-if ARGV[3] == 'close' or ARGV[3] == 'close if heard' then
-  redis.call('DEL', KEYS[1])
-  redis.call('SREM', KEYS[2], ARGV[1])
-  redis.call('SREM', KEYS[3], ARGV[1])
-  return 'saved'
+if stored[1] and stored[1] ~= expected or not stored[1] and claim ~= '' then return 'lost' end
+if left == '' and claim == '' then left = stored[2] or '' end
+for n = 1, 4 do
+  if n == 1 then redis.call('DEL', KEYS[1]) else redis.call('SREM', KEYS[n], id) end
 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 5))
-if ARGV[3] == 'advance' and left then redis.call('HSET', KEYS[1], 'left_at', stored[2]) end
-redis.call('SREM', KEYS[4], ARGV[1])
-for n = 2, 3 do redis.call('SADD', KEYS[n], ARGV[1]) end
-for n = 1, 3 do redis.call('PEXPIRE', KEYS[n], ARGV[4]) end
-return redis.call('HGET', KEYS[1], 'left_at') == '' and 'saved' or 'left'
+if not (state == 'withdrawn' or state == 'delivered' and left == '') then
+  redis.call('HSET', KEYS[1], 'holder', holder, 'state', state, 'left_at', left, 'json', json)
+  redis.call('SADD', KEYS[2], id)
+  redis.call('SADD', KEYS[3], id)
+  for n = 1, 3 do redis.call('PEXPIRE', KEYS[n], kept) end
+  redis.call('SET', KEYS[5], redis.call('TIME')[1] .. redis.call('TIME')[2], 'PX', lease)
+end
+return left == '' and 'saved' or 'left'
 """
 
 
@@ -68,50 +67,39 @@ class RedisAttempts:
         self._pause = pause
         self._works = True
         self._next_try = 0.0
-        self._write = redis.register_script(_WRITE)
-
-    async def open(self, attempt: Attempt) -> None:
-        """Add an attempt, and renew the lease of its owner."""
-        life = milliseconds(_LIFE)
-        async with self._redis.pipeline(transaction=True) as pipeline:
-            key, fields = _ATTEMPT + attempt.id, _as_fields(attempt)
-            pipeline.hset(key, mapping=fields)
-            pipeline.pexpire(key, life)
-            for name in (attempt.call, attempt.request):
-                pipeline.sadd(_INDEX + name, attempt.id)
-                pipeline.pexpire(_INDEX + name, life)
-            pipeline.set(_LEASE + attempt.owner, monotonic(), px=milliseconds(self._timing.lease))
-            await self._do(pipeline.execute)
+        self._script = redis.register_script(_SAVE)
 
     async def find(self, name: str) -> list[Stored]:
         """The attempts whose call or request has this hash."""
         ids = await self._do(self._redis.smembers, _INDEX + name)
-        if not ids:
-            return []
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for id_ in ids:
-                pipeline.hgetall(_ATTEMPT + id_)
-            attempts = [_as_attempt(fields) for fields in await self._do(pipeline.execute) if fields]
-        if not attempts:
-            return []
-        leases = await self._do(self._redis.mget, [_LEASE + attempt.owner for attempt in attempts])
+        attempts = []
+        for id_ in ids:
+            json_text, left_at = await self._do(self._redis.hmget, _ATTEMPT + id_, ["json", "left_at"])
+            if json_text:
+                fields = json.loads(json_text)
+                state, left_at = State(fields["state"]), float(left_at) if left_at else None
+                attempts.append(Attempt(**{**fields, "state": state, "left_at": left_at}))
+        leases = await self._do(self._redis.mget, [_LEASE + each.owner for each in attempts]) if attempts else []
         return [Stored(attempt, lease) for attempt, lease in zip(attempts, leases, strict=True)]
 
-    async def advance(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
-        """Write an attempt, unless another call holds it."""
-        return await self._written(attempt, before or attempt, "claim" if before else "advance")
+    async def save(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
+        """Write or remove an attempt, unless another call holds it, and renew the lease of its owner."""
+        former = before or attempt
+        names = (attempt.call, attempt.request, former.request)
+        keys = [_ATTEMPT + attempt.id, *(_INDEX + name for name in names), _LEASE + attempt.owner]
+        left_at = "" if attempt.left_at is None else str(attempt.left_at)
+        written = [attempt.id, attempt.holder, left_at, json.dumps(asdict(attempt))]
+        expected = [former.holder, "claim" if before else "", attempt.state]
+        times = [milliseconds(_KEPT), milliseconds(self._timing.lease)]
+        outcome: Outcome = await self._do(self._script, keys, [*written, *expected, *times])
+        return outcome
 
-    async def close(self, attempt: Attempt, *, only_if_heard: bool = False) -> Outcome:
-        """Remove an attempt, unless another call holds it."""
-        return await self._written(attempt, attempt, "close if heard" if only_if_heard else "close")
-
-    async def renew(self, owner: str) -> None:
-        """Renew the lease of a process."""
-        await self._do(self._redis.set, _LEASE + owner, monotonic(), px=milliseconds(self._timing.lease))
-
-    async def release(self, owner: str) -> None:
-        """End the lease of a process."""
-        await self._do(self._redis.delete, _LEASE + owner)
+    async def renew(self, owner: str, seconds: float) -> None:
+        """Renew the lease of a process, or end it."""
+        if seconds:
+            await self._do(self._redis.set, _LEASE + owner, str(monotonic()), px=milliseconds(seconds))
+        else:
+            await self._do(self._redis.delete, _LEASE + owner)
 
     async def refusals(self) -> dict[Refusal, float]:
         """What production refused lately, as any process found, until when (Unix seconds) it is remembered."""
@@ -141,15 +129,6 @@ class RedisAttempts:
         with anyio.CancelScope(shield=True):  # a server ends by cancellation
             await self._redis.aclose()
 
-    async def _written(self, attempt: Attempt, before: Attempt, how: str) -> Outcome:
-        names = [attempt.call, attempt.request, before.request]
-        keys = [_ATTEMPT + attempt.id, *(_INDEX + name for name in names)]
-        fields = [text for pair in _as_fields(attempt).items() for text in pair]
-        outcome: Outcome = await self._do(
-            self._write, keys, [attempt.id, before.holder, how, milliseconds(_LIFE), *fields]
-        )
-        return outcome
-
     async def _do(self, command: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:
         """Run a command, even for a caller that leaves.
 
@@ -173,20 +152,3 @@ class RedisAttempts:
             logger.warning("Redis can be used again")
         self._works = True
         return found
-
-
-def _as_fields(attempt: Attempt) -> dict[Any, Any]:
-    """The fields of a hash: text, empty for None."""
-    fields = asdict(attempt) | {"may_have_left": "1" if attempt.may_have_left else ""}
-    return {name: "" if value is None else str(value) for name, value in fields.items()}
-
-
-def _as_attempt(fields: dict[str, str]) -> Attempt:
-    left_at = fields["left_at"]
-    times = {name: float(fields[name]) for name in ("opened_at", "held_at")}
-    changed: dict[str, Any] = {
-        "state": State(fields["state"]),
-        "left_at": float(left_at) if left_at else None,
-        "may_have_left": bool(fields["may_have_left"]),
-    }
-    return Attempt(**{**fields, **times, **changed})

@@ -217,7 +217,6 @@ class ImageService:
             try:
                 return await self._send_once(choice, context)
             except (ModelRefused, SizeRefused) as error:
-                await context.attempt.not_sent()
                 part: Part = "model" if isinstance(error, ModelRefused) else "size"
                 if not await self._choose_again(choice, choice.model.id, part):
                     error.message = f"{error.message} {choice.advice(choice.model.id)}"

@@ -8,12 +8,13 @@ from dataclasses import astuple, fields
 from time import time
 from typing import Any
 
-from mcp_seedream.generation.attempt_store import Attempt, Outcome, State, Stored
+from mcp_seedream.generation.attempt_store import Attempt, Outcome, State, Stored, is_closed, merged
 from mcp_seedream.generation.claims import Timing
 from mcp_seedream.generation.journal import Journal
 
 _COLUMNS = [field.name for field in fields(Attempt)]
 _INSERT = f"INSERT OR REPLACE INTO attempts ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM attempts WHERE id = ?"  # noqa: S608
 _FIND = (
     f"SELECT {', '.join(f'attempts.{name}' for name in _COLUMNS)}, until FROM attempts "  # noqa: S608
     "LEFT JOIN leases ON leases.owner = attempts.owner AND until > ? WHERE call = ? OR request = ?"
@@ -35,18 +36,6 @@ class SQLiteAttempts:
         self._timing = timing or Timing()
         self._clock = clock
 
-    async def open(self, attempt: Attempt) -> None:
-        """Add an attempt, and renew the lease of its owner."""
-
-        def write(db: sqlite3.Connection) -> None:
-            now = self._clock()
-            db.execute("DELETE FROM attempts WHERE held_at < ? AND owner != ?", (now - _KEPT, attempt.owner))
-            db.execute("DELETE FROM leases WHERE until < ?", (now - _KEPT,))
-            db.execute(_INSERT, astuple(attempt))
-            self._renew(db, attempt.owner)
-
-        await self._journal.run(write)
-
     async def find(self, name: str) -> list[Stored]:
         """The attempts whose call or request has this hash."""
 
@@ -56,50 +45,33 @@ class SQLiteAttempts:
 
         return await self._journal.run(read)
 
-    async def advance(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
-        """Write an attempt, unless another call holds it."""
+    async def save(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
+        """Write or remove an attempt, unless another call holds it, and renew the lease of its owner."""
 
         def write(db: sqlite3.Connection) -> Outcome:
-            stored = _stored(db, attempt)
-            if stored is None or stored.holder != (before or attempt).holder:
-                return "missing" if stored is None else "claimed"
-            left_at = attempt.left_at if before else attempt.left_at or stored.left_at
-            db.execute(_INSERT, astuple(attempt))
-            db.execute("UPDATE attempts SET left_at = ? WHERE id = ?", (left_at, attempt.id))
-            return "saved" if left_at is None else "left"
+            db.execute("BEGIN IMMEDIATE")  # no other process writes between the look and the write
+            row = db.execute(_SELECT, (attempt.id,)).fetchone()
+            stored = _as_attempt(row) if row else None
+            if stored.holder != (before or attempt).holder if stored else before:
+                return "lost"
+            new = merged(attempt, stored, before)
+            if is_closed(new):
+                db.execute("DELETE FROM attempts WHERE id = ? OR held_at < ?", (new.id, self._clock() - _KEPT))
+            else:
+                db.execute(_INSERT, astuple(new))
+                self._renew(db, new.owner, self._timing.lease)
+            return "saved" if new.left_at is None else "left"
 
         return await self._journal.run(write)
 
-    async def close(self, attempt: Attempt, *, only_if_heard: bool = False) -> Outcome:
-        """Remove an attempt, unless another call holds it."""
+    async def renew(self, owner: str, seconds: float) -> None:
+        """Renew the lease of a process, or end it."""
+        await self._journal.run(lambda db: self._renew(db, owner, seconds))
 
-        def write(db: sqlite3.Connection) -> Outcome:
-            stored = _stored(db, attempt)
-            if stored is None or stored.holder != attempt.holder:
-                return "missing" if stored is None else "claimed"
-            if only_if_heard and stored.left_at is not None:
-                return "left"
-            db.execute("DELETE FROM attempts WHERE id = ?", (attempt.id,))
-            return "saved"
-
-        return await self._journal.run(write)
-
-    async def renew(self, owner: str) -> None:
-        """Renew the lease of a process."""
-        await self._journal.run(lambda db: self._renew(db, owner))
-
-    async def release(self, owner: str) -> None:
-        """End the lease of a process."""
-        await self._journal.run(lambda db: db.execute("DELETE FROM leases WHERE owner = ?", (owner,)))
-
-    def _renew(self, db: sqlite3.Connection, owner: str) -> None:
-        db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?)", (owner, self._clock() + self._timing.lease))
-
-
-def _stored(db: sqlite3.Connection, attempt: Attempt) -> Attempt | None:
-    db.execute("BEGIN IMMEDIATE")  # nobody else writes between this look and the write
-    row = db.execute(f"SELECT {', '.join(_COLUMNS)} FROM attempts WHERE id = ?", (attempt.id,)).fetchone()  # noqa: S608
-    return _as_attempt(row) if row else None
+    def _renew(self, db: sqlite3.Connection, owner: str, seconds: float) -> None:
+        now = self._clock()
+        db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?)", (owner, now + seconds))
+        db.execute("DELETE FROM leases WHERE until <= ?", (now,))
 
 
 def _as_attempt(row: tuple[Any, ...]) -> Attempt:

@@ -147,8 +147,8 @@ class SeedreamClient:
                     )
                     reply = await exchange(http, call, within)
                     task = read_task(decoded(reply, submitting=True))
-                if task.state == "failed" and task.error:
-                    raise_known(reply, task)
+                    if task.state == "failed" and task.error:
+                        raise_known(reply, task)
                 if task.id:
                     _accepted(task.id, task.trace_id)
                 return task

@@ -20,7 +20,7 @@ class SendProgress(Protocol):
         """There is a connection, and the request is about to be written."""
 
     async def not_sent(self) -> None:
-        """The request was surely not accepted, and may be sent again."""
+        """The request was surely not accepted: it was refused, or never sent."""
 
 
 class _Unwatched:
@@ -53,7 +53,7 @@ async def submission(url: str, progress: SendProgress) -> AsyncIterator[None]:
     except UnreadableReply as error:
         raise SubmissionUncertain(f"{error.message} {UNCERTAIN}", status=error.status) from error
     except UpstreamError as error:
-        if error.retryable:
+        if not isinstance(error, SubmissionUncertain):
             await progress.not_sent()
         raise
     except NEVER_SENT as error:

@@ -95,7 +95,7 @@ async def claim(process: Attempts, call: str = CALL, patience: float = 0) -> Cla
 
 async def die(process: Attempts) -> None:
     """The lease of a process that was killed is over."""
-    await process._owner.store.release(process._owner.id)
+    await process._owner.store.renew(process._owner.id, 0)
 
 
 async def test_an_abandoned_task_is_claimed_once(world: World) -> None:
@@ -214,7 +214,7 @@ async def test_a_process_that_may_be_dead_is_waited_for(world: World) -> None:
             await anyio.sleep(0.2)
             assert results == []
             world.clock.now += 1
-            await process._owner.store.renew(process._owner.id)
+            await process._owner.store.renew(process._owner.id, TIMING.lease)
         assert results == [None]
         async with anyio.create_task_group() as group:
             group.start_soon(call)
@@ -346,11 +346,11 @@ async def test_a_notice_for_one_of_two_calls_abandons_neither(world: World) -> N
 
 async def test_a_notice_is_for_the_call_that_waits(world: World) -> None:
     """An abandoned one with the same request id, of a client that was started again, does not make it ambiguous."""
-    process = world.process()
-    async with anyio.create_task_group() as group:
-        async with begun(process, State.ACCEPTED, OTHER, caller="alice", request_id=1):
-            group.cancel_scope.cancel()
-    async with begun(process, State.ACCEPTED, CALL, caller="alice", request_id=1):
+    process, who = world.process(), {"caller": "alice", "request_id": 1}
+    with pytest.raises(ValueError, match="a bug"):
+        async with begun(process, State.ACCEPTED, OTHER, **who):
+            raise ValueError("a bug")
+    async with begun(process, State.ACCEPTED, CALL, **who):
         await process.cancel("alice", 1)
     assert await claim(process)
 
@@ -380,7 +380,7 @@ async def test_the_memory_is_bounded() -> None:
     """Callers that always leave can't fill it: the oldest abandoned attempts go."""
     store = MemoryAttempts()
     for n in range(MAX_ABANDONED + 50):
-        await store.open(Attempt(str(n), f"call {n}", "", "h", "o", 0, 0, State.ABANDONED, f"t{n}", left_at=n + 1.0))
+        await store.save(Attempt(str(n), f"call {n}", "", "h", "o", 0, 0, State.ABANDONED, f"t{n}", left_at=n + 1.0))
     assert len(store._attempts) == MAX_ABANDONED
     assert await store.find("call 0") == []
     assert await store.find(f"call {MAX_ABANDONED + 49}") != []
@@ -389,7 +389,7 @@ async def test_the_memory_is_bounded() -> None:
 async def test_a_lease_expires_in_redis(redis: Any) -> None:
     """By the clock of Redis, since those of replicas differ."""
     store = RedisAttempts(redis, Timing(lease=0.05))
-    await store.open(Attempt("1", CALL, "", "h", "o", 0, 0))
+    await store.save(Attempt("1", CALL, "", "h", "o", 0, 0))
     await anyio.sleep(0.2)
     assert [stored.lease for stored in await store.find(CALL)] == [None]
 

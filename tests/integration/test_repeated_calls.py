@@ -237,17 +237,22 @@ async def test_a_refusal_leaves_no_doubt(session: Session, sandbox: Sandbox, wor
             assert answer(result)["error"]["code"] == REFUSALS[word][1]
 
 
-@pytest.mark.parametrize("broken", ["open", "advance"])
+@pytest.mark.parametrize("written", [0, 2, 3], ids=["never", "until it is sent", "until it is accepted"])
 async def test_an_orphan_that_can_not_be_written_down_is_remembered(
-    table: ModelTable, upstream: str, sandbox: Sandbox, tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch
+    table: ModelTable, upstream: str, sandbox: Sandbox, tmp_path: Path, written: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A journal that fails in between is no reason to pay twice."""
+    save, saved = SQLiteAttempts.save, 0
 
-    async def fail(*_: Any, **__: Any) -> Any:
-        raise StoreUnavailable("")
+    async def fail(*args: Any) -> Any:
+        nonlocal saved
+        saved += 1
+        if saved > written:
+            raise StoreUnavailable("")
+        return await save(*args)
 
     journal = Journal(tmp_path / "tasks")
-    monkeypatch.setattr(SQLiteAttempts, broken, fail)
+    monkeypatch.setattr(SQLiteAttempts, "save", fail)
     session = Session(table, upstream, defaults=ToolDefaults(20, local=LocalFiles()), journal=journal)
     async with session.open() as client:
         await given_up(client, sandbox, "generate_image", {"prompt": SLOW})
