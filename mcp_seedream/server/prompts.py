@@ -189,7 +189,7 @@ def _checked_arguments(template: Template, given: Mapping[str, str]) -> dict[str
 def _create_image(table: ModelTable) -> Template:
     arguments = [
         _argument("prompt", "What to show", "What the picture shows, and in which style", required=True),
-        _argument("text", "Text in the picture", "Words to be read in the picture, exactly as they are written"),
+        _argument("text", "Text in the picture", "Text to show in the picture, exactly as written"),
         *_model_and_size(),
     ]
     published = Prompt(
@@ -203,7 +203,7 @@ def _edit_photo(table: ModelTable, *, local: bool) -> Template:
     arguments = [
         _argument("image", "Photo", sources, required=True),
         _argument("prompt", "What to change", "What to change, and into what", required=True),
-        _argument("keep", "What to keep", "What has to stay as it is"),
+        _argument("keep", "What to keep", "What must stay the same"),
         *_model_and_size(),
     ]
     published = Prompt(
@@ -215,7 +215,7 @@ def _edit_photo(table: ModelTable, *, local: bool) -> Template:
 def _image_set(table: ModelTable, count_parameter: str) -> Template:
     arguments = [
         _argument("prompt", "What to show", "What the pictures share, and what differs between them", required=True),
-        _argument("count", "How many", "How many pictures; left out, the model decides"),
+        _argument("count", "How many", "Number of pictures; by default, the model decides"),
         *_model_and_size(),
     ]
     published = Prompt(
@@ -230,8 +230,8 @@ def _image_set(table: ModelTable, count_parameter: str) -> Template:
 def _model_and_size() -> list[PromptArgument]:
     """The optional arguments of every prompt."""
     return [
-        _argument("model", "Model", "Id or name; left out, the first that can do it"),
-        _argument("size", "Size", "A named size, WIDTHxHEIGHT, or a shape such as 16:9; left out, the model's own"),
+        _argument("model", "Model", "Id or name; by default, the first suitable model"),
+        _argument("size", "Size", "A named size, WIDTHxHEIGHT, or a shape such as 16:9; by default, the model's own"),
     ]
 
 
