@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import anyio
 from PIL import Image
 
-from mcp_seedream.server import icons
+from mcp_seedream.server.descriptions import SERVER_ICON
 from tests.support.browser import browsing
 
 FILE = Path(__file__).parents[1] / "docs" / "icon.png"
@@ -27,7 +27,7 @@ _PAGE = """\
 
 def page() -> str:
     """The server's shape, large, in white on its own colour."""
-    shape = re.search(r" d='([^']+)'", unquote(icons.SERVER.src))
+    shape = re.search(r" d='([^']+)'", unquote(SERVER_ICON.src))
     assert shape is not None
     return _PAGE.format(size=SIZE, shape=shape[1])
 

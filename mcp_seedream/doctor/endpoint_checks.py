@@ -13,7 +13,7 @@ from mcp_seedream.core.errors import TOKEN_PAGE, ConfigurationError
 from mcp_seedream.doctor.findings import Check, Finding
 from mcp_seedream.doctor.http_probe import KEPT_BACK, Answer, HttpProbe, clock_finding, foreign_answer, timing
 from mcp_seedream.hosting.pages import CARD
-from mcp_seedream.server.server import NAME
+from mcp_seedream.server.descriptions import NAME
 
 _INITIALIZE = {
     "jsonrpc": "2.0",

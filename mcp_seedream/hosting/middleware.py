@@ -209,7 +209,7 @@ class FairEntryMiddleware:
 
 def _parse(start: bytes) -> dict[str, Any] | list[JSONRPCError] | None:
     """The message in a body, or the errors in it; None if the body is too large to be parsed here."""
-    return jsonrpc.read(start) if len(start) <= _PEEK_BYTES else None
+    return jsonrpc.parse(start) if len(start) <= _PEEK_BYTES else None
 
 
 def _called_tool(message: dict[str, Any] | list[JSONRPCError] | None) -> str | None:

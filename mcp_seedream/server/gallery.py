@@ -1,4 +1,4 @@
-"""The MCP App that shows pictures in the chat: its page, what that may load, and what binds the tools to it.
+"""The MCP App that shows pictures in the chat: its page, and the metadata that binds the tools to it.
 
 Facts: the MCP Apps specification (`io.modelcontextprotocol/ui`) of 2026-01-26.
 """
@@ -17,7 +17,7 @@ from mcp_seedream.catalog.table import Model, ModelTable, side
 
 URI = "ui://seedream/gallery"
 TOOL_META: dict[str, Any] = {"ui": {"resourceUri": URI}, "ui/resourceUri": URI}
-"""What binds a tool to the page; some hosts still read the flat key."""
+"""Metadata of tools whose results the page shows; some hosts still read the flat key."""
 _SLOT = '<script type="application/json" id="table">{}</script>'
 
 
@@ -25,8 +25,8 @@ def gallery(table: ModelTable, image_hosts: Sequence[str]) -> Apps:
     """The app as an extension of the server.
 
     Args:
-        table: What the page is told that models can do.
-        image_hosts: Origins (`https://…`) that pictures may be loaded from; the page loads nothing else.
+        table: The capability table.
+        image_hosts: Origins (`https://…`) from which the page may load pictures; it may load nothing else.
     """
     apps = Apps()
     apps.add_html_resource(
@@ -43,14 +43,14 @@ def gallery(table: ModelTable, image_hosts: Sequence[str]) -> Apps:
 
 
 def page(table: ModelTable) -> str:
-    """The page, with what it has to know of the table in it."""
+    """The HTML of the page, with the facts that it needs from the table."""
     html = files("mcp_seedream.server").joinpath("gallery.html").read_text("utf-8")
-    known = json.dumps(_known(table), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    return html.replace(_SLOT, _SLOT.replace("{}", known))
+    facts = json.dumps(_facts(table), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    return html.replace(_SLOT, _SLOT.replace("{}", facts))
 
 
-def _known(table: ModelTable) -> dict[str, Any]:
-    """Models and parameters as the page needs them: by what they do to its buttons, not by what they are."""
+def _facts(table: ModelTable) -> dict[str, Any]:
+    """Models, and parameters grouped by what the page's buttons do with them."""
     parameters = table.parameters.items()
     callbacks = [name for name, parameter in parameters if parameter.type == "url"]
     repeating = [name for name, parameter in parameters if parameter.repeats]
@@ -66,7 +66,7 @@ def _known(table: ModelTable) -> dict[str, Any]:
 
 
 def _model(model: Model) -> dict[str, Any]:
-    """Its named sizes with their pixels, the smallest first."""
+    """A model, with its named sizes and their pixels, the smallest first."""
     sizes = sorted((square * square, size) for size in model.sizes if (square := side(size)))
     return {
         "id": model.id,

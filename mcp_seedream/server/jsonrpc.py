@@ -1,10 +1,10 @@
-"""One JSON-RPC message as bytes: read, or the errors that its sender is answered with.
+"""Parses JSON-RPC messages, and makes the error responses for invalid ones.
 
-The SDK drops what it can't read, so that a client would wait in vain. An error carries the id of the request where
-one can be found, also in text that is no JSON; what is sent is never repeated in it, nor logged.
+The SDK drops messages that it cannot parse, and their clients wait for a response in vain. An error has the id of the
+request if it can be found, even in text that is not valid JSON. It never contains what the client sent.
 
-Facts: JSON-RPC 2.0, sections 4 and 5.1; the Model Context Protocol narrows ids (a string or an integer, never null)
-and params (an object), and has no batches from revision 2025-06-18 on.
+Facts: JSON-RPC 2.0, sections 4 and 5.1. The Model Context Protocol restricts ids to strings and integers, and params
+to objects, and has no batches since revision 2025-06-18.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 from mcp_types import INVALID_REQUEST, PARSE_ERROR, ErrorData, JSONRPCError, RequestId
 from pydantic_core import from_json
 
-_BATCH = "A batch is not taken: send each message by itself."
-# A member "id" with its value, any other string, or a bracket. A string may lack its end.
+_NO_BATCHES = "Batches are not supported: send single messages."
+# A member "id" with its value, any other string, or a bracket. A string may have no end.
 _TOKEN = re.compile(
     r'"id"\s*:\s*(?:(?P<number>-?\d{1,300})(?=\s*[,}])|"(?P<text>[^"\\]*)")'
     r'|"(?:[^"\\]|\\.?)*+(?:"|\Z)|(?P<open>[\[{])|(?P<close>[\]}])',
@@ -25,11 +25,10 @@ _TOKEN = re.compile(
 )
 
 
-def read(data: bytes) -> dict[str, Any] | list[JSONRPCError]:
-    """The object of a well-formed request or notification, or the errors that its sender is answered with.
+def parse(data: bytes) -> dict[str, Any] | list[JSONRPCError]:
+    """Parse a message; returns the error responses if it is not a valid request or notification.
 
-    A byte order mark before it is skipped. What is itself an answer comes back as it is, well-formed or not: nobody
-    waits for an answer to it.
+    A byte order mark is skipped. Responses are returned without further checks, since they get no response.
     """
     try:
         message = from_json(data.removeprefix(codecs.BOM_UTF8))
@@ -39,20 +38,20 @@ def read(data: bytes) -> dict[str, Any] | list[JSONRPCError]:
         return [_error(PARSE_ERROR, reason, _id_in(data.decode("utf-8", "replace")))]
     if isinstance(message, list):
         ids = [_id_of(each) for each in message if isinstance(each, dict) and "id" in each and "method" in each]
-        return [_error(INVALID_REQUEST, _BATCH, id_) for id_ in ids or [None]]
+        return [_error(INVALID_REQUEST, _NO_BATCHES, id_) for id_ in ids or [None]]
     if not isinstance(message, dict):
         return [_error(INVALID_REQUEST, "A message must be a JSON object.", None)]
-    fault = None if is_answer(message) else _fault(message)
+    fault = None if is_response(message) else _fault(message)
     return message if fault is None else [_error(INVALID_REQUEST, fault, _id_of(message))]
 
 
-def is_answer(message: dict[str, Any]) -> bool:
-    """Whether a message is the result of a request, or its error."""
+def is_response(message: dict[str, Any]) -> bool:
+    """Whether a message is a result or an error."""
     return "method" not in message and ("result" in message or "error" in message)
 
 
 def _fault(message: dict[str, Any]) -> str | None:
-    """What is wrong with the envelope of a request or notification."""
+    """What is wrong with a request or notification, apart from the contents of its params."""
     if message.get("jsonrpc") != "2.0":
         return '`jsonrpc` must be "2.0".'
     if not isinstance(message.get("method"), str):
@@ -69,7 +68,7 @@ def _is_id(value: Any) -> bool:
 
 
 def _id_of(message: dict[str, Any]) -> RequestId | None:
-    """The id to answer with; 1.0 is the same number as 1 to most clients."""
+    """The id for the response. Most clients treat 1.0 as 1."""
     value = message.get("id")
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -77,7 +76,7 @@ def _id_of(message: dict[str, Any]) -> RequestId | None:
 
 
 def _id_in(text: str) -> RequestId | None:
-    """The id of a message in text that can't be parsed: only its own, never one from inside its params."""
+    """The id of a message that is not valid JSON: its own, never one inside its params."""
     depth = 0
     for token in _TOKEN.finditer(text):
         if token["open"]:

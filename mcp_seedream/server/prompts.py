@@ -1,7 +1,7 @@
-"""The prompts, which a person picks from a client's menu and fills in, and completions of their arguments.
+"""The prompts that users pick from a client's menu and fill in, and the completions of their arguments.
 
-Each is rendered to a message that has one tool called with certain arguments. They are checked as the tool itself
-checks them, so that whoever fills in a prompt hears at once what can't work.
+A prompt becomes a message that asks the model to call one tool with certain arguments. The arguments are checked as
+the tool checks them, so that users see their errors at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mcp.server.mcpserver import MCPServer
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INVALID_PARAMS,
@@ -36,52 +35,61 @@ from mcp_seedream.core.errors import InvalidArguments
 from mcp_seedream.server.resources import MODEL
 from mcp_seedream.upstream.types import wrapped
 
-_MOST_COMPLETIONS = 100  # values in one answer, by the protocol
+_MAX_COMPLETIONS = 100  # in one response, by the protocol
 _TOOLS: dict[Operation, str] = {"generate": "generate_image", "edit": "edit_image"}
 _LINES = {"text": 'Text in the picture: "{}"', "keep": "Keep as it is: {}", "count": "Number of images: {}"}
-"""Arguments that are told in the prompt, each on a line of its own."""
+"""Arguments that become separate lines of the prompt."""
 _MESSAGE = """\
-Call the tool `{tool}` once, with exactly these arguments, and show me what comes of it:
+Call the tool `{tool}` once, with exactly these arguments, and show me the result:
 
 ```json
 {arguments}
 ```
 
-If the result's status is pending, nothing has failed: get_task with its task_id waits for it, at no cost. \
+If the result's status is pending, it has not failed: get_task with its task_id waits for it, free of charge. \
 Calling `{tool}` again would be billed again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A prompt; `always` are arguments of the tool that it gives each time, `counting` the one that takes `count`."""
+    """A prompt and the call that it asks for.
+
+    Attributes:
+        published: The prompt that clients see.
+        operation: What the tool does.
+        models: The models that support it.
+        fixed: Arguments of the tool that do not depend on what the user fills in.
+        count_parameter: The parameter that takes the prompt's `count`.
+    """
 
     published: Prompt
     operation: Operation
     models: list[Model]
-    always: Mapping[str, Any] = field(default_factory=dict)
-    counting: str | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    count_parameter: str | None = None
 
 
 class Prompts:
-    """The prompts of one server.
+    """The prompts of one server, and its completions.
 
     Args:
         table: The capability table.
-        local: The server runs on the caller's machine: it reads files.
+        local: Whether the server runs on the caller's machine, and reads files.
     """
 
     def __init__(self, table: ModelTable, *, local: bool = False) -> None:
         self._table = table
         self._local = local
-        made = [_create(table), _edit(table, local=local)]
+        templates = [_create_image(table), _edit_photo(table, local=local)]
         if table.count_parameter:
-            made.append(_set(table, table.count_parameter))
-        self._templates = {template.published.name: template for template in made}
+            templates.append(_image_set(table, table.count_parameter))
+        self._templates = {template.published.name: template for template in templates}
 
     def listed(self) -> list[Prompt]:
+        """The prompts that clients see."""
         return [template.published for template in self._templates.values()]
 
-    def template(self, name: str) -> Template:
+    def _template(self, name: str) -> Template:
         """The prompt of that name.
 
         Raises:
@@ -92,80 +100,79 @@ class Prompts:
         return self._templates[name]
 
     def rendered(self, name: str, given: Mapping[str, str]) -> GetPromptResult:
-        """The message of a prompt that was filled in.
+        """The message of a filled-in prompt.
 
         Raises:
             InvalidArguments: There is no such prompt, or the tool would refuse the call.
         """
-        template = self.template(name)
-        filled = _filled(template, given)
+        template = self._template(name)
+        filled = _checked_arguments(template, given)
         arguments = json.dumps(self._arguments(template, filled), ensure_ascii=False, indent=2)
         text = _MESSAGE.format(tool=_TOOLS[template.operation], arguments=arguments)
         message = PromptMessage(role="user", content=TextContent(type="text", text=text))
         return GetPromptResult(description=template.published.description, messages=[message])
 
     def _arguments(self, template: Template, filled: Mapping[str, str]) -> dict[str, Any]:
-        """What the tool is to be called with."""
-        words = [line.format(filled[name]) for name, line in _LINES.items() if name in filled]
-        extra = dict(template.always)
-        if template.counting and "count" in filled:
-            extra[template.counting] = wrapped(self._table, template.counting, int(filled["count"]))
+        """The arguments of the tool."""
+        lines = [line.format(filled[name]) for name, line in _LINES.items() if name in filled]
+        extra = dict(template.fixed)
+        if (count := template.count_parameter) and "count" in filled:
+            extra[count] = wrapped(self._table, count, int(filled["count"]))
         given = {key: filled[key] for key in ("image", "model", "size") if key in filled}
-        raw = {"prompt": "\n".join([filled["prompt"], *words]), **given, **extra}
+        raw = {"prompt": "\n".join([filled["prompt"], *lines]), **given, **extra}
         origin: CallOrigin = "local" if self._local else "hosted"
         call = image_call(self._table, template.operation, raw, wait_seconds=0, origin=origin)
         model = choose(self._table, call.spec, call.model)
-        settled = {
+        checked = {
             "prompt": call.spec.prompt,
             "image": list(call.spec.images),
             "model": model.id if call.model else None,
             "size": call.spec.size,
         }
-        return {key: value for key, value in settled.items() if value} | extra
-
-
-def add_completions(server: MCPServer, table: ModelTable, prompts: Prompts) -> None:
-    """Answer `completion/complete`: models and sizes, for a prompt's arguments and the resource template of a model."""
+        return {key: value for key, value in checked.items() if value} | extra
 
     async def complete(
+        self,
         ref: PromptReference | ResourceTemplateReference,
         argument: CompletionArgument,
         context: CompletionContext | None,
     ) -> Completion:
-        models = _models_for(table, prompts, ref)
+        """Models and sizes for an argument of a prompt, or for the resource template of a model.
+
+        Raises:
+            MCPError: There is no such prompt or template.
+        """
+        models = self._models_for(ref)
         if argument.name == ("model" if isinstance(ref, PromptReference) else "id"):
             return _matching(argument.value, [word for model in models for word in (model.name, model.id)])
         if argument.name == "size" and isinstance(ref, PromptReference):
-            chosen = table.find(((context and context.arguments) or {}).get("model", ""))
-            able = [model for model in models if model == chosen] or models
-            return _matching(argument.value, sorted({size for model in able for size in model.sizes}, key=area))
+            chosen = self._table.find(((context and context.arguments) or {}).get("model", ""))
+            candidates = [model for model in models if model == chosen] or models
+            return _matching(argument.value, sorted({size for model in candidates for size in model.sizes}, key=area))
         return Completion(values=[])
 
-    server.completion()(complete)  # type: ignore[no-untyped-call]
+    def _models_for(self, ref: PromptReference | ResourceTemplateReference) -> list[Model]:
+        """The models that support a prompt's operation; all of them for the resource template."""
+        if isinstance(ref, PromptReference):
+            try:
+                return self._template(ref.name).models
+            except InvalidArguments as error:
+                raise MCPError(INVALID_PARAMS, error.message) from error
+        if ref.uri != MODEL:
+            raise MCPError(INVALID_PARAMS, f"There is no resource template {shortened(ref.uri)}, only {MODEL}.")
+        return self._table.models
 
 
-def _models_for(table: ModelTable, prompts: Prompts, ref: PromptReference | ResourceTemplateReference) -> list[Model]:
-    """Those that can do the prompt's task, or all for the template."""
-    if isinstance(ref, PromptReference):
-        try:
-            return prompts.template(ref.name).models
-        except InvalidArguments as error:
-            raise MCPError(INVALID_PARAMS, error.message) from error
-    if ref.uri != MODEL:
-        raise MCPError(INVALID_PARAMS, f"There is no resource template {shortened(ref.uri)}, only {MODEL}.")
-    return table.models
+def _matching(typed: str, values: Iterable[str]) -> Completion:
+    """The values that contain the typed text, without duplicates; those that begin with it come first."""
+    start = typed.strip().casefold()
+    matches = [value for value in dict.fromkeys(values) if start in value.casefold()]
+    matches.sort(key=lambda value: not value.casefold().startswith(start))
+    return Completion(values=matches[:_MAX_COMPLETIONS], total=len(matches), has_more=len(matches) > _MAX_COMPLETIONS)
 
 
-def _matching(typed: str, words: Iterable[str]) -> Completion:
-    """The words with what was typed in them, each once: first those that begin with it."""
-    wanted = typed.strip().casefold()
-    found = [word for word in dict.fromkeys(words) if wanted in word.casefold()]
-    found.sort(key=lambda word: not word.casefold().startswith(wanted))
-    return Completion(values=found[:_MOST_COMPLETIONS], total=len(found), has_more=len(found) > _MOST_COMPLETIONS)
-
-
-def _filled(template: Template, given: Mapping[str, str]) -> dict[str, str]:
-    """What was filled in; clients send an empty field as an empty text."""
+def _checked_arguments(template: Template, given: Mapping[str, str]) -> dict[str, str]:
+    """The arguments of a prompt, without empty ones: clients send an empty field as an empty string."""
     known = template.published.arguments or []
     filled = {name: text.strip() for name, text in given.items() if text.strip()}
     if unknown := sorted(filled.keys() - {argument.name for argument in known}):
@@ -179,11 +186,11 @@ def _filled(template: Template, given: Mapping[str, str]) -> dict[str, str]:
     return filled
 
 
-def _create(table: ModelTable) -> Template:
+def _create_image(table: ModelTable) -> Template:
     arguments = [
         _argument("prompt", "What to show", "What the picture shows, and in which style", required=True),
-        _argument("text", "Text in the picture", "Words to be read in the picture, exactly as they are written"),
-        *_choices(),
+        _argument("text", "Text in the picture", "Text to show in the picture, exactly as written"),
+        *_model_and_size(),
     ]
     published = Prompt(
         name="create_image", title="Create an image", description="A new picture from words", arguments=arguments
@@ -191,13 +198,13 @@ def _create(table: ModelTable) -> Template:
     return Template(published, "generate", table.models_for("generate"))
 
 
-def _edit(table: ModelTable, *, local: bool) -> Template:
+def _edit_photo(table: ModelTable, *, local: bool) -> Template:
     sources = f"{'A path, a' if local else 'A'} link, or task:ID of an earlier result; several as a JSON list"
     arguments = [
         _argument("image", "Photo", sources, required=True),
         _argument("prompt", "What to change", "What to change, and into what", required=True),
-        _argument("keep", "What to keep", "What has to stay as it is"),
-        *_choices(),
+        _argument("keep", "What to keep", "What must stay the same"),
+        *_model_and_size(),
     ]
     published = Prompt(
         name="edit_photo", title="Edit a photo", description="Change or combine given pictures", arguments=arguments
@@ -205,11 +212,11 @@ def _edit(table: ModelTable, *, local: bool) -> Template:
     return Template(published, "edit", table.models_for("edit"))
 
 
-def _set(table: ModelTable, counting: str) -> Template:
+def _image_set(table: ModelTable, count_parameter: str) -> Template:
     arguments = [
         _argument("prompt", "What to show", "What the pictures share, and what differs between them", required=True),
-        _argument("count", "How many", "How many pictures; left out, the model decides"),
-        *_choices(),
+        _argument("count", "How many", "Number of pictures; by default, the model decides"),
+        *_model_and_size(),
     ]
     published = Prompt(
         name="image_set",
@@ -217,14 +224,14 @@ def _set(table: ModelTable, counting: str) -> Template:
         description="Pictures that belong together: a series, a story, variants",
         arguments=arguments,
     )
-    return Template(published, "generate", table.models_for_sets(), table.needed_with(counting), counting)
+    return Template(published, "generate", table.models_for_sets(), table.needed_with(count_parameter), count_parameter)
 
 
-def _choices() -> list[PromptArgument]:
-    """What every prompt can leave to the tool."""
+def _model_and_size() -> list[PromptArgument]:
+    """The optional arguments of every prompt."""
     return [
-        _argument("model", "Model", "Id or name; left out, the first that can do it"),
-        _argument("size", "Size", "A named size, WIDTHxHEIGHT, or a shape such as 16:9; left out, the model's own"),
+        _argument("model", "Model", "Id or name; by default, the first suitable model"),
+        _argument("size", "Size", "A named size, WIDTHxHEIGHT, or a shape such as 16:9; by default, the model's own"),
     ]
 
 

@@ -1,9 +1,14 @@
-"""The resources: what a client can read about models and prompts, rendered from the capability table."""
+"""The resources: what clients read about models, prompts and earlier tasks.
+
+Models and parameters are rendered from the capability table, as Markdown and as JSON.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import partial
+from importlib.resources import files
 from typing import Any, get_args
 
 from mcp.server.mcpserver import MCPServer
@@ -13,15 +18,14 @@ from mcp_seedream.catalog.references import shortened
 from mcp_seedream.catalog.schemas import as_json
 from mcp_seedream.catalog.table import Model, ModelTable, Operation, Rule, number
 from mcp_seedream.generation.journal import Journal
-from mcp_seedream.server.prompt_guide import prompt_guide
-from mcp_seedream.server.results import listed
+from mcp_seedream.server.results import history_text
 
 MODEL = "seedream://models/{id}"
 """The resource template of one model."""
 
 
-def add_guide(server: MCPServer, table: ModelTable) -> None:
-    """Register the resources that are rendered from the table: models, one model, and how to write prompts."""
+def add_resources(server: MCPServer, table: ModelTable, journal: Journal | None) -> None:
+    """Register the resources; `seedream://tasks` is one of them if there is a journal."""
     resource = partial(server.resource, mime_type="text/markdown")
 
     @resource(
@@ -40,13 +44,13 @@ def add_guide(server: MCPServer, table: ModelTable) -> None:
         description="The same for programs",
         mime_type="application/json",
     )
-    def as_json() -> str:
+    def models_as_json() -> str:
         return json.dumps(models_json(table), ensure_ascii=False)
 
     @resource(MODEL, name="model", title="One Seedream model", description="One model, by its id, name or short name")
-    def model(id: str) -> str:  # noqa: A002  (the template's own word)
-        if found := table.find(id):
-            return model_markdown(table, found)
+    def model(id: str) -> str:  # noqa: A002  (the variable of the template)
+        if known := table.find(id):
+            return model_markdown(table, known)
         near = table.nearest(id)
         raise ResourceNotFoundError(
             f"There is no model {shortened(id)}. The nearest is {near.name} ({near.id}); seedream://models lists all."
@@ -61,10 +65,11 @@ def add_guide(server: MCPServer, table: ModelTable) -> None:
     def guide() -> str:
         return prompt_guide(table)
 
+    if journal:
+        _add_tasks(server, journal)
 
-def add_journal(server: MCPServer, journal: Journal) -> None:
-    """Register the resource `seedream://tasks`: the newest tasks, as the journal has them."""
 
+def _add_tasks(server: MCPServer, journal: Journal) -> None:
     @server.resource(
         "seedream://tasks",
         name="tasks",
@@ -73,7 +78,45 @@ def add_journal(server: MCPServer, journal: Journal) -> None:
         mime_type="text/plain",
     )
     async def tasks() -> str:
-        return listed(await journal.newest())
+        return history_text(await journal.newest())
+
+
+def prompt_guide(table: ModelTable) -> str:
+    """How to write prompts, as Markdown: `guide.md` with models, parameters and limits from the table."""
+    by_limit: dict[int, list[Model]] = {}
+    for model in table.models_for("edit"):
+        by_limit.setdefault(model.max_images, []).append(model)
+    without_prompt = [name for name, parameter in table.parameters.items() if parameter.prompt_optional]
+    text = files("mcp_seedream.server").joinpath("guide.md").read_text("utf-8")
+    return text.format(
+        inputs=", ".join(f"{limit} ({_names(models)})" for limit, models in by_limit.items()),
+        optional="".join(_guide_without_prompt(table, name) for name in without_prompt),
+        sets=_guide_to_sets(table),
+    )
+
+
+def _guide_without_prompt(table: ModelTable, name: str) -> str:
+    models = [model for model in table.models if table.rule(model, name)]
+    return f"- With `{name}` ({_names(models)}) the prompt may be left out.\n" if models else ""
+
+
+def _guide_to_sets(table: ModelTable) -> str:
+    name = table.count_parameter
+    if name is None:
+        return ""
+    needed = ", ".join(f"`{n}: {as_json(v)}`" for n, v in table.needed_with(name).items())
+    return (
+        "## Sets of images\n\n"
+        "- Give the number of pictures in the prompt, what they share and how they differ: "
+        '"Four pictures of the same fox,\n  one for each season, in the same watercolour style."\n'
+        f"- {_names(table.models_for_sets())} make sets{f', with {needed}' if needed else ''}. "
+        f"`{name}` is the largest number, not the exact one.\n"
+        f"- Input and output pictures are at most {table.upstream_limits.images_in_and_out} together.\n\n"
+    )
+
+
+def _names(models: Iterable[Model]) -> str:
+    return ", ".join(model.name for model in models)
 
 
 def models_markdown(table: ModelTable) -> str:
@@ -99,13 +142,13 @@ def models_markdown(table: ModelTable) -> str:
 
 
 def parameters_markdown(table: ModelTable) -> str:
-    """The optional parameters as a Markdown table: what each does, and which models take what."""
+    """The optional parameters as a Markdown table: what each does, and which values each model takes."""
     rows = ["| parameter | what it does | models |", "| --- | --- | --- |"]
     for name, parameter in table.parameters.items():
         takers: dict[str, list[str]] = {}
         for model in table.models:
             if rule := table.rule(model, name):
-                takers.setdefault(_rule(rule), []).append(model.label)
+                takers.setdefault(_rule_text(rule), []).append(model.label)
         texts = [
             f"{'all' if len(labels) == len(table.models) else ', '.join(labels)}{f': {text}' if text else ''}"
             for text, labels in takers.items()
@@ -122,7 +165,7 @@ def model_markdown(table: ModelTable, model: Model) -> str:
         else ""
     )
     rows = [
-        f"| `{name}` | {parameter.about} | {_rule(rule) or 'any'} |"
+        f"| `{name}` | {parameter.about} | {_rule_text(rule) or 'any'} |"
         for name, parameter in table.parameters.items()
         if (rule := table.rule(model, name))
     ]
@@ -145,7 +188,7 @@ def model_markdown(table: ModelTable, model: Model) -> str:
 
 
 def models_json(table: ModelTable) -> dict[str, Any]:
-    """The models and parameters for programs; what a model or parameter does not have is left out."""
+    """The models and parameters for programs, without null values."""
     parameters = {
         name: {
             "about": parameter.about,
@@ -157,15 +200,15 @@ def models_json(table: ModelTable) -> dict[str, Any]:
         for name, parameter in table.parameters.items()
     }
     limits = {
-        "aspect_ratio": _plain(table.upstream_limits.aspect_ratio),
+        "aspect_ratio": _whole_number(table.upstream_limits.aspect_ratio),
         "images_in_and_out": table.upstream_limits.images_in_and_out,
     }
-    return {"models": [_model(table, model) for model in table.models], "parameters": parameters, "limits": limits}
+    return {"models": [_model_json(table, model) for model in table.models], "parameters": parameters, "limits": limits}
 
 
-def _model(table: ModelTable, model: Model) -> dict[str, Any]:
+def _model_json(table: ModelTable, model: Model) -> dict[str, Any]:
     rules = {name: rule for name in table.parameters if (rule := table.rule(model, name))}
-    found = {
+    fields = {
         "id": model.id,
         "name": model.name,
         "label": model.label,
@@ -177,37 +220,40 @@ def _model(table: ModelTable, model: Model) -> dict[str, Any]:
         "pixels": model.pixels and dict(zip(("minimum", "maximum"), model.pixels, strict=True)),
         "sides": model.sides and dict(zip(("minimum", "maximum"), model.sides, strict=True)),
         "input_images": model.max_images,
-        "typical_seconds": _plain(model.typical_seconds),
+        "typical_seconds": _whole_number(model.typical_seconds),
         "price": model.price and model.price.model_dump(mode="json"),
-        "parameters": {name: _taken(rule) for name, rule in rules.items()},
+        "parameters": {name: _rule_json(rule) for name, rule in rules.items()},
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, value in fields.items() if value is not None}
 
 
-def _taken(rule: Rule) -> dict[str, Any]:
-    """A rule with the names that `models_json` has for its parts."""
-    found = rule.model_dump(exclude_none=True)
-    if len(operations := found.pop("operations")) == 1:
-        found["tasks"] = operations
-    if "max_images" in found:
-        found["input_images"] = found.pop("max_images")
-    return {key: _plain(value) for key, value in found.items()}
+def _rule_json(rule: Rule) -> dict[str, Any]:
+    """A rule under the names that `models_json` uses."""
+    fields = rule.model_dump(exclude_none=True)
+    if len(operations := fields.pop("operations")) == 1:
+        fields["tasks"] = operations
+    if "max_images" in fields:
+        fields["input_images"] = fields.pop("max_images")
+    return {key: _whole_number(value) for key, value in fields.items()}
 
 
-def _plain(value: Any) -> Any:
+def _whole_number(value: Any) -> Any:
+    """The value, as an integer if it is a whole number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _sizes(model: Model) -> str:
-    needed = {s: name for name, rule in model.parameters.items() for s in rule.sizes or () if s not in model.sizes}
-    taken = ", ".join([*model.sizes, *(f"{size} (with `{name}`)" for size, name in needed.items())])
+    needs = {s: name for name, rule in model.parameters.items() for s in rule.sizes or () if s not in model.sizes}
+    usable = ", ".join([*model.sizes, *(f"{size} (with `{name}`)" for size, name in needs.items())])
     refused = f"by name also {', '.join(model.refused_sizes)}, which production refuses" if model.refused_sizes else ""
-    return "; ".join(filter(None, (taken, refused)))
+    return "; ".join(filter(None, (usable, refused)))
 
 
 def _best_for(model: Model) -> str:
-    gone = f" (withdrawn by the vendor on {model.withdrawn}: taken by name, and chosen last)" if model.withdrawn else ""
-    return model.best_for + gone
+    withdrawn = (
+        f" (withdrawn by the vendor on {model.withdrawn}: taken by name, and chosen last)" if model.withdrawn else ""
+    )
+    return model.best_for + withdrawn
 
 
 def _price(model: Model) -> str:
@@ -222,7 +268,7 @@ def _dimensions(model: Model) -> str:
     return f"sides {model.sides[0]} to {model.sides[1]}" if model.sides else "no"
 
 
-def _rule(rule: Rule) -> str:
+def _rule_text(rule: Rule) -> str:
     parts = []
     if rule.values:
         parts.append(", ".join(rule.values))

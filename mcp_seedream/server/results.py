@@ -1,7 +1,7 @@
-"""A task, or an error → what the agent gets.
+"""Makes the results of tools from tasks and errors.
 
-Clients differ in what they show a model: some the text, some the structured content. So each carries
-everything, in few words: no nulls, no repetition, no orders.
+Some clients show a model only the text of a result, others only its structured content. So both are complete, and
+short: no null values, no repetition, no instructions.
 """
 
 from __future__ import annotations
@@ -47,80 +47,84 @@ _TASK: dict[str, Any] = {
     },
 }
 IMAGE_RESULT: dict[str, Any] = {"type": "object", "properties": _TASK, "required": ["status"]}
-"""Output schema of the image tools: what programs rely on; a result may have more."""
+"""Output schema of the image tools: the fields that programs rely on. Results may have more."""
 CALL = "seedream/call"
-"""Key of a result's `_meta`: `{"tool": …, "args": {…}}` that made a task that was looked up, for the gallery."""
+"""Key of a result's `_meta`, for the gallery: the call that made a task, as `{"tool": …, "args": {…}}`."""
 
-_SHOWABLE = ("jpeg", "png", "webp", "gif")
-_LONGEST = 140_000
-"""Characters of a whole result: clients take 150,000."""
-_LONGEST_CALL = 10_000
-_SOON = 10
-"""Seconds after which to look again for a picture that takes longer than usual."""
-_LONGEST_PLACE = 4_000  # characters for where the whole picture is, which the text and the structured result say
-_REASONS = 5
-"""Reasons for failed images that are told, each once."""
+_BLOCK_KINDS = ("jpeg", "png", "webp", "gif")  # that models take
+_MAX_RESULT = 140_000  # characters; clients take 150,000
+_MAX_CALL = 10_000  # characters
+_MAX_PLACE = 4_000  # characters for the place of the full picture, in the text and in the structured content
+_MIN_LOOK_AGAIN = 10  # seconds until the next look at a picture that takes longer than usual
+_MAX_REASONS = 5  # distinct reasons for failed images
 
 TASK_RESULT: dict[str, Any] = {
     "type": "object",
     "properties": {**_TASK, "tasks": {"type": "array", "items": {"type": "object"}}},
     "required": ["status"],
 }
-"""Output schema of `get_task`: one task as from the image tools, or several of those under `tasks`."""
+"""Output schema of `get_task`: one task as from the image tools, or several under `tasks`."""
 
 
-def one(
-    task: Task, shown: Sequence[bytes] = (), caption: str | None = None, *, known: Collection[str] = ()
+def task_result(
+    task: Task, shown: Sequence[bytes] = (), caption: str | None = None, *, repeatable: Collection[str] = ()
 ) -> CallToolResult:
-    """The result for one task: pictures, or its id and what to do next, or why there is none.
+    """The result for one task: its pictures, or its id and what to do next, or the reason of its failure.
 
     Args:
-        task: As it stands.
-        shown: Image files to put into the result: a preview, or data that was asked for.
-        caption: What the image in the result is, if it is not the picture itself: "is only a thumbnail".
-        known: Arguments that may be told of the earlier call which made it: clients may want to make it again.
+        task: The task.
+        shown: Image files for the result: a preview, or the pictures themselves.
+        caption: What a preview is, such as "is only a thumbnail"; None if the pictures themselves are shown.
+        repeatable: Arguments that the call of the task may be repeated with; given for a task that was looked up.
     """
-    task = _within_room(task)
+    task = _with_fitting_images(task)
     text, structured = _text(task), _structured(task)
-    if blocks := _blocks(shown, _LONGEST - len(text) - len(json.dumps(structured)) - _LONGEST_PLACE):
-        words = _preview(task, caption) if caption else None
-        # Clients that drop the text would save the preview as if it were the picture.
-        structured = {**_first(structured, "status", "images"), **({"preview": words} if words else {}), **structured}
-        text = "\n".join(filter(None, [text, words]))
+    if blocks := _blocks(shown, _MAX_RESULT - len(text) - len(json.dumps(structured)) - _MAX_PLACE):
+        note = _preview_note(task, caption) if caption else None
+        # Clients that drop the text would save the preview as the picture.
+        first: dict[str, Any] = {key: structured[key] for key in ("status", "images") if key in structured}
+        structured = {**first, **({"preview": note} if note else {}), **structured}
+        text = "\n".join(filter(None, [text, note]))
     result = _result(text, structured, blocks, is_error=task.state == "failed")
-    if known and (call := _call(task, known)):
+    if repeatable and (call := _call(task, repeatable)):
         result.meta = {CALL: call}
     return result
 
 
-def several(tasks: Sequence[Task], missing: Iterable[str] = (), shown: Sequence[bytes] = ()) -> CallToolResult:
-    """The result for several tasks; `missing` are ids that the upstream does not know, `shown` as for `one`."""
-    found, texts, room = [], [], _LONGEST * 2 // 3
+def tasks_result(tasks: Sequence[Task], unknown: Iterable[str] = (), shown: Sequence[bytes] = ()) -> CallToolResult:
+    """The result for several tasks.
+
+    Args:
+        tasks: The tasks.
+        unknown: Ids that the upstream does not know.
+        shown: Image files for the result.
+    """
+    items, texts, room = [], [], _MAX_RESULT * 2 // 3
     for task in tasks:
-        one_task, its_text = _structured(task), _text(task)
-        room -= len(json.dumps(one_task)) + len(its_text)
-        if room < 0:  # what has no room is named, and can be had alone
-            note = "There is no room for this task in one result: ask for it alone."
-            one_task, its_text = {"status": task.state, "task_id": task.id, "notes": [note]}, f"Task {task.id}: {note}"
-        found.append(one_task)
-        texts.append(its_text)
-    for id_ in missing:
+        item, text = _structured(task), _text(task)
+        room -= len(json.dumps(item)) + len(text)
+        if room < 0:
+            note = "There is no room for this task in one result: get it alone."
+            item, text = {"status": task.state, "task_id": task.id, "notes": [note]}, f"Task {task.id}: {note}"
+        items.append(item)
+        texts.append(text)
+    for id_ in unknown:
         error = {"code": "not_found", "message": "Unknown to the upstream, for this token.", "retryable": False}
-        found.append({"status": "failed", "task_id": id_, "error": error})
+        items.append({"status": "failed", "task_id": id_, "error": error})
         texts.append(f"Task {id_} is unknown to the upstream, for this token.")
-    states = {task["status"] for task in found}
+    states = {item["status"] for item in items}
     status = next(state for state in ("pending", "succeeded", "failed") if state in states)
     text = "\n\n".join(texts)
-    structured: dict[str, Any] = {"status": status, "tasks": found}
-    if failed := sum(task["status"] == "failed" for task in found):
-        structured["notes"] = [f"{failed} of {len(found)} tasks failed."]
+    structured: dict[str, Any] = {"status": status, "tasks": items}
+    if failed := sum(item["status"] == "failed" for item in items):
+        structured["notes"] = [f"{failed} of {len(items)} tasks failed."]
         text = f"{structured['notes'][0]}\n\n{text}"
-    blocks = _blocks(shown, _LONGEST - len(text) - len(json.dumps(structured)))
+    blocks = _blocks(shown, _MAX_RESULT - len(text) - len(json.dumps(structured)))
     return _result(text, structured, blocks, is_error=status == "failed")
 
 
-def listing(entries: Sequence[Entry]) -> CallToolResult:
-    """The newest tasks as they were written down, the last one first."""
+def history_result(entries: Sequence[Entry]) -> CallToolResult:
+    """The result for the newest tasks of the journal; the oldest ones are left out if there is no room."""
     tasks = [
         {
             "status": entry.state,
@@ -134,35 +138,35 @@ def listing(entries: Sequence[Entry]) -> CallToolResult:
         }
         for entry in entries
     ]
-    found = [{key: value for key, value in task.items() if value} for task in tasks]
-    text = listed(entries)
-    if len(text) + len(json.dumps(found)) > _LONGEST:
-        return listing(entries[:-1])
-    return _result(text, {"status": "succeeded", "tasks": found}, is_error=False)
+    items = [{key: value for key, value in task.items() if value} for task in tasks]
+    text = history_text(entries)
+    if len(text) + len(json.dumps(items)) > _MAX_RESULT:
+        return history_result(entries[:-1])
+    return _result(text, {"status": "succeeded", "tasks": items}, is_error=False)
 
 
-def listed(entries: Sequence[Entry]) -> str:
-    """The newest tasks in words, for `listing` and for people."""
+def history_text(entries: Sequence[Entry]) -> str:
+    """The newest tasks of the journal as text."""
     if not entries:
         return "No task was made on this machine in the last 30 days."
     lines = [
-        f"{_time(entry.at)} {entry.state} {entry.tool} task_id {entry.id} {_shortened(entry.prompt)}".strip()
-        + "".join(f"\n  {where}" for where in (*entry.files, *entry.links))
+        f"{_time(entry.at)} {entry.state} {entry.tool} task_id {entry.id} {_quoted(entry.prompt)}".strip()
+        + "".join(f"\n  {place}" for place in (*entry.files, *entry.links))
         for entry in entries
     ]
     return "\n".join(["Tasks made on this machine, the newest first:", *lines])
 
 
-def _shortened(prompt: str) -> str:
-    """A prompt in quotation marks; nothing where there was none, as for layers."""
+def _quoted(prompt: str) -> str:
+    """The first 60 characters of a prompt in quotation marks; "" for an empty one, as layers may have."""
     if not prompt.strip():
         return ""
     return json.dumps(prompt if len(prompt) <= 60 else f"{prompt[:60]}…", ensure_ascii=False)
 
 
-def _within_room(task: Task) -> Task:
-    """The task with as many of its pictures as one result has room for; how many it has not is a note."""
-    images, room = [], _LONGEST * 2 // 3
+def _with_fitting_images(task: Task) -> Task:
+    """The task with as many of its pictures as one result has room for, and a note if that is not all."""
+    images, room = [], _MAX_RESULT * 2 // 3
     for image in task.images:
         size = len(json.dumps(_image(image))) + len(_line(image))
         if size <= room:
@@ -174,14 +178,14 @@ def _within_room(task: Task) -> Task:
     return replace(task, images=tuple(images), notes=(*task.notes, note))
 
 
-def failure(error: SeedreamError) -> CallToolResult:
-    """The result for an error: its code, its words, and the upstream's trace_id."""
-    known = {}
+def error_result(error: SeedreamError) -> CallToolResult:
+    """The result for an error: its code and message, and the upstream's ids."""
+    ids = {}
     if isinstance(error, UpstreamError):
-        known = {key: value for key in ("task_id", "trace_id") if (value := getattr(error, key))}
+        ids = {key: value for key in ("task_id", "trace_id") if (value := getattr(error, key))}
     details = {"code": error.code, "message": error.message, "retryable": error.retryable}
-    text = f"{error.code}: {error.message}" + "".join(f" {key}: {value}" for key, value in known.items())
-    return _result(text, {"status": "failed", **known, "error": details}, is_error=True)
+    text = f"{error.code}: {error.message}" + "".join(f" {key}: {value}" for key, value in ids.items())
+    return _result(text, {"status": "failed", **ids, "error": details}, is_error=True)
 
 
 def _result(
@@ -192,31 +196,27 @@ def _result(
 
 
 def _blocks(shown: Sequence[bytes], room: int) -> list[ImageContent]:
-    """The image files as blocks, as far as a result has room for them (in characters)."""
+    """The image files as content blocks; those that exceed the room, in characters, are left out."""
     blocks = []
     for data in shown:
-        found, encoded = kind(data), base64.b64encode(data).decode()
+        image_kind, encoded = kind(data), base64.b64encode(data).decode()
         room -= len(encoded)
-        # The type its bytes have, and one that models know: a wrong one can poison a whole conversation.
-        if found in _SHOWABLE and room > 0:
-            blocks.append(ImageContent(type="image", data=encoded, mime_type=f"image/{found}"))
+        # The kind of its bytes: model APIs refuse a conversation that has an image with a wrong type.
+        if image_kind in _BLOCK_KINDS and room > 0:
+            blocks.append(ImageContent(type="image", data=encoded, mime_type=f"image/{image_kind}"))
     return blocks
 
 
-def _preview(task: Task, caption: str) -> str:
-    """Where the whole picture is, and that the image in the result is not that."""
-    [*places] = filter(None, (image.path or image.url for image in task.images))
-    short = len(task.images) == 1 and places and len(places[0]) <= _LONGEST_PLACE // 4
-    where = f"The picture is {places[0]}. " if short else "The pictures are under `images`. " if places else ""
-    return f"{where}The image in this result {caption}."
-
-
-def _first(structured: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: structured[key] for key in keys if key in structured}
+def _preview_note(task: Task, caption: str) -> str:
+    """Where the full pictures are, and what the image in the result is."""
+    places = [place for image in task.images if (place := image.path or image.url)]
+    is_short = len(task.images) == 1 and places and len(places[0]) <= _MAX_PLACE // 4
+    place = f"The picture is {places[0]}. " if is_short else "The pictures are under `images`. " if places else ""
+    return f"{place}The image in this result {caption}."
 
 
 def _structured(task: Task) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "status": task.state,
         "task_id": task.id,
         "trace_id": task.trace_id,
@@ -228,8 +228,8 @@ def _structured(task: Task) -> dict[str, Any]:
         "notes": _notes(task),
     }
     if task.error:
-        found["error"] = {"code": task.error.code, "message": _reason(task), "retryable": False}
-    return {key: value for key, value in found.items() if value not in (None, "", [])}
+        fields["error"] = {"code": task.error.code, "message": _reason(task), "retryable": False}
+    return {key: value for key, value in fields.items() if value not in (None, "", [])}
 
 
 def _image(image: Image) -> dict[str, Any]:
@@ -243,32 +243,34 @@ def _text(task: Task) -> str:
         return "\n".join([f"Task {task.id} is still running{ran}.", *_notes(task)])
     if task.state == "failed":
         head = f"{task.error.code if task.error else 'failed'}: {_reason(task)}"
-        return "\n".join([head, *_notes(task), _identifiers(task)])
+        return "\n".join([head, *_notes(task), _ids(task)])
     count = len(task.images)
     took = f" in {task.elapsed:.0f} s" if task.elapsed is not None else ""
     by = f" by {task.model}" if task.model else ""
     lines = [f"{count} image{'s' if count > 1 else ''}{by}{took}:", *map(_line, task.images)]
     until = [f"Links live until {_time(task.links_until)}."] if task.links_until else []
-    return "\n".join([*lines, *until, *_notes(task), *_usage(task), _identifiers(task)])
+    return "\n".join([*lines, *until, *_notes(task), *_usage(task), _ids(task)])
 
 
 def _usage(task: Task) -> list[str]:
-    """What the upstream counted the request as, on one line."""
+    """The upstream's usage counts, on one line."""
     counts: dict[str, Any] = {}
     for name, value in (task.usage or {}).items():
         counts |= value if isinstance(value, dict) else {name: value}
     return [f"usage: {', '.join(f'{name} {count}' for name, count in counts.items())}"] if counts else []
 
 
-def _call(task: Task, known: Collection[str]) -> dict[str, Any] | None:
-    """The call that made a task, as far as it can be made again: pictures given as data can't be told any more."""
-    asked = {name: value for name, value in (task.request or {}).items() if name in known}
-    images = asked.get("image", [])
-    if not isinstance(asked.get("prompt", "" if images else None), str) or len(json.dumps(asked)) > _LONGEST_CALL:
+def _call(task: Task, repeatable: Collection[str]) -> dict[str, Any] | None:
+    """The call that made a task; None if it cannot be repeated, such as one whose pictures were given as data."""
+    arguments = {name: value for name, value in (task.request or {}).items() if name in repeatable}
+    images = arguments.get("image", [])
+    if not isinstance(arguments.get("prompt", "" if images else None), str):
         return None
     if not (isinstance(images, list) and all(isinstance(i, str) and reference_kind(i) == "url" for i in images)):
         return None
-    return {"tool": "edit_image" if images else "generate_image", "args": asked}
+    if len(json.dumps(arguments)) > _MAX_CALL:
+        return None
+    return {"tool": "edit_image" if images else "generate_image", "args": arguments}
 
 
 def _time(seconds: float | None) -> str | None:
@@ -276,17 +278,17 @@ def _time(seconds: float | None) -> str | None:
 
 
 def _line(image: Image) -> str:
-    where = [image.url, f"saved as {image.path}" if image.path else None]
-    line = " ".join(part for part in [*(where if any(where) else ["(no link)"]), image.size] if part)
+    places = [image.url, f"saved as {image.path}" if image.path else None]
+    line = " ".join(part for part in [*(places if any(places) else ["(no link)"]), image.size] if part)
     if image.z_index is not None:
-        about = ": ".join(word for word in (image.name, image.description) if word)
-        line += f" layer {image.z_index} {about}".rstrip()
+        description = ": ".join(text for text in (image.name, image.description) if text)
+        line += f" layer {image.z_index} {description}".rstrip()
     if image.box:
         line += f", box {json.dumps(image.box)} (left, top, right, bottom)"
     return line
 
 
-def _identifiers(task: Task) -> str:
+def _ids(task: Task) -> str:
     return " ".join(f"{key}: {value}" for key, value in (("task_id", task.id), ("trace_id", task.trace_id)) if value)
 
 
@@ -295,20 +297,20 @@ def _reason(task: Task) -> str:
     return f"No picture: {reason}."
 
 
-def _when(task: Task) -> str:
-    """When a pending picture is to be expected, where its model and age are known."""
+def _when_to_look(task: Task) -> str:
+    """When to look again for a pending picture; "" if its model or age is unknown."""
     if task.typical_seconds is None or task.elapsed is None:
         return ""
-    left = max(task.typical_seconds - task.elapsed, _SOON)
-    return f" (such pictures take about {task.typical_seconds:.0f} s: look again in {left:.0f} s)"
+    seconds = max(task.typical_seconds - task.elapsed, _MIN_LOOK_AGAIN)
+    return f" (such pictures take about {task.typical_seconds:.0f} s: look again in {seconds:.0f} s)"
 
 
 def _notes(task: Task) -> list[str]:
-    wait = (
-        f'Its picture is not lost: get_task with task_id "{task.id}" waits for it{_when(task)}; '
+    pending = (
+        f'Its picture is not lost: get_task with task_id "{task.id}" waits for it{_when_to_look(task)}; '
         "generating again would be billed again."
     )
     reasons = dict.fromkeys(f"{failure.message.rstrip('.')} ({failure.code})" for failure in task.failures)
-    told = "; ".join(list(reasons)[:_REASONS])
-    count = f"{len(task.failures)} of {len(task.images) + len(task.failures)} images failed: {told}."
-    return [*([wait] if task.state == "pending" else []), *task.notes, *([count] if reasons else [])]
+    first_reasons = "; ".join(list(reasons)[:_MAX_REASONS])
+    failed = f"{len(task.failures)} of {len(task.images) + len(task.failures)} images failed: {first_reasons}."
+    return [*([pending] if task.state == "pending" else []), *task.notes, *([failed] if reasons else [])]

@@ -1,4 +1,4 @@
-"""What lives as long as the server: the services that all tool calls share."""
+"""The services that all tool calls of a running server share."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from dataclasses import dataclass
 import anyio
 
 from mcp_seedream.catalog.table import ModelTable
+from mcp_seedream.core.events import Observer
 from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.generation.attempts import Attempts
 from mcp_seedream.generation.background import BackgroundCalls, Keeping, open_background_calls
+from mcp_seedream.generation.claims import Timing
 from mcp_seedream.generation.journal import Journal
 from mcp_seedream.generation.lookups import TaskLookups
 from mcp_seedream.generation.redis_attempts import RedisAttempts
 from mcp_seedream.generation.refusal_memory import RefusalMemory
 from mcp_seedream.generation.service import GenerationLimits, ImageService
+from mcp_seedream.generation.sqlite_attempts import SQLiteAttempts
 from mcp_seedream.media.downloads import Downloads
 from mcp_seedream.media.input_pictures import InputPictures
 from mcp_seedream.media.local_files import LocalFiles
@@ -24,7 +27,7 @@ from mcp_seedream.upstream.client import SeedreamClient
 from mcp_seedream.upstream.poller import TaskWaiter, open_waiter
 
 _DECODING = 2  # large pictures at a time; each may take 350 MB
-_LATE = 0.75  # of the grace period, after which an answer to a submit is no longer waited for
+_LATE = 0.75  # of the grace period, after which submits in progress are given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,79 +53,58 @@ class Runtime:
     shutdown: Shutdown
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeOptions:
-    """What `open_runtime` puts together.
-
-    Attributes:
-        table: The capability table.
-        connect: Makes the upstream's client.
-        attempts: The attempts of this process.
-        refusals: What production refused lately.
-        shutdown: The state of the shutdown.
-        set_images: The number of pictures in a set.
-        local: The disk of this machine, if it is the caller's own.
-        journal: The history of tasks, if there is one.
-        redis: What replicas share; closed at the end.
-        limits: Limits how often a caller may generate.
-        remark: A note for every picture, if its upstream ends with this process.
-        look_interval: Seconds between two rounds of look-ups for one caller.
-        keeping: How long results of background calls are kept.
-    """
-
-    table: ModelTable
-    connect: Callable[[], SeedreamClient]
-    attempts: Attempts
-    refusals: RefusalMemory
-    shutdown: Shutdown
-    set_images: int
-    local: LocalFiles | None
-    journal: Journal | None
-    redis: RedisAttempts | None
-    limits: GenerationLimits | None
-    remark: str | None
-    look_interval: float
-    keeping: Keeping
-
-
 @asynccontextmanager
-async def open_runtime(options: RuntimeOptions) -> AsyncIterator[Runtime]:
-    """The services of a server, for as long as the context lasts."""
-    table, shutdown = options.table, options.shutdown
+async def open_runtime(
+    table: ModelTable,
+    connect: Callable[[], SeedreamClient],
+    *,
+    shutdown: Shutdown,
+    set_images: int,
+    local: LocalFiles | None,
+    journal: Journal | None,
+    redis: RedisAttempts | None,
+    limits: GenerationLimits | None,
+    observer: Observer,
+    remark: str | None,
+    look_interval: float,
+    timing: Timing | None,
+    keeping: Keeping | None,
+) -> AsyncIterator[Runtime]:
+    """The services of a server while the context lasts; `server.build_server` describes the arguments."""
     decoding = anyio.CapacityLimiter(_DECODING)
+    store = redis or (SQLiteAttempts(journal, timing) if journal else None)
+    refusals = RefusalMemory(redis or journal, observer)
     async with (
-        _redis(options.redis),
-        options.connect() as client,
-        open_waiter(client, interval=options.look_interval, shutdown=shutdown) as waiter,
+        _pinged(redis),
+        connect() as client,
+        open_waiter(client, interval=look_interval, shutdown=shutdown) as waiter,
         Downloads(sandbox=client.base_url if client.is_local else None) as downloads,
-        options.attempts.open() as attempts,
+        Attempts(store, shutdown=shutdown, timing=timing).open() as attempts,
         anyio.create_task_group() as group,
-        open_background_calls(options.keeping) as background,
+        open_background_calls(keeping) as background,
     ):
-        group.start_soon(_shut_down, shutdown, waiter, client)
-        refusals, remark = options.refusals, options.remark
-        pictures = InputPictures(table, client, downloads, options.local, decoding)
+        group.start_soon(_end_upstream_calls, shutdown, waiter, client)
         images = ImageService(
             table,
             client,
             waiter,
-            pictures,
+            InputPictures(table, client, downloads, local, decoding),
             shutdown=shutdown,
-            set_images=options.set_images,
-            history=options.journal,
-            limits=options.limits,
+            set_images=set_images,
+            history=journal,
+            limits=limits,
             claimable_later=attempts.outlast_process,
             refusals=refusals,
             remark=remark,
         )
-        lookups = TaskLookups(table, client, waiter, refusals=refusals, journal=options.journal, remark=remark)
+        lookups = TaskLookups(table, client, waiter, refusals=refusals, journal=journal, remark=remark)
         yield Runtime(images, lookups, attempts, background, downloads, decoding, shutdown)
         group.cancel_scope.cancel()
 
 
 @asynccontextmanager
-async def _redis(redis: RedisAttempts | None) -> AsyncIterator[None]:
-    """Log at the start if Redis can't be used; close it at the end."""
+async def _pinged(redis: RedisAttempts | None) -> AsyncIterator[None]:
+    """Ping Redis at the start, which logs whether it can be used; close it at the end."""
     if redis is None:
         yield
         return
@@ -135,8 +117,8 @@ async def _redis(redis: RedisAttempts | None) -> AsyncIterator[None]:
             await redis.aclose()
 
 
-async def _shut_down(shutdown: Shutdown, waiter: TaskWaiter, client: SeedreamClient) -> None:
-    """Once the shutdown is requested: send nothing, end the waits, and late in the grace period the submits."""
+async def _end_upstream_calls(shutdown: Shutdown, waiter: TaskWaiter, client: SeedreamClient) -> None:
+    """Once the shutdown is requested: send nothing, end all waits, and late in the grace period give up submits."""
     await shutdown.requested.wait()
     client.end()
     waiter.end()

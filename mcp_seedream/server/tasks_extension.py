@@ -1,7 +1,7 @@
-"""The Tasks extension: a client that declares it is given a task at once, and fetches the result when it is there.
+"""The Tasks extension: clients that declare it get a task at once, and fetch its result later.
 
-The task is the upstream's: its id is the one that `get_task` takes, too, and any replica can answer for it. What a
-task comes to is what waiting would have brought, since the call itself goes on as a call.
+The task is the upstream's: `get_task` takes its id, too, and every replica knows it. Its result is the one that the
+tool call would have returned, since the call continues in the background.
 
 Facts: SEP-2663 (`io.modelcontextprotocol/tasks`), for protocol revision 2026-07-28.
 """
@@ -9,7 +9,7 @@ Facts: SEP-2663 (`io.modelcontextprotocol/tasks`), for protocol revision 2026-07
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeAlias
@@ -42,12 +42,12 @@ from mcp_seedream.server.runtime import Runtime
 from mcp_seedream.server.tools import ImageTools
 
 EXTENSION = "io.modelcontextprotocol/tasks"
-_ASK_AGAIN = 1000  # milliseconds: asking is cheap, and a picture that is there is not left lying
-_LEFT = (
-    "Nobody waits for it here any more. The picture may still be made, and is billed then: get_task with this id "
-    "finds it, and the same call, made again within 10 minutes, gets it."
+_POLL_INTERVAL = 1000  # milliseconds: a poll costs little, and clients get the picture soon after it is made
+_CANCELLED = (
+    "This server no longer waits for it. The picture may still be made, and billed: get_task with this id finds it, "
+    "and the same call, made again within 10 minutes, gets it."
 )
-_DELIVERING = 5  # seconds at most that a question waits for pictures to be fetched and saved
+_DELIVERY_SECONDS = 5  # that a poll waits at most for pictures to be fetched and saved
 ExtensionContext: TypeAlias = ServerRequestContext[Runtime, Any]
 
 
@@ -55,21 +55,21 @@ class CallLimits(GenerationLimits, Protocol):
     """The limits of callers."""
 
     def task(self, caller: str) -> AbstractContextManager[None]:
-        """Count a task that goes on in the background.
+        """Count a background call while the context lasts.
 
         Raises:
-            LimitExceeded: Too many do.
+            LimitExceeded: The caller has too many.
         """
 
 
 class TaskParams(RequestParams):
-    """Which task is meant."""
+    """Names a task."""
 
     task_id: str = Field(alias="taskId", min_length=1, max_length=200)
 
 
 class UpdateParams(TaskParams):
-    """Answers to what a task asked for."""
+    """Responses to the input requests of a task."""
 
     input_responses: dict[str, Any] = Field(alias="inputResponses")
 
@@ -78,8 +78,8 @@ class Tasks(Extension):
     """Calls of `generate_image` and `edit_image` as tasks.
 
     Args:
-        tools: The tools; `get_task` finds a task that another process made.
-        limits: The limits of callers, if there are many.
+        tools: The tools; `get_task` follows tasks of other processes.
+        limits: The limits of callers, for a hosted server.
     """
 
     identifier = EXTENSION
@@ -87,11 +87,14 @@ class Tasks(Extension):
     def __init__(self, tools: ImageTools, limits: CallLimits | None = None) -> None:
         self._tools = tools
         self._limits = limits
-        self._calls = {"generate_image": tools.generate_image, "edit_image": tools.edit_image}
+        self._calls: dict[str, Callable[..., Awaitable[HandlerResult]]] = {
+            "generate_image": tools.generate_image,
+            "edit_image": tools.edit_image,
+        }
         self._ttl = int(tools.table.upstream_limits.link_hours * 3_600_000)
 
     def methods(self) -> Sequence[MethodBinding]:
-        """What a client may ask about a task."""
+        """The methods of the extension."""
         versions = frozenset(MODERN_PROTOCOL_VERSIONS)
         return [
             MethodBinding("tasks/get", TaskParams, self.get, versions),
@@ -102,43 +105,43 @@ class Tasks(Extension):
     async def intercept_tool_call(
         self, params: CallToolRequestParams, ctx: ExtensionContext, call_next: CallNext
     ) -> HandlerResult:
-        """Answer with a task as soon as the upstream has one; what is refused before that is answered as always.
+        """Return a task as soon as the upstream has accepted one. Calls that fail before get the tool's usual result.
 
-        So is a call with `wait_seconds` 0, which gets the id of its task at once. Pages in the chat make such calls,
-        through hosts that declare the extension for their own use.
+        So do calls with `wait_seconds` 0, which return at once: the gallery makes them through hosts that declare the
+        extension for themselves.
         """
-        make = self._calls.get(params.name)
+        tool = self._calls.get(params.name)
         arguments = params.arguments or {}
-        if make is None or not _declared(ctx) or not is_waited_for(self._tools.table, arguments):
+        if tool is None or not _declares_extension(ctx) or not is_waited_for(self._tools.table, arguments):
             return await call_next(ctx)
         caller = self._caller(ctx)
 
         async def work(call: BackgroundCall) -> HandlerResult:
             with self._limits.task(caller) if self._limits else nullcontext():
-                return await make(arguments, Context(request_context=ctx, input_params=params), call)
+                return await tool(arguments, Context(request_context=ctx, input_params=params), call)
 
         try:
             call = await ctx.lifespan_context.background.start(caller, _in_progress(ctx, work))
         except LimitExceeded as error:
-            return results.failure(error)
-        return call.result if call.task is None else {"resultType": "task", **self._described(call)}
+            return results.error_result(error)
+        return call.result if call.task is None else {"resultType": "task", **self._task_fields(call)}
 
     async def get(self, ctx: ExtensionContext, params: TaskParams) -> HandlerResult:
-        """A task as it stands, with what it came to.
+        """The state of a task, with its result once it has ended.
 
         Raises:
-            MCPError: The client did not declare the extension, the header names another task, or nobody knows it.
+            MCPError: The client did not declare the extension, the header names another task, or the task is unknown.
         """
         call = await self._find(ctx, params)
         outcome = _outcome(call)
         if outcome:
             await ctx.lifespan_context.background.delivered(call)
-        return {**self._described(call), **outcome}
+        return {**self._task_fields(call), **outcome}
 
     async def cancel(self, ctx: ExtensionContext, params: TaskParams) -> HandlerResult:
-        """Wait for it no longer: the upstream can't be stopped. One that has ended stays as it is.
+        """Stop waiting for a task. The upstream has no cancellation, and a task that has ended does not change.
 
-        So does one that another process began: this one can't end it there, nor leave it to whoever makes its call.
+        Neither does a task that another process waits for.
         """
         call = await self._find(ctx, params)
         if call.started_here:
@@ -146,12 +149,12 @@ class Tasks(Extension):
         return {}
 
     async def update(self, ctx: ExtensionContext, params: UpdateParams) -> HandlerResult:
-        """Take answers to what a task asked; none ever asks, so there is nothing to do with them."""
+        """Ignore the responses: tasks never request input."""
         await self._find(ctx, params)
         return {}
 
     async def _find(self, ctx: ExtensionContext, params: TaskParams) -> BackgroundCall:
-        """The background call of a task; if this process has none, one that looks the task up."""
+        """The background call of a task; if this process has none, a new one that follows the task."""
         require_client_extension(ctx, EXTENSION)
         _check_name(ctx, params.task_id)
         runtime, caller = ctx.lifespan_context, self._caller(ctx)
@@ -166,19 +169,19 @@ class Tasks(Extension):
         if call.task is None:
             raise _as_error(call.result)
         if call.task.ended:
-            with anyio.move_on_after(_DELIVERING):
+            with anyio.move_on_after(_DELIVERY_SECONDS):
                 await call.over.wait()
         return call
 
     def _caller(self, ctx: ExtensionContext) -> str:
-        """Whose a task is, by a hash: what a task came to is kept for longer than a token need be."""
+        """A hash of the caller's token: results are kept for longer than the token should be."""
         token = self._tools.token_of(Context(request_context=ctx)) or ""
         return hashlib.sha256(token.encode()).hexdigest()
 
-    def _described(self, call: BackgroundCall) -> dict[str, Any]:
-        """A task, flat, as all answers have it."""
+    def _task_fields(self, call: BackgroundCall) -> dict[str, Any]:
+        """The fields of a task that all responses have."""
         status = _status(call)
-        message = _LEFT if status == "cancelled" else call.message if status == "working" else ""
+        message = _CANCELLED if status == "cancelled" else call.message if status == "working" else ""
         task = call.task
         return {
             "taskId": call.task_id,
@@ -187,25 +190,25 @@ class Tasks(Extension):
             "createdAt": _time(task.created_at if task and task.created_at else call.started),
             "lastUpdatedAt": _time(call.changed),
             "ttlMs": self._ttl,
-            "pollIntervalMs": _ASK_AGAIN,
+            "pollIntervalMs": _POLL_INTERVAL,
         }
 
 
 def _in_progress(ctx: ExtensionContext, work: Work) -> Work:
-    """The work as a call in progress: a shutdown lets it save its pictures."""
+    """The work, counted as a call in progress: a shutdown waits until it has saved its pictures."""
 
-    async def counted(call: BackgroundCall) -> HandlerResult:
+    async def work_in_progress(call: BackgroundCall) -> HandlerResult:
         with ctx.lifespan_context.shutdown.call_in_progress():
             result: HandlerResult = await work(call)
         if isinstance(result, CallToolResult):
             call.size = len(result.model_dump_json())
         return result
 
-    return counted
+    return work_in_progress
 
 
-def _declared(ctx: ExtensionContext) -> bool:
-    """Older revisions have no such results, whatever a client declares there."""
+def _declares_extension(ctx: ExtensionContext) -> bool:
+    """Whether the client declares the extension; older protocol revisions do not have its results."""
     if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
         return False
     capabilities = ctx.session.client_capabilities
@@ -213,16 +216,16 @@ def _declared(ctx: ExtensionContext) -> bool:
 
 
 def _check_name(ctx: ExtensionContext, task_id: str) -> None:
-    """The header that proxies route by must name the same task; not every client sends it."""
+    """Check that the header that proxies route by names the same task; clients may leave it out."""
     header = ctx.request.headers.get(MCP_NAME_HEADER) if isinstance(ctx.request, Request) else None
     if header is not None and decode_header_value(header) != task_id:
-        raise MCPError(HEADER_MISMATCH, f"The header {MCP_NAME_HEADER} names another task than taskId does.")
+        raise MCPError(HEADER_MISMATCH, f"The header {MCP_NAME_HEADER} and taskId name different tasks.")
 
 
 def _is_pending(call: BackgroundCall) -> bool:
-    """It waited for as long as a call does, or was made to end before its task had."""
-    found = call.result.structured_content if isinstance(call.result, CallToolResult) else None
-    return isinstance(found, dict) and found.get("status") == "pending"
+    """Whether the call ended before its task: it waited for the longest time, or the server shuts down."""
+    content = call.result.structured_content if isinstance(call.result, CallToolResult) else None
+    return isinstance(content, dict) and content.get("status") == "pending"
 
 
 def _status(call: BackgroundCall) -> str:
@@ -234,7 +237,7 @@ def _status(call: BackgroundCall) -> str:
 
 
 def _outcome(call: BackgroundCall) -> dict[str, Any]:
-    """What a task came to: a tool's error is a result like any other."""
+    """The result or error of a task that has ended; results include those of tools that failed."""
     status = _status(call)
     if status == "completed" and isinstance(call.result, CallToolResult):
         return {"result": call.result.model_dump(by_alias=True, mode="json", exclude_none=True)}
@@ -245,11 +248,11 @@ def _outcome(call: BackgroundCall) -> dict[str, Any]:
 
 
 def _as_error(result: object) -> MCPError:
-    """Why a task can't be told of."""
-    found = result.structured_content if isinstance(result, CallToolResult) else {}
-    error = found.get("error") or {"code": "", "message": "The task could not be looked up."}
-    asked_wrong = error["code"] in (TaskNotFound.code, InvalidArguments.code)
-    return MCPError(INVALID_PARAMS if asked_wrong else INTERNAL_ERROR, error["message"])
+    """The error of a task whose look-up failed."""
+    content = result.structured_content if isinstance(result, CallToolResult) else {}
+    error = content.get("error") or {"code": "", "message": "The task could not be looked up."}
+    is_client_error = error["code"] in (TaskNotFound.code, InvalidArguments.code)
+    return MCPError(INVALID_PARAMS if is_client_error else INTERNAL_ERROR, error["message"])
 
 
 def _time(seconds: float) -> str:

@@ -133,7 +133,7 @@ async def test_edit_asks_what_to_change(opened: Opening, sandbox: Sandbox) -> No
         await host.call(prompt="a fox", watermark=False)
         await host.reaches("succeeded")
         await host.frame.get_by_role("button", name="Edit the picture").click()
-        words = host.frame.get_by_label("What is to change?")
+        words = host.frame.get_by_label("What should change?")
         await words.fill("make it blue")
         await words.press("Enter")
         await host.reaches("succeeded", 1)
@@ -150,7 +150,7 @@ async def test_an_edit_can_be_thought_better_of(opened: Opening, sandbox: Sandbo
         await host.call(prompt="a fox")
         await host.reaches("succeeded")
         await host.frame.get_by_role("button", name="Edit the picture").click()
-        words = host.frame.get_by_label("What is to change?")
+        words = host.frame.get_by_label("What should change?")
         await words.fill("  ")
         await words.press("Enter")
         await words.press("Escape")
@@ -305,7 +305,7 @@ async def test_a_set_is_a_grid(opened: Opening, sandbox: Sandbox, blocked: bool)
         [opened_link] = await host.heard("open-link")
         assert opened_link["url"].endswith("/1.jpg")
         await host.frame.get_by_role("button", name="Edit picture 2").click()
-        await host.frame.get_by_label("What is to change?").fill("blue")
+        await host.frame.get_by_label("What should change?").fill("blue")
         await host.page.keyboard.press("Enter")
         await host.reaches("succeeded", 1)
         assert submits(sandbox)[1]["image"][0].endswith("/1.jpg")
@@ -439,7 +439,7 @@ async def test_results_that_are_none(opened: Opening, found: dict[str, Any]) -> 
     """They end the waiting, without a claim."""
     async with opened() as host:
         await host.say("sendToolResult", {"content": [], "structuredContent": found})
-        await host.reaches("told")
+        await host.reaches("message")
         assert "undefined" not in await host.frame.locator("body").inner_text()
 
 

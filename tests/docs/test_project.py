@@ -71,6 +71,13 @@ def test_packages_say_what_they_are() -> None:
         assert len(tree.body) == 1, f"importing {folder.name} must load nothing"
 
 
+def test_one_module_uses_private_names_of_the_sdk() -> None:
+    """Each use is explained there, with the public hook that would replace it."""
+    served = {name: path for name, path in MODULES.items() if name.startswith(("server.", "hosting.", "oauth."))}
+    users = {name for name, path in served.items() if "SLF001" in path.read_text("utf-8")}
+    assert users == {"server.sdk"}
+
+
 def test_only_settings_read_the_environment() -> None:
     """`try` hands it on to its subprocess whole, unread; workers are told in it what the command line said.
 

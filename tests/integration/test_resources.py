@@ -14,7 +14,7 @@ from mcp_types import INVALID_PARAMS, TextResourceContents
 
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.generation.journal import IN_MEMORY, Journal
-from mcp_seedream.server.prompt_guide import prompt_guide
+from mcp_seedream.server.resources import prompt_guide
 from tests.conftest import Session, only
 from tests.support.models import PRO, SEEDEDIT, T2I, V5
 from tools import documents

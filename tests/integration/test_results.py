@@ -21,7 +21,7 @@ from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.media.downloads import Downloads
 from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.media.outputs import DeliveryOptions, deliver
-from mcp_seedream.server.results import one
+from mcp_seedream.server.results import task_result
 from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.types import Image, Task
 from tests.conftest import Session, Switch, answer, text
@@ -110,9 +110,9 @@ async def test_a_bug_in_the_delivery_costs_no_link(
 ) -> None:
     """It is logged; the caller has the link, and a note."""
     monkeypatch.setattr("mcp_seedream.media.outputs.picture_data", lambda _: 1 / 0)
-    options = DeliveryOptions(target=tmp_path, preview=True)
-    done = await deliver(Task("t1", "succeeded", (image,)), options, Broken(), LocalFiles(), anyio.CapacityLimiter(1))
-    result = one(done.task, done.shown, done.caption)
+    wanted = DeliveryOptions(target=tmp_path, preview=True)
+    done = await deliver(Task("t1", "succeeded", (image,)), wanted, Broken(), LocalFiles(), anyio.CapacityLimiter(1))
+    result = task_result(done.task, done.shown, done.caption)
     assert not result.is_error
     assert answer(result)["images"][0]["url"] == LINK
     assert LINK in text(result)
@@ -154,7 +154,7 @@ async def test_eight_tasks_show_four_pictures_at_most(hosted: Session, canned: C
     assert size(result) < SMALL
     tasks = answer(result)["tasks"]
     assert [task["status"] for task in tasks] == ["succeeded"] * 8
-    assert ["ask for this task alone" in str(task.get("notes")) for task in tasks] == [False] * 4 + [True] * 4
+    assert ["get this task alone" in str(task.get("notes")) for task in tasks] == [False] * 4 + [True] * 4
 
 
 async def test_eight_tasks_with_links_stay_small(hosted: Session, canned: Canned) -> None:
@@ -317,7 +317,7 @@ async def test_odd_expiry_of_a_link(plain: Session, canned: Canned, query: str) 
 )
 def test_a_pending_result_says_when_to_look_again(elapsed: float | None, said: str) -> None:
     """By what pictures of its model usually take."""
-    result = one(Task("t", model="m", elapsed=elapsed, typical_seconds=120))
+    result = task_result(Task("t", model="m", elapsed=elapsed, typical_seconds=120))
     assert said in text(result)
     assert said in answer(result)["notes"][0]
 

@@ -113,9 +113,9 @@ async def test_layers_that_were_looked_up() -> None:
     """The gallery can make the call again, though it has no prompt; a request of which nothing is known is no call."""
     asked = {"model": PRO, "image": ["https://example.com/poster.png"], "layer_decomposition": True}
     known = ("prompt", "image", "model", "layer_decomposition")
-    found = results.one(Task("t1", "succeeded", request=asked), known=known)
+    found = results.task_result(Task("t1", "succeeded", request=asked), repeatable=known)
     assert found.meta == {results.CALL: {"tool": "edit_image", "args": asked}}
-    assert results.one(Task("t1", "succeeded", request={"model": PRO}), known=known).meta is None
+    assert results.task_result(Task("t1", "succeeded", request={"model": PRO}), repeatable=known).meta is None
 
 
 async def test_a_set_streamed(session: Session) -> None:

@@ -201,7 +201,7 @@ def test_a_line_that_is_no_message_is_answered(tmp_path: Path) -> None:
             assert (found["jsonrpc"], found["id"], found["error"]["code"]) == ("2.0", id_, code), sent[:80]
     assert len(server.ask("tools/list")[-1]["result"]["tools"]) == 3
     errors = server.process.communicate(timeout=20)[1]
-    assert errors.count("a line that is no message") == 2 * len(BROKEN)
+    assert errors.count("the client sent an invalid message") == 2 * len(BROKEN)
     assert "secret" not in errors
     assert "Traceback" not in errors
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mcp_types import INVALID_REQUEST, PARSE_ERROR, jsonrpc_message_adapter
 
-from mcp_seedream.server.jsonrpc import is_answer, read
+from mcp_seedream.server.jsonrpc import is_response, parse
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
@@ -20,7 +20,7 @@ IDS = st.integers(-(10**20), 10**20) | st.text("abc\u00e9 {[", max_size=9)
 
 
 def answers(data: bytes) -> list[tuple[int, object]]:
-    found = read(data)
+    found = parse(data)
     assert isinstance(found, list)
     return [(error.error.code, error.id) for error in found]
 
@@ -56,11 +56,11 @@ def test_what_a_broken_message_is_answered_with(data: bytes, expected: list[tupl
 
 @given(data=st.binary(max_size=50) | VALUES.map(lambda value: json.dumps(value).encode()))
 def test_whatever_comes_is_read_or_answered(data: bytes) -> None:
-    """What is read and no answer itself is a message to the SDK, too, and means the same."""
-    found = read(data)
+    """Whatever is parsed, except responses, is the same message to the SDK."""
+    found = parse(data)
     if isinstance(found, list):
         assert found
-    elif not is_answer(found):
+    elif not is_response(found):
         message = jsonrpc_message_adapter.validate_python(found, by_name=False)
         assert ("id" in found) == hasattr(message, "id")
 

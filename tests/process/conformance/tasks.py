@@ -93,7 +93,7 @@ def add_tasks(server: MCPServer[Any]) -> None:
         return await server._handle_call_tool(ctx.request_context, ctx._input_params)  # type: ignore[arg-type]
 
     names = (job.__name__ for job in (*jobs, test_tool_with_task))
-    extension._calls |= dict.fromkeys(names, in_background)  # type: ignore[arg-type]
+    extension._calls |= dict.fromkeys(names, in_background)
     _hear(server, extension, asks)
 
 
