@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import shutil
 import sys
@@ -20,7 +19,7 @@ from mcp import Client, MCPError
 from mcp.client.stdio import stdio_client
 
 from mcp_seedream import __version__
-from mcp_seedream.assembly import as_subprocess
+from mcp_seedream.assembly import stdio_parameters
 from mcp_seedream.core.errors import ConfigurationError
 from mcp_seedream.core.settings import Settings, name_of
 from mcp_seedream.core.settings_report import Survey, coloured
@@ -32,7 +31,6 @@ from mcp_seedream.doctor.refusal_checks import recent_refusals
 from mcp_seedream.doctor.upstream_checks import UpstreamChecks
 from mcp_seedream.install.discovery import Installed, find_installed, folders_here
 from mcp_seedream.sandbox.options import SandboxOptions
-from mcp_seedream.telemetry.logs import log_to_stderr
 
 _SLOW_START = 15  # seconds, after which some clients give up
 _MAX_WIDTH = 110
@@ -46,13 +44,11 @@ class DoctorOptions:
         url: The hosted endpoint to check instead of this machine.
         json: Whether the results are printed as JSON.
         sandbox: Whether the sandbox is the upstream.
-        log_level: Lowest level that is logged; None: nothing is.
     """
 
     url: str | None
     json: bool
     sandbox: bool
-    log_level: str | None
 
 
 def doctor(options: DoctorOptions, survey: Survey) -> int:
@@ -65,10 +61,6 @@ def doctor(options: DoctorOptions, survey: Survey) -> int:
     Raises:
         ConfigurationError: The URL is not an http(s) address.
     """
-    if options.log_level:
-        log_to_stderr(options.log_level)
-    else:
-        logging.getLogger().addHandler(logging.NullHandler())  # the checks report what goes wrong
     if options.url:
         checks = _endpoint(options.url, survey.settings).checks()
     else:
@@ -168,7 +160,7 @@ def _server(survey: Survey, *, sandbox: bool) -> Check:
 async def _start_server(log: TextIO, folder: Path, *, sandbox: bool) -> Finding:
     began = time.perf_counter()
     switches = SandboxOptions(seconds=0.2).switches if sandbox else []
-    async with Client(stdio_client(as_subprocess(switches), errlog=log), mode="legacy") as client:
+    async with Client(stdio_client(stdio_parameters(switches), errlog=log), mode="legacy") as client:
         tools = [tool.name for tool in (await client.list_tools()).tools]
         seconds = time.perf_counter() - began
         text = f"starts in {seconds:.1f} s, with {', '.join(tools)}"

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from mcp_seedream.assembly import as_subprocess
+from mcp_seedream.assembly import stdio_parameters
 from mcp_seedream.core.settings import name_of
 from mcp_seedream.core.settings_report import Survey
 from mcp_seedream.doctor.findings import Check, Finding, in_background
@@ -86,7 +86,7 @@ class HostingChecks:
         settings = self._settings
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             several = settings.workers > 1 or settings.metrics_dir
-            env = {**(as_subprocess([]).env or {}), name_of("sandbox"): ""}
+            env = {**(stdio_parameters().env or {}), name_of("sandbox"): ""}
             env.pop(_METRICS_DIR, None)  # an empty value would mean the working folder
             env |= {_METRICS_DIR: folder} if several else {}
             done = await anyio.run_process(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import anyio
 
-from mcp_seedream.assembly import connecting
+from mcp_seedream.assembly import upstream_client
 from mcp_seedream.core.credentials import masked_token, placeholder_reason
 from mcp_seedream.core.errors import TOKEN_PAGE, BalanceUsedUp, TokenRefused, UpstreamError
 from mcp_seedream.core.settings import name_of
@@ -131,7 +131,7 @@ class UpstreamChecks:
         if self._settings.token is None:
             return Finding("not checked", "there is no token")
         token = self._settings.token.get_secret_value()
-        async with connecting(self._settings)() as client:
+        async with upstream_client(self._settings) as client:
             try:
                 await client.look_up([NO_TASK], token, kind="check")
             except TokenRefused as error:
