@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ SLOW = (
     "uvicorn",
 )
 OTHER_COMMANDS = ("doctor", "hosting", "install", "oauth", "sandbox.app", "telemetry.metrics", "try_command")
-MESSAGES = [
+MESSAGES: list[dict[str, Any]] = [
     {
         "id": 1,
         "method": "initialize",
