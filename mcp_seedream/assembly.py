@@ -193,9 +193,9 @@ def create_worker_app() -> Starlette:
 
 def _app_from_environment(*, log_warnings: bool) -> Starlette:
     try:
-        found = sources("hosted")
-        settings = found.settings()
-        set_up_process(settings, found.warnings() if log_warnings else ())
+        setting_sources = sources("hosted")
+        settings = setting_sources.settings()
+        set_up_process(settings, setting_sources.warnings() if log_warnings else ())
         app = hosted(settings)
     except ConfigurationError as error:
         logger.critical("%s", error)

@@ -52,9 +52,12 @@ def serve(options: ServeOptions) -> int:
     Raises:
         ConfigurationError: The settings are invalid, or the address can't be bound.
     """
-    found = sources("hosted" if options.http else "local")
-    settings = found.settings(log_level=options.log_level, workers=options.workers)
-    warnings = [*found.warnings(), *(f"--{name} has no effect without --transport http." for name in options.ignored)]
+    setting_sources = sources("hosted" if options.http else "local")
+    settings = setting_sources.settings(log_level=options.log_level, workers=options.workers)
+    warnings = [
+        *setting_sources.warnings(),
+        *(f"--{name} has no effect without --transport http." for name in options.ignored),
+    ]
     set_up_process(settings, warnings, local=not options.http)
     table = read_table(settings.models_file)
     in_sandbox = options.sandbox.enabled or settings.sandbox

@@ -26,7 +26,7 @@ from mcp_seedream.core.settings_report import Survey, coloured
 from mcp_seedream.doctor.endpoint_checks import EndpointChecks
 from mcp_seedream.doctor.findings import Check, Finding, Result, as_json, as_text, count, run_checks
 from mcp_seedream.doctor.hosting_checks import HostingChecks
-from mcp_seedream.doctor.machine import MachineChecks, in_clients, unusable
+from mcp_seedream.doctor.machine import MachineChecks, client_entries, invalid_setting
 from mcp_seedream.doctor.refusal_checks import recent_refusals
 from mcp_seedream.doctor.upstream_checks import UpstreamChecks
 from mcp_seedream.install.discovery import Installed, find_installed, folders_here
@@ -68,7 +68,7 @@ def doctor(options: DoctorOptions, survey: Survey) -> int:
         survey = survey if options.sandbox else _with_client_token(survey, installed)
         checks = [
             *MachineChecks(survey).checks(),
-            Check("clients", partial(_in_clients, installed)),
+            Check("clients", partial(_client_entries, installed)),
             *HostingChecks(survey).checks(),
             *UpstreamChecks(survey).checks(),
             Check("refusals", partial(recent_refusals, survey.settings), needs=("settings",)),
@@ -85,7 +85,7 @@ def doctor(options: DoctorOptions, survey: Survey) -> int:
 
 
 def _printer(checks: Sequence[Check], stream: TextIO) -> Callable[[Result], None]:
-    """What prints results as text, as wide as the terminal."""
+    """A function that prints a result as text, in the width of the terminal."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")  # names of servers and folders may be in any script
     names = max(len(check.name) for check in checks)
@@ -95,7 +95,7 @@ def _printer(checks: Sequence[Check], stream: TextIO) -> Callable[[Result], None
 
 
 def _ignore(_: Result) -> None:
-    """JSON is printed at the end, as a whole."""
+    """Print nothing: JSON is printed at the end."""
 
 
 def _say(text: str) -> None:
@@ -121,8 +121,8 @@ def _installed() -> Installed:
         return Installed((), {"all clients": error.message})
 
 
-async def _in_clients(installed: Installed) -> Finding:
-    return in_clients(installed)
+async def _client_entries(installed: Installed) -> Finding:
+    return client_entries(installed)
 
 
 def _with_client_token(survey: Survey, installed: Installed) -> Survey:
@@ -140,7 +140,7 @@ def _server(survey: Survey, *, sandbox: bool) -> Check:
     """A check that starts the server as clients do, and with the sandbox makes a picture."""
 
     async def start() -> Finding:
-        if wrong := unusable(survey, "token"):
+        if wrong := invalid_setting(survey, "token"):
             return wrong
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             log = Path(folder) / "log"

@@ -1,7 +1,7 @@
-"""Builds the hosted app from the environment's settings, to see whether a server would start with them.
+"""Builds the hosted app from the settings of the environment, to find out whether a server starts with them.
 
-`doctor` runs this with `python -m`, since building the app changes its process: logging, metrics and the collector.
-The exit status is 2 where the settings are refused; the reason is on stdout.
+`doctor` runs this with `python -m`, since it sets up logging and metrics for the whole process.
+The exit status is 2 if the settings are refused; the reason is on stdout.
 """
 
 import sys
