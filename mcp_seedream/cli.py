@@ -1,6 +1,6 @@
-"""The command line: parses arguments, changes settings of the process, and calls one function of a package.
+"""The command line: parses arguments, and calls one function of a package.
 
-Settings of the whole process (its environment, its garbage collector) are changed here and in `assembly` alone.
+The environment, the garbage collector and the log of the process are set up only here and in `assembly`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mcp_seedream import __version__
 from mcp_seedream.core.errors import ConfigurationError
 from mcp_seedream.sandbox.options import SandboxOptions
-
-if TYPE_CHECKING:
-    from mcp_seedream.catalog.table import ModelTable
-    from mcp_seedream.core.settings import Settings
-    from mcp_seedream.serve_command import ServeOptions
 
 logger = logging.getLogger(__name__)
 _HOST, _PORT = "127.0.0.1", 8000
@@ -177,7 +171,7 @@ def _try(arguments: argparse.Namespace) -> int:
         images=tuple(arguments.edit or ()),
         arguments=tuple(arguments.settings),
         output=arguments.output,
-        sandbox=_sandbox(arguments, settings),
+        sandbox=_sandbox(arguments, by_setting=settings.sandbox),
     )
     return run_try(options, settings)
 
@@ -215,81 +209,51 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from mcp_seedream.catalog.table_file import read_table  # noqa: PLC0415
     from mcp_seedream.core.settings_report import survey  # noqa: PLC0415
     from mcp_seedream.doctor.command import DoctorOptions, doctor  # noqa: PLC0415
+    from mcp_seedream.telemetry.logs import log_to_stderr  # noqa: PLC0415
 
+    if arguments.log_level:
+        log_to_stderr(arguments.log_level)
+    else:
+        logging.getLogger().addHandler(logging.NullHandler())  # the checks report what goes wrong
     report = survey()
-    sandbox = _sandbox(arguments, report.settings)
-    options = DoctorOptions(arguments.url, arguments.json, sandbox.enabled, arguments.log_level)
+    sandbox = _sandbox(arguments, by_setting=report.settings.sandbox)
+    options = DoctorOptions(arguments.url, arguments.json, sandbox.enabled)
     if options.url or not sandbox.enabled:
         return doctor(options, report)
-    with _upstream(sandbox, report.settings, read_table()) as settings:
+    from mcp_seedream.sandbox.app import settings_with_sandbox  # noqa: PLC0415  (slow to import)
+
+    with settings_with_sandbox(sandbox, report.settings, read_table()) as settings:
         return doctor(options, report.with_sandbox(settings))
 
 
 def _serve(arguments: argparse.Namespace) -> int:
     with _without_garbage_collection():
-        from mcp_seedream.assembly import prepare  # noqa: PLC0415
-        from mcp_seedream.catalog.table_file import read_table  # noqa: PLC0415
-        from mcp_seedream.core.settings import sources  # noqa: PLC0415
+        from mcp_seedream.serve_command import ServeOptions, serve  # noqa: PLC0415
 
-        found = sources("hosted" if arguments.transport == "http" else "local")
-        settings = found.settings(log_level=arguments.log_level, workers=arguments.workers)
-        prepare(settings, local=found.use == "local")
-        for warning in found.warnings():
-            logger.warning("%s", warning)
-        table = read_table(settings.models_file)
-    if arguments.transport != "http":
-        for name in _HTTP_ONLY:
-            if getattr(arguments, name) is not None:
-                logger.warning("--%s does nothing without --transport http.", name)
-    from mcp_seedream.serve_command import ServeOptions, serve_http, serve_stdio  # noqa: PLC0415
-
-    sandbox = _sandbox(arguments, settings)
-    port = _PORT if arguments.port is None else arguments.port
-    options = ServeOptions(arguments.host or _HOST, port, sandbox.enabled)
-    if arguments.transport == "http" and settings.workers > 1:
-        return _serve_in_workers(options, settings)
-    serve = serve_http if arguments.transport == "http" else serve_stdio
-    with _upstream(sandbox, settings, table) as settings_in_use:
-        serve(options, settings_in_use, table)
-    return 0
+    http = arguments.transport == "http"
+    options = ServeOptions(
+        http=http,
+        host=arguments.host or _HOST,
+        port=_PORT if arguments.port is None else arguments.port,
+        workers=arguments.workers,
+        log_level=arguments.log_level,
+        sandbox=_sandbox(arguments),
+        ignored=() if http else tuple(name for name in _HTTP_ONLY if getattr(arguments, name) is not None),
+    )
+    return serve(options)
 
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Load modules without looking for garbage, of which there is hardly any: it takes a tenth of the start."""
+    """Turn the garbage collector off while modules are imported: it would find little, in a tenth of the start."""
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()  # modules stay for as long as the process: later collections skip them
+        gc.freeze()  # later collections skip the modules, which are never freed
         gc.enable()
 
 
-def _serve_in_workers(options: ServeOptions, settings: Settings) -> int:
-    from mcp_seedream.hosting.workers import metrics_folder, open_listeners, serve_in_workers  # noqa: PLC0415
-
-    if options.in_sandbox:
-        raise ConfigurationError("A sandbox serves one process: leave it out, or --workers and WEB_CONCURRENCY.")
-    sockets = open_listeners(options.host, options.port)  # before a folder is emptied that another server may be using
-    with metrics_folder(settings.metrics_dir) as folder:
-        # Each process reads the settings again, from the environment.
-        os.environ |= {"SEEDREAM_LOG_LEVEL": settings.log_level}
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        return serve_in_workers("mcp_seedream.serve_command:create_worker_app", settings.workers, sockets)
-
-
-def _sandbox(arguments: argparse.Namespace, settings: Settings) -> SandboxOptions:
-    enabled = arguments.sandbox or settings.sandbox
+def _sandbox(arguments: argparse.Namespace, *, by_setting: bool = False) -> SandboxOptions:
+    enabled = arguments.sandbox or by_setting
     return SandboxOptions(enabled, arguments.sandbox_seconds, arguments.sandbox_as_documented)
-
-
-@contextmanager
-def _upstream(sandbox: SandboxOptions, settings: Settings, table: ModelTable) -> Iterator[Settings]:
-    """The settings with the upstream that they name, or with a sandbox that runs as long as the context."""
-    if not sandbox.enabled:
-        yield settings
-        return
-    from mcp_seedream.sandbox.app import settings_with_sandbox  # noqa: PLC0415  (slow to import)
-
-    with settings_with_sandbox(sandbox, settings, table) as settings_in_use:
-        yield settings_in_use

@@ -1,21 +1,22 @@
-"""Serves MCP clients in this process: over stdio, over HTTP, or as one of several processes over HTTP."""
+"""The command `mcp-seedream` without a subcommand: serves MCP clients over stdio or HTTP."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import anyio
+
+from mcp_seedream.assembly import hosted, local, set_up_process, set_worker_environment, tune_garbage_collector
 from mcp_seedream.catalog.table import ModelTable
+from mcp_seedream.catalog.table_file import read_table
 from mcp_seedream.core.errors import ConfigurationError
-from mcp_seedream.core.settings import Settings, read_settings
+from mcp_seedream.core.settings import Settings, sources
+from mcp_seedream.sandbox.options import SandboxOptions
+from mcp_seedream.server.stdio import serve_stdio
 
-if TYPE_CHECKING:
-    from starlette.applications import Starlette
-
-logger = logging.getLogger(__name__)
-_SANDBOX_NOTE = "Drawn by the sandbox: a placeholder, not a generated picture."
 _WAITING = (
     "Waiting for an MCP client, which usually starts this command. `mcp-seedream try PROMPT` makes a picture; "
     "Ctrl-C ends this."
@@ -24,82 +25,84 @@ _WAITING = (
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """Options of the server that are not settings.
+    """Options of the server.
 
     Args:
+        http: Whether it serves over HTTP; otherwise over stdio.
         host: Address to listen on, over HTTP.
         port: Port to listen on, over HTTP.
-        in_sandbox: Whether the upstream is a sandbox that ends with this process.
+        workers: Number of processes, over HTTP; None: that of the settings.
+        log_level: Lowest level that is logged; None: that of the settings.
+        sandbox: The sandbox, which a setting may also enable.
+        ignored: Names of options that were given but have no effect over stdio.
     """
 
+    http: bool
     host: str
     port: int
-    in_sandbox: bool
-
-    @property
-    def remark(self) -> str | None:
-        """A note for every result."""
-        return _SANDBOX_NOTE if self.in_sandbox else None
+    workers: int | None
+    log_level: str | None
+    sandbox: SandboxOptions
+    ignored: tuple[str, ...]
 
 
-def serve_stdio(options: ServeOptions, settings: Settings, table: ModelTable) -> None:
-    """Serve one client over stdin and stdout, until it closes them."""
-    import anyio  # noqa: PLC0415  (HTTP needs none of these)
-
-    from mcp_seedream.assembly import connecting, local_preview  # noqa: PLC0415
-    from mcp_seedream.core.shutdown import Shutdown  # noqa: PLC0415
-    from mcp_seedream.generation.journal import open_journal  # noqa: PLC0415
-    from mcp_seedream.media.local_files import LocalFiles  # noqa: PLC0415
-    from mcp_seedream.server.server import build_server  # noqa: PLC0415
-    from mcp_seedream.server.stdio import serve_stdio as serve  # noqa: PLC0415
-    from mcp_seedream.server.tools import ToolDefaults  # noqa: PLC0415
-
-    shutdown = Shutdown(settings.shutdown_seconds)
-    token = settings.token.get_secret_value() if settings.token else None
-    local = LocalFiles(tuple(settings.allowed_dirs), settings.output_dir)
-    defaults = ToolDefaults(settings.wait_seconds, local_preview(settings.preview), local, settings.set_images)
-    server = build_server(
-        table,
-        connecting(settings),
-        token_of=lambda _: token,
-        defaults=defaults,
-        journal=open_journal(settings.journal, in_memory=options.in_sandbox),
-        shutdown=shutdown,
-        remark=options.remark,
-        image_hosts=settings.image_hosts,
-    )
-    if sys.stdin and sys.stdin.isatty():
-        print(_WAITING, file=sys.stderr)  # noqa: T201
-    anyio.run(serve, server, shutdown)
-
-
-def serve_http(options: ServeOptions, settings: Settings, table: ModelTable) -> None:
-    """Serve clients over HTTP, until a signal.
+def serve(options: ServeOptions) -> int:
+    """Serve until the client closes stdin, or until a signal; returns the exit status.
 
     Raises:
-        ConfigurationError: The address can't be listened to.
+        ConfigurationError: The settings are invalid, or the address can't be bound.
     """
-    from mcp_seedream.assembly import create_app, tune_garbage_collector  # noqa: PLC0415  (stdio starts faster without)
-    from mcp_seedream.hosting.workers import serve_in_process  # noqa: PLC0415
+    setting_sources = sources("hosted" if options.http else "local")
+    settings = setting_sources.settings(log_level=options.log_level, workers=options.workers)
+    warnings = [
+        *setting_sources.warnings(),
+        *(f"--{name} has no effect without --transport http." for name in options.ignored),
+    ]
+    set_up_process(settings, warnings, local=not options.http)
+    table = read_table(settings.models_file)
+    in_sandbox = options.sandbox.enabled or settings.sandbox
+    if options.http and settings.workers > 1:
+        if in_sandbox:
+            raise ConfigurationError("A sandbox serves one process: leave it out, or --workers and WEB_CONCURRENCY.")
+        return _serve_in_workers(options, settings)
+    with (
+        _sandbox_settings(options.sandbox, settings, table) if in_sandbox else nullcontext(settings) as settings_in_use
+    ):
+        if options.http:
+            _serve_http(options, settings_in_use, table, in_sandbox=in_sandbox)
+        else:
+            _serve_stdio(settings_in_use, table, in_sandbox=in_sandbox)
+    return 0
 
-    app = create_app(settings, table=table, remark=options.remark)
+
+def _sandbox_settings(
+    sandbox: SandboxOptions, settings: Settings, table: ModelTable
+) -> AbstractContextManager[Settings]:
+    from mcp_seedream.sandbox.app import settings_with_sandbox  # noqa: PLC0415  (slow to import)
+
+    return settings_with_sandbox(sandbox, settings, table)
+
+
+def _serve_stdio(settings: Settings, table: ModelTable, *, in_sandbox: bool) -> None:
+    server, shutdown = local(settings, table, in_sandbox=in_sandbox)
+    if sys.stdin and sys.stdin.isatty():
+        print(_WAITING, file=sys.stderr)  # noqa: T201
+    anyio.run(serve_stdio, server, shutdown)
+
+
+def _serve_http(options: ServeOptions, settings: Settings, table: ModelTable, *, in_sandbox: bool) -> None:
+    from mcp_seedream.hosting.workers import serve_in_process  # noqa: PLC0415  (stdio starts faster without it)
+
+    app = hosted(settings, table, in_sandbox=in_sandbox)
     tune_garbage_collector()
     logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)  # a sandbox in this process has silenced it
     serve_in_process(app, options.host, options.port)
 
 
-def create_worker_app() -> Starlette:
-    """The app of one process of several; the first process has logged the warnings about settings."""
-    from uvicorn.config import STARTUP_FAILURE  # noqa: PLC0415
+def _serve_in_workers(options: ServeOptions, settings: Settings) -> int:
+    from mcp_seedream.hosting.workers import metrics_folder, open_listeners, serve_in_workers  # noqa: PLC0415
 
-    from mcp_seedream.assembly import create_app, prepare, tune_garbage_collector  # noqa: PLC0415
-
-    try:
-        settings = read_settings()
-        prepare(settings)
-        app = create_app(settings)
-    except ConfigurationError as error:
-        logger.critical("%s", error)
-        sys.exit(STARTUP_FAILURE)  # uvicorn starts no replacement then
-    tune_garbage_collector()
-    return app
+    sockets = open_listeners(options.host, options.port)  # before a folder is emptied that another server may be using
+    with metrics_folder(settings.metrics_dir) as folder:
+        set_worker_environment(settings, folder)
+        return serve_in_workers("mcp_seedream.assembly:create_worker_app", settings.workers, sockets)

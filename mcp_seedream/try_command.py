@@ -15,7 +15,7 @@ import anyio
 from mcp import Client, MCPError
 from mcp_types import CallToolResult, TextContent
 
-from mcp_seedream.assembly import as_subprocess
+from mcp_seedream.assembly import stdio_parameters
 from mcp_seedream.catalog.table_file import read_table
 from mcp_seedream.core.errors import TOKEN_PAGE, InvalidArguments
 from mcp_seedream.core.settings import Settings, name_of
@@ -151,7 +151,7 @@ def _interrupted(state: _CallState, settings: Settings, *, in_sandbox: bool) -> 
 
 async def _call_server(switches: list[str], tool: str, arguments: dict[str, Any], state: _CallState) -> int:
     """Start a server, call the tool, and go on with get_task while the task is pending; returns the exit status."""
-    server = as_subprocess(switches)
+    server = stdio_parameters(switches)
     server.env = {**(server.env or {}), name_of("preview"): "off"}  # a terminal shows no images
     async with Client(server) as client:
         state.began = time()

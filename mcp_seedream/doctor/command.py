@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import shutil
 import sys
@@ -20,19 +19,18 @@ from mcp import Client, MCPError
 from mcp.client.stdio import stdio_client
 
 from mcp_seedream import __version__
-from mcp_seedream.assembly import as_subprocess
+from mcp_seedream.assembly import stdio_parameters
 from mcp_seedream.core.errors import ConfigurationError
 from mcp_seedream.core.settings import Settings, name_of
 from mcp_seedream.core.settings_report import Survey, coloured
 from mcp_seedream.doctor.endpoint_checks import EndpointChecks
 from mcp_seedream.doctor.findings import Check, Finding, Result, as_json, as_text, count, run_checks
 from mcp_seedream.doctor.hosting_checks import HostingChecks
-from mcp_seedream.doctor.machine import MachineChecks, in_clients, unusable
+from mcp_seedream.doctor.machine import MachineChecks, client_entries, invalid_setting
 from mcp_seedream.doctor.refusal_checks import recent_refusals
 from mcp_seedream.doctor.upstream_checks import UpstreamChecks
 from mcp_seedream.install.discovery import Installed, find_installed, folders_here
 from mcp_seedream.sandbox.options import SandboxOptions
-from mcp_seedream.telemetry.logs import log_to_stderr
 
 _SLOW_START = 15  # seconds, after which some clients give up
 _MAX_WIDTH = 110
@@ -46,13 +44,11 @@ class DoctorOptions:
         url: The hosted endpoint to check instead of this machine.
         json: Whether the results are printed as JSON.
         sandbox: Whether the sandbox is the upstream.
-        log_level: Lowest level that is logged; None: nothing is.
     """
 
     url: str | None
     json: bool
     sandbox: bool
-    log_level: str | None
 
 
 def doctor(options: DoctorOptions, survey: Survey) -> int:
@@ -65,10 +61,6 @@ def doctor(options: DoctorOptions, survey: Survey) -> int:
     Raises:
         ConfigurationError: The URL is not an http(s) address.
     """
-    if options.log_level:
-        log_to_stderr(options.log_level)
-    else:
-        logging.getLogger().addHandler(logging.NullHandler())  # the checks report what goes wrong
     if options.url:
         checks = _endpoint(options.url, survey.settings).checks()
     else:
@@ -76,7 +68,7 @@ def doctor(options: DoctorOptions, survey: Survey) -> int:
         survey = survey if options.sandbox else _with_client_token(survey, installed)
         checks = [
             *MachineChecks(survey).checks(),
-            Check("clients", partial(_in_clients, installed)),
+            Check("clients", partial(_client_entries, installed)),
             *HostingChecks(survey).checks(),
             *UpstreamChecks(survey).checks(),
             Check("refusals", partial(recent_refusals, survey.settings), needs=("settings",)),
@@ -93,7 +85,7 @@ def doctor(options: DoctorOptions, survey: Survey) -> int:
 
 
 def _printer(checks: Sequence[Check], stream: TextIO) -> Callable[[Result], None]:
-    """What prints results as text, as wide as the terminal."""
+    """A function that prints a result as text, in the width of the terminal."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")  # names of servers and folders may be in any script
     names = max(len(check.name) for check in checks)
@@ -103,7 +95,7 @@ def _printer(checks: Sequence[Check], stream: TextIO) -> Callable[[Result], None
 
 
 def _ignore(_: Result) -> None:
-    """JSON is printed at the end, as a whole."""
+    """Print nothing: JSON is printed at the end."""
 
 
 def _say(text: str) -> None:
@@ -129,8 +121,8 @@ def _installed() -> Installed:
         return Installed((), {"all clients": error.message})
 
 
-async def _in_clients(installed: Installed) -> Finding:
-    return in_clients(installed)
+async def _client_entries(installed: Installed) -> Finding:
+    return client_entries(installed)
 
 
 def _with_client_token(survey: Survey, installed: Installed) -> Survey:
@@ -148,7 +140,7 @@ def _server(survey: Survey, *, sandbox: bool) -> Check:
     """A check that starts the server as clients do, and with the sandbox makes a picture."""
 
     async def start() -> Finding:
-        if wrong := unusable(survey, "token"):
+        if wrong := invalid_setting(survey, "token"):
             return wrong
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             log = Path(folder) / "log"
@@ -168,7 +160,7 @@ def _server(survey: Survey, *, sandbox: bool) -> Check:
 async def _start_server(log: TextIO, folder: Path, *, sandbox: bool) -> Finding:
     began = time.perf_counter()
     switches = SandboxOptions(seconds=0.2).switches if sandbox else []
-    async with Client(stdio_client(as_subprocess(switches), errlog=log), mode="legacy") as client:
+    async with Client(stdio_client(stdio_parameters(switches), errlog=log), mode="legacy") as client:
         tools = [tool.name for tool in (await client.list_tools()).tools]
         seconds = time.perf_counter() - began
         text = f"starts in {seconds:.1f} s, with {', '.join(tools)}"

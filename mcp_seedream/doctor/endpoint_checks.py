@@ -11,7 +11,7 @@ from mcp_seedream import __version__
 from mcp_seedream.core.credentials import masked_token, placeholder_reason
 from mcp_seedream.core.errors import TOKEN_PAGE, ConfigurationError
 from mcp_seedream.doctor.findings import Check, Finding
-from mcp_seedream.doctor.http_probe import KEPT_BACK, Answer, HttpProbe, clock_finding, foreign_answer, timing
+from mcp_seedream.doctor.http_probe import PRIVATE_STATUSES, Answer, HttpProbe, clock_finding, foreign_answer, timing
 from mcp_seedream.hosting.pages import CARD
 from mcp_seedream.server.descriptions import NAME
 
@@ -26,7 +26,7 @@ _INITIALIZE = {
     },
 }
 """The first message of a client. The HTTP status of its answer says who may call."""
-_RENEWAL = 14 * 24 * 3600  # seconds before its end, a certificate should be renewed
+_RENEWAL = 14 * 24 * 3600  # seconds before it expires, a certificate should be renewed
 _NO_SIGN_IN = (
     "Clients without a setting for a token (claude.ai, ChatGPT) can't connect. SEEDREAM_PUBLIC_URL turns sign-in on."
 )
@@ -47,7 +47,7 @@ class EndpointChecks:
     """
 
     def __init__(self, url: str, token: str | None, *, connect: float, read: float) -> None:
-        if not _is_address(url):
+        if not _is_http_url(url):
             raise ConfigurationError(f"{url} is not an address like https://seedream.example.com/mcp.")
         self._probe_of = partial(HttpProbe, connect=connect, read=read)
         self._probe = self._probe_of(url.rstrip("/"))  # both forms are the same endpoint
@@ -65,12 +65,12 @@ class EndpointChecks:
             Check("certificate", self._certificate, needs=("network",)),
             Check("server", self._server, needs=("network",)),
             Check("upstream", self._upstream, needs=("network", "server")),
-            Check("sign-in", self._without_token, needs=("network",)),
-            Check("token", self._with_token, needs=("network", "sign-in")),
+            Check("sign-in", self._call_without_token, needs=("network",)),
+            Check("token", self._call_with_token, needs=("network", "sign-in")),
         ]
 
     async def _network(self) -> Finding:
-        answer = await self._probe.exchange("GET", self._beside("health"))
+        answer = await self._probe.exchange("GET", self._sibling_url("health"))
         if isinstance(answer, Finding):
             return answer
         if answer.status in (502, 504) or (answer.status == 503 and answer.page is not None):
@@ -91,7 +91,7 @@ class EndpointChecks:
     async def _certificate(self) -> Finding:
         expires = self._health.expires if self._health else None
         if expires is None:
-            return Finding("not checked", "no https, no certificate" if self._probe.url.scheme == "http" else "unknown")
+            return Finding("not checked", "none without https" if self._probe.url.scheme == "http" else "unknown")
         until = time.strftime("%Y-%m-%d", time.gmtime(expires))
         if expires - time.time() < _RENEWAL:
             return Finding(
@@ -104,23 +104,23 @@ class EndpointChecks:
         if "version" in health and health.get("status") == "ok":
             return Finding("ok", f"mcp-seedream {health['version']}")
         status = self._health.status if self._health else 0
-        if status in KEPT_BACK and (version := await self._version_on_card()):
+        if status in PRIVATE_STATUSES and (version := await self._version_on_card()):
             self._hides_probes = True
             return Finding("ok", f"mcp-seedream {version}; a proxy in front keeps /health private, as it should")
         return Finding("warning", f"The answer of /health is not that of mcp-seedream (HTTP {status}).", _CHECK_ADDRESS)
 
     async def _version_on_card(self) -> str:
         """The version on the public server card; empty if the card is not that of mcp-seedream."""
-        answer = await self._probe.exchange("GET", self._beside(CARD.lstrip("/")))
+        answer = await self._probe.exchange("GET", self._sibling_url(CARD.lstrip("/")))
         card = {} if isinstance(answer, Finding) else answer.json_object
         version = card.get("version")
         return version if card.get("name") == NAME and isinstance(version, str) else ""
 
     async def _upstream(self) -> Finding:
-        answer = await self._probe.exchange("GET", self._beside("ready"))
+        answer = await self._probe.exchange("GET", self._sibling_url("ready"))
         if isinstance(answer, Finding):
             return answer
-        if self._hides_probes and answer.status in KEPT_BACK:
+        if self._hides_probes and answer.status in PRIVATE_STATUSES:
             text = "a proxy in front keeps /ready private, as it should"
             return Finding("not checked", text, "On the host itself, and for monitoring, /ready is available.")
         status = answer.json_object.get("status")
@@ -134,7 +134,7 @@ class EndpointChecks:
             "warning", f"/ready gives no status (HTTP {answer.status}).", "A proxy in front may keep it private."
         )
 
-    async def _without_token(self) -> Finding:
+    async def _call_without_token(self) -> Finding:
         answer = await self._initialize()
         if isinstance(answer, Finding):
             return answer
@@ -160,7 +160,7 @@ class EndpointChecks:
         match = re.search(r'resource_metadata="([^"]+)"', answer.headers.get("www-authenticate", ""))
         if not match:
             return Finding("ok", "callers send a token; there is no sign-in", _NO_SIGN_IN)
-        if not _is_address(match[1]):
+        if not _is_http_url(match[1]):
             return Finding("problem", f"Sign-in is announced at {match[1]}, which is not an address.", _CHECK_ADDRESS)
         metadata = await self._probe_of(match[1]).exchange("GET")
         if isinstance(metadata, Finding):
@@ -174,7 +174,7 @@ class EndpointChecks:
             return Finding("problem", text, "Set SEEDREAM_PUBLIC_URL to the origin of the address that clients use.")
         return Finding("ok", "callers sign in, or send a token")
 
-    async def _with_token(self) -> Finding:
+    async def _call_with_token(self) -> Finding:
         if self._token is None:
             return Finding("not checked", "ACEDATACLOUD_API_TOKEN is not set")
         if not self._requires_token:
@@ -205,12 +205,12 @@ class EndpointChecks:
             headers["Authorization"] = f"Bearer {token}"
         return await self._probe.exchange("POST", json=_INITIALIZE, headers=headers)
 
-    def _beside(self, name: str) -> str:
+    def _sibling_url(self, name: str) -> str:
         """The address of a path next to the endpoint."""
         return str(self._probe.url.copy_with(query=None).join(name))
 
 
-def _is_address(url: str) -> bool:
+def _is_http_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return (

@@ -18,12 +18,12 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from mcp_seedream.assembly import as_subprocess
+from mcp_seedream.assembly import stdio_parameters
 from mcp_seedream.core.settings import name_of
 from mcp_seedream.core.settings_report import Survey
 from mcp_seedream.doctor.findings import Check, Finding, in_background
-from mcp_seedream.doctor.http_probe import KEPT_BACK, Answer, HttpProbe, connection_failure, foreign_answer
-from mcp_seedream.doctor.machine import free_bytes, unusable
+from mcp_seedream.doctor.http_probe import PRIVATE_STATUSES, Answer, HttpProbe, connection_failure, foreign_answer
+from mcp_seedream.doctor.machine import free_bytes, invalid_setting
 from mcp_seedream.hosting.middleware import ENDPOINT
 from mcp_seedream.hosting.workers import LINGER
 
@@ -86,7 +86,7 @@ class HostingChecks:
         settings = self._settings
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             several = settings.workers > 1 or settings.metrics_dir
-            env = {**(as_subprocess([]).env or {}), name_of("sandbox"): ""}
+            env = {**(stdio_parameters().env or {}), name_of("sandbox"): ""}
             env.pop(_METRICS_DIR, None)  # an empty value would mean the working folder
             env |= {_METRICS_DIR: folder} if several else {}
             done = await anyio.run_process(
@@ -101,7 +101,7 @@ class HostingChecks:
         return output.splitlines()[-1] if output else f"It exits with status {done.returncode}."
 
     async def _redis(self) -> Finding:
-        if wrong := unusable(self._survey, "redis_url"):
+        if wrong := invalid_setting(self._survey, "redis_url"):
             return wrong
         if self._settings.redis_url is None:
             return Finding("ok", "none; one process needs none")
@@ -119,7 +119,7 @@ class HostingChecks:
             return await _check_redis(redis, address)
 
     async def _metrics(self) -> Finding:
-        if wrong := unusable(self._survey, "metrics_dir"):
+        if wrong := invalid_setting(self._survey, "metrics_dir"):
             return wrong
         several = self._settings.workers > 1
         if not self._settings.metrics_dir:
@@ -137,7 +137,7 @@ class HostingChecks:
 
     async def _address(self) -> Finding:
         """Whether the public address leads to a server with the same public address."""
-        if wrong := unusable(self._survey, "public_url"):
+        if wrong := invalid_setting(self._survey, "public_url"):
             return wrong
         public = self._settings.public_url
         if public is None:
@@ -150,7 +150,7 @@ class HostingChecks:
         if health.status in (502, 503, 504):
             text = f"a proxy answers at {public} (HTTP {health.status}); the server behind it does not run now"
             return Finding("not checked", text, "Run this again when it does.")
-        if health.status not in KEPT_BACK and (wrong := foreign_answer(health)):
+        if health.status not in PRIVATE_STATUSES and (wrong := foreign_answer(health)):
             return Finding("problem", f"{public}: {wrong.found}", wrong.advice)
         expectations = {
             f"/.well-known/oauth-protected-resource{ENDPOINT}": ("resource", f"{public}{ENDPOINT}"),

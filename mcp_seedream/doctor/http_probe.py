@@ -37,8 +37,8 @@ from mcp_seedream.upstream.responses import at_most, read_whole
 _MAX_WAIT = 10  # seconds for an answer
 _MAX_REASON = 200  # characters
 _MAX_SKEW = 60  # seconds between two clocks
-KEPT_BACK = (401, 403, 404)
-"""What a proxy in front answers where it keeps probes from the public; see deploy/nginx.conf."""
+PRIVATE_STATUSES = (401, 403, 404)
+"""Statuses of a proxy in front that does not let the public call the probes; see deploy/nginx.conf."""
 _PORTAL = (
     "A proxy, or a network with a sign-in page (open any web page in a browser to see it), answers in its place. "
     "Or the address is wrong."
@@ -47,7 +47,16 @@ _PORTAL = (
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete answer. `at` is when it began, by our clock; `stages` has the seconds of each stage until then."""
+    """A complete answer.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The headers.
+        body: The whole body.
+        at: When its headers came, in Unix seconds of this machine's clock.
+        stages: Seconds of each stage of the request until then, by name.
+        expires: When the certificate expires, in Unix seconds; None: there is none, or it is unknown.
+    """
 
     status: int
     headers: Mapping[str, str]
@@ -55,11 +64,10 @@ class Answer:
     at: float
     stages: Mapping[str, float]
     expires: float | None = None
-    """When the certificate expires, in Unix seconds."""
 
     @property
     def json_object(self) -> dict[str, Any]:
-        """The body as a JSON object; empty where it is none."""
+        """The body as a JSON object; empty if it is not one."""
         try:
             value = json.loads(self.body)
         except (ValueError, RecursionError):
@@ -148,7 +156,7 @@ class HttpProbe:
         return Finding("ok", f"{proxy} ({proxy.source})")
 
     async def exchange(self, method: str, url: httpx.URL | str = "", **request: Any) -> Answer | Finding:
-        """Send one request; returns its answer, or a finding why there is none."""
+        """Send one request; returns its answer, or a finding that says why there is none."""
         stages = _Stages()
         limit = (self._timeout.connect or 0) + (self._timeout.read or 0)
         proxied = None
@@ -182,7 +190,7 @@ class HttpProbe:
         return Answer(reply.status, reply.headers, reply.content, at, stages.seconds, expires)
 
     async def list_tools(self, token: str | None = None) -> list[str] | Finding:
-        """The names of an MCP server's tools, or a finding: why there are none."""
+        """The names of an MCP server's tools, or a finding that says why there are none."""
         failure: BaseException | None = None
         tools: list[str] = []
         try:
@@ -207,7 +215,7 @@ class HttpProbe:
                 verify=self._tls,
                 timeout=httpx2.Timeout(self._timeout.read, connect=self._timeout.connect),
                 proxy=str(proxy.url) if proxy else None,
-                trust_env=False,  # `proxy` is already the environment's
+                trust_env=False,  # `proxy` was read from the environment
             ) as http,
             Client(streamable_http_client(str(self.url), http_client=http), mode="legacy") as client,
         ):

@@ -86,7 +86,7 @@ class MachineChecks:
         return "" if name in secrets or not value or "@" in value else f": {value[:_MAX_SHOWN]!r}"
 
     async def _models(self) -> Finding:
-        if wrong := unusable(self._survey, "models_file"):
+        if wrong := invalid_setting(self._survey, "models_file"):
             return wrong
         try:
             table = read_table(self._settings.models_file)
@@ -95,7 +95,7 @@ class MachineChecks:
         return Finding("ok", f"{len(table.models)} in {self._settings.models_file or 'the built-in table'}")
 
     async def _output(self) -> Finding:
-        if wrong := unusable(self._survey, "output_dir") or unusable(self._survey, "allowed_dirs"):
+        if wrong := invalid_setting(self._survey, "output_dir") or invalid_setting(self._survey, "allowed_dirs"):
             return wrong
         folder, name = self._settings.output_dir, name_of("output_dir")
         for allowed in self._settings.allowed_dirs:
@@ -117,7 +117,7 @@ class MachineChecks:
         return Finding("ok", f"{folder.absolute()}, {free / 2**30:,.0f} GB free")
 
     async def _journal(self) -> Finding:
-        if wrong := unusable(self._survey, "journal"):
+        if wrong := invalid_setting(self._survey, "journal"):
             return wrong
         if self._settings.journal == "off":
             return Finding("ok", "off: pictures whose results are lost can't be found again")
@@ -143,7 +143,7 @@ class MachineChecks:
         return Finding("ok", f"{path}, {tasks} task{'' if tasks == 1 else 's'}")
 
 
-def in_clients(installed: Installed) -> Finding:
+def client_entries(installed: Installed) -> Finding:
     """The clients that have an entry for this server, and whether the entry can work."""
     again = "Run `mcp-seedream install {}` again. If a folder was moved, install the package there first."
     bad: list[Finding] = []
@@ -179,13 +179,13 @@ def _kind(entry: Installation) -> str:
     return masked_token(entry.own_token) if entry.own_token else "token not in the file"
 
 
-def unusable(survey: Survey, field: str) -> Finding | None:
-    """A finding that something is not checked, if its setting is wrong."""
+def invalid_setting(survey: Survey, field: str) -> Finding | None:
+    """A finding that something is not checked because its setting is invalid; None: the setting is valid."""
     return Finding("not checked", f"{name_of(field)} is wrong") if name_of(field) in survey.wrong else None
 
 
 async def python() -> Finding:
-    """Which Python runs this. pip installs the package on no other than those that it supports."""
+    """The version of Python. It is always supported: pip installs the package on no other version."""
     return Finding("ok", f"{'.'.join(map(str, sys.version_info[:3]))} in {sys.executable}")
 
 
@@ -205,7 +205,7 @@ async def packages() -> Finding:
 
 
 async def _unmet_requirements() -> list[str]:
-    """What `pip check` reports of this package, a line each; empty in an environment without pip."""
+    """The lines of `pip check` about this package; empty in an environment without pip."""
     command = [sys.executable, "-P", "-m", "pip", "--isolated", "--disable-pip-version-check", "check"]
     done = await anyio.run_process(command, check=False)
     return [line for line in done.stdout.decode("utf-8", "replace").splitlines() if line.startswith(f"{DISTRIBUTION} ")]

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import anyio
 
-from mcp_seedream.assembly import connecting
+from mcp_seedream.assembly import upstream_client
 from mcp_seedream.core.credentials import masked_token, placeholder_reason
 from mcp_seedream.core.errors import TOKEN_PAGE, BalanceUsedUp, TokenRefused, UpstreamError
 from mcp_seedream.core.settings import name_of
 from mcp_seedream.core.settings_report import Survey
 from mcp_seedream.doctor.findings import Check, Finding
 from mcp_seedream.doctor.http_probe import Answer, HttpProbe, addresses, clock_finding, foreign_answer, timing
-from mcp_seedream.doctor.machine import unusable
+from mcp_seedream.doctor.machine import invalid_setting
 from mcp_seedream.hosting.key_verifier import NO_TASK
 from mcp_seedream.media.downloads import is_public
 from mcp_seedream.upstream.parsing import read_failure
@@ -53,7 +53,7 @@ class UpstreamChecks:
         return HttpProbe(url, connect=self._settings.connect_timeout, read=self._settings.read_timeout)
 
     async def _proxy(self) -> Finding:
-        return unusable(self._survey, "base_url") or await self._probe.find_proxy()
+        return invalid_setting(self._survey, "base_url") or await self._probe.find_proxy()
 
     async def _network(self) -> Finding:
         body = {"action": "retrieve", "id": NO_TASK}  # without a token, which is not sent before this works
@@ -71,7 +71,7 @@ class UpstreamChecks:
         return clock_finding(self._answer, self._probe.url.host)
 
     async def _pictures(self) -> Finding:
-        if wrong := unusable(self._survey, "image_hosts"):
+        if wrong := invalid_setting(self._survey, "image_hosts"):
             return wrong
         findings: dict[str, Finding] = {}
 
@@ -131,7 +131,7 @@ class UpstreamChecks:
         if self._settings.token is None:
             return Finding("not checked", "there is no token")
         token = self._settings.token.get_secret_value()
-        async with connecting(self._settings)() as client:
+        async with upstream_client(self._settings) as client:
             try:
                 await client.look_up([NO_TASK], token, kind="check")
             except TokenRefused as error:
@@ -144,14 +144,16 @@ class UpstreamChecks:
 
 
 def _not_the_api(answer: Answer) -> Finding | None:
-    """Why the answer to a request without a token is not the API's own refusal; None: it is."""
+    """A finding if the answer to a request without a token is not the API's refusal; None: it is."""
     try:
         failure = read_failure(json.loads(answer.body))
     except (ValueError, RecursionError):
         failure = None
     if answer.status >= 500:
         return Finding(
-            "problem", f"The API has a fault (HTTP {answer.status}).", "It is not on this machine: try later."
+            "problem",
+            f"The API has a fault (HTTP {answer.status}).",
+            "The fault is not here: try again later.",
         )
     if failure is None:
         return Finding("problem", f"The answer is not that of the API (HTTP {answer.status}).", f"Check {_BASE_URL}.")

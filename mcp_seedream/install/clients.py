@@ -54,7 +54,7 @@ class SettingsPath:
     evidence: Path
 
     @property
-    def is_used(self) -> bool:
+    def is_installed(self) -> bool:
         """Whether the client is installed."""
         return self.file.exists() or self.evidence.exists()
 
@@ -97,8 +97,8 @@ class McpClient:
 
 
 REFERENCE = r"\$\{(?:input|env):[^{}\"]*\}"
-_ABOUT_START = {"command", "args", "env"}
-_ABOUT_ADDRESS = {"url", "serverUrl", "headers", "transport"}
+_LOCAL_MEMBERS = {"command", "args", "env"}
+_REMOTE_MEMBERS = {"url", "serverUrl", "headers", "transport"}
 _SECRETS = {"env": TOKEN, "headers": "Authorization"}
 
 
@@ -112,16 +112,16 @@ def merged(old: Any, new: Mapping[str, Any], *, keep_token: bool) -> dict[str, A
     """
     if not isinstance(old, Mapping):
         return dict(new)
-    removed = _ABOUT_ADDRESS if "command" in new else _ABOUT_START
+    removed = _REMOTE_MEMBERS if "command" in new else _LOCAL_MEMBERS
     entry = {key: value for key, value in old.items() if key not in removed} | dict(new)
-    for place, secret in _SECRETS.items():
-        before = old.get(place)
-        if place in removed or not isinstance(before, Mapping):
+    for member, secret in _SECRETS.items():
+        before = old.get(member)
+        if member in removed or not isinstance(before, Mapping):
             continue
-        drop = "" if keep_token and place not in new else secret.lower()
-        entry[place] = {key: value for key, value in before.items() if key.lower() != drop} | new.get(place, {})
-        if before and not entry[place]:
-            del entry[place]
+        drop = "" if keep_token and member not in new else secret.lower()
+        entry[member] = {key: value for key, value in before.items() if key.lower() != drop} | new.get(member, {})
+        if before and not entry[member]:
+            del entry[member]
     return entry
 
 
@@ -186,7 +186,7 @@ _VSCODES = {
 """VS Code and its builds: the settings folder of each, and its names as a Flatpak and as a snap."""
 
 
-def _vscode_places(client: str, folders: Folders) -> Iterator[SettingsPath]:
+def _vscode_paths(client: str, folders: Folders) -> Iterator[SettingsPath]:
     """All possible ones: of a system package, of a Flatpak, and of a snap, which may use its own folder."""
     for product, flatpak, snap in _VSCODES[client]:
         file = Path(product, "User", "mcp.json")
@@ -199,14 +199,14 @@ def _vscode_places(client: str, folders: Folders) -> Iterator[SettingsPath]:
             yield SettingsPath(folders.config / file, inside)
 
 
-def _used(places: Iterable[SettingsPath]) -> SettingsPath:
+def _first_installed(places: Iterable[SettingsPath]) -> SettingsPath:
     """The first one whose client is installed, or else the first."""
     candidates = list(places)
-    return next((place for place in candidates if place.is_used), candidates[0])
+    return next((place for place in candidates if place.is_installed), candidates[0])
 
 
 def _vscode(client: str) -> Callable[[Folders], SettingsPath]:
-    return lambda folders: _used(_vscode_places(client, folders))
+    return lambda folders: _first_installed(_vscode_paths(client, folders))
 
 
 def _windsurf(folders: Folders) -> SettingsPath:
@@ -222,7 +222,7 @@ def _devin(folders: Folders) -> SettingsPath:
 def _zed(folders: Folders) -> SettingsPath:
     folder = _dot_config(folders) / ("Zed" if folders.system == "win32" else "zed")
     inside = folders.home / ".var" / "app" / "dev.zed.Zed"  # as a Flatpak
-    return _used(
+    return _first_installed(
         [
             SettingsPath(folder / "settings.json", folder),
             SettingsPath(inside / "config" / "zed" / "settings.json", inside),
@@ -293,7 +293,7 @@ CLIENTS: Mapping[str, McpClient] = {
 def installed_client(name: str, folders: Folders) -> str:
     """The client that is installed: Windsurf may have become Devin Desktop, and VS Code may be another build."""
     if name == "vscode":
-        return next((client for client in _VSCODES if CLIENTS[client].settings_path(folders).is_used), name)
+        return next((client for client in _VSCODES if CLIENTS[client].settings_path(folders).is_installed), name)
     return "devin" if name == "windsurf" and _devin(folders).evidence.is_dir() else name
 
 
@@ -302,7 +302,7 @@ def other_vscodes(used: Path, folders: Folders) -> list[str]:
     others = {
         place.file: CLIENTS[client].title
         for client in _VSCODES
-        for place in _vscode_places(client, folders)
-        if place.is_used and place.file.resolve() != used
+        for place in _vscode_paths(client, folders)
+        if place.is_installed and place.file.resolve() != used
     }
     return [f"{title} ({file})" for file, title in others.items()]

@@ -29,7 +29,7 @@ from mcp_seedream.install.clients import (
     merged,
     token_in,
 )
-from mcp_seedream.install.diff import WANTED
+from mcp_seedream.install.diff import TOKEN_PLACEHOLDER
 from mcp_seedream.install.jsonc import changed
 from mcp_seedream.install.links import cursor_links, entry_without_secret, vscode_links
 from mcp_seedream.install.targets import InstallOptions, Target, backup_note, say, show, target_of
@@ -59,7 +59,7 @@ def install(options: InstallOptions, settings: Settings, sources: Sources) -> in
         ConfigurationError: The entry can't be written; the file is unchanged.
     """
     url = options.url or (HOSTED if options.hosted else None)
-    _check(options, url)
+    _check_options(options, url)
     url = _endpoint(url) if url else None
     if options.link:
         return _print_links(options, url)
@@ -67,8 +67,8 @@ def install(options: InstallOptions, settings: Settings, sources: Sources) -> in
     client, config = target.client, target.config
     token = _remote_token(options, url, target, settings) if url else _local_token(options, settings, target)
     env = {} if url else _settings_for_client(settings, sources, token)
-    entry = _remote(url, target, token) if url else _local(options, target, token, env)
-    _check_reader(target, entry)
+    entry = _remote_entry(url, target, token) if url else _local_entry(options, target, token, env)
+    _check_token_is_read(target, entry)
     if sources.trouble:
         say(about_trouble(sources.trouble), file=sys.stderr)
     if not url and (omitted := _omitted(sources, env)):
@@ -98,7 +98,7 @@ def install(options: InstallOptions, settings: Settings, sources: Sources) -> in
     return 0
 
 
-def _check_reader(target: Target, entry: dict[str, Any]) -> None:
+def _check_token_is_read(target: Target, entry: dict[str, Any]) -> None:
     """Refuse to write a token into a file that no installed client reads."""
     if target.missing and target.client.inputs and has_token(entry):
         raise ConfigurationError(
@@ -159,11 +159,11 @@ def _has_url(target: Target, url: str) -> bool:
     return isinstance(target.entry, dict) and target.entry.get(target.client.url) == url
 
 
-def _remote(url: str, target: Target, token: str | None) -> dict[str, Any]:
+def _remote_entry(url: str, target: Target, token: str | None) -> dict[str, Any]:
     return merged(target.entry, target.client.remote_entry(url, token), keep_token=_has_url(target, url))
 
 
-def _local(options: InstallOptions, target: Target, token: str | None, env: Mapping[str, str]) -> dict[str, Any]:
+def _local_entry(options: InstallOptions, target: Target, token: str | None, env: Mapping[str, str]) -> dict[str, Any]:
     variables = {**({TOKEN: token} if token else {}), **env}
     return merged(
         target.entry, target.client.local_entry(_this_command(sandbox=options.sandbox), variables), keep_token=False
@@ -198,10 +198,10 @@ def _as_variable(value: Any) -> str:
     )
 
 
-def _check(options: InstallOptions, url: str | None) -> None:
+def _check_options(options: InstallOptions, url: str | None) -> None:
     if options.ask and not CLIENTS[options.client].inputs:
-        able = ", ".join(client.title for client in CLIENTS.values() if client.inputs)
-        raise ConfigurationError(f"{CLIENTS[options.client].title} can't ask for a token: --ask is for {able}.")
+        titles = ", ".join(client.title for client in CLIENTS.values() if client.inputs)
+        raise ConfigurationError(f"{CLIENTS[options.client].title} can't ask for a token: --ask is for {titles}.")
     if options.ask and options.sandbox:
         raise ConfigurationError("The sandbox needs no token: use either --ask or --sandbox.")
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", options.name):
@@ -276,7 +276,7 @@ def _local_token(options: InstallOptions, settings: Settings, target: Target) ->
         return existing
     if target.client.inputs:
         return INPUT_REFERENCE
-    return WANTED if options.dry_run else _ask_for_token()
+    return TOKEN_PLACEHOLDER if options.dry_run else _ask_for_token()
 
 
 def _token_of(settings: Settings) -> str | None:

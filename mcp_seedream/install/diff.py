@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from mcp_seedream.install.clients import REFERENCE
 from mcp_seedream.install.settings_file import ConfigFile
 
-WANTED = "(a token will be asked for)"
+TOKEN_PLACEHOLDER = "(a token will be asked for)"  # noqa: S105  (no token)
 """Placeholder for a token that is not known yet; it is not hidden."""
 _SECRET = re.compile(
     r'("[^"\n]*(?:token|key|secret|password|authorization)[^"\n]*"\s*:\s*)'
@@ -29,15 +29,15 @@ def difference(config: ConfigFile, text: str) -> Iterator[str]:
     old, new = _lines(config.text), _lines(text)
     name = str(config.path)
     lines = list(difflib.unified_diff(old, new, name, f"{name} (new)", lineterm=""))
-    gone = {line[1:] for line in lines[2:] if line.startswith("-")}
-    masked = {_masked(line) for line in gone}
+    removed = {line[1:] for line in lines[2:] if line.startswith("-")}
+    masked = {_masked(line) for line in removed}
     for line in lines:
-        changed = line.startswith("+") and line[1:] not in gone and _masked(line[1:]) in masked
+        changed = line.startswith("+") and line[1:] not in removed and _masked(line[1:]) in masked
         yield _masked(line, "*** (changed)" if changed else "***")
 
 
 def _masked(line: str, instead: str = "***") -> str:
-    return line if WANTED in line else _SECRET.sub(rf'\1"{instead}"', line)
+    return line if TOKEN_PLACEHOLDER in line else _SECRET.sub(rf'\1"{instead}"', line)
 
 
 def _lines(text: str) -> list[str]:

@@ -18,11 +18,11 @@ from mcp_seedream.install.clients import CLIENTS, HOSTED, Folders, is_reference,
 from mcp_seedream.install.json_positions import value_at
 from mcp_seedream.install.settings_file import read
 
-_OURS = re.compile(
+_OUR_NAMES = re.compile(
     r"(?:.*[/\\])?mcp[-_]seedream(?:[-_]acedatacloud)?(?:\[[^\]]*\])?(?:\.exe|[=<>~!@].*)?", re.IGNORECASE | re.DOTALL
 )
 _RUNNER = re.compile(r"(?:.*[/\\])?(?:uvx|uv|pipx)(?:\.exe)?", re.IGNORECASE | re.DOTALL)
-_SOURCES = ("--from", "--spec", "--project", "--directory")
+_PACKAGE_OPTIONS = ("--from", "--spec", "--project", "--directory")
 """Options of a runner that name the package of a program. Without one, it is the package of the program's name."""
 _UNRELATED = re.compile(r"mcp[-_.]seedream(?:\[[^\]]*\])?(?:[=<>~!@].*)?", re.IGNORECASE)
 
@@ -91,15 +91,15 @@ def find_installed(folders: Folders) -> Installed:
     """Read the settings of every client that `install` supports; clients that are not installed are skipped."""
     entries: list[Installation] = []
     broken: dict[str, str] = {}
-    for client, about in CLIENTS.items():
+    for client, mcp_client in CLIENTS.items():
         try:
-            config = read(about.settings_path(folders).file)
-            servers = value_at(config.text, (about.servers,), comments=about.comments)
+            config = read(mcp_client.settings_path(folders).file)
+            servers = value_at(config.text, (mcp_client.servers,), comments=mcp_client.comments)
         except ConfigurationError as error:
-            broken[about.title] = error.message.removesuffix(" Nothing was changed.")
+            broken[mcp_client.title] = error.message.removesuffix(" Nothing was changed.")
             continue
         except ValueError as error:
-            broken[about.title] = f"it can't read {config.path}: {error}."
+            broken[mcp_client.title] = f"it can't read {config.path}: {error}."
             continue
         for name, entry in servers.items() if isinstance(servers, Mapping) else ():
             if isinstance(entry, Mapping) and _is_ours(name, entry):
@@ -108,7 +108,7 @@ def find_installed(folders: Folders) -> Installed:
 
 
 def _is_ours(name: str, entry: Mapping[str, Any]) -> bool:
-    return name == "seedream" or any(_OURS.fullmatch(each) or each == HOSTED for each in _words(entry))
+    return name == "seedream" or any(_OUR_NAMES.fullmatch(each) or each == HOSTED for each in _words(entry))
 
 
 def _words(entry: Mapping[str, Any]) -> list[str]:
@@ -135,6 +135,6 @@ def _is_unrelated(words: Sequence[str]) -> bool:
     sources = [
         value if equals else following
         for (option, equals, value), following in zip(options, [*words[1:], ""], strict=True)
-        if option in _SOURCES
+        if option in _PACKAGE_OPTIONS
     ]
     return any(_UNRELATED.fullmatch(word) for word in sources or words)

@@ -47,7 +47,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Holder:
+class Container:
     """The position of an object or a list (of its braces or brackets), and its members in order."""
 
     start: int
@@ -94,7 +94,7 @@ def value_at(text: str, path: Sequence[str], *, comments: bool = True) -> Any:
     return value.get(path[-1])
 
 
-def objects(text: str, path: Sequence[str]) -> list[Holder]:
+def objects(text: str, path: Sequence[str]) -> list[Container]:
     """The objects along the path, from the root, as far as they exist; none in a blank text.
 
     Raises:
@@ -105,30 +105,30 @@ def objects(text: str, path: Sequence[str]) -> list[Holder]:
     at = _after_blanks(plain, 0)
     if at == len(plain):
         return []
-    _check(value, [], dict)
-    found = [_holder(plain, at)]
+    _check_kind(value, [], dict)
+    containers = [_container(plain, at)]
     for depth, key in enumerate(path, 1):
-        member = found[-1].find(key)
+        member = containers[-1].find(key)
         if member is None:
             break
         value = value[key]
-        _check(value, path[:depth], dict)
-        found.append(_holder(plain, member.value))
-    return found
+        _check_kind(value, path[:depth], dict)
+        containers.append(_container(plain, member.value))
+    return containers
 
 
-def with_list(text: str, path: Sequence[str]) -> list[Holder]:
+def objects_and_list(text: str, path: Sequence[str]) -> list[Container]:
     """The objects along the path, and the list at its end; none if the list does not exist.
 
     Raises:
         ValueError: As for `objects`, or the end of the path is not a list.
     """
-    found = objects(text, path[:-1])
-    member = found[-1].find(path[-1]) if len(found) == len(path) else None
+    containers = objects(text, path[:-1])
+    member = containers[-1].find(path[-1]) if len(containers) == len(path) else None
     if member is None:
         return []
-    _check(value_at(text, path), path, list)
-    return [*found, _holder(_plain(without_comments(text)), member.value)]
+    _check_kind(value_at(text, path), path, list)
+    return [*containers, _container(_plain(without_comments(text)), member.value)]
 
 
 def without_comments(text: str) -> str:
@@ -141,14 +141,14 @@ def _plain(bare: str) -> str:
     return _TRAILING.sub(lambda match: " " if match[1] else match[0], bare)
 
 
-def _check(value: Any, path: Sequence[str], kind: type) -> None:
+def _check_kind(value: Any, path: Sequence[str], kind: type) -> None:
     if isinstance(value, kind):
         return
     where = f"`{'.'.join(path)}`" if path else "it"
     raise ValueError(f"{where} is {_KINDS[type(value)]} where {_KINDS[kind]} has to be")
 
 
-def _holder(plain: str, start: int) -> Holder:
+def _container(plain: str, start: int) -> Container:
     members: list[Member] = []
     closed, named = ("}", True) if plain[start] == "{" else ("]", False)
     at = _after_blanks(plain, start + 1)
@@ -162,7 +162,7 @@ def _holder(plain: str, start: int) -> Holder:
         _, end = _DECODER.raw_decode(plain, value)
         members.append(Member(key, begin, value, end))
         at = _after_blanks(plain, end)
-    return Holder(start, at, members)
+    return Container(start, at, members)
 
 
 def _after_blanks(text: str, at: int) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mcp_seedream.install.json_positions import BLANKS, Holder, Member, objects, with_list, without_comments
+from mcp_seedream.install.json_positions import BLANKS, Container, Member, objects, objects_and_list, without_comments
 
 _REST_OF_LINE = re.compile(r"(?:[ \t]*(?://[^\r\n]*|/\*.*?\*/))*", re.DOTALL)
 _FIRST_MEMBER = re.compile(r'\{[ \t\r\n]*\n([ \t]+)"')
@@ -27,17 +27,17 @@ def with_member(text: str, path: Sequence[str], value: Any) -> str:
     Raises:
         ValueError: The text is not JSON, or something on the path is not an object.
     """
-    found = objects(text, path[:-1])
+    containers = objects(text, path[:-1])
     bare = without_comments(text)
-    if not found:
+    if not containers:
         style = _Style("", _newline(text), "  ")
         start = text if not text or text.endswith("\n") else text + style.line
         return start + style.written(_nested(path, value)) + style.line
-    missing = path[len(found) - 1 :]
-    member = found[-1].find(missing[0])
+    missing = path[len(containers) - 1 :]
+    member = containers[-1].find(missing[0])
     if member:
         return text[: member.value] + _style(text, bare, member.start).written(value) + text[member.end :]
-    return _added(text, bare, found, missing[0], _nested(missing[1:], value))
+    return _with_added(text, bare, containers, missing[0], _nested(missing[1:], value))
 
 
 def without_member(text: str, path: Sequence[str]) -> str:
@@ -46,12 +46,12 @@ def without_member(text: str, path: Sequence[str]) -> str:
     Raises:
         ValueError: As for `with_member`.
     """
-    found = objects(text, path[:-1])
-    if len(found) < len(path):
+    containers = objects(text, path[:-1])
+    if len(containers) < len(path):
         return text
-    holder = found[-1]
-    member = holder.find(path[-1])
-    return _removed(text, without_comments(text), holder, member) if member else text
+    container = containers[-1]
+    member = container.find(path[-1])
+    return _without(text, without_comments(text), container, member) if member else text
 
 
 def with_item(text: str, path: Sequence[str], value: Any) -> str:
@@ -60,10 +60,10 @@ def with_item(text: str, path: Sequence[str], value: Any) -> str:
     Raises:
         ValueError: As for `with_member`, or the value is not a list.
     """
-    found = with_list(text, path)
-    if not found:
+    containers = objects_and_list(text, path)
+    if not containers:
         return with_member(text, path, [value])
-    return _added(text, without_comments(text), found, None, value)
+    return _with_added(text, without_comments(text), containers, None, value)
 
 
 def without_item(text: str, path: Sequence[str], index: int) -> str:
@@ -72,8 +72,8 @@ def without_item(text: str, path: Sequence[str], index: int) -> str:
     Raises:
         ValueError: As for `with_item`.
     """
-    items = with_list(text, path)[-1]
-    return _removed(text, without_comments(text), items, items.members[index])
+    items = objects_and_list(text, path)[-1]
+    return _without(text, without_comments(text), items, items.members[index])
 
 
 def changed(text: str, path: Sequence[str], old: Any, new: Any) -> str:
@@ -89,12 +89,12 @@ def changed(text: str, path: Sequence[str], old: Any, new: Any) -> str:
     return text
 
 
-def _added(text: str, bare: str, found: Sequence[Holder], key: str | None, value: Any) -> str:
-    holder = found[-1]
-    if not holder.members:
-        return _filled(text, bare, found, key, value)
-    last = holder.members[-1]
-    comma = bare.find(",", last.end, holder.end)
+def _with_added(text: str, bare: str, containers: Sequence[Container], key: str | None, value: Any) -> str:
+    container = containers[-1]
+    if not container.members:
+        return _with_first_member(text, bare, containers, key, value)
+    last = container.members[-1]
+    comma = bare.find(",", last.end, container.end)
     after = last.end if comma == -1 else comma + 1
     style = _style(text, bare, last.start)
     if style.indent is None:
@@ -107,29 +107,29 @@ def _added(text: str, bare: str, found: Sequence[Holder], key: str | None, value
     return text[: last.end] + before + text[last.end : end] + start + style.pair(key, value) + behind + text[end:]
 
 
-def _filled(text: str, bare: str, found: Sequence[Holder], key: str | None, value: Any) -> str:
+def _with_first_member(text: str, bare: str, containers: Sequence[Container], key: str | None, value: Any) -> str:
     """The text with a first member in an object that was empty."""
-    holder = found[-1]
-    start = text[: holder.end].rstrip(BLANKS)
-    if "\n" not in text.strip(BLANKS) and len(found) > 1:  # a file on one line stays on one line
-        return start + _Style(None).pair(key, value) + text[holder.end :]
-    outer, line, unit = _indent(text, holder.start), _newline(text), _unit(bare)
+    container = containers[-1]
+    start = text[: container.end].rstrip(BLANKS)
+    if "\n" not in text.strip(BLANKS) and len(containers) > 1:  # a file on one line stays on one line
+        return start + _Style(None).pair(key, value) + text[container.end :]
+    outer, line, unit = _indent(text, container.start), _newline(text), _unit(bare)
     member = _Style(outer + unit, line, unit).pair(key, value)
-    return start + line + outer + unit + member + line + outer + text[holder.end :]
+    return start + line + outer + unit + member + line + outer + text[container.end :]
 
 
-def _removed(text: str, bare: str, holder: Holder, member: Member) -> str:
-    at = holder.members.index(member)
-    following = holder.members[at + 1].start if at + 1 < len(holder.members) else holder.end
+def _without(text: str, bare: str, container: Container, member: Member) -> str:
+    at = container.members.index(member)
+    following = container.members[at + 1].start if at + 1 < len(container.members) else container.end
     comma = bare.find(",", member.end, following)
     start, end = _with_blanks(
-        text, member.start, member.end if comma == -1 else comma + 1, last=following == holder.end
+        text, member.start, member.end if comma == -1 else comma + 1, last=following == container.end
     )
-    if not text[holder.start + 1 : start].strip(BLANKS) and not text[end : holder.end].strip(BLANKS):
-        return text[: holder.start + 1] + text[holder.end :]
+    if not text[container.start + 1 : start].strip(BLANKS) and not text[end : container.end].strip(BLANKS):
+        return text[: container.start + 1] + text[container.end :]
     before = text[:start]
     if comma == -1 and at:
-        separator = bare.rfind(",", holder.members[at - 1].end, member.start)
+        separator = bare.rfind(",", container.members[at - 1].end, member.start)
         before = text[:separator] + text[separator + 1 : start]
     return before + text[end:]
 

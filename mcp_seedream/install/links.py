@@ -25,10 +25,10 @@ def vscode_links(name: str, entry: Mapping[str, Any]) -> tuple[str, str]:
     """
     inputs = [INPUT] if INPUT_REFERENCE in _compact(entry) else []
     query = {"name": name, **({"inputs": _compact(inputs)} if inputs else {}), "config": _compact(entry)}
-    whole = {"name": name, **entry, **({"inputs": inputs} if inputs else {})}
+    settings = {"name": name, **entry, **({"inputs": inputs} if inputs else {})}
     return (
         f"https://insiders.vscode.dev/redirect/mcp/install?{urlencode(query, quote_via=quote)}",
-        f"vscode:mcp/install?{quote(_compact(whole), safe='')}",
+        f"vscode:mcp/install?{quote(_compact(settings), safe='')}",
     )
 
 
@@ -43,10 +43,14 @@ def entry_without_secret(client: str, command: list[str] | None, url: str, *, to
         url: The hosted server.
         token: Whether the server needs a token; the sandbox does not.
     """
-    about = CLIENTS[client]
-    reference = INPUT_REFERENCE if about.inputs else f"${{env:{TOKEN}}}" if command else None
+    mcp_client = CLIENTS[client]
+    reference = INPUT_REFERENCE if mcp_client.inputs else f"${{env:{TOKEN}}}" if command else None
     secret = reference if token else None
-    return about.local_entry(command, {TOKEN: secret} if secret else {}) if command else about.remote_entry(url, secret)
+    return (
+        mcp_client.local_entry(command, {TOKEN: secret} if secret else {})
+        if command
+        else mcp_client.remote_entry(url, secret)
+    )
 
 
 def _compact(value: Any) -> str:

@@ -54,7 +54,7 @@ class ConfigFile:
         """Whether other users may read it; False on Windows, which has other permissions."""
         if sys.platform == "win32" or self.data is None:
             return False
-        with _explained(self.path, "read"):
+        with _errors_explained(self.path, "read"):
             return bool(self.path.stat().st_mode & 0o044)
 
     def backups(self) -> Iterator[ConfigFile]:
@@ -82,25 +82,25 @@ class ConfigFile:
         Raises:
             ConfigurationError: The file can't be written, or was changed since it was read; it is unchanged.
         """
-        with _explained(self.path, "written"):
+        with _errors_explained(self.path, "written"):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             backup = self._back_up() if keep else None
             try:
-                self._put(data, private=private)
+                self._write(data, private=private)
             except BaseException:
                 if backup:
                     backup.unlink()
                 raise
             return backup
 
-    def _put(self, data: bytes | None, *, private: bool) -> None:
+    def _write(self, data: bytes | None, *, private: bool) -> None:
         if data is None:
             self._check_unchanged()
             self.path.unlink()
             return
         handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
         try:
-            self._fill(handle, data, private=private)
+            self._write_handle(handle, data, private=private)
             self._check_unchanged()
             Path(name).replace(self.path)
         except BaseException:
@@ -114,13 +114,13 @@ class ConfigFile:
         backup = self.path.with_name(f"{self.path.name}.backup-{moment}")
         handle = os.open(backup, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         try:
-            self._fill(handle, self.data, private=True)
+            self._write_handle(handle, self.data, private=True)
         except BaseException:
             backup.unlink(missing_ok=True)
             raise
         return backup
 
-    def _fill(self, handle: int, data: bytes, *, private: bool) -> None:
+    def _write_handle(self, handle: int, data: bytes, *, private: bool) -> None:
         """Write an open file, with the owner and the mode of the file that it replaces or copies."""
         with os.fdopen(handle, "wb") as file:
             if self.data is not None and sys.platform != "win32":
@@ -146,7 +146,7 @@ def read(path: Path) -> ConfigFile:
     Raises:
         ConfigurationError: It can't be read, or is not a regular file.
     """
-    with _explained(path, "read"):
+    with _errors_explained(path, "read"):
         real = path.expanduser().resolve()
         try:
             regular = stat.S_ISREG(real.stat().st_mode)
@@ -158,7 +158,7 @@ def read(path: Path) -> ConfigFile:
 
 
 @contextmanager
-def _explained(path: Path, what: str) -> Iterator[None]:
+def _errors_explained(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:  # no such home folder, a loop of links, a NUL byte

@@ -80,7 +80,7 @@ def target_of(options: EntryOptions) -> Target:
         entry = value_at(config.text, path, comments=client.comments)
     except ValueError as error:
         raise ConfigurationError(f"{client.title} can't read {config.path}: {error}. Nothing was changed.") from None
-    missing = None if options.config or place.is_used else place.evidence
+    missing = None if options.config or place.is_installed else place.evidence
     others = () if options.config or not client.inputs else tuple(other_vscodes(config.path, folders))
     return Target(client, config, path, entry, missing, others)
 

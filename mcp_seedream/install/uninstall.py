@@ -21,12 +21,12 @@ def uninstall(options: EntryOptions) -> int:
     """
     target = target_of(options)
     config, title = target.config, target.client.title
-    cut = _without_entry(config.text, target, without_our_input=refers_to_input(target.entry))
-    if cut == config.text:
+    new_text = _without_entry(config.text, target, without_our_input=refers_to_input(target.entry))
+    if new_text == config.text:
         say(f'{title} has no "{options.name}" in {config.path}. Nothing was changed.')
         return 0
-    earlier = _earlier(target, cut)
-    before = earlier.data if earlier else config.encoded(cut)
+    earlier = _file_before_install(target, new_text)
+    before = earlier.data if earlier else config.encoded(new_text)
     if options.dry_run:
         show(config, ConfigFile(config.path, before).text)
         return 0
@@ -49,21 +49,23 @@ def uninstall(options: EntryOptions) -> int:
 
 def _without_entry(text: str, target: Target, *, without_our_input: bool) -> str:
     """The text without the entry, and without our input if the entry referred to it."""
-    cut = without_member(text, target.path)
-    return without_input(cut, target.client.inputs) if without_our_input and target.client.inputs else cut
+    new_text = without_member(text, target.path)
+    return without_input(new_text, target.client.inputs) if without_our_input and target.client.inputs else new_text
 
 
-def _earlier(target: Target, cut: str) -> ConfigFile | None:
+def _file_before_install(target: Target, new_text: str) -> ConfigFile | None:
     """The file as it was before the entry, from a backup; None if anything else has changed since.
 
     Args:
         target: The file with the entry.
-        cut: The text without the entry, which may still have objects that were created for it.
+        new_text: The text without the entry, which may still have objects that were created for it.
     """
     config = target.config
     for earlier in (*config.backups(), ConfigFile(config.path, None)):
         try:
-            if value_at(earlier.text, target.path) is None and cut in _after_install_and_removal(earlier.text, target):
+            if value_at(earlier.text, target.path) is None and new_text in _after_install_and_removal(
+                earlier.text, target
+            ):
                 return earlier
         except (ValueError, ConfigurationError):
             continue  # a backup of something else

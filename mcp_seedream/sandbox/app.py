@@ -108,8 +108,8 @@ class Sandbox:
             return answer
         try:
             job = self._accept(body, token, str(request.base_url).rstrip("/"))
-        except InvalidArguments as fault:
-            return error(400, "bad_request", fault.message)
+        except InvalidArguments as failure:
+            return error(400, "bad_request", failure.message)
         self.jobs[job.id] = job
         while len(self.jobs) > _MAX_JOBS:
             del self.jobs[next(iter(self.jobs))]
@@ -159,11 +159,11 @@ class Sandbox:
         for name, value in sent.items():
             if understood.get(name) != value:
                 raise InvalidArguments(f"{name} is malformed.")
-        options, most = job.spec.options, self.table.upstream_limits.images_in_and_out - len(job.spec.images)
+        options, limit = job.spec.options, self.table.upstream_limits.images_in_and_out - len(job.spec.images)
         if options.get("layer_decomposition"):
             job.count = _LAYERED
         elif options.get("sequential_image_generation") == "auto":
-            job.count = int(options.get("sequential_image_generation_options", max(1, most)))
+            job.count = int(options.get("sequential_image_generation_options", max(1, limit)))
         job.size = picture_size(self.table, model, job.spec, self.jobs, squares=self._as_documented)
         return job
 

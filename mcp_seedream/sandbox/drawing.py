@@ -29,29 +29,29 @@ class Sketch:
 
 def picture(sketch: Sketch) -> Image.Image:
     """A picture from text: a landscape whose colours depend on the prompt, with the prompt in it."""
-    chance = _chance(sketch)
-    canvas = _sky(sketch, chance)
+    rng = _random(sketch)
+    canvas = _sky(sketch, rng)
     draw = ImageDraw.Draw(canvas, "RGB")
-    radius = min(canvas.size) // chance.randint(6, 12)
-    sun = (chance.uniform(0.15, 0.85) * canvas.width, chance.uniform(0.12, 0.4) * canvas.height)
-    draw.circle(sun, radius, fill=_color(chance, 0.4, 1))
+    radius = min(canvas.size) // rng.randint(6, 12)
+    sun = (rng.uniform(0.15, 0.85) * canvas.width, rng.uniform(0.12, 0.4) * canvas.height)
+    draw.circle(sun, radius, fill=_color(rng, 0.4, 1))
     for depth in range(3):
-        draw.polygon(_hills(canvas.size, chance, depth), fill=_color(chance, 0.55, 0.75 - 0.2 * depth))
-    _letter(canvas, sketch, height=0.5)
+        draw.polygon(_hills(canvas.size, rng, depth), fill=_color(rng, 0.55, 0.75 - 0.2 * depth))
+    _draw_text(canvas, sketch, height=0.5)
     return canvas
 
 
 def edited(sketch: Sketch, sources: list[Image.Image]) -> Image.Image:
     """The given pictures side by side, visibly changed, at the requested size, with the prompt on top."""
-    chance = _chance(sketch)
+    rng = _random(sketch)
     canvas = Image.new("RGB", (sketch.width, sketch.height))
     part = math.ceil(sketch.width / len(sources))
     for index, source in enumerate(sources):
         fitted = ImageOps.fit(source.convert("RGB"), (part, sketch.height))
         canvas.paste(fitted, (index * part, 0))
-    tint = Image.new("RGB", canvas.size, _color(chance, 0.8, 0.9))
+    tint = Image.new("RGB", canvas.size, _color(rng, 0.8, 0.9))
     canvas = ImageEnhance.Contrast(Image.blend(canvas, tint, 0.35)).enhance(1.2)
-    _letter(canvas, sketch, height=0.25)  # above the words that the source may have in its middle
+    _draw_text(canvas, sketch, height=0.25)  # above the words that the source may have in its middle
     return canvas
 
 
@@ -87,30 +87,30 @@ def encoded(image: Image.Image, file_format: str) -> bytes:
     return file.getvalue()
 
 
-def _chance(sketch: Sketch) -> random.Random:
+def _random(sketch: Sketch) -> random.Random:
     digest = hashlib.sha256(f"{sketch.words}\n{sketch.variant}".encode("utf-8", "replace")).digest()
     return random.Random(digest)  # noqa: S311  (the same prompt gives the same picture; nothing secret)
 
 
-def _sky(sketch: Sketch, chance: random.Random) -> Image.Image:
+def _sky(sketch: Sketch, rng: random.Random) -> Image.Image:
     ramp = Image.linear_gradient("L").resize((sketch.width, sketch.height))
-    return ImageOps.colorize(ramp, _color(chance, 0.7, 0.95), _color(chance, 0.3, 1))
+    return ImageOps.colorize(ramp, _color(rng, 0.7, 0.95), _color(rng, 0.3, 1))
 
 
-def _hills(size: tuple[int, int], chance: random.Random, depth: int) -> list[tuple[float, float]]:
+def _hills(size: tuple[int, int], rng: random.Random, depth: int) -> list[tuple[float, float]]:
     width, height = size
     level, swing = height * (0.55 + 0.14 * depth), height * 0.07
-    phase, waves = chance.uniform(0, 6), chance.uniform(1, 3)
+    phase, waves = rng.uniform(0, 6), rng.uniform(1, 3)
     line = [(x, level + swing * math.sin(phase + waves * 6.28 * x / width)) for x in range(0, width + 16, 16)]
     return [(0, height), *line, (width, height)]
 
 
-def _color(chance: random.Random, saturation: float, value: float) -> Color:
-    red, green, blue = colorsys.hsv_to_rgb(chance.random(), saturation, value)
+def _color(rng: random.Random, saturation: float, value: float) -> Color:
+    red, green, blue = colorsys.hsv_to_rgb(rng.random(), saturation, value)
     return int(red * 255), int(green * 255), int(blue * 255)
 
 
-def _letter(canvas: Image.Image, sketch: Sketch, *, height: float) -> None:
+def _draw_text(canvas: Image.Image, sketch: Sketch, *, height: float) -> None:
     """The prompt at a height from 0 (top) to 1, a caption, and the mark in the corner."""
     draw = ImageDraw.Draw(canvas)
     size = max(12, min(canvas.size) // 18)

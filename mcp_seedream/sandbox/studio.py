@@ -76,11 +76,11 @@ class Studio:
 
     def size(self, job: Job, number: int) -> tuple[int, int]:
         """Width and height in pixels of picture `number`."""
-        whole = job.size
+        size = job.size
         if number and job.spec.options.get("layer_decomposition"):
-            box = drawing.boxes(*whole, len(_LAYERS))[number]
+            box = drawing.boxes(*size, len(_LAYERS))[number]
             return box[2] - box[0], box[3] - box[1]
-        return whole
+        return size
 
     def is_png(self, job: Job, number: int) -> bool:
         is_requested = job.spec.options.get("output_format") == "png"
@@ -102,10 +102,10 @@ class Studio:
 
     def usage(self, job: Job, failed: int = 0) -> dict[str, Any]:
         """The usage of a job of which some pictures failed."""
-        made = max(0, job.count - failed)
-        sizes = [self.size(job, number) for number in range(made)]
+        count = max(0, job.count - failed)
+        sizes = [self.size(job, number) for number in range(count)]
         usage = {
-            "generated_images": made,
+            "generated_images": count,
             "input_images": len(job.spec.images),
             "output_tokens": sum(width * height for width, height in sizes) // _TOKEN_PIXELS,
         }
@@ -145,8 +145,8 @@ class Studio:
 
     def _source(self, text: str, jobs: Mapping[str, Job]) -> Image.Image:
         """An input picture: from data, from a job, or a placeholder for a picture elsewhere."""
-        if made := _picture_of_job(text, jobs):
-            return self._draw(*made, jobs)
+        if source := _picture_of_job(text, jobs):
+            return self._draw(*source, jobs)
         with suppress(OSError, ValueError):
             if image := _decoded(text):
                 image.load()
@@ -188,8 +188,8 @@ def _first_shape(spec: ImageSpec, jobs: Mapping[str, Job]) -> str | None:
     """The aspect ratio of the first input picture; None: there is none, or it is unknown."""
     if not spec.images:
         return None
-    if made := _picture_of_job(spec.images[0], jobs):
-        return "{}:{}".format(*made[0].size)
+    if source := _picture_of_job(spec.images[0], jobs):
+        return "{}:{}".format(*source[0].size)
     image = _decoded(spec.images[0])
     return f"{image.width}:{image.height}" if image else None
 

@@ -28,10 +28,11 @@ _SECONDS = 120
 
 @dataclass
 class Accounts:
-    """The vendor's state. `trouble` causes an error, for tests.
+    """The vendor's state.
 
     Args:
-        trouble: `denied` on the sign-in page; `refused`, `html`, `slow`, `empty` or `odd` instead of a token.
+        trouble: An error, for tests: `denied` on the sign-in page; `refused`, `html`, `slow`, `empty` or `odd` instead
+            of a token.
         applications: Their ids.
         credentials: Each with id, application_id, name and token.
     """
@@ -51,35 +52,35 @@ class Accounts:
         ]
 
     async def _authorize(self, request: Request) -> Response:
-        asked = request.query_params
-        back, challenge = asked.get("redirect_uri", ""), asked.get("code_challenge", "")
-        if asked.get("client_id") != CLIENT_ID or not back.startswith(("http://", "https://")):
+        query = request.query_params
+        redirect_uri, challenge = query.get("redirect_uri", ""), query.get("code_challenge", "")
+        if query.get("client_id") != CLIENT_ID or not redirect_uri.startswith(("http://", "https://")):
             return HTMLResponse("<p>No such client.</p>", 400)
-        if asked.get("response_type") != "code" or asked.get("code_challenge_method") != "S256" or not challenge:
+        if query.get("response_type") != "code" or query.get("code_challenge_method") != "S256" or not challenge:
             answer = {"error": "invalid_request"}
         elif self.trouble == "denied":
             answer = {"error": "access_denied"}
         else:
             answer = {"code": secrets.token_urlsafe(24)}
-            self.codes[answer["code"]] = (back, challenge, time.time() + _SECONDS)
-        answer["state"] = asked.get("state", "")
-        return RedirectResponse(f"{back}{'&' if '?' in back else '?'}{urlencode(answer)}", 302)
+            self.codes[answer["code"]] = (redirect_uri, challenge, time.time() + _SECONDS)
+        answer["state"] = query.get("state", "")
+        return RedirectResponse(f"{redirect_uri}{'&' if '?' in redirect_uri else '?'}{urlencode(answer)}", 302)
 
     async def _token(self, request: Request) -> Response:
-        if answer := await self._troubled():
+        if answer := await self._forced_error():
             return answer
         form = await request.form()
-        back, challenge, until = self.codes.pop(str(form.get("code")), ("", "", 0.0))
+        redirect_uri, challenge, until = self.codes.pop(str(form.get("code")), ("", "", 0.0))
         proof = hashlib.sha256(str(form.get("code_verifier")).encode()).digest()
         if (
             form.get("grant_type") != "authorization_code"
             or form.get("client_id") != CLIENT_ID
-            or form.get("redirect_uri") != back
-            or _coded(proof) != challenge
+            or form.get("redirect_uri") != redirect_uri
+            or _base64url(proof) != challenge
             or until < time.time()
         ):
             return JSONResponse({"error": "invalid_grant"}, 400)
-        header, claims = _coded(b'{"alg":"none"}'), _coded(json.dumps({"user_id": _USER}).encode())
+        header, claims = _base64url(b'{"alg":"none"}'), _base64url(json.dumps({"user_id": _USER}).encode())
         token = f"{header}.{claims}.{secrets.token_urlsafe(24)}"
         self.tokens.add(token)
         return JSONResponse({"access_token": token, "token_type": "Bearer", "refresh_token": secrets.token_urlsafe(24)})
@@ -99,8 +100,8 @@ class Accounts:
     async def _credentials(self, request: Request) -> Response:
         if refusal := self._refusal(request):
             return refusal
-        asked = request.query_params if request.method == "GET" else await _body(request)
-        wanted = {name: str(asked.get(name)) for name in ("application_id", "name")}
+        values = request.query_params if request.method == "GET" else await _body(request)
+        wanted = {name: str(values.get(name)) for name in ("application_id", "name")}
         if wanted["application_id"] not in self.applications:
             return JSONResponse({"error": {"code": "not_found"}}, 404)
         if request.method == "GET":
@@ -112,7 +113,7 @@ class Accounts:
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
         return None if token in self.tokens else JSONResponse({"error": {"code": "invalid_token"}}, 401)
 
-    async def _troubled(self) -> Response | None:
+    async def _forced_error(self) -> Response | None:
         if self.trouble == "slow":
             await asyncio.sleep(5)
         answers: dict[str, Response] = {
@@ -132,5 +133,5 @@ async def _body(request: Request) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _coded(data: bytes) -> str:
+def _base64url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")

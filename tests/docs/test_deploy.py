@@ -17,7 +17,7 @@ from jsonschema import Draft7Validator
 from starlette.routing import Route
 
 from mcp_seedream import __version__
-from mcp_seedream.assembly import create_app
+from mcp_seedream.assembly import hosted
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.cli import _parser
 from mcp_seedream.core.settings import Settings, name_of, read_settings
@@ -102,7 +102,7 @@ def unit() -> dict[str, list[str]]:
 def served() -> set[str]:
     """Every path that anything is served at, with sign-in where there is one."""
     given: dict[str, Any] = {"public_url": "https://a.example.com", "vendor_client_id": "a", "seal_keys": KEYS}
-    app = create_app(read_settings(**given))
+    app = hosted(read_settings(**given))
     return {route.path for route in app.routes if isinstance(route, Route)}
 
 

@@ -32,7 +32,7 @@ from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
 
 from benchmarks import __main__ as benchmarks
-from mcp_seedream.assembly import create_app
+from mcp_seedream.assembly import hosted
 from mcp_seedream.cli import _parser
 from mcp_seedream.core.settings import Settings, read_settings
 from mcp_seedream.sandbox.app import Sandbox
@@ -288,7 +288,7 @@ def test_questions(block: Block, folder: Path, environment: dict[str, str], upst
     assert isinstance(asks, Asks)
     if "curl" in block.text and not shutil.which("curl"):
         pytest.skip("curl is not installed")
-    with serving(create_app(read_settings(base_url=upstream))) as address:
+    with serving(hosted(read_settings(base_url=upstream))) as address:
         text = block.text.replace(asks.address, address).replace("curl ", "curl --silent --show-error --fail ")
         done = shell(text, folder, environment)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -366,7 +366,7 @@ async def test_configurations(
             await takes_a_call(client)
     else:
         url = str(entry.get("url") or entry["serverUrl"])
-        with serving(create_app(read_settings(base_url=upstream))) as address:
+        with serving(hosted(read_settings(base_url=upstream))) as address:
             async with (
                 httpx2.AsyncClient(headers=entry["headers"], timeout=60) as web,
                 Client(streamable_http_client(url.replace(HOSTED, address), http_client=web)) as client,

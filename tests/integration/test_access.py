@@ -24,7 +24,7 @@ from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from mcp_seedream.assembly import create_app
+from mcp_seedream import assembly
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.errors import ConfigurationError, LimitExceeded, TokenRefused, UpstreamUnavailable
 from mcp_seedream.core.events import Observer, caller_id
@@ -46,7 +46,7 @@ LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
 @contextmanager
 def hosted(table: ModelTable, upstream: str, **given: Any) -> Iterator[str]:
     """The whole hosted server, as the command line and ASGI servers start it."""
-    with serving(create_app(read_settings(base_url=upstream, **given), table=table)) as address:
+    with serving(assembly.hosted(read_settings(base_url=upstream, **given), table=table)) as address:
         yield address
 
 
@@ -183,7 +183,7 @@ async def test_a_name_that_is_not_allowed(
 
 async def test_blanks_around_a_header_mean_nothing(table: ModelTable, upstream: str) -> None:
     """Some HTTP servers leave those at its end on."""
-    app = create_app(read_settings(base_url=upstream), table=table)
+    app = assembly.hosted(read_settings(base_url=upstream), table=table)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as web:
         response = await web.post("/mcp", json=LIST, headers={"host": "127.0.0.1 \t", "x-request-id": "mine "})
     assert (response.status_code, response.headers["x-request-id"]) == (401, "mine")
@@ -230,7 +230,7 @@ async def test_a_body_that_does_not_come(table: ModelTable, upstream: str, monke
 
 async def test_under_a_prefix(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
     """The doors are where the app is mounted."""
-    inner = create_app(read_settings(base_url=upstream), table=table)
+    inner = assembly.hosted(read_settings(base_url=upstream), table=table)
     app = Starlette(routes=[Mount("/seedream", inner)], lifespan=inner.router.lifespan_context)
     with serving(app) as address:
         async with httpx.AsyncClient(base_url=address) as web:
@@ -281,7 +281,7 @@ def test_several_processes_share_what_they_know(monkeypatch: pytest.MonkeyPatch,
     """People could sign in at one, and be unknown to the other."""
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
     with pytest.raises(ConfigurationError, match="SEEDREAM_REDIS_URL"):
-        create_app(read_settings(public_url="https://a.example", metrics_dir=str(tmp_path)))
+        assembly.hosted(read_settings(public_url="https://a.example", metrics_dir=str(tmp_path)))
 
 
 def test_building_the_app_changes_nothing_process_wide(table: ModelTable, upstream: str) -> None:
@@ -291,7 +291,7 @@ def test_building_the_app_changes_nothing_process_wide(table: ModelTable, upstre
         return gc.get_threshold(), gc.get_freeze_count(), dict(os.environ)
 
     before = process_wide()
-    create_app(read_settings(base_url=upstream), table=table)
+    assembly.hosted(read_settings(base_url=upstream), table=table)
     assert process_wide() == before
 
 
@@ -478,7 +478,7 @@ async def test_the_log_says_when_calls_can_not_be_served(caplog: pytest.LogCaptu
 
 async def test_a_stopping_server_is_not_ready(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
     """And says so to whoever sends it calls."""
-    app = create_app(read_settings(base_url=upstream), table=table)
+    app = assembly.hosted(read_settings(base_url=upstream), table=table)
     with serving(app) as address:
         assert (await asked(address, "/ready")).json() == {"status": "ready"}
         app.state.shutdown.request()

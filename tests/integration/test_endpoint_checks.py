@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
-from mcp_seedream.assembly import create_app
+from mcp_seedream import assembly
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.errors import ConfigurationError
 from mcp_seedream.core.settings import read_settings
@@ -41,7 +41,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def hosted(table: ModelTable, upstream: str, **given: Any) -> Iterator[str]:
-    with serving(create_app(read_settings(base_url=upstream, **given), table=table)) as address:
+    with serving(assembly.hosted(read_settings(base_url=upstream, **given), table=table)) as address:
         yield f"{address}/mcp"
 
 
@@ -60,7 +60,7 @@ async def test_all_is_well(table: ModelTable, upstream: str) -> None:
     with with_sign_in(table, upstream) as server:
         found = await looked(server.endpoint)
     assert {finding.level for finding in found.values()} == {"ok", "not checked"}, found
-    assert found["certificate"] == Finding("not checked", "no https, no certificate")
+    assert found["certificate"] == Finding("not checked", "none without https")
     assert found["sign-in"].found == "callers sign in, or send a token"
     assert found["token"].found.startswith("accepted; generate_image, edit_image, get_task listed in")
 
@@ -75,7 +75,7 @@ async def test_without_sign_in(table: ModelTable, upstream: str) -> None:
 
 async def test_below_a_path(table: ModelTable, upstream: str) -> None:
     """Probes lie beside the endpoint."""
-    inner = create_app(read_settings(base_url=upstream), table=table)
+    inner = assembly.hosted(read_settings(base_url=upstream), table=table)
     app = Starlette(routes=[Mount("/seedream", inner)], lifespan=inner.router.lifespan_context)
     with serving(app) as address:
         found = await looked(f"{address}/seedream/mcp")

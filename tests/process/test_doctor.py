@@ -23,7 +23,7 @@ from mcp_seedream.core.settings import Settings, read_settings
 from mcp_seedream.core.settings_report import survey
 from mcp_seedream.doctor import machine
 from mcp_seedream.doctor.findings import Check, Finding, Result, as_text, in_background, run_checks
-from mcp_seedream.doctor.machine import MachineChecks, in_clients
+from mcp_seedream.doctor.machine import MachineChecks, client_entries
 from mcp_seedream.doctor.refusal_checks import recent_refusals
 from mcp_seedream.generation.journal import Journal
 from mcp_seedream.install.clients import CLIENTS
@@ -469,7 +469,7 @@ def clients(**entries: dict[str, Any]) -> Finding:
         file = CLIENTS[name].settings_path(folders_here()).file
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({CLIENTS[name].servers: {"seedream": entry, "other": {"command": "gone"}}}), "utf-8")
-    return in_clients(where_installed(folders_here()))
+    return client_entries(where_installed(folders_here()))
 
 
 def with_token(token: str) -> dict[str, Any]:

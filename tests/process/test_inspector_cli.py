@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from mcp_seedream.assembly import create_app
+from mcp_seedream.assembly import hosted
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.settings import read_settings
 from mcp_seedream.sandbox.app import Sandbox
@@ -73,7 +73,7 @@ class Inspector:
 def address(table: ModelTable, upstream: str) -> Iterator[str]:
     """The hosted server's."""
     inspector_command()  # before anything is started for it
-    with serving(create_app(read_settings(base_url=upstream), table=table)) as address:
+    with serving(hosted(read_settings(base_url=upstream), table=table)) as address:
         yield f"{address}/mcp"
 
 

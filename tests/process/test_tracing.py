@@ -58,8 +58,8 @@ async def test_upstream_requests_are_spans_of_their_call(upstream: str, sandbox:
 def test_without_a_collector_there_is_nothing() -> None:
     """Not even an import."""
     code = (
-        "import sys; from mcp_seedream.assembly import prepare; from mcp_seedream.core.settings import Settings;"
-        "prepare(Settings(_env_file=None)); sys.exit('opentelemetry.sdk' in sys.modules)"
+        "import sys; from mcp_seedream.assembly import set_up_process; from mcp_seedream.core.settings import Settings;"
+        "set_up_process(Settings(_env_file=None)); sys.exit('opentelemetry.sdk' in sys.modules)"
     )
     env = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == 0

@@ -45,7 +45,7 @@ from mcp_types import (
 from PIL import Image as Pixels
 from pydantic import Field
 
-from mcp_seedream.assembly import create_app, prepare
+from mcp_seedream.assembly import hosted, set_up_process
 from mcp_seedream.catalog.table_file import read_table
 from mcp_seedream.core.settings import read_settings
 from mcp_seedream.hosting.workers import serve_in_process
@@ -314,8 +314,8 @@ def main(port: int) -> None:
     table = read_table()
     with running(Sandbox(table, seconds=0.1)) as upstream:
         settings = read_settings(base_url=upstream)
-        prepare(settings)
-        app = create_app(settings, table=table)
+        set_up_process(settings)
+        app = hosted(settings, table=table)
         for add in (add_tools, add_resources, add_prompts, add_tasks):
             add(app.state.server)
         serve_in_process(app, "127.0.0.1", port)
