@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from mcp_seedream.install.clients import HOSTED
 from mcp_seedream.install.links import cursor_links, entry_without_secret, vscode_links
 from mcp_seedream.sandbox.faults import WORDS
 from mcp_seedream.server.resources import models_markdown, parameters_markdown
-from tools import reference
+from tools import architecture, reference
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -64,7 +63,7 @@ def blocks(table: ModelTable) -> dict[str, str]:
         "sandbox": _sandbox(),
         "settings": _settings(),
         "links": _links(),
-        "packages": _packages(),
+        **architecture.blocks(),
         "errors": reference.errors(),
         **reference.answers(table),
     }
@@ -157,36 +156,6 @@ def _links() -> str:
     }
     shown = " · ".join(f"[Add to {title}]({link})" for title, link in links.items())
     return f"{shown}: the server that AceDataCloud runs. Cursor has you sign in; VS Code asks for your token.\n"
-
-
-def _packages() -> str:
-    """The packages from the ground up, as `pyproject.toml` orders them, and the modules on top."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    contracts = project["tool"]["importlinter"]["contracts"]
-    rows = [("package", "what it is", "may import")]
-    below: list[str] = []
-    for layer in reversed(contracts[0]["layers"]):
-        names = layer.split(" | ")
-        for name in names:
-            folder = ROOT / "mcp_seedream" / name
-            path = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
-            forbidden = {
-                module.partition(".")[2]
-                for contract in contracts
-                if f"mcp_seedream.{name}" in contract.get("source_modules", ())
-                for module in contract["forbidden_modules"]
-            }
-            allowed = [each for each in below if each not in forbidden]
-            every = len(allowed) == len(below) > 4
-            rows.append((f"`{name}`", _first_line(path), "all above" if every else ", ".join(allowed) or "nothing"))
-        below += names
-    return _table(*rows)
-
-
-def _first_line(path: Path) -> str:
-    found = re.match(r'"""(.+?)(?:"""|\n)', path.read_text("utf-8"))
-    assert found, f"{path.name} has no docstring"
-    return found[1].replace("|", r"\|")
 
 
 def main() -> None:
