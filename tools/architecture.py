@@ -58,7 +58,7 @@ CALL = (
 """The steps of `generate_image` or `edit_image`, without errors, streams and background calls."""
 
 
-def blocks() -> dict[str, str]:
+def parts() -> dict[str, str]:
     """The generated parts by name."""
     wrong = faults(CALL)
     assert not wrong, wrong

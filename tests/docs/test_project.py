@@ -95,9 +95,9 @@ def test_nothing_about_a_model_is_written_outside_the_table(table: ModelTable) -
 
 def test_documents_are_generated(table: ModelTable) -> None:
     """`python -m tools.documents` writes their parts anew; each part is in one of them."""
-    made = documents.blocks(table)
+    made = documents.parts(table)
     texts = {path: path.read_text("utf-8") for path in documents.pages()}
-    assert {path: documents.rewritten(text, made) for path, text in texts.items()} == texts
+    assert {path: documents.with_parts(text, made) for path, text in texts.items()} == texts
     assert all(any(f"<!-- generated: {name} -->" in text for text in texts.values()) for name in made)
 
 
