@@ -71,7 +71,7 @@ def named(text: str) -> list[str]:
 
 
 def exists(name: str) -> bool:
-    """Whether there is a module of this name, or one that defines it."""
+    """Whether there is a module of this name, or one that defines or imports it."""
     package, module, *names = name.split(".")
     path = MODULES.get(f"{package}.{module}")
     if path is None:
@@ -86,8 +86,19 @@ def exists(name: str) -> bool:
 
 
 def _names(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.ImportFrom):
+        return [each.asname or each.name for each in node.names]
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
     return [getattr(node, "name", ""), *(target.id for target in targets if isinstance(target, ast.Name))]
+
+
+def test_packages_name_their_front_door() -> None:
+    """The modules, functions and classes in the docstrings of packages exist."""
+    for name, path in MODULES.items():
+        package, _, module = name.partition(".")
+        if module == "__init__":
+            named_here = re.findall(r"`([a-z_]+\.\w+)`", path.read_text("utf-8"))
+            assert [each for each in named_here if not each.endswith(".toml") and not exists(f"{package}.{each}")] == []
 
 
 def test_named_modules_exist() -> None:
