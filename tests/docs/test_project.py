@@ -104,7 +104,7 @@ def test_nothing_about_a_model_is_written_outside_the_table(table: ModelTable) -
         source = re.sub(r"mcp_seedream(\.\w+)+", "", path.read_text("utf-8"))  # names of modules
         assert not [model.id for model in table.models if model.id in source]
         if name == "upstream.error_mapping":
-            continue  # there they are words in error messages of the upstream
+            continue  # these are words of errors there, not what a model takes
         assert not [one for one in special if re.search(rf"\b{one}\b", source)], path
 
 
