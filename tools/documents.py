@@ -132,9 +132,7 @@ def _spelled(values: Mapping[str, Value]) -> list[str]:
 
 
 def _sandbox() -> str:
-    return _table(
-        ("in the prompt", "effect"), *((f"`[sandbox:{word}]`", effect) for word, effect in WORDS.items())
-    )
+    return _table(("in the prompt", "effect"), *((f"`[sandbox:{word}]`", effect) for word, effect in WORDS.items()))
 
 
 def _choices(table: ModelTable) -> str:
