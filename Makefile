@@ -1,33 +1,33 @@
-# Short names for what takes a long command. Each works in the environment of README's test command.
+# Short names for long commands. They need the environment of the test command in README.md.
 .DEFAULT_GOAL := help
 .PHONY: help test unit lint docs bundle frameworks bench
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-test: .venv/bin/pytest ## all tests: minutes
+test: .venv/bin/pytest ## all tests (minutes)
 	.venv/bin/pytest
 
-unit: .venv/bin/pytest ## the tests that start nothing: seconds
+unit: .venv/bin/pytest ## the unit tests (seconds)
 	.venv/bin/pytest tests/unit
 
-lint: .venv/bin/pytest ## style, types and the contract of imports
+lint: .venv/bin/pytest ## style, types and import rules
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-docs: .venv/bin/pytest ## write the generated parts of the documents anew
+docs: .venv/bin/pytest ## update the generated parts of the documents
 	.venv/bin/python -m tools.documents
 
-bundle: .venv/bin/pytest ## dist/mcp-seedream.mcpb, for Claude Desktop
+bundle: .venv/bin/pytest ## build dist/mcp-seedream.mcpb for Claude Desktop
 	.venv/bin/python -m tools.bundle
 
-frameworks: .venv/bin/pytest ## every example with its framework, each in an environment of its own: minutes, and 1.5 GB in your cache
+frameworks: .venv/bin/pytest ## each example with its framework, in separate environments (minutes, 1.5 GB of cache)
 	.venv/bin/pytest tests/process/test_frameworks.py --frameworks
 
-bench: .venv/bin/pytest ## beside a bare server and the vendor's: half an hour on a quiet machine
+bench: .venv/bin/pytest ## compare with a bare server and the vendor's (half an hour, on a quiet machine)
 	.venv/bin/python -m benchmarks
 
 .venv/bin/pytest:
-	@echo 'This takes the test installation: python3 -m venv .venv && .venv/bin/pip install -e ".[test]"' >&2; exit 1
+	@echo 'This needs the test installation: python3 -m venv .venv && .venv/bin/pip install -e ".[test]"' >&2; exit 1

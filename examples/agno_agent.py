@@ -13,11 +13,11 @@ from agno.models.openai import OpenAIChat
 from agno.tools.mcp import MCPTools
 from mcp import StdioServerParameters
 
-SERVER = os.environ.get("MCP_SEEDREAM", "mcp-seedream")  # its program, or the address of a hosted one
+SERVER = os.environ.get("MCP_SEEDREAM", "mcp-seedream")  # the program, or the address of a hosted server
 TOKEN = os.environ.get("ACEDATACLOUD_API_TOKEN")
 HEADERS = {"Authorization": f"Bearer {TOKEN}"} if TOKEN else {}
-PATIENCE = 120  # seconds for a tool call: it would be given up after 10, and the server waits up to 45 for a picture
-NEWEST = "auto"  # protocol: in the older ones a hosted server does not hear that a call is given up
+PATIENCE = 120  # seconds for a tool call; the default is 10, and the server waits up to 45 for a picture
+NEWEST = "auto"  # protocol revision: with older ones, a hosted server is not told that a call timed out
 
 
 def connection() -> MCPTools:

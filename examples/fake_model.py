@@ -1,10 +1,10 @@
-"""A model that costs nothing, for trying the examples: it calls the tools as a real one would, and knows nothing.
+"""A free replacement for a model, to try the examples: it calls the tools as a real model would.
 
     python fake_model.py python openai_agents.py "a red fox in the snow"
 
-runs that command with a small server on this machine in the place of OpenAI, Anthropic and Google, and without your
-AceDataCloud token, so that the pictures are the sandbox's. The model asks for a picture with the words it is given,
-for the task as long as it is pending, and then answers with the link.
+runs that command with a small server on this machine instead of OpenAI, Anthropic and Google, and without your
+AceDataCloud token, so that the sandbox draws the pictures. The model calls `generate_image` with the user's text, then
+`get_task` while the task is pending, and answers with the link.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ USAGE = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
 
 
 class Asked(NamedTuple):
-    """A request, whichever API it came by.
+    """A request, in any of the APIs.
 
-    `words` are the user's, `tools` the names on offer, `result` is the last tool's as JSON, `shown` whether there is
-    a picture to look at.
+    `words` is the user's text, `tools` the names of the tools, `result` the last tool's result as JSON, `shown` whether
+    there is a picture.
     """
 
     words: str
@@ -40,7 +40,7 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """What to say, or a tool to call."""
+    """A text, or a tool to call."""
 
     text: str = ""
     tool: str = ""
@@ -52,13 +52,13 @@ class Answer:
 
 
 def think(asked: Asked) -> Answer:
-    """Ask for a picture, wait for it, tell where it is."""
+    """Call for a picture, wait for it, answer with its link."""
     offered = {name.removeprefix("mcp__seedream__"): name for name in asked.tools}
     if not {"generate_image", "get_task"} <= offered.keys():
         return Answer("I have no tools to make a picture with.")
     if not asked.result:
         return Answer(tool=offered["generate_image"], arguments={"prompt": asked.words})
-    # The link of a picture, in words or as structure; an error may have links, too, such as where to get a token.
+    # The link of a picture, in text or structured content. Errors may contain links, too, such as where to get a token.
     if link := re.search(r"(?:\d images?\b[^:]*:(?:\n|\\+n)|\burl\W+)(https?://[^\s\"'\\]+)", asked.result):
         saved = re.search(r"(?:saved as |path[\\\": ]+)([^\"\\]+\.\w+)", asked.result)
         where = f"{link[1]} saved as {saved[1]}" if saved else link[1]
@@ -69,17 +69,17 @@ def think(asked: Asked) -> Answer:
 
 
 def unique(kind: str) -> str:
-    """An id: frameworks take two messages with the same one for the same message."""
+    """A unique id: frameworks identify messages by it."""
     return f"{kind}_{os.urandom(12).hex()}"
 
 
 def blocks(content: Any) -> list[Any]:
-    """Those of a message, whose content is a list of them, or a string."""
+    """The blocks of a message, whose content is a list of blocks or a string."""
     return content if isinstance(content, list) else [{"text": content}]
 
 
 def asked_by(said: list[Any], tools: list[str], results: list[Any]) -> Asked:
-    """From the contents of the user's messages and of the tools' results."""
+    """The request, from the contents of the user's messages and of the tools' results."""
     texts = [block["text"] for content in said for block in blocks(content) if "text" in block]
     words = [text for text in texts if not text.startswith("<system-reminder>")]
     seen = [block for content in [*said, *results] for block in blocks(content)]
@@ -155,7 +155,7 @@ def messages_reply(body: Any, answer: Answer) -> Any:
 
 
 def messages_events(reply: Any) -> Iterator[Any]:
-    """The same reply as a stream."""
+    """The reply as events of a stream."""
     block = reply["content"][0]
     start, delta = {"text": ""}, {"type": "text_delta", "text": block.get("text")}
     if block["type"] == "tool_use":
@@ -195,20 +195,20 @@ APIS: dict[str, tuple[Callable[[Any], Asked], Callable[[Any, Answer], Any]]] = {
 
 @dataclass
 class Model:
-    """The server's state: every request and its answer, for tests."""
+    """All requests and answers, for tests."""
 
     requests: list[Any] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request; the path says by which API."""
+    """One request; its path says which API it uses."""
 
     protocol_version = "HTTP/1.1"
     model: Model
 
     def handle(self) -> None:
-        """A client that is gone is none of the model's business."""
+        """Ignore clients that disconnect."""
         with suppress(ConnectionError):
             super().handle()
 
@@ -242,12 +242,12 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing: the terminal is the example's."""
+        """Write nothing: the terminal belongs to the example."""
 
 
 @contextmanager
 def serving(model: Model) -> Iterator[dict[str, str]]:
-    """Serve it on a loopback port; yields what belongs into the environment of whoever is to use it."""
+    """Serve the model on a loopback port; yields the environment variables with which a framework uses it."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("ModelHandler", (Handler,), {"model": model}))
     address = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -255,7 +255,7 @@ def serving(model: Model) -> Iterator[dict[str, str]]:
         yield {
             "OPENAI_BASE_URL": f"{address}/v1",
             "OPENAI_API_KEY": "fake",
-            "OPENAI_AGENTS_DISABLE_TRACING": "1",  # traces go to OpenAI, wherever the model is
+            "OPENAI_AGENTS_DISABLE_TRACING": "1",  # traces would go to OpenAI
             "ANTHROPIC_BASE_URL": address,
             "ANTHROPIC_API_KEY": "fake",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
@@ -269,12 +269,12 @@ def serving(model: Model) -> Iterator[dict[str, str]]:
 
 
 def main(command: list[str]) -> int:
-    """Run a command with the model; pictures are saved in the folder it is run from, as the sandbox ends with it."""
+    """Run a command with the model. Pictures are saved in the current folder: the sandbox ends with it."""
     if not command:
         sys.exit((__doc__ or "").partition("\n\nruns")[0])
     hosted = os.environ.get("MCP_SEEDREAM", "").startswith("http")
     with serving(Model()) as model:
-        token = {"ACEDATACLOUD_API_TOKEN": "sandbox" if hosted else ""}  # a word that only a sandbox takes
+        token = {"ACEDATACLOUD_API_TOKEN": "sandbox" if hosted else ""}  # a token that only a sandbox accepts
         environment = {"SEEDREAM_OUTPUT_DIR": ".", **os.environ, **model, **token}
         return subprocess.run(command, env=environment, check=False).returncode
 

@@ -13,16 +13,16 @@ from google.adk.runners import InMemoryRunner
 from google.adk.tools.mcp_tool import McpToolset, StdioConnectionParams, StreamableHTTPConnectionParams
 from mcp import StdioServerParameters
 
-SERVER = os.environ.get("MCP_SEEDREAM", "mcp-seedream")  # its program, or the address of a hosted one
+SERVER = os.environ.get("MCP_SEEDREAM", "mcp-seedream")  # the program, or the address of a hosted server
 TOKEN = os.environ.get("ACEDATACLOUD_API_TOKEN")
 HEADERS = {"Authorization": f"Bearer {TOKEN}"} if TOKEN else {}
-PATIENCE = 120  # seconds for a tool call: it would be given up after 5, and the server waits up to 45 for a picture
+PATIENCE = 120  # seconds for a tool call; the default is 5, and the server waits up to 45 for a picture
 
 
 def connection() -> StdioConnectionParams | StreamableHTTPConnectionParams:
     if SERVER.startswith("http"):
         return StreamableHTTPConnectionParams(url=SERVER, headers=HEADERS)
-    # ADK hands pictures to the model as text, 40,000 characters of base64: no previews, then.
+    # ADK passes pictures to the model as text, 40,000 characters of base64: turn previews off.
     settings = {**os.environ, "SEEDREAM_PREVIEW": "off"}
     local = StdioServerParameters(command=SERVER, args=[] if TOKEN else ["--sandbox"], env=settings)
     return StdioConnectionParams(server_params=local, timeout=PATIENCE)
@@ -36,7 +36,7 @@ async def main(prompt: str) -> None:
         instruction="Make the picture you are asked for, and answer with its link.",
         tools=[seedream],
     )
-    await seedream.get_tools()  # without a server it would go on without tools; this says why
+    await seedream.get_tools()  # fails if there is no server; the agent would continue without tools
     async with InMemoryRunner(painter) as runner:
         events = await runner.run_debug(prompt, quiet=True)
     print(events[-1].content.parts[-1].text)

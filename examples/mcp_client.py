@@ -12,13 +12,13 @@ import httpx2
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
-SERVER = os.environ.get("MCP_SEEDREAM", "mcp-seedream")  # its program, or the address of a hosted one
+SERVER = os.environ.get("MCP_SEEDREAM", "mcp-seedream")  # the program, or the address of a hosted server
 TOKEN = os.environ.get("ACEDATACLOUD_API_TOKEN")
 HEADERS = {"Authorization": f"Bearer {TOKEN}"} if TOKEN else {}
 
 
 async def main(prompt: str) -> None:
-    # The client itself waits for ever, but the HTTP client below would give up after 5 s without news.
+    # The client has no time-out, but the HTTP client below would have one of 5 s without data.
     timeout = httpx2.Timeout(30, read=300)
     async with httpx2.AsyncClient(headers=HEADERS, timeout=timeout) as http:
         if SERVER.startswith("http"):

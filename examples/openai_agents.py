@@ -11,10 +11,10 @@ import sys
 from agents import Agent, Runner
 from agents.mcp import MCPServerStdio, MCPServerStreamableHttp
 
-SERVER = os.environ.get("MCP_SEEDREAM", "mcp-seedream")  # its program, or the address of a hosted one
+SERVER = os.environ.get("MCP_SEEDREAM", "mcp-seedream")  # the program, or the address of a hosted server
 TOKEN = os.environ.get("ACEDATACLOUD_API_TOKEN")
 HEADERS = {"Authorization": f"Bearer {TOKEN}"} if TOKEN else {}
-PATIENCE = 120  # seconds for a tool call: it would be given up after 5, and the server waits up to 45 for a picture
+PATIENCE = 120  # seconds for a tool call; the default is 5, and the server waits up to 45 for a picture
 
 
 def connection() -> MCPServerStdio | MCPServerStreamableHttp:

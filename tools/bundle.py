@@ -1,7 +1,7 @@
-"""The bundle for Claude Desktop: `.venv/bin/python -m tools.bundle` writes manifest.json anew, and packs it.
+"""The bundle for Claude Desktop: `.venv/bin/python -m tools.bundle` updates manifest.json and builds the bundle.
 
-The manifest is made of what the server itself says: its tools, prompts and settings. The bundle holds tracked files
-alone; what they need is installed by the host's `uv` (MCPB 0.4, `server.type: "uv"`), by pyproject.toml.
+The manifest is generated from the server's tools, prompts and settings. The bundle contains only files that git tracks.
+The host's `uv` installs the dependencies of pyproject.toml (MCPB 0.4, `server.type: "uv"`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tests.support.node import MCPB, node, npm_install, with_node
 ROOT = Path(__file__).parent.parent
 MANIFEST = ROOT / "manifest.json"
 COMMAND = "mcp-seedream"
-"""What the bundle is called as well: hosts know an extension by that name."""
+"""The command, and the name of the bundle, by which hosts identify it."""
 BUNDLE = ROOT / "dist" / f"{COMMAND}.mcpb"
 PACKED = ("mcp_seedream", "manifest.json", "pyproject.toml", "README.md", "LICENSE", "docs/icon.png")
 CONFIG = {
@@ -47,7 +47,7 @@ CONFIG = {
     "wait_seconds": "wait_seconds",
     "preview": "preview",
 }
-"""What people fill in, and which setting it becomes."""
+"""The fields of the form that people fill in, and their settings."""
 _ABOUT = f"""\
 Ask for a picture in words: Seedream makes it, changes it, or combines pictures that you have.
 
@@ -86,13 +86,13 @@ async def manifest(table: ModelTable) -> dict[str, Any]:
         "prompts": [_prompt(table, prompt) for prompt in Prompts(table, local=True).listed()],
         "keywords": project["keywords"],
         "license": project["license"],
-        "compatibility": {"platforms": ["darwin", "win32", "linux"]},  # of Python, uv brings the one it takes
+        "compatibility": {"platforms": ["darwin", "win32", "linux"]},  # uv installs a suitable Python
         "user_config": _user_config(),
     }
 
 
 async def _tools(table: ModelTable) -> list[dict[str, str]]:
-    """As the server lists them on somebody's own machine."""
+    """The tools as the server lists them over stdio."""
     server = build_server(
         table,
         lambda: SeedreamClient("http://127.0.0.1:9"),
@@ -105,7 +105,7 @@ async def _tools(table: ModelTable) -> list[dict[str, str]]:
 
 
 def _prompt(table: ModelTable, prompt: Prompt) -> dict[str, Any]:
-    """A prompt with what has to be filled in; the server takes more."""
+    """A prompt with its required arguments only."""
     names = [argument.name for argument in prompt.arguments or [] if argument.required]
     filled = Prompts(table, local=True).rendered(prompt.name, {name: f"${{arguments.{name}}}" for name in names})
     text = filled.messages[0].content.model_dump()["text"]
@@ -169,20 +169,20 @@ def mcpb(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def tracked(*paths: str) -> list[str]:
-    """The files that git knows, by their paths in the project."""
+    """The paths of the files that git tracks."""
     git = shutil.which("git")
     if not git or not (ROOT / ".git").exists():
-        pytest.skip("what belongs into a bundle is known to git alone, and this is no checkout")
+        pytest.skip("only git knows which files belong into a bundle, and this is not a checkout")
     done = subprocess.run([git, "ls-files", "-z", "--", *paths], cwd=ROOT, capture_output=True, check=True)
     return [name for name in done.stdout.decode().split("\0") if name]
 
 
 def pack(bundle: Path) -> None:
-    """Pack the files that git knows, and no others."""
+    """Pack the files that git tracks."""
     with tempfile.TemporaryDirectory() as folder:
         for path in PACKED:
             names = tracked(path)
-            assert names, f"git does not know {path}"
+            assert names, f"git does not track {path}"
             for name in names:
                 (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, Path(folder) / name)
@@ -191,7 +191,7 @@ def pack(bundle: Path) -> None:
 
 
 def main() -> int:
-    """Write both; 1, where they can't be."""
+    """Write the manifest and the bundle; returns 1 if that fails."""
     MANIFEST.write_text(rendered(read_table()), "utf-8")
     try:
         done = mcpb("validate", MANIFEST)
@@ -199,7 +199,7 @@ def main() -> int:
             print(done.stdout + done.stderr, file=sys.stderr)
             return 1
         pack(BUNDLE)
-    except pytest.skip.Exception as why:  # no Node, or no packages of npm
+    except pytest.skip.Exception as why:  # without Node, or without packages of npm
         print(why, file=sys.stderr)
         return 1
     print(f"{BUNDLE.relative_to(ROOT)}: {BUNDLE.stat().st_size / 1000:.0f} kB")

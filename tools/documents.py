@@ -1,13 +1,12 @@
-"""The documents, and their generated parts: `python -m tools.documents` writes those anew. A test compares them.
+"""The generated parts of the documents. `python -m tools.documents` updates them, and a test compares them.
 
-A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`, in whichever document.
+A generated part is between `<!-- generated: NAME -->` and `<!-- end -->`, in any document.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,23 +21,23 @@ from mcp_seedream.install.clients import HOSTED
 from mcp_seedream.install.links import cursor_links, entry_without_secret, vscode_links
 from mcp_seedream.sandbox.faults import WORDS
 from mcp_seedream.server.resources import models_markdown, parameters_markdown
-from tools import reference
+from tools import architecture, reference
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 TOOLS, MODELS = ROOT / "docs" / "tools.md", ROOT / "docs" / "models.md"
 _ONE, _TWO = ("https://example.com/a.png",), ("https://example.com/a.png", "https://example.com/b.png")
 _CHOICES: list[tuple[str, Operation, tuple[str, ...], str | None, dict[str, Value]]] = [
-    ("a picture, and nothing else", "generate", (), None, {}),
+    ("only a prompt", "generate", (), None, {}),
     ('`size: "4K"`', "generate", (), "4K", {}),
     ('`size: "1.5K"`', "generate", (), "1.5K", {}),
     ('`size: "1024x1024"`', "generate", (), "1024x1024", {}),
     ("`seed: 7`", "generate", (), None, {"seed": 7}),
     ('a set: `sequential_image_generation: "auto"`', "generate", (), None, {"sequential_image_generation": "auto"}),
     ('`optimize_prompt_options: {"mode": "fast"}`', "generate", (), None, {"optimize_prompt_options": "fast"}),
-    ("one picture changed", "edit", _ONE, None, {}),
-    ('one picture changed, with `size: "3K"`', "edit", _ONE, "3K", {}),
-    ("two pictures put together", "edit", _TWO, None, {}),
+    ("one input picture", "edit", _ONE, None, {}),
+    ('one input picture, `size: "3K"`', "edit", _ONE, "3K", {}),
+    ("two input pictures", "edit", _TWO, None, {}),
     ("`layer_decomposition: true`", "edit", _ONE, None, {"layer_decomposition": True}),
     (
         "`seed: 7` in a set",
@@ -48,30 +47,30 @@ _CHOICES: list[tuple[str, Operation, tuple[str, ...], str | None, dict[str, Valu
         {"seed": 7, "sequential_image_generation": "auto"},
     ),
 ]
-"""Calls that name no model, for the table of which one they get: in words, and what they ask for."""
+"""Calls without `model`, for the table of chosen models: a description, and the arguments of an `ImageSpec`."""
 
 
 def pages() -> list[Path]:
-    """Every document that is held to what it says."""
+    """All documents that the tests check."""
     more = [path for folder in ("deploy", "examples") if (path := ROOT / folder / "README.md").is_file()]
     return [README, *sorted((ROOT / "docs").glob("*.md")), *more]
 
 
-def blocks(table: ModelTable) -> dict[str, str]:
-    """The generated parts by name. The sandbox is asked for some of them, which takes seconds."""
+def parts(table: ModelTable) -> dict[str, str]:
+    """All generated parts by name. Some are answers of the sandbox, which takes seconds."""
     return {
-        **of_the_table(table),
+        **model_parts(table),
         "sandbox": _sandbox(),
         "settings": _settings(),
         "links": _links(),
-        "packages": _packages(),
+        **architecture.parts(),
         "errors": reference.errors(),
         **reference.answers(table),
     }
 
 
-def of_the_table(table: ModelTable) -> dict[str, str]:
-    """Those that a new model changes."""
+def model_parts(table: ModelTable) -> dict[str, str]:
+    """The generated parts that a new model changes."""
     return {
         "models": models_markdown(table),
         "parameters": parameters_markdown(table),
@@ -81,14 +80,14 @@ def of_the_table(table: ModelTable) -> dict[str, str]:
     }
 
 
-def rewritten(text: str, made: Mapping[str, str]) -> str:
-    """The document with every generated part made anew.
+def with_parts(text: str, parts: Mapping[str, str]) -> str:
+    """A document with its generated parts updated.
 
     Raises:
-        KeyError: It asks for one that nobody makes.
+        KeyError: The document has a part of an unknown name.
     """
     pattern = r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)"
-    return re.sub(pattern, lambda found: found[1] + made[found[2]] + found[3], text, flags=re.DOTALL)
+    return re.sub(pattern, lambda found: found[1] + parts[found[2]] + found[3], text, flags=re.DOTALL)
 
 
 def _table(*rows: tuple[str, ...]) -> str:
@@ -98,7 +97,7 @@ def _table(*rows: tuple[str, ...]) -> str:
 
 
 def _settings() -> str:
-    rows = [("setting", "default", "what it is")]
+    rows = [("setting", "default", "description")]
     for field in Settings.model_fields.values():
         [name] = field.validation_alias.choices  # type: ignore[union-attr]
         default = ", ".join(field.default) if isinstance(field.default, list) else field.default
@@ -116,7 +115,7 @@ def _bounds(metadata: list[Any]) -> Iterator[str]:
 
 
 def _combinations(table: ModelTable) -> str:
-    """What parameters need and exclude."""
+    """A list of what parameters need and exclude."""
     lines = []
     for rule in table.combinations:
         kinds = [kind.upper() for kind in rule.input_kinds]
@@ -133,13 +132,11 @@ def _spelled(values: Mapping[str, Value]) -> list[str]:
 
 
 def _sandbox() -> str:
-    return _table(
-        ("in the prompt", "what happens"), *((f"`[sandbox:{word}]`", effect) for word, effect in WORDS.items())
-    )
+    return _table(("in the prompt", "effect"), *((f"`[sandbox:{word}]`", effect) for word, effect in WORDS.items()))
 
 
 def _choices(table: ModelTable) -> str:
-    rows = [("a call that names no model, and asks for", "gets")]
+    rows = [("a call without `model`, with", "is served by")]
     for words, operation, images, size, options in _CHOICES:
         try:
             model = choose(table, ImageSpec(operation, "a fox", images, size, options))
@@ -150,52 +147,22 @@ def _choices(table: ModelTable) -> str:
 
 
 def _links() -> str:
-    """The hosted server as web addresses, which are all that can be clicked on such a page."""
+    """Links that add the hosted server to clients. Code hosts make only web addresses clickable."""
     links = {
         title: make("seedream", entry_without_secret(client, None, HOSTED, token=True))[0]
         for title, client, make in (("Cursor", "cursor", cursor_links), ("VS Code", "vscode", vscode_links))
     }
     shown = " · ".join(f"[Add to {title}]({link})" for title, link in links.items())
-    return f"{shown}: the server that AceDataCloud runs. Cursor has you sign in; VS Code asks for your token.\n"
-
-
-def _packages() -> str:
-    """The packages from the ground up, as `pyproject.toml` orders them, and the modules on top."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    contracts = project["tool"]["importlinter"]["contracts"]
-    rows = [("package", "what it is", "may import")]
-    below: list[str] = []
-    for layer in reversed(contracts[0]["layers"]):
-        names = layer.split(" | ")
-        for name in names:
-            folder = ROOT / "mcp_seedream" / name
-            path = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
-            forbidden = {
-                module.partition(".")[2]
-                for contract in contracts
-                if f"mcp_seedream.{name}" in contract.get("source_modules", ())
-                for module in contract["forbidden_modules"]
-            }
-            allowed = [each for each in below if each not in forbidden]
-            every = len(allowed) == len(below) > 4
-            rows.append((f"`{name}`", _first_line(path), "all above" if every else ", ".join(allowed) or "nothing"))
-        below += names
-    return _table(*rows)
-
-
-def _first_line(path: Path) -> str:
-    found = re.match(r'"""(.+?)(?:"""|\n)', path.read_text("utf-8"))
-    assert found, f"{path.name} has no docstring"
-    return found[1].replace("|", r"\|")
+    return f"{shown}. Cursor opens a page to sign in; VS Code asks for your token.\n"
 
 
 def main() -> None:
-    """Write them."""
+    """Update the documents."""
     logging.basicConfig(level=logging.WARNING)
-    made = blocks(read_table(read_settings().models_file))
+    updated = parts(read_table(read_settings().models_file))
     for path in pages():
         text = path.read_text("utf-8")
-        if (new := rewritten(text, made)) != text:
+        if (new := with_parts(text, updated)) != text:
             path.write_text(new, "utf-8")
             print(path.relative_to(ROOT))
 

@@ -1,4 +1,4 @@
-"""The icon for people, drawn from the server's own: `.venv/bin/python -m tools.icon` draws it anew (needs Chromium)."""
+"""docs/icon.png, from the server's icon: `.venv/bin/python -m tools.icon` draws it (needs Chromium)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.browser import browsing
 
 FILE = Path(__file__).parents[1] / "docs" / "icon.png"
 SIZE = 512
-"""Pixels a side, as Claude Desktop wants it."""
+"""Pixels per side, as Claude Desktop requires."""
 _PAGE = """\
 <body style="margin: 0"><svg xmlns="http://www.w3.org/2000/svg" width="{size}" height="{size}" viewBox="0 0 16 16">
   <defs><linearGradient id="sky" x2="0" y2="1"><stop stop-color="#0f9d92"/><stop offset="1" stop-color="#04605f"/>
@@ -26,14 +26,14 @@ _PAGE = """\
 
 
 def page() -> str:
-    """The server's shape, large, in white on its own colour."""
+    """A page with the shape of the server's icon, large and white on a colour."""
     shape = re.search(r" d='([^']+)'", unquote(SERVER_ICON.src))
     assert shape is not None
     return _PAGE.format(size=SIZE, shape=shape[1])
 
 
 async def draw(file: Path) -> None:
-    """Write the picture, transparent around its corners."""
+    """Write the icon, with transparent corners."""
     async with browsing(viewport={"width": SIZE, "height": SIZE}) as context:
         sheet = await context.new_page()
         await sheet.set_content(page())

@@ -1,6 +1,6 @@
-"""The reference of the tools in docs/tools.md: made from the tools themselves, and of calls that the sandbox answers.
+"""The generated parts of docs/tools.md, from the tools' schemas and from calls to a server with the sandbox.
 
-What is another each time (ids, times, ports, folders) is replaced by words that stay, so that it can be compared.
+Ids, times, ports and folders differ in every run. They are replaced by constants, so that a test can compare the text.
 """
 
 from __future__ import annotations
@@ -35,60 +35,61 @@ _PORT = "http://127.0.0.1:8080"
 _NOW, _UNTIL = "2026-11-23T09:00Z", "2026-11-24T09:00Z"
 _FOX = "A red fox in fresh snow, low winter sun, loose watercolour"
 _MEANINGS = {
-    "status": "How it stands. `pending` is not a failure: the task goes on.",
-    "task_id": "What `get_task`, and `task:ID` in `image`, know it by.",
-    "model": "The model that was used, named or chosen.",
-    "images": "The pictures; for several, in their order.",
-    "images[].url": "The link. Not there where the picture came as data.",
-    "images[].path": "Where the picture was saved; over stdio.",
+    "status": "The state of the task. `pending` is not a failure: the task continues.",
+    "task_id": "The id for `get_task`, and for `task:ID` in `image`.",
+    "model": "The model that was used, whether named in the call or chosen.",
+    "images": "The pictures, in order.",
+    "images[].url": "The link. Missing if the picture came as data.",
+    "images[].path": "The saved file. Over stdio only.",
     "images[].size": "WIDTHxHEIGHT, in pixels.",
-    "images[].z_index": "Of a layer: 0 is the base.",
-    "images[].name": "Of a layer.",
-    "images[].description": "Of a layer.",
-    "links_until": "When the links stop working: UTC. Not there with `--sandbox`: they end with the server.",
-    "elapsed_seconds": "How long it took, or has taken.",
-    "notes": "What else there is to know, in words: what was changed, left out, or did not work.",
+    "images[].z_index": "Layers only: the position; 0 is the base.",
+    "images[].name": "Layers only: the name.",
+    "images[].description": "Layers only: what it shows.",
+    "links_until": "When the links expire, in UTC. Missing with `--sandbox`, whose links end with the server.",
+    "elapsed_seconds": "How long the task took, or has run so far.",
+    "notes": "Remarks: what was changed, ignored, or did not work.",
     "error": "Why there is no picture.",
-    "error.code": "One of [the codes](#errors), or one of the upstream's own.",
-    "error.message": "What happened, and what would work.",
-    "error.retryable": "Whether the same call can succeed later, with nothing done meanwhile.",
-    "tasks": "Of `get_task`, for several tasks: one object like this one for each.",
+    "error.code": "One of [the codes](#errors), or a code of the upstream.",
+    "error.message": "What happened, and what to do.",
+    "error.retryable": "Whether the same call can succeed later without any change.",
+    "tasks": "`get_task` for several tasks only: one object like this one for each task.",
 }
-"""What the fields of a result are; the output schema says no more than their types."""
+"""The fields of a result. The output schema has only their types."""
 _CODES = {
-    "invalid_arguments": "The call breaks a rule: the message says which, and what would work. Nothing was sent.",
-    "no_token": "The server was given no API token, so nothing was sent; or AceDataCloud got none.",
-    "invalid_token": "AceDataCloud does not take the token. It may say `token_expired` or `token_mismatched` as well.",
-    "used_up": "The account's balance is used up. Once it is topped up, the same call works.",
-    "too_many_requests": "A limit, of this server or of AceDataCloud: the message says how long to wait.",
-    "bad_request": "AceDataCloud found the request wrong, or will not make this picture. It would refuse it again.",
-    "model_refused": "AceDataCloud does not offer the model (any more). The message says which ones can serve it.",
-    "size_refused": "AceDataCloud does not take the size for this model. The message says which ones it takes.",
-    "not_found": "AceDataCloud knows no such task for this token.",
-    "unavailable": "AceDataCloud could not be reached, or failed where asking again is safe.",
-    "submission_uncertain": "The answer was lost on the way: the picture may have been made and billed.",
+    "invalid_arguments": "An argument breaks a rule. The message names the rule and valid values. Nothing was sent.",
+    "no_token": "The server has no API token, so nothing was sent; or AceDataCloud received none.",
+    "invalid_token": "AceDataCloud rejects the token. The code may also be `token_expired` or `token_mismatched`.",
+    "used_up": "The account's balance is used up. The same call works once it is topped up.",
+    "too_many_requests": "A limit of this server or of AceDataCloud. The message says how long to wait.",
+    "in_progress": "An identical call is being sent and has no task yet. This one was not sent.",
+    "bad_request": "AceDataCloud rejects the request or refuses to make this picture.",
+    "model_refused": "AceDataCloud does not offer the model, or no longer. The message names models that can be used.",
+    "size_refused": "AceDataCloud does not accept the size for this model. The message names sizes that it accepts.",
+    "not_found": "AceDataCloud has no such task for this token.",
+    "unavailable": "AceDataCloud could not be reached, or a request failed that is safe to repeat.",
+    "submission_uncertain": "The answer was lost: the picture may have been made and billed.",
     "api_error": "AceDataCloud failed. The message says whether the picture may have been billed.",
-    "unreadable_reply": "An answer that is none, such as a proxy's page.",
+    "unreadable_reply": "The answer is not in the documented form, for example a proxy's error page.",
     "empty_result": "The task ended with neither a picture nor a reason.",
-    "result_too_large": "Asked for as data over HTTP, the picture is larger than a result can carry.",
-    "stopping": "The server is being stopped, so nothing was sent.",
-    "internal_error": "A mistake in this server: its log has the details.",
+    "result_too_large": "The picture was requested as data over HTTP, and does not fit into a result.",
+    "stopping": "The server is shutting down. Nothing was sent.",
+    "internal_error": "A bug in this server. Its log has the details.",
 }
-"""The codes that a call can end with, in words for whoever meets one."""
+"""The codes of failed calls, for readers who meet one."""
 _UNSEEN = {"error", "configuration", "temporarily_unavailable", "vendor_failed", "upstream_error"}
-"""Codes of errors that never end a call, or that the upstream's own code stands for."""
+"""Codes of errors that never end a call, or that are replaced by a code of the upstream."""
 
 
 def tools(table: ModelTable) -> dict[str, str]:
-    """What each tool takes, and what they give back: generated parts by name."""
+    """The arguments of each tool, and the fields of results: generated parts by name."""
     local, hosted = (_schemas(table, defaults) for defaults in (ToolDefaults(local=LocalFiles()), ToolDefaults()))
     made = {f"tool_{name}": _tool(table, schema, hosted[name]["inputSchema"]) for name, schema in local.items()}
     return {**made, "results": _results([schema["outputSchema"] for schema in local.values()])}
 
 
 def answers(table: ModelTable) -> dict[str, str]:
-    """What a server answers that works against a sandbox: resources, prompts, calls. Generated parts by name."""
-    return anyio.run(_asked, table)
+    """Resources, prompts and example calls of a server with the sandbox: generated parts by name."""
+    return anyio.run(_answers, table)
 
 
 def _schemas(table: ModelTable, defaults: ToolDefaults) -> dict[str, Schema]:
@@ -106,7 +107,7 @@ def _schemas(table: ModelTable, defaults: ToolDefaults) -> dict[str, Schema]:
 
 
 def _tool(table: ModelTable, tool: Schema, hosted: Schema) -> str:
-    """One tool: what it says of itself, and a row for each argument; columns that would be empty are left out."""
+    """The description of a tool, and a table of its arguments without empty columns."""
     hints = ", ".join(f"`{name}: {as_json(value)}`" for name, value in tool["annotations"].items())
     operation: Operation = "edit" if "image" in tool["inputSchema"]["properties"] else "generate"
     required = tool["inputSchema"].get("required", [])
@@ -116,10 +117,10 @@ def _tool(table: ModelTable, tool: Schema, hosted: Schema) -> str:
         where = "" if name in hosted["properties"] else "Over stdio only. "
         row = {
             "argument": f"`{name}`{' (required)' if name in required else ''}",
-            "type": _typed(table, name, schema, rules),
+            "type": _type_with_values(table, name, schema, rules),
             "default": _default(name, table, rules),
             "models": _models(table, operation, rules, name),
-            "what the tool says of it": f"{where}{schema.get('description', '')}".strip(),
+            "description in the schema": f"{where}{schema.get('description', '')}".strip(),
         }
         rows.append(row)
     columns = [column for column in rows[0] if any(row[column] for row in rows)]
@@ -128,8 +129,8 @@ def _tool(table: ModelTable, tool: Schema, hosted: Schema) -> str:
     return f"**{tool['title']}.** {tool['description']}\n\nAnnotations: {hints}.\n\n{listed}\n"
 
 
-def _typed(table: ModelTable, name: str, schema: Schema, rules: dict[str, Rule]) -> str:
-    """The type, and the words or bounds that there are; ids of models would make a table hard to read."""
+def _type_with_values(table: ModelTable, name: str, schema: Schema, rules: dict[str, Rule]) -> str:
+    """The type of an argument with its values or bounds. Models have their short names: ids would fill the table."""
     if name == "model":
         return f"an id of [the table](models.md#what-each-can-do): {_labels(table, schema['enum'])}"
     values = _values(schema, table, rules)
@@ -153,7 +154,7 @@ def _type(schema: Schema) -> str:
 
 
 def _inner(schema: Schema) -> Schema:
-    """The schema of the value itself, inside whatever the upstream wants around it."""
+    """The schema of the value itself, without the list or object that the upstream wraps it in."""
     if schema["type"] == "array" and schema["items"]["type"] == "object":
         schema = schema["items"]
     [*inside] = schema.get("properties", {}).values()
@@ -161,10 +162,10 @@ def _inner(schema: Schema) -> Schema:
 
 
 def _values(schema: Schema, table: ModelTable, rules: dict[str, Rule]) -> str:
-    """Words, or bounds; where models differ, each with those that have it."""
+    """The values or bounds. A value that only some models accept has their names."""
     inner = _inner(schema)
     if "enum" in inner:
-        return either(f"`{value}`{_having(value, table, rules)}" for value in inner["enum"])
+        return either(f"`{value}`{_models_with(value, table, rules)}" for value in inner["enum"])
     if "minItems" in inner or "maxItems" in inner:
         return f"{inner.get('minItems', 0)} to {inner['maxItems']} entries"
     if "minimum" in inner or "maximum" in inner:
@@ -172,7 +173,7 @@ def _values(schema: Schema, table: ModelTable, rules: dict[str, Rule]) -> str:
     return ""
 
 
-def _having(value: str, table: ModelTable, rules: dict[str, Rule]) -> str:
+def _models_with(value: str, table: ModelTable, rules: dict[str, Rule]) -> str:
     having = [id_ for id_, rule in rules.items() if value in (rule.values or ())]
     return f" ({_labels(table, having)})" if 0 < len(having) < len(rules) else ""
 
@@ -189,7 +190,7 @@ def _default(name: str, table: ModelTable, rules: dict[str, Rule]) -> str:
 
 
 def _models(table: ModelTable, operation: Operation, rules: dict[str, Rule], name: str) -> str:
-    """Those that take a field of the upstream's request; nothing for what is ours."""
+    """The models that accept a field of the upstream's request; empty for arguments that this server adds."""
     if name in ("prompt", "image", "model", "size"):
         return "all"
     able = table.models_for(operation)
@@ -197,33 +198,33 @@ def _models(table: ModelTable, operation: Operation, rules: dict[str, Rule], nam
 
 
 def errors() -> str:
-    """The codes that a call can end with."""
+    """The codes of failed calls."""
     kinds = {kind.code: kind.retryable for kind in _kinds(SeedreamError) if kind.code not in _UNSEEN}
-    assert kinds.keys() <= _CODES.keys(), f"say what {kinds.keys() - _CODES.keys()} means"
+    assert kinds.keys() <= _CODES.keys(), f"no description: {kinds.keys() - _CODES.keys()}"
     rows = [
-        "| code | what happened | can the same call succeed later, with nothing done meanwhile? |",
+        "| code | what happened | can the same call succeed later without any change? |",
         "| --- | --- | --- |",
     ]
     for code, words in _CODES.items():
-        again = "as `retryable` says" if code == "api_error" else "yes" if kinds.get(code) else "no"
+        again = "see `retryable`" if code == "api_error" else "yes" if kinds.get(code) else "no"
         rows.append(f"| `{code}` | {words} | {again} |")
     return "\n".join(rows) + "\n"
 
 
 def _kinds(kind: type[SeedreamError]) -> Iterator[type[SeedreamError]]:
-    for below in kind.__subclasses__():
-        yield below
-        yield from _kinds(below)
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from _kinds(subclass)
 
 
 def _results(schemas: list[Schema]) -> str:
-    """The fields of a result, as the output schemas have them: that of `get_task` has the most."""
-    rows = ["| field | type | what it is |", "| --- | --- | --- |"]
+    """The fields of a result, from the output schemas."""
+    rows = ["| field | type | description |", "| --- | --- | --- |"]
     fields = dict(field for schema in schemas for field in _fields(schema))
     for name, kind in fields.items():
         rows.append(f"| `{name}` | {kind} | {_MEANINGS[name]} |")
     always = ", ".join(f"`{name}`" for name in schemas[0]["required"])
-    return "\n".join(rows) + f"\n\nAlways there: {always}.\n"
+    return "\n".join(rows) + f"\n\nAlways present: {always}.\n"
 
 
 def _fields(schema: Schema, before: str = "") -> Iterator[tuple[str, str]]:
@@ -240,8 +241,8 @@ def _kind(schema: Schema) -> str:
 
 
 @dataclass
-class _Steady:
-    """Replaces what is another each time: the same thing by the same word."""
+class _Constants:
+    """Replaces ids, times, addresses and folders by constants, the same one by the same constant."""
 
     upstream: str
     folder: str
@@ -253,22 +254,22 @@ class _Steady:
         text = text.replace(self.upstream, _PORT).replace(self.folder, _HOME)
         text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", self._id, text)
         text = re.sub(r"(?<=-)[0-9a-f]{8}(?=\.(jpg|png))", self._start, text)
-        text = re.sub(r"(live until )?20\d\d-\d\d-\d\dT\d\d:\d\dZ", self._moment, text)
+        text = re.sub(r"(live until )?20\d\d-\d\d-\d\dT\d\d:\d\dZ", self._time, text)
         return re.sub(r"(links_until\": \")[\dT:Z-]{17}", rf"\g<1>{_UNTIL}", text)
 
     def _id(self, found: re.Match[str]) -> str:
         return self._ids.setdefault(found[0], str(uuid.uuid5(uuid.NAMESPACE_URL, f"seedream:{len(self._ids)}")))
 
     def _start(self, found: re.Match[str]) -> str:
-        """The start of an id, in a file's name."""
+        """Replace the start of an id in the name of a file."""
         return next((new[:8] for old, new in self._ids.items() if old.startswith(found[0])), found[0])
 
     @staticmethod
-    def _moment(found: re.Match[str]) -> str:
+    def _time(found: re.Match[str]) -> str:
         return f"{found[1]}{_UNTIL}" if found[1] else _NOW
 
 
-async def _asked(table: ModelTable) -> dict[str, str]:
+async def _answers(table: ModelTable) -> dict[str, str]:
     with running(Sandbox(table, seconds=_SECONDS)) as upstream, tempfile.TemporaryDirectory() as name:
         folder = str(Path(name).resolve())
         server = build_server(
@@ -280,11 +281,11 @@ async def _asked(table: ModelTable) -> dict[str, str]:
             look_interval=0.1,
         )
         async with Client(server) as client:
-            steady = _Steady(upstream, folder)
+            with_constants = _Constants(upstream, folder)
             return {
                 "resources": await _resources(client),
                 "prompts": await _prompts(client),
-                **await _examples(client, steady),
+                **await _examples(client, with_constants),
             }
 
 
@@ -294,23 +295,23 @@ async def _resources(client: Client) -> str:
     found = [(each.uri, each.description, each.mime_type) for each in listed]
     found += [(each.uri_template, each.description, each.mime_type) for each in templates]
     rows = [f"| `{uri}` | {words}. | `{kind}` |" for uri, words, kind in found]
-    return "\n".join(["| resource | what it is | type |", "| --- | --- | --- |", *rows]) + "\n"
+    return "\n".join(["| resource | description | type |", "| --- | --- | --- |", *rows]) + "\n"
 
 
 async def _prompts(client: Client) -> str:
-    rows = ["| prompt | what it is for | arguments |", "| --- | --- | --- |"]
+    rows = ["| prompt | description | arguments |", "| --- | --- | --- |"]
     for prompt in (await client.list_prompts()).prompts:
         given = [f"`{a.name}`{' (required)' if a.required else ''}: {a.description}." for a in prompt.arguments or ()]
         rows.append(f"| `{prompt.name}` | {prompt.description}. | {'<br>'.join(given)} |")
     return "\n".join(rows) + "\n"
 
 
-async def _examples(client: Client, steady: Callable[[str], str]) -> dict[str, str]:
-    """A call of each tool and what comes of it, one after the other: later ones ask for what earlier ones made."""
+async def _examples(client: Client, with_constants: Callable[[str], str]) -> dict[str, str]:
+    """Example calls with their results, in order: later calls use tasks of earlier ones."""
 
     async def call(tool: str, **arguments: Any) -> tuple[CallToolResult, str]:
         result = await client.call_tool(tool, arguments)
-        return result, _shown(tool, arguments, result, steady)
+        return result, _call_and_result(tool, arguments, result, with_constants)
 
     made, generate = await call("generate_image", prompt=_FOX, size="2560x1440", output_format="png")
     id_ = str((made.structured_content or {})["task_id"])
@@ -329,8 +330,10 @@ async def _examples(client: Client, steady: Callable[[str], str]) -> dict[str, s
     }
 
 
-def _shown(tool: str, arguments: dict[str, Any], result: CallToolResult, steady: Callable[[str], str]) -> str:
-    """The call and its answer as JSON, with pictures left out."""
+def _call_and_result(
+    tool: str, arguments: dict[str, Any], result: CallToolResult, with_constants: Callable[[str], str]
+) -> str:
+    """A call and its result as JSON, without the data of pictures."""
     whole = result.model_dump(mode="json", by_alias=True, exclude_none=True)
     for block in whole["content"]:
         if block["type"] == "image":
@@ -341,4 +344,4 @@ def _shown(tool: str, arguments: dict[str, Any], result: CallToolResult, steady:
     asked, answered = (
         json.dumps(each, ensure_ascii=False, indent=2) for each in ({"name": tool, "arguments": arguments}, answer)
     )
-    return steady(f"```json\n{asked}\n```\n\n```json\n{answered}\n```\n")
+    return with_constants(f"```json\n{asked}\n```\n\n```json\n{answered}\n```\n")

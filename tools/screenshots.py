@@ -1,4 +1,4 @@
-"""The gallery's screenshots in docs: `.venv/bin/python -m tools.screenshots` takes them anew, in the sandbox."""
+"""The screenshots in docs/gallery: `.venv/bin/python -m tools.screenshots` takes them with the sandbox."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ SET = {"sequential_image_generation": "auto", "sequential_image_generation_optio
 
 @dataclass(frozen=True)
 class Shot:
-    """One screenshot: what is called, what is pressed afterwards, and how the host is."""
+    """One screenshot: the arguments of the call, the buttons to press afterwards, and the options of the host."""
 
-    asked: dict[str, Any]
+    arguments: dict[str, Any]
     state: str = "succeeded"
     press: tuple[str, ...] = ()
     type_in: str = ""
@@ -60,11 +60,11 @@ SHOTS = {
 
 
 async def take(shot: Shot, host: Host, path: Path) -> None:
-    """Bring a host to where the picture is to be taken, and take it."""
+    """Bring a host into the state of a screenshot, and take it."""
     if shot.state in ("running", "pending"):
-        await host.begin(**shot.asked)
+        await host.begin(**shot.arguments)
     else:
-        await host.call(**shot.asked)
+        await host.call(**shot.arguments)
     await host.reaches(shot.state)
     for name in shot.press:
         await host.frame.get_by_role("button", name=name).first.click()
@@ -74,12 +74,12 @@ async def take(shot: Shot, host: Host, path: Path) -> None:
         await host.loaded(shot.loaded)
     await host.page.wait_for_timeout(
         2500 if shot.state in ("running", "pending") else 300
-    )  # for the host to have given the page its height
+    )  # until the host has set the height of the page
     await host.page.locator("iframe").screenshot(path=path, animations="disabled")
 
 
 async def take_all(table: ModelTable, upstream: str) -> None:
-    """All of them, one after the other."""
+    """Take all screenshots, one after the other."""
     with tempfile.TemporaryDirectory() as folder:
         script = bundle(Path(folder))
         for name, shot in SHOTS.items():
@@ -88,7 +88,7 @@ async def take_all(table: ModelTable, upstream: str) -> None:
 
 
 def main() -> None:
-    """Write the files."""
+    """Write the screenshots."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     table = read_table()
     with running(Sandbox(table, seconds=0.2)) as upstream:

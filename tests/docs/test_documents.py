@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
 import httpx
 import httpx2
@@ -37,7 +36,6 @@ from mcp_seedream.cli import _parser
 from mcp_seedream.core.settings import Settings, read_settings
 from mcp_seedream.sandbox.app import Sandbox
 from tests.conftest import BUSY, TOKEN, serving
-from tests.docs.test_project import MODULES
 from tests.support import markdown
 from tests.support.markdown import Block
 from tests.support.services import free_port
@@ -49,7 +47,7 @@ FOLDER, HOSTED = "/path/to/mcp-seedream", "https://seedream.mcp.acedata.cloud"
 COPIED = ("mcp_seedream", "tests", "docs", "deploy", "README.md", "LICENSE", "pyproject.toml", ".env.example")
 PAGES = {path.relative_to(ROOT).as_posix(): markdown.read(path) for path in documents.pages()}
 BLOCKS = [block for page in PAGES.values() for block in page.blocks]
-LANGUAGES = {"sh", "powershell", "json", "python", "toml", "yaml", "text"}
+LANGUAGES = {"sh", "powershell", "json", "python", "toml", "yaml", "mermaid", "text"}
 BASH = ("/usr/bin/env", "bash", "-euo", "pipefail", "-c")
 SETTINGS = {str(field.validation_alias.choices[0]) for field in Settings.model_fields.values()}  # type: ignore[union-attr]
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="the commands are those of a POSIX shell")
@@ -467,26 +465,22 @@ def _commands(action: argparse.Action) -> list[argparse.ArgumentParser]:
 
 
 def test_pictures_are_described() -> None:
-    """For whoever can't see them."""
+    """For readers who can't see them."""
     for name, page in PAGES.items():
         assert not re.search(r"!\[\s*\]\(", page.prose), name
+    for block in BLOCKS:
+        if block.language == "mermaid":
+            assert {"accTitle:", "accDescr:"} <= set(block.text.split()), where(block)
 
 
-def test_the_diagram_is_of_this_package() -> None:
-    """It is well-formed, has words for whoever can't see it, and its stops are modules."""
-    root = ET.parse(ROOT / "docs" / "line.svg").getroot()  # noqa: S314  (ours)
-    space = {"svg": "http://www.w3.org/2000/svg"}
-    assert root.findtext("svg:title", namespaces=space)
-    assert root.findtext("svg:desc", namespaces=space)
-    names = [text.text or "" for text in root.iterfind(".//svg:text[@class='name']", space)]
-    modules = {part for name in names for part in name.split(" · ")} - {
-        "the client",
-        "mcp-seedream",
-        "AceDataCloud",
-        "pictures",
-    }
-    assert modules <= {name.rpartition(".")[2] for name in MODULES}
-    assert len(modules) > 12
+@pytest.mark.parametrize("name", PAGES)
+def test_named_files_exist(name: str) -> None:
+    """The paths of this repository, in the text and in commands; `tools/call` and `tools/list` are methods of MCP."""
+    page = PAGES[name].path
+    folders = r"mcp_seedream|tests|tools(?!/call|/list)|docs|deploy|benchmarks|examples|\.ci"
+    paths = re.findall(rf"(?<![\w/.-])(?:{folders})/[\w./-]*\w", page.read_text("utf-8"))
+    missing = [path for path in paths if not (ROOT / path).exists() and not (page.parent / path).exists()]
+    assert set(missing) <= {"deploy/.env"}  # readers write that one
 
 
 def test_a_page_is_read_as_it_is_shown(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The project itself: layers, documents, versions, what is packaged."""
+"""The rules of the project: imports, sizes, names, generated documents, versions."""
 
 from __future__ import annotations
 
@@ -27,13 +27,7 @@ MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for p
 
 def test_imports_keep_the_contract() -> None:
     """Layers, independence, circles and libraries, as `pyproject.toml` has them."""
-    done = subprocess.run(
-        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = subprocess.run(LINT, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -49,7 +43,7 @@ def test_imports_keep_the_contract() -> None:
     ],
 )
 def test_the_contract_can_be_broken(tmp_path: Path, module: str, line: str, contract: str) -> None:
-    """An import that goes the other way is found, whatever it is."""
+    """A wrong import is found by each part of the contract."""
     shutil.copytree(PACKAGE, tmp_path / "mcp_seedream", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     path = tmp_path / "mcp_seedream" / module
@@ -60,7 +54,7 @@ def test_the_contract_can_be_broken(tmp_path: Path, module: str, line: str, cont
 
 
 def test_packages_say_what_they_are() -> None:
-    """At most twelve modules each; what is for, its front door and what it must never do, in an empty `__init__`."""
+    """A package has at most twelve modules, and an `__init__` that holds only a docstring."""
     for folder in PACKAGE.iterdir():
         if not (folder / "__init__.py").is_file():
             continue
@@ -78,22 +72,43 @@ def test_one_module_uses_private_names_of_the_sdk() -> None:
     assert users == {"server.sdk"}
 
 
-def test_only_settings_read_the_environment() -> None:
-    """`try` hands it on to its subprocess whole, unread; workers are told in it what the command line said.
+def identifiers(tree: ast.Module) -> set[str]:
+    """The names of modules, functions, classes, arguments, variables and attributes that a module defines or uses."""
+    found = set()
+    for node in ast.walk(tree):
+        for field in ("id", "attr", "arg", "name", "module"):
+            found.add(str(getattr(node, field, None) or ""))
+    return found
 
-    What libraries could not use is replaced there.
-    """
+
+def words(identifier: str) -> set[str]:
+    """The words of an identifier: `TaskWaiter` and `task_waiter` have two."""
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", identifier)}
+
+
+def test_names_are_of_the_field() -> None:
+    """No identifier has a word of the project's former vocabulary."""
+    former = {"wish", "habit", "orphan", "peer", "watch", "adopt", "mishap"}
+    former |= {f"{word}{ending}" for word in former for ending in ("s", "es", "ed", "er", "ing")}
+    assert words("adopt_orphans WatchedCall") & former == {"adopt", "orphans", "watched"}
+    for name, path in MODULES.items():
+        used = identifiers(ast.parse(path.read_text("utf-8"))) | {name}
+        assert {each for each in used if words(each) & former} == set(), name
+
+
+def test_only_settings_read_the_environment() -> None:
+    """Two modules change it: for subprocesses, for workers, and where libraries could not use a value."""
     readers = {name for name, path in MODULES.items() if re.search(r"os\.environ|getenv", path.read_text("utf-8"))}
     assert readers <= {"assembly", "cli"}
 
 
 def test_nothing_about_a_model_is_written_outside_the_table(table: ModelTable) -> None:
-    """No model's id, and no parameter only some models have."""
+    """No model's id, and no parameter that only some models have."""
     special = {name for model in table.models for name in model.parameters} - {"stream", "tools"}
     for name, path in MODULES.items():
         if name.startswith("sandbox."):
-            continue  # it draws what the parameters ask for
-        source = re.sub(r"mcp_seedream(\.\w+)+", "", path.read_text("utf-8"))  # but for the names of modules
+            continue  # it draws what the parameters say
+        source = re.sub(r"mcp_seedream(\.\w+)+", "", path.read_text("utf-8"))  # names of modules
         assert not [model.id for model in table.models if model.id in source]
         if name == "upstream.error_mapping":
             continue  # these are words of errors there, not what a model takes
@@ -101,10 +116,10 @@ def test_nothing_about_a_model_is_written_outside_the_table(table: ModelTable) -
 
 
 def test_documents_are_generated(table: ModelTable) -> None:
-    """`python -m tools.documents` writes their parts anew; each part is in one of them."""
-    made = documents.blocks(table)
+    """They are as `python -m tools.documents` writes them, and each generated part is used."""
+    made = documents.parts(table)
     texts = {path: path.read_text("utf-8") for path in documents.pages()}
-    assert {path: documents.rewritten(text, made) for path, text in texts.items()} == texts
+    assert {path: documents.with_parts(text, made) for path, text in texts.items()} == texts
     assert all(any(f"<!-- generated: {name} -->" in text for text in texts.values()) for name in made)
 
 
@@ -119,7 +134,7 @@ def test_one_version_everywhere() -> None:
 
 
 def test_server_json_is_valid() -> None:
-    """By the registry's own schema, where it is at hand."""
+    """It matches the registry's schema."""
     schema = ROOT.parent / "shared" / "server.schema.json"
     if not schema.is_file():
         pytest.skip("the registry's schema is not beside this checkout")
@@ -128,13 +143,13 @@ def test_server_json_is_valid() -> None:
 
 
 def test_server_json_and_readme_name_the_same_server() -> None:
-    """The registry looks for the mark in the README."""
+    """The registry looks for a comment with the name in the README."""
     name = json.loads((ROOT / "server.json").read_text("utf-8"))["name"]
     assert f"<!-- mcp-name: {name} -->" in documents.README.read_text("utf-8")
 
 
 def test_functions_fit_a_screen() -> None:
-    """45 lines without the docstring, and modules stay under 320."""
+    """A function has at most 45 lines without its docstring, a module at most 320."""
     for path in MODULES.values():
         source = path.read_text("utf-8")
         assert source.count("\n") <= 320, path

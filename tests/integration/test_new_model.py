@@ -90,11 +90,11 @@ async def test_it_is_in_the_documents(session: Session, table: ModelTable) -> No
     assert one.startswith("# Seedream 9.0 Mural\n")
     assert "2.5K, panorama, fresco (with `background`)" in one
     assert offered.completion.values == ["Seedream 9.0 Mural", MURAL]
-    made = documents.of_the_table(table)
+    made = documents.model_parts(table)
     assert f"`{MURAL}`" in made["models"]
     assert "Mural: 0 to 99" in made["parameters"]
     assert "3.0, Mural" in made["tool_generate_image"]
-    page = documents.rewritten(documents.MODELS.read_text("utf-8"), {"sandbox": "", **made})
+    page = documents.with_parts(documents.MODELS.read_text("utf-8"), {"sandbox": "", **made})
     assert f"`{MURAL}`" in page
 
 
