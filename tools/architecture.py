@@ -52,7 +52,7 @@ CALL = (
     Step("upstream.client", "AceDataCloud", "/seedream/tasks", "the links"),
     Step("server.tools", "media.outputs", "deliver", "saves and previews"),
     Step("media.outputs", "media.downloads", "fetch", "downloads the picture"),
-    Step("server.tools", "server.results", "one", "text and structured content"),
+    Step("server.tools", "server.results", "task_result", "text and structured content"),
     Step("server.tools", "client", "CallToolResult", "the result"),
 )
 """The steps of `generate_image` or `edit_image`, without errors, streams and background calls."""
