@@ -39,8 +39,6 @@ QUICK = Retries(first=0.01, seconds=1.5)
 """Retries of tests that need not wait for real ones."""
 INTERVAL = 0.05
 """Seconds between rounds of look-ups in tests that need not wait for real ones."""
-BUSY = pytest.mark.flaky(reruns=1)
-"""For tests with servers, a browser, or times that pass: a machine that is busy with others may take too long."""
 # How long an example takes is the machine's business, which may be busy with others.
 settings.register_profile("default", deadline=None)
 LONG = "long"

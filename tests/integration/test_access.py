@@ -36,9 +36,9 @@ from mcp_seedream.hosting.limits import CallerLimits, _Usage
 from mcp_seedream.hosting.probes import Readiness
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.telemetry.logs import log_to_stderr
-from tests.conftest import BUSY, answer, look_ups, serving, submits
+from tests.conftest import answer, look_ups, serving, submits
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 HEADERS = {"accept": "application/json, text/event-stream", "authorization": "Bearer alice"}
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
 

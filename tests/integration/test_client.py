@@ -25,9 +25,9 @@ from mcp_seedream.core.events import Observer, UpstreamRequest
 from mcp_seedream.upstream.client import SeedreamClient, Timeouts
 from mcp_seedream.upstream.submission import UNWATCHED
 from mcp_seedream.upstream.types import ImageRequest
-from tests.conftest import BUSY, QUICK, Switch, serving
+from tests.conftest import QUICK, Switch, serving
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 REQUEST = ImageRequest("m", {"model": "m", "prompt": "p", "async": True})
 ACCEPTED = b'{"task_id": "t"}'
 

@@ -29,9 +29,9 @@ from mcp_seedream.sandbox.app import Sandbox, running
 from mcp_seedream.server.server import build_server
 from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.client import SeedreamClient
-from tests.conftest import BUSY, answer, look_ups, serving, submits
+from tests.conftest import answer, look_ups, serving, submits
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 OLD, LATEST = "2025-03-26", "2026-07-28"
 HEADERS = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
 

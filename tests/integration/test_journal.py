@@ -21,9 +21,9 @@ from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.types import Image, Task
-from tests.conftest import BUSY, TOKEN, Session, answer, look_ups, submits, text
+from tests.conftest import TOKEN, Session, answer, look_ups, submits, text
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 ENTRY = Entry("t1", 1000.0, "generate_image", "m", "a fox")
 
 

@@ -17,7 +17,7 @@ from mcp_seedream.oauth.registrations import AUTH_METHODS
 from mcp_seedream.oauth.sealing import Sealer
 from mcp_seedream.oauth.store import MemoryStore
 from mcp_seedream.sandbox.app import Sandbox
-from tests.conftest import BUSY, answer
+from tests.conftest import answer
 from tests.support.dance import (
     CLAUDE,
     KEY,
@@ -32,7 +32,7 @@ from tests.support.dance import (
     official,
 )
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture

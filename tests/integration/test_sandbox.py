@@ -21,10 +21,10 @@ from starlette.types import Receive, Scope, Send
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.sandbox.app import Sandbox, running
 from mcp_seedream.sandbox.faults import REFUSALS
-from tests.conftest import BUSY, TOKEN, Session, Switch, answer, serving
+from tests.conftest import TOKEN, Session, Switch, answer, serving
 from tests.support.models import LITE, PRO, SEEDEDIT, T2I, V4, V5, V45
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture

@@ -19,11 +19,11 @@ from mcp_seedream.oauth.routes import open_sign_in
 from mcp_seedream.oauth.store import MemoryStore, RedisStore, Store
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.sandbox.vendor_sign_in import CLIENT_ID
-from tests.conftest import BUSY, answer
+from tests.conftest import answer
 from tests.support.dance import KEY, SECRET, Kept, Person, Raw, hosted, official
 from tests.support.services import free_port, nginx_running, redis_running, replica_running
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 PUBLIC = "http://localhost:1"
 
 

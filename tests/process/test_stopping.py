@@ -21,10 +21,8 @@ from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
 from mcp_seedream.sandbox.app import Sandbox
-from tests.conftest import BUSY, answer, submits, text
+from tests.conftest import answer, submits, text
 from tests.process.test_stdio import COMMAND, OLD, Process, hello
-
-pytestmark = BUSY
 
 SLOW = {"prompt": "a fox [sandbox:slow=60]"}
 

@@ -19,10 +19,10 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from mcp_seedream.sandbox.app import Sandbox
-from tests.conftest import BUSY, TOKEN, Switch, submits
+from tests.conftest import TOKEN, Switch, submits
 from tests.support.services import heard
 
-pytestmark = [BUSY, pytest.mark.skipif(sys.platform == "win32", reason="no such signals there")]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such signals there")
 
 ACCEPTED = re.compile(r"Task (\S+) is accepted")
 SLOW = "a fox [sandbox:slow=4]"

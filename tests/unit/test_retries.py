@@ -30,9 +30,9 @@ from mcp_seedream.media.downloads import Downloads
 from mcp_seedream.upstream.client import SeedreamClient, Timeouts
 from mcp_seedream.upstream.retries import Retries
 from mcp_seedream.upstream.types import ImageRequest
-from tests.conftest import BUSY, QUICK, Switch
+from tests.conftest import QUICK, Switch
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 REQUEST = ImageRequest("m", {"model": "m", "prompt": "p", "async": True})
 FINE = b'{"task_id": "t"}'
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
