@@ -36,7 +36,9 @@ from mcp_seedream.upstream.retries import Retries
 
 TOKEN = "a-token"
 QUICK = Retries(first=0.01, seconds=1.5)
-"""Retries of tests that need not wait for real ones."""
+"""Short pauses between attempts. An upstream that asks for a pause of 2 s or more gets no second attempt."""
+PATIENT = Timeouts(connect=60, read=60, look_up=60, stream=60)
+"""Time-outs that only keep a test from hanging: a busy machine does not reach them."""
 INTERVAL = 0.05
 """Seconds between rounds of look-ups in tests that need not wait for real ones."""
 # How long an example takes is the machine's business, which may be busy with others.
@@ -116,10 +118,9 @@ class Session:
         timing: Timing | None = None,
         keeping: Keeping | None = None,
     ) -> None:
-        timeouts = Timeouts(connect=2, read=2, look_up=2, stream=2)
         self.server = build_server(
             table,
-            lambda: SeedreamClient(upstream, timeouts=timeouts, retries=QUICK),
+            lambda: SeedreamClient(upstream, timeouts=PATIENT, retries=QUICK),
             token_of=token_of or (lambda _: token),
             defaults=defaults or ToolDefaults(20),
             journal=journal,
@@ -196,7 +197,7 @@ def serving(app: ASGIApp, *, lifespan: str = "on", listener: socket.socket | Non
         yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
-        thread.join(5)
+        thread.join(60)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -62,6 +62,7 @@ class CallAttempt:
         self._id = uuid4().hex
         self._began = owner.clock()
         self._attempt: Attempt | None = None  # None: not opened yet, closed, or held by another call now
+        self._saving = anyio.Lock()  # a store may finish concurrent writes in any order
 
     async def claim(self, call: str, patience: float) -> Claim | None:
         """Claim the task of an identical call, or open an attempt of this call's own.
@@ -244,9 +245,11 @@ class CallAttempt:
             await self._save()
 
     async def _save(self) -> Outcome:
-        if self._attempt is None:
-            return "claimed"
-        outcome = await self._owner.store.advance(self._attempt)
+        with anyio.CancelScope(shield=True):
+            async with self._saving:
+                if self._attempt is None:
+                    return "claimed"
+                outcome = await self._owner.store.advance(self._attempt)
         self.caller_left |= outcome in ("left", "claimed")
         if outcome == "claimed":
             self._forget()

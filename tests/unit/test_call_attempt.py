@@ -1,0 +1,47 @@
+"""The attempt of one call: its writes reach the store in the order in which they were made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from mcp_seedream.generation.attempt_store import Attempt, MemoryAttempts, Outcome
+from mcp_seedream.generation.attempts import Attempts
+from mcp_seedream.upstream.types import Task
+from tests.support.clocks import OWN_TIME
+
+pytestmark = [pytest.mark.anyio, OWN_TIME]
+
+
+class SlowStore(MemoryAttempts):
+    """A store in which the next writes take `delays` seconds, as on connections of which one is slower."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.delays: list[float] = []
+
+    async def advance(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
+        written = replace(attempt)
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(self.delays.pop(0) if self.delays else 0)
+        return await super().advance(written, before)
+
+
+async def test_a_caller_that_leaves_as_the_answer_arrives_loses_no_task() -> None:
+    """The write that the caller left takes longer than the write of the task; the next call claims the task."""
+    store = SlowStore()
+    async with Attempts(store).open() as attempts:
+        async with attempts.attempt() as first, anyio.create_task_group() as group:
+            await first.claim("call", 0)
+            await first.sending()
+            store.delays = [1]
+            group.start_soon(first.abandon)
+            await checkpoint()
+            await first.accepted(Task("t1", "pending"))
+        async with attempts.attempt() as second:
+            claim = await second.claim("call", 0)
+    assert claim is not None
+    assert claim.task_id == "t1"
