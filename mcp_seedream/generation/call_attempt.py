@@ -204,16 +204,18 @@ class CallAttempt:
                     with anyio.CancelScope(shield=True):
                         await self.abandon()
 
-        async with anyio.create_task_group() as group:
-            group.start_soon(note)
-            try:
-                yield
-            except Exception as error:  # noqa: BLE001  (raised below: the group would wrap it)
-                failure = error
-            finished = True
-            group.cancel_scope.cancel()
-        if failure:
-            raise failure
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(note)
+                try:
+                    yield
+                except Exception as error:  # noqa: BLE001  (raised below: the group would wrap it)
+                    failure = error
+                finished = True
+                group.cancel_scope.cancel()
+        finally:
+            if failure:  # it says more than a cancellation: the upstream may have refused the request
+                raise failure
 
     async def settle(self, failure: BaseException | None) -> None:
         """Write how the call ended.
