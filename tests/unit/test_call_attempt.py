@@ -11,6 +11,7 @@ from anyio.lowlevel import checkpoint
 from mcp_seedream.core.errors import ModelRefused
 from mcp_seedream.generation.attempt_store import Attempt, MemoryAttempts, Outcome
 from mcp_seedream.generation.attempts import Attempts
+from mcp_seedream.generation.call_attempt import CallAttempt
 from mcp_seedream.upstream.types import Task
 from tests.support.clocks import OWN_TIME
 
@@ -51,19 +52,23 @@ async def test_a_caller_that_leaves_as_the_answer_arrives_loses_no_task() -> Non
 async def test_a_refusal_that_arrives_as_the_caller_leaves_is_not_uncertain() -> None:
     """The refusal is raised although the call is cancelled: nothing was billed, so the next call is sent."""
     store = SlowStore()
+    caller = anyio.CancelScope()
+
+    async def refused(attempt: CallAttempt) -> None:
+        async with attempt.noting_cancellation():
+            with anyio.CancelScope(shield=True):
+                caller.cancel()
+                await anyio.sleep(0.5)
+            raise ModelRefused("model is invalid")
+
     async with Attempts(store).open() as attempts:
-        with anyio.CancelScope() as caller:
+        with caller:
             async with attempts.attempt() as first:
                 await first.claim("call", 0)
                 await first.sending()
                 store.delays = [1]
-                try:
-                    async with first.noting_cancellation():
-                        with anyio.CancelScope(shield=True):
-                            caller.cancel()
-                            await anyio.sleep(0.5)
-                        raise ModelRefused("model is invalid")
-                except ModelRefused:
-                    await first.not_sent()
+                with pytest.raises(ModelRefused):
+                    await refused(first)
+                await first.not_sent()
         async with attempts.attempt() as second:
             assert await second.claim("call", 0) is None
