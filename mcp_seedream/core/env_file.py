@@ -16,7 +16,7 @@ from dotenv import dotenv_values
 
 FILE = ".env"
 PIPE_SECONDS = 5.0
-"""Seconds to wait for the writer of a pipe. A password manager may prompt first, but clients wait little for a server."""
+"""Seconds to wait for the writer of a pipe: a password manager may prompt first, but clients do not wait long."""
 
 
 @dataclass(frozen=True, slots=True)
