@@ -8,10 +8,11 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import anyio
 import pytest
 import uvicorn
 from hypothesis import settings
@@ -161,6 +162,28 @@ def submits(sandbox: Sandbox) -> list[dict[str, Any]]:
 
 def look_ups(sandbox: Sandbox) -> list[dict[str, Any]]:
     return [body for path, _, body in sandbox.requests if path == "/seedream/tasks"]
+
+
+def finish(sandbox: Sandbox) -> None:
+    """End all tasks of the sandbox that are still running."""
+    for job in list(sandbox.jobs.values()):
+        job.created_at -= 3600
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition is true, in another thread or process."""
+    with anyio.fail_after(60):
+        while not condition():  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+
+
+async def until_quiet(sandbox: Sandbox) -> None:
+    """Wait until nothing is looked up for half a second."""
+    with anyio.fail_after(60):
+        count = -1
+        while count < len(look_ups(sandbox)):
+            count = len(look_ups(sandbox))
+            await anyio.sleep(0.5)
 
 
 def only(table: ModelTable, *ids: str) -> ModelTable:

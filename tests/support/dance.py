@@ -8,6 +8,7 @@ import html
 import re
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -76,6 +77,7 @@ def hosted(
     vendor: Callable[[str], Vendor] | None = None,
     lifetimes: Lifetimes | None = None,
     store: Store | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> Iterator[Hosted]:
     """An endpoint that works against `upstream`; its public address is its own unless another is given."""
 
@@ -95,6 +97,7 @@ def hosted(
             store=store,
             vendor=vendor(public) if vendor else None,
             lifetimes=lifetimes,
+            clock=clock,
         )
         server = build_server(table, connect, token_of=bearer_token, defaults=ToolDefaults(20), look_interval=0.1)
         with serving(
