@@ -38,6 +38,8 @@ from mcp_seedream.upstream.retries import Retries
 TOKEN = "a-token"
 QUICK = Retries(first=0.01, seconds=1.5)
 """Short pauses between attempts. An upstream that asks for a pause of 2 s or more gets no second attempt."""
+PERSISTENT = Retries(first=0.01, seconds=30)
+"""Retries for tests that count attempts: four, unless the upstream asks for a pause of 30 s or more."""
 PATIENT = Timeouts(connect=60, read=60, look_up=60, stream=60)
 """Time-outs that only keep a test from hanging: a busy machine does not reach them."""
 INTERVAL = 0.05
