@@ -8,10 +8,11 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import anyio
 import pytest
 import uvicorn
 from hypothesis import settings
@@ -36,11 +37,13 @@ from mcp_seedream.upstream.retries import Retries
 
 TOKEN = "a-token"
 QUICK = Retries(first=0.01, seconds=1.5)
-"""Retries of tests that need not wait for real ones."""
+"""Short pauses between attempts. An upstream that asks for a pause of 2 s or more gets no second attempt."""
+PERSISTENT = Retries(first=0.01, seconds=30)
+"""Retries for tests that count attempts: four, unless the upstream asks for a pause of 30 s or more."""
+PATIENT = Timeouts(connect=60, read=60, look_up=60, stream=60)
+"""Time-outs that only keep a test from hanging: a busy machine does not reach them."""
 INTERVAL = 0.05
 """Seconds between rounds of look-ups in tests that need not wait for real ones."""
-BUSY = pytest.mark.flaky(reruns=1)
-"""For tests with servers, a browser, or times that pass: a machine that is busy with others may take too long."""
 # How long an example takes is the machine's business, which may be busy with others.
 settings.register_profile("default", deadline=None)
 LONG = "long"
@@ -118,10 +121,9 @@ class Session:
         timing: Timing | None = None,
         keeping: Keeping | None = None,
     ) -> None:
-        timeouts = Timeouts(connect=2, read=2, look_up=2, stream=2)
         self.server = build_server(
             table,
-            lambda: SeedreamClient(upstream, timeouts=timeouts, retries=QUICK),
+            lambda: SeedreamClient(upstream, timeouts=PATIENT, retries=QUICK),
             token_of=token_of or (lambda _: token),
             defaults=defaults or ToolDefaults(20),
             journal=journal,
@@ -164,6 +166,28 @@ def look_ups(sandbox: Sandbox) -> list[dict[str, Any]]:
     return [body for path, _, body in sandbox.requests if path == "/seedream/tasks"]
 
 
+def finish(sandbox: Sandbox) -> None:
+    """End all tasks of the sandbox that are still running."""
+    for job in list(sandbox.jobs.values()):
+        job.created_at -= 3600
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition is true, in another thread or process."""
+    with anyio.fail_after(60):
+        while not condition():  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+
+
+async def until_quiet(sandbox: Sandbox) -> None:
+    """Wait until nothing is looked up for half a second."""
+    with anyio.fail_after(60):
+        count = -1
+        while count < len(look_ups(sandbox)):
+            count = len(look_ups(sandbox))
+            await anyio.sleep(0.5)
+
+
 def only(table: ModelTable, *ids: str) -> ModelTable:
     """The table with these models and no others."""
     models = [table.by_id[id_] for id_ in ids]
@@ -199,7 +223,7 @@ def serving(app: ASGIApp, *, lifespan: str = "on", listener: socket.socket | Non
         yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
-        thread.join(5)
+        thread.join(60)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

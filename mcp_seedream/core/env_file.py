@@ -15,7 +15,8 @@ from pathlib import Path
 from dotenv import dotenv_values
 
 FILE = ".env"
-_PIPE_SECONDS = 5  # a password manager may prompt for approval, but clients allow a server little time to start
+PIPE_SECONDS = 5.0
+"""Seconds to wait for the writer of a pipe: a password manager may prompt first, but clients do not wait long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +32,17 @@ class EnvFile:
     trouble: str = ""
 
 
-def read_env_file() -> EnvFile:
-    """Read the `.env` of the working directory, if there is one. It may be a pipe, so it is read only once."""
+def read_env_file(pipe_seconds: float = PIPE_SECONDS) -> EnvFile:
+    """Read the `.env` of the working directory, if there is one. It may be a pipe, so it is read only once.
+
+    Args:
+        pipe_seconds: How long a pipe may take to be written.
+    """
     path = Path(FILE)
     try:
         if not path.is_file() and not path.is_fifo():
             return EnvFile()
-        text = _decoded(_read_pipe(path) if path.is_fifo() else path.read_bytes())
+        text = _decoded(_read_pipe(path, pipe_seconds) if path.is_fifo() else path.read_bytes())
     except UnicodeError:
         return EnvFile(trouble="it is not written in UTF-8")
     except OSError as error:
@@ -46,14 +51,14 @@ def read_env_file() -> EnvFile:
     return EnvFile(_variables(text, interpolate=True) if "${" in text else literal, literal)
 
 
-def _read_pipe(path: Path) -> bytes:
+def _read_pipe(path: Path, seconds: float) -> bytes:
     """Read a named pipe, as password managers create it.
 
     Raises:
         TimeoutError: Nothing is written, or the writer does not close it.
     """
     parts = list[bytes]()
-    ends = time.monotonic() + _PIPE_SECONDS
+    ends = time.monotonic() + seconds
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         while select.select([descriptor], [], [], max(ends - time.monotonic(), 0))[0]:

@@ -16,7 +16,7 @@ from pydantic_settings import EnvSettingsSource
 
 from mcp_seedream.core import setting_rules
 from mcp_seedream.core.credentials import clean_token, placeholder_reason
-from mcp_seedream.core.env_file import FILE, EnvFile, read_env_file
+from mcp_seedream.core.env_file import FILE, PIPE_SECONDS, EnvFile, read_env_file
 from mcp_seedream.core.errors import ConfigurationError, why_invalid
 from mcp_seedream.core.setting_fields import HARMLESS, HTTP_ONLY, ClaudeCode, Settings, name_of
 
@@ -107,10 +107,10 @@ def about_passed_over(names: tuple[str, ...], who: str) -> str:
     )
 
 
-def sources(use: Use) -> Sources:
-    """Read the environment and `.env`, each once."""
+def sources(use: Use, *, pipe_seconds: float = PIPE_SECONDS) -> Sources:
+    """Read the environment and `.env`, each once; a `.env` that is a pipe may take `pipe_seconds`."""
     environment = {name.upper(): value or "" for name, value in EnvSettingsSource(Settings).env_vars.items()}
-    file = read_env_file()
+    file = read_env_file(pipe_seconds)
     has_token = name_of("token") not in environment and _has_token(file)
     filed, passed_over = dict[str, str](), list[str]()
     for name, field in _FIELDS.items():

@@ -251,21 +251,20 @@ class CallAttempt:
                 await self.abandon()
 
     async def _save(self) -> Outcome:
-        async with self._saving:  # the call and the note of its cancellation write in turn, each the newest state
-            return await self._save_now()
+        """Write the newest state, even for a caller that leaves, after writes that other tasks have begun."""
+        with anyio.CancelScope(shield=True):
+            async with self._saving:
+                return await self._save_in_turn()
 
-    async def _save_now(self) -> Outcome:
+    async def _save_in_turn(self) -> Outcome:
         attempt, owner = self._attempt, self._owner
         if attempt is None:
             return "lost"
         outcome = await owner.store.save(attempt)
         self.caller_left |= outcome != "saved"
-        if (
-            outcome == "lost"
-            or attempt.state is State.WITHDRAWN
-            or (attempt.state, outcome) == (State.DELIVERED, "saved")
-        ):
+        is_removed = attempt.state is State.WITHDRAWN or (attempt.state is State.DELIVERED and outcome == "saved")
+        if is_removed or outcome == "lost":
             self._attempt = None
         if self._attempt is None or attempt.state in (State.ABANDONED, State.UNCERTAIN):
-            owner.open_calls.discard(self._id)  # it is closed, or can be claimed without a lease
+            owner.open_calls.discard(self._id)  # it is removed, or can be claimed without a lease
         return outcome

@@ -78,6 +78,7 @@ def build_app(
     limits: CallerLimits | None = None,
     metrics: Metrics | None = None,
     sign_in: SignIn | None = None,
+    body_seconds: float = 60,
 ) -> Starlette:
     """Build the ASGI app; the endpoint is stateless in every protocol revision.
 
@@ -90,6 +91,7 @@ def build_app(
         limits: Limits of each caller.
         metrics: Served at `/metrics`.
         sign_in: OAuth, for clients that cannot send a key; closed by the app.
+        body_seconds: The time for a request's body to arrive; large bodies get more.
 
     Returns:
         The app, with the server and the shutdown in its `state`.
@@ -118,7 +120,7 @@ def build_app(
     sign_in_routes = sign_in.routes() if sign_in else []
     app = Starlette(
         routes=[endpoint, *_public_routes(server, settings, shutdown, upstream, metrics), *sign_in_routes],
-        middleware=_middleware(settings, {*PROBES, CARD, *(route.path for route in sign_in_routes)}),
+        middleware=_middleware(settings, {*PROBES, CARD, *(route.path for route in sign_in_routes)}, body_seconds),
         exception_handlers=not_found_handlers(settings),
         lifespan=_lifespan(sessions, shutdown, upstream, sign_in),
     )
@@ -127,14 +129,14 @@ def build_app(
     return app
 
 
-def _middleware(settings: Settings, public_paths: Collection[str]) -> list[Middleware]:
+def _middleware(settings: Settings, public_paths: Collection[str], body_seconds: float) -> list[Middleware]:
     """The middleware of all routes, the outermost first; the endpoint's own middleware follows."""
     public_origins = [settings.public_url] if settings.public_url else []
     web_origins = settings.cors_origins
     cors = Middleware(EndpointCorsMiddleware, origins=web_origins, public_paths=public_paths)
     return [
         Middleware(NormalizeRequestMiddleware),
-        Middleware(IncompleteRequestMiddleware),
+        Middleware(IncompleteRequestMiddleware, body_seconds=body_seconds),
         Middleware(RequestIdMiddleware),
         *([cors] if web_origins else []),
         Middleware(

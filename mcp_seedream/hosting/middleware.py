@@ -27,7 +27,6 @@ from mcp_seedream.upstream.fair_limiter import FairLimiter
 
 ENDPOINT = "/mcp"
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
-_BODY_SECONDS = 60  # for a body to arrive; large ones get more
 _SLOWEST = 50_000  # bytes a second of the slowest connection that is waited for
 _ENTRY_SECONDS = 1  # after which the next call may enter, whatever delays this one
 _REVISION, _DEFAULT_REVISION = "mcp-protocol-version", "2025-03-26"
@@ -101,10 +100,15 @@ class IncompleteRequestMiddleware:
     """Ends requests whose client disconnects before the whole body has arrived, or sends it too slowly (408).
 
     The SDK treats a disconnect in the body as an internal error and logs a traceback.
+
+    Args:
+        app: The app.
+        body_seconds: The time for a body to arrive; large bodies get more.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, body_seconds: float) -> None:
         self._app = app
+        self._body_seconds = body_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -118,7 +122,7 @@ class IncompleteRequestMiddleware:
             if complete:
                 return await receive()
             if deadline == math.inf:
-                deadline = anyio.current_time() + _body_timeout(scope)
+                deadline = anyio.current_time() + self._body_seconds + _upload_seconds(scope)
             with anyio.CancelScope(deadline=deadline):
                 message = await receive()
                 if message["type"] != "http.disconnect":
@@ -141,10 +145,10 @@ class IncompleteRequestMiddleware:
             await JSONResponse(body, 408, {"Connection": "close"})(scope, receive, send)
 
 
-def _body_timeout(scope: Scope) -> float:
-    """Seconds for the body to arrive: a minute, and what the slowest connection needs for its size."""
+def _upload_seconds(scope: Scope) -> float:
+    """The seconds that the slowest connection needs for a body of this size."""
     size = Headers(scope=scope).get("content-length", "")
-    return _BODY_SECONDS + (int(size) if size.isdecimal() else 0) / _SLOWEST
+    return (int(size) if size.isdecimal() else 0) / _SLOWEST
 
 
 class GracefulShutdownMiddleware:

@@ -16,6 +16,7 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -80,12 +81,23 @@ class GrantProvider(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
         issuer: This server's origin.
         resource: The URL of the endpoint that tokens are for.
         lifetimes: Of codes and tokens.
+        clock: Returns the Unix time in seconds.
     """
 
-    def __init__(self, sealer: Sealer, store: Store, issuer: str, resource: str, lifetimes: Lifetimes) -> None:
+    def __init__(
+        self,
+        sealer: Sealer,
+        store: Store,
+        issuer: str,
+        resource: str,
+        *,
+        lifetimes: Lifetimes,
+        clock: Callable[[], float],
+    ) -> None:
         self._sealer, self._store = sealer, store
         self._issuer, self._resource = issuer, resource
         self._lifetimes = lifetimes
+        self._clock = clock
         self._unchecked_until = 0.0
 
     def is_own_resource(self, resource: str) -> bool:
@@ -126,7 +138,7 @@ class GrantProvider(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
             "x": transaction.explicit,
             "p": transaction.challenge,
             "k": key,
-            "e": time.time() + self._lifetimes.code,
+            "e": self._clock() + self._lifetimes.code,
         }
         await self._store.put(f"code:{grant}", self._sealer.seal("record", record), self._lifetimes.code)
         _log.info("sign-in: access for a client at %s", urlsplit(transaction.redirect_uri).netloc)
@@ -194,7 +206,7 @@ class GrantProvider(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
     async def load_access_token(self, token: str) -> Access | None:
         """A valid access token. While the store is down, a revoked one is accepted until it expires."""
         claims = self._sealer.open("access", token)
-        if claims is None or claims["e"] <= time.time() or await self._is_revoked(claims["g"]):
+        if claims is None or claims["e"] <= self._clock() or await self._is_revoked(claims["g"]):
             return None
         return Access(
             token=token,
@@ -231,7 +243,7 @@ class GrantProvider(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
             return False
 
     def _tokens(self, client: OAuthClientInformationFull, source: Code | Refresh, serial: str) -> OAuthToken:
-        now = int(time.time())
+        now = int(self._clock())
         claims: dict[str, Any] = {
             "g": source.grant,
             "c": fingerprint(client.client_id),

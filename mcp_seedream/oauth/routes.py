@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import unquote, urlencode
 
@@ -65,6 +66,7 @@ class SignIn:
         store: State that replicas share; in memory by default.
         vendor: Lets people sign in there instead of pasting a key.
         lifetimes: Of codes and tokens.
+        clock: Returns the Unix time in seconds.
     """
 
     def __init__(
@@ -77,11 +79,14 @@ class SignIn:
         store: Store | None = None,
         vendor: Vendor | None = None,
         lifetimes: Lifetimes | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._issuer, self._resource = public_url, f"{public_url}{endpoint}"
         self._store = store or MemoryStore()
         sealer = Sealer(seal_keys, self._resource)
-        self._provider = GrantProvider(sealer, self._store, public_url, self._resource, lifetimes or Lifetimes())
+        self._provider = GrantProvider(
+            sealer, self._store, public_url, self._resource, lifetimes=lifetimes or Lifetimes(), clock=clock
+        )
         self._consent = Consent(
             sealer, public_url, check_key=check_key, issue_code=self._provider.issue_code, vendor=vendor
         )

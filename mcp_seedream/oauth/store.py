@@ -6,6 +6,7 @@ In memory for one process, in Redis for several. Every entry expires, and keys a
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from mcp_seedream.core.errors import StoreUnavailable
@@ -47,12 +48,17 @@ class MemoryStore:
     """A store for one process. When it is full, a vital entry replaces the oldest other one; others are refused.
 
     A quarter of the entries is reserved for vital ones, so that this is rare.
+
+    Args:
+        max_entries: The size of the store.
+        clock: Returns the time in seconds.
     """
 
-    def __init__(self, max_entries: int = _MAX_ENTRIES) -> None:
+    def __init__(self, max_entries: int = _MAX_ENTRIES, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._entries: dict[str, tuple[str, float]] = {}  # oldest first
         self._vital: dict[str, tuple[str, float]] = {}
         self._max_entries = max_entries
+        self._clock = clock
         self._swept = 0.0
 
     async def put(self, key: str, value: str, seconds: float, *, vital: bool = False) -> None:
@@ -61,11 +67,11 @@ class MemoryStore:
             self._make_room(vital)
         self._entries.pop(key, None)
         self._vital.pop(key, None)
-        (self._vital if vital else self._entries)[key] = (value, time.monotonic() + seconds)
+        (self._vital if vital else self._entries)[key] = (value, self._clock() + seconds)
 
     async def get(self, key: str) -> str | None:
         value, until = self._entries.get(key) or self._vital.get(key) or ("", 0.0)
-        return value if until > time.monotonic() else None
+        return value if until > self._clock() else None
 
     async def take(self, key: str) -> str | None:
         value = await self.get(key)
@@ -92,7 +98,7 @@ class MemoryStore:
 
     def _sweep(self) -> None:
         """Remove expired entries, once a minute, or once a second if the store is nearly full."""
-        now = time.monotonic()
+        now = self._clock()
         has_room = len(self._entries) + len(self._vital) < self._max_entries - self._max_entries // 4
         if now - self._swept >= (60 if has_room else 1):
             self._swept = now

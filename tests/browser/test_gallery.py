@@ -14,11 +14,12 @@ import pytest
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.server import gallery
-from tests.conftest import BUSY, Session, submits
+from tests.conftest import Session, submits
 from tests.integration.test_tools import picture
+from tests.support.browser import RERUN_ONCE
 from tests.support.gallery_host import Host, bundle, hosting
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = [pytest.mark.anyio, RERUN_ONCE]
 EVIL = "<img src=x onerror=alert(1)>"
 TROUBLE = {
     "content": [],

@@ -21,11 +21,11 @@ import pytest
 from playwright.async_api import BrowserContext, ConsoleMessage, Dialog, FrameLocator, Locator, Page, Route, expect
 
 from mcp_seedream.sandbox.app import Sandbox
-from tests.conftest import BUSY, TOKEN, submits
-from tests.support.browser import PATIENCE, browsing, chromium_path
+from tests.conftest import TOKEN, submits
+from tests.support.browser import PATIENCE, RERUN_ONCE, browsing, chromium_path
 from tests.support.inspector import inspector_command, inspector_environment
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = [pytest.mark.anyio, RERUN_ONCE]
 
 PROMPT = "a red fox <img src=x onerror=alert(1)>"
 LONG = 3600

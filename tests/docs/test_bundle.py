@@ -21,7 +21,7 @@ from PIL import Image, ImageChops, ImageStat
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.settings import Settings, name_of
 from mcp_seedream.sandbox.app import Sandbox
-from tests.conftest import BUSY, answer
+from tests.conftest import answer
 from tests.support.node import MCPB, node, npm_install, with_node
 from tools import bundle, icon
 
@@ -82,7 +82,6 @@ def test_the_icon() -> None:
     assert icon.FILE.stat().st_size < 40_000
 
 
-@BUSY
 def test_the_icon_is_the_servers_own(tmp_path: Path) -> None:
     """Drawn anew, it looks the same."""
     anyio.run(icon.draw, tmp_path / "icon.png")
@@ -179,7 +178,6 @@ def installed(uv: Path, extension: Path, env: dict[str, str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@BUSY
 @pytest.mark.anyio
 async def test_it_is_started_as_the_manifest_says(
     unpacked: Path, uv: Path, tmp_path: Path, upstream: str, sandbox: Sandbox

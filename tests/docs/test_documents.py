@@ -35,7 +35,7 @@ from mcp_seedream.assembly import hosted
 from mcp_seedream.cli import _parser
 from mcp_seedream.core.settings import Settings, read_settings
 from mcp_seedream.sandbox.app import Sandbox
-from tests.conftest import BUSY, TOKEN, serving
+from tests.conftest import TOKEN, serving
 from tests.support import markdown
 from tests.support.markdown import Block
 from tests.support.services import free_port
@@ -241,7 +241,6 @@ def test_what_ci_runs() -> None:
 
 
 @POSIX
-@BUSY
 @commands(Runs)
 def test_commands(block: Block, folder: Path, environment: dict[str, str]) -> None:
     """In a copy of the repository, against the sandbox, as somebody would type them."""
@@ -260,7 +259,6 @@ def test_commands(block: Block, folder: Path, environment: dict[str, str]) -> No
 
 
 @POSIX
-@BUSY
 @commands(Serves)
 def test_servers(block: Block, folder: Path, environment: dict[str, str]) -> None:
     """Each starts, answers as its document says, and can be stopped."""
@@ -278,7 +276,6 @@ def test_servers(block: Block, folder: Path, environment: dict[str, str]) -> Non
 
 
 @POSIX
-@BUSY
 @commands(Asks)
 def test_questions(block: Block, folder: Path, environment: dict[str, str], upstream: str) -> None:
     """Asked of a server that runs meanwhile."""
@@ -344,7 +341,6 @@ CONFIGURED = configured()
 
 
 @POSIX
-@BUSY
 @pytest.mark.anyio
 @pytest.mark.parametrize("entry", CONFIGURED.values(), ids=CONFIGURED.keys())
 async def test_configurations(
@@ -404,7 +400,6 @@ def test_claude_code_takes_the_commands(block: Block, folder: Path, environment:
 
 
 @POSIX
-@BUSY
 @pytest.mark.parametrize("block", unmarked("python"), ids=map(where, unmarked("python")))
 def test_programs(block: Block, folder: Path, environment: dict[str, str]) -> None:
     """Saved in the folder and run, as their document says."""

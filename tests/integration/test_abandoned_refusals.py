@@ -15,12 +15,12 @@ from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.generation.journal import Journal
 from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.server.tools import ToolDefaults
-from tests.conftest import BUSY, Session, Switch, answer
+from tests.conftest import Session, Switch, answer
 from tests.integration.test_http import LATEST, OLD
 from tests.integration.test_repeated_calls_replicas import called, give_up, replica
 from tests.support.production import LITE, V5, Place, Production
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 PROMPT = "a fox"
 MANY = 10_000
 """Look-ups of a task that does not end by itself."""

@@ -25,16 +25,16 @@ from mcp_seedream.core.events import Observer, UpstreamRequest
 from mcp_seedream.upstream.client import SeedreamClient, Timeouts
 from mcp_seedream.upstream.submission import UNWATCHED
 from mcp_seedream.upstream.types import ImageRequest
-from tests.conftest import BUSY, QUICK, Switch, serving
+from tests.conftest import PATIENT, PERSISTENT, QUICK, Switch, serving, until
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 REQUEST = ImageRequest("m", {"model": "m", "prompt": "p", "async": True})
 ACCEPTED = b'{"task_id": "t"}'
 
 
 @dataclass
 class Upstream:
-    """Answers every request alike, and remembers them."""
+    """Gives every request the same answer, and records the requests."""
 
     status: int = 200
     body: bytes = ACCEPTED
@@ -62,7 +62,16 @@ def server() -> Upstream:
 @pytest.fixture
 async def client(server: Upstream, switch: Switch) -> AsyncIterator[SeedreamClient]:
     switch.app = server
-    async with SeedreamClient(switch.address, timeouts=Timeouts(connect=1, read=1, stream=1), retries=QUICK) as client:
+    async with SeedreamClient(switch.address, timeouts=PATIENT, retries=PERSISTENT) as client:
+        yield client
+
+
+@pytest.fixture
+async def hasty(server: Upstream, switch: Switch, events: Events) -> AsyncIterator[SeedreamClient]:
+    """A client that waits half a second for an answer."""
+    switch.app = server
+    timeouts = Timeouts(connect=60, read=0.5, look_up=0.5)
+    async with SeedreamClient(switch.address, timeouts=timeouts, retries=QUICK, observer=events) as client:
         yield client
 
 
@@ -93,7 +102,7 @@ ROWS = [
 async def test_every_error_row_of_a_submit(
     client: SeedreamClient, server: Upstream, status: int, code: str, kind: type[errors.UpstreamError], advice: str
 ) -> None:
-    """Kind, code, the upstream's words, its trace_id, and what to do; sent once."""
+    """The error has its kind, code, the upstream's message, its trace_id and advice; the request is sent once."""
     server.status, server.body = status, error_body(code)
     with pytest.raises(errors.UpstreamError) as caught:
         await client.submit(REQUEST, "k")
@@ -102,7 +111,7 @@ async def test_every_error_row_of_a_submit(
     assert error.message.startswith("words of the upstream. ")
     assert advice in error.message
     assert error.retryable is (kind is errors.RateLimited)
-    assert len(server.requests) == (QUICK.attempts if error.retryable else 1)
+    assert len(server.requests) == (PERSISTENT.attempts if error.retryable else 1)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +127,7 @@ async def test_every_error_row_of_a_submit(
 async def test_error_rows_of_a_look_up(
     client: SeedreamClient, server: Upstream, status: int, code: str, kind: type[errors.UpstreamError]
 ) -> None:
-    """A 5xx of a look-up is no doubt about money: it can be repeated."""
+    """A look-up fails with the kind of its row; a 5xx is not uncertain, since a look-up costs nothing."""
     server.status, server.body = status, error_body(code)
     for ids in (["a"], ["a", "b"]):
         with pytest.raises(errors.UpstreamError) as caught:
@@ -127,7 +136,7 @@ async def test_error_rows_of_a_look_up(
 
 
 async def test_a_retired_model_has_an_error_of_its_own(client: SeedreamClient, server: Upstream) -> None:
-    """As documented, and as a failure that came with HTTP 200."""
+    """A retired model is `ModelRefused`, with HTTP 400 and as a failure with HTTP 200."""
     server.status, server.body = 400, error_body("bad_request", "model is invalid.")
     with pytest.raises(errors.ModelRefused, match="Nothing was billed"):
         await client.submit(REQUEST, "k")
@@ -137,7 +146,7 @@ async def test_a_retired_model_has_an_error_of_its_own(client: SeedreamClient, s
 
 
 async def test_success_false_with_200_is_a_failure(client: SeedreamClient, server: Upstream) -> None:
-    """The documents' own example: fetch failed."""
+    """HTTP 200 with `success: false` is a failed task, or an error that is known."""
     server.body = b'{"success": false, "error": {"code": "api_error", "message": "fetch failed"}, "trace_id": "r1"}'
     task = await client.submit(REQUEST, "k")
     assert (task.state, task.trace_id) == ("failed", "r1")
@@ -150,7 +159,7 @@ async def test_success_false_with_200_is_a_failure(client: SeedreamClient, serve
 
 @pytest.mark.parametrize("body", [b"<html>Bad gateway</html>", b'{"task_id": "t', b"", b"\xff\xfe", b"[" * 100_000])
 async def test_an_answer_that_is_no_json(client: SeedreamClient, server: Upstream, body: bytes) -> None:
-    """A submit's fate is then unknown; a look-up is just unreadable."""
+    """A submit whose answer is not JSON is uncertain; a look-up is unreadable."""
     server.body, server.headers = body, {"content-type": "text/html"}
     with pytest.raises(errors.SubmissionUncertain, match=r"not JSON \(text/html\).*may have been accepted"):
         await client.submit(REQUEST, "k")
@@ -162,14 +171,14 @@ async def test_an_answer_that_is_no_json(client: SeedreamClient, server: Upstrea
 async def test_a_submit_whose_answer_says_nothing_is_uncertain(
     client: SeedreamClient, server: Upstream, body: bytes
 ) -> None:
-    """JSON, but neither an id nor an outcome: it may have been billed."""
+    """A JSON answer without an id or an outcome is uncertain: the submit may have been billed."""
     server.body = body
     with pytest.raises(errors.SubmissionUncertain, match="may have been accepted and billed"):
         await client.submit(REQUEST, "k")
 
 
 async def test_ids_of_an_uncertain_submit_are_kept(client: SeedreamClient, server: Upstream) -> None:
-    """A 500 that names the task; and an id that is a number."""
+    """The error keeps the task id of a 500; an id that is a number becomes text."""
     server.status, server.body = 500, b'{"task_id": "t9", "error": {"code": "api_error", "message": "x"}}'
     with pytest.raises(errors.SubmissionUncertain) as caught:
         await client.submit(REQUEST, "k")
@@ -179,17 +188,17 @@ async def test_ids_of_an_uncertain_submit_are_kept(client: SeedreamClient, serve
 
 
 async def test_a_404_page_is_not_an_unknown_task(client: SeedreamClient, server: Upstream) -> None:
-    """It is a wrong address, and says so."""
+    """A 404 page is a wrong address, and the error names the setting."""
     server.status, server.body = 404, b"<html>not here</html>"
     with pytest.raises(errors.RequestRefused, match="ACEDATACLOUD_API_BASE_URL"):
         await client.look_up(["t"], "k")
 
 
 async def test_streams_do_not_keep_look_ups_waiting(server: Upstream) -> None:
-    """They have connections of their own."""
+    """Streams have connections of their own: a look-up is answered while a stream goes on."""
     with serving(server, lifespan="off") as address:
-        async with SeedreamClient(address, timeouts=Timeouts(read=1), connections=1) as client:
-            server.delay = 0.6
+        async with SeedreamClient(address, timeouts=PATIENT, connections=1) as client:
+            server.delay = 600
 
             async def stream() -> None:
                 async for _ in client.stream(REQUEST, "k"):
@@ -197,14 +206,15 @@ async def test_streams_do_not_keep_look_ups_waiting(server: Upstream) -> None:
 
             async with anyio.create_task_group() as group:
                 group.start_soon(stream)
-                await anyio.sleep(0.2)
+                await until(lambda: bool(server.requests))
                 server.delay = 0
                 assert set(await client.look_up(["t"], "k")) == {"t"}
+                group.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("status", [502, 403, 404, 301])
 async def test_html_with_an_error_status(client: SeedreamClient, server: Upstream, status: int) -> None:
-    """The status alone decides."""
+    """The status alone decides the error; the page's text is not in it."""
     server.status, server.body = status, b"<html><h1>sorry</h1></html>"
     with pytest.raises(errors.UpstreamError) as caught:
         await client.submit(REQUEST, "k")
@@ -212,9 +222,9 @@ async def test_html_with_an_error_status(client: SeedreamClient, server: Upstrea
     assert "html" not in caught.value.message
 
 
-@pytest.mark.parametrize(("header", "seconds"), [("7", 7), ("in a minute", 60), ("soon", None)])
+@pytest.mark.parametrize(("header", "seconds"), [("70", 70), ("in a minute", 60), ("soon", None)])
 async def test_retry_after(client: SeedreamClient, server: Upstream, header: str, seconds: float | None) -> None:
-    """In seconds or as a date; nonsense is passed over."""
+    """`Retry-After` is read as seconds or as a date; an invalid value is ignored."""
     if header == "in a minute":
         header = format_datetime(datetime.now(UTC) + timedelta(minutes=1), usegmt=True)
     server.status, server.body, server.headers = 429, error_body("too_many_requests"), {"retry-after": header}
@@ -228,36 +238,36 @@ async def test_retry_after(client: SeedreamClient, server: Upstream, header: str
 
 
 async def test_503_with_retry_after_was_surely_not_accepted(client: SeedreamClient, server: Upstream) -> None:
-    """The one 5xx that leaves no doubt."""
-    server.status, server.body, server.headers = 503, error_body("api_error"), {"retry-after": "3"}
-    with pytest.raises(errors.UpstreamUnavailable, match=r"Nothing was accepted\. Wait 3 s"):
+    """A 503 with `Retry-After` was not accepted: it is not uncertain."""
+    server.status, server.body, server.headers = 503, error_body("api_error"), {"retry-after": "40"}
+    with pytest.raises(errors.UpstreamUnavailable, match=r"Nothing was accepted\. Wait 40 s"):
         await client.submit(REQUEST, "k")
 
 
-async def test_no_answer_in_time(client: SeedreamClient, server: Upstream) -> None:
-    """Uncertain for a submit, which is not sent again; unavailable for a look-up."""
-    server.delay = 1.5
+async def test_no_answer_in_time(hasty: SeedreamClient, server: Upstream) -> None:
+    """A submit without an answer is uncertain and not sent again; for a look-up, the upstream is unavailable."""
+    server.delay = 600
     with pytest.raises(
         errors.SubmissionUncertain, match=r"does not answer in time\. The generation may have been accepted and billed"
     ):
-        await client.submit(REQUEST, "k")
+        await hasty.submit(REQUEST, "k")
     assert len(server.requests) == 1
     with pytest.raises(
         errors.UpstreamUnavailable, match=r"127\.0\.0\.1 accepts the connection, but does not answer in time"
     ):
-        await client.look_up(["t"], "k")
+        await hasty.look_up(["t"], "k")
 
 
 @contextmanager
 def closed_port() -> Iterator[str]:
-    """An address where nobody listens."""
+    """An address whose port is closed."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{held.getsockname()[1]}"
 
 
-async def test_nobody_there() -> None:
-    """Never sent: it can be repeated."""
+async def test_a_closed_port() -> None:
+    """A request without a connection was not sent, and the error says so."""
     with closed_port() as address:
         async with SeedreamClient(address, retries=QUICK) as client:
             with pytest.raises(errors.UpstreamUnavailable, match="Nothing was sent"):
@@ -273,8 +283,8 @@ async def test_nobody_there() -> None:
         ("http://127.0.0.1:9", "could not be reached through the proxy. 127.0.0.1 refuses the connection"),
     ],
 )
-async def test_why_nobody_was_reached(monkeypatch: pytest.MonkeyPatch, proxy: str | None, says: str) -> None:
-    """In words that a person can act on, with the name of who is meant and none of a class."""
+async def test_an_unreachable_host_is_explained(monkeypatch: pytest.MonkeyPatch, proxy: str | None, says: str) -> None:
+    """The error names the host or the proxy and the reason, and no exception class."""
     for name in ("HTTP_PROXY", "ALL_PROXY", "http_proxy", "all_proxy", "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     if proxy:
@@ -289,7 +299,7 @@ async def test_why_nobody_was_reached(monkeypatch: pytest.MonkeyPatch, proxy: st
 
 
 async def test_a_connection_cut_before_the_answer_is_uncertain() -> None:
-    """The request was read; what became of it, nobody knows."""
+    """A connection that breaks after the request was read leaves the submit uncertain; it is sent once."""
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     seen = 0
 
@@ -311,7 +321,7 @@ async def test_a_connection_cut_before_the_answer_is_uncertain() -> None:
 
 
 async def test_requests_carry_the_callers_token_and_our_name(client: SeedreamClient, server: Upstream) -> None:
-    """Each call its own token; nothing of one call in the next."""
+    """Each request has its own call's token, and the name and version of this package."""
     await client.submit(REQUEST, "alice")
     await client.submit(REQUEST, "bob")
     await client.look_up(["t"], "carol")
@@ -324,7 +334,7 @@ async def test_requests_carry_the_callers_token_and_our_name(client: SeedreamCli
 
 
 async def test_a_cookie_of_one_call_is_not_sent_with_the_next(client: SeedreamClient, server: Upstream) -> None:
-    """It could be another caller's."""
+    """Cookies are not stored: they could be another caller's."""
     server.headers = {"set-cookie": "session=alice"}
     await client.submit(REQUEST, "alice")
     await client.submit(REQUEST, "bob")
@@ -334,14 +344,14 @@ async def test_a_cookie_of_one_call_is_not_sent_with_the_next(client: SeedreamCl
 async def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
     client: SeedreamClient, server: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sandbox is reached whatever stands in HTTP_PROXY."""
+    """Requests to loopback ignore the proxies of the environment."""
     for name in ("HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     assert (await client.submit(REQUEST, "k")).id == "t"
 
 
 async def test_a_proxy_is_used_for_the_world_outside(server: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As httpx reads it from the environment."""
+    """Other requests use the proxy of the environment."""
     with serving(server, lifespan="off") as address:
         monkeypatch.setenv("HTTP_PROXY", address)
         async with SeedreamClient("http://api.example.com") as client:
@@ -350,14 +360,14 @@ async def test_a_proxy_is_used_for_the_world_outside(server: Upstream, monkeypat
 
 
 async def test_a_proxy_that_can_not_be_used_is_named(client: SeedreamClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SOCKS needs an extra; that is said, not a traceback."""
+    """The error names the variable, and the extra that SOCKS needs."""
     monkeypatch.setenv("ALL_PROXY", "nonsense://127.0.0.1:9")
     with pytest.raises(errors.ConfigurationError, match=r"ALL_PROXY can't be used.*mcp-seedream-acedatacloud\[socks\]"):
         await client.submit(REQUEST, "k")
 
 
 async def test_look_ups_go_in_requests_of_fifty(client: SeedreamClient, server: Upstream) -> None:
-    """One id as `retrieve`, several as `retrieve_batch`."""
+    """One id is sent as `retrieve`, several as `retrieve_batch`, fifty in each request."""
     server.body = b'{"items": [], "count": 0}'
     await client.look_up([str(n) for n in range(120)], "k")
     assert sorted(len(body["ids"]) for _, _, body in server.requests) == [20, 50, 50]
@@ -380,7 +390,7 @@ async def test_look_ups_go_in_requests_of_fifty(client: SeedreamClient, server: 
 async def test_an_unknown_task_is_not_in_the_answer(
     client: SeedreamClient, server: Upstream, status: int, body: str
 ) -> None:
-    """404, or an answer that says nothing of any task: it is not one that still runs."""
+    """A 404, or an answer about no task, means that the task is unknown."""
     server.status, server.body = status, body.encode()
     assert await client.look_up(["t"], "k") == {}
 
@@ -389,7 +399,7 @@ async def test_an_unknown_task_is_not_in_the_answer(
     "body", ['{"task_id": "t"}', '{"request": {"model": "m"}, "response": {}}', '{"state": "queued"}']
 )
 async def test_a_task_that_runs_is_in_the_answer(client: SeedreamClient, server: Upstream, body: str) -> None:
-    """Whatever little is said of it."""
+    """A task whose answer has no outcome is pending."""
     server.body = body.encode()
     assert (await client.look_up(["t"], "k"))["t"].state == "pending"
 
@@ -397,25 +407,26 @@ async def test_a_task_that_runs_is_in_the_answer(client: SeedreamClient, server:
 async def test_a_cancelled_submit_is_finished_all_the_same(
     client: SeedreamClient, server: Upstream, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who leaves while the request is under way does not turn a paid task into an unknown one."""
+    """A call that is cancelled while its request is in progress still reads the answer, and logs the task."""
     caplog.set_level("INFO")
     server.delay = 0.3
-    with anyio.move_on_after(0.1) as scope:
-        await client.submit(REQUEST, "k")
-    assert scope.cancel_called
+    async with anyio.create_task_group() as group:
+        group.start_soon(client.submit, REQUEST, "k")
+        await until(lambda: bool(server.requests))
+        group.cancel_scope.cancel()
     assert server.answered == 1
     assert "task t accepted" in caplog.text
 
 
 async def test_one_connection_serves_many_calls(client: SeedreamClient, server: Upstream) -> None:
-    """No new connection, and no new TLS context, for each call."""
+    """Five submits use one connection."""
     for _ in range(5):
         await client.submit(REQUEST, "k")
     assert len({headers["x-port"] for _, headers, _ in server.requests}) == 1
 
 
 class Events(Observer):
-    """Keeps each request and each refused key."""
+    """Records upstream requests and refused keys."""
 
     def __init__(self) -> None:
         self.keys: list[str] = []
@@ -434,13 +445,12 @@ def events() -> Events:
 @pytest.fixture
 async def observed(server: Upstream, switch: Switch, events: Events) -> AsyncIterator[SeedreamClient]:
     switch.app = server
-    timeouts = Timeouts(connect=1, read=1, stream=1)
-    async with SeedreamClient(switch.address, timeouts=timeouts, retries=QUICK, observer=events) as client:
+    async with SeedreamClient(switch.address, timeouts=PATIENT, retries=PERSISTENT, observer=events) as client:
         yield client
 
 
 async def test_each_request_is_an_event(observed: SeedreamClient, server: Upstream, events: Events) -> None:
-    """With its kind, the answer's status, the seconds to its end, and the bytes of both bodies."""
+    """The event has the kind, the status, the seconds until the answer's end, and the sizes of both bodies."""
     await observed.submit(REQUEST, "k")
     await observed.look_up(["t"], "k")
     sent = [int(headers["content-length"]) for _, headers, _ in server.requests]
@@ -450,27 +460,29 @@ async def test_each_request_is_an_event(observed: SeedreamClient, server: Upstre
     ]
     server.delay = 0.2
     await observed.look_up(["t"], "k")
-    assert 0.2 <= events.requests[-1].seconds < 1
+    assert 0.2 <= events.requests[-1].seconds < 60
 
 
-async def test_each_attempt_is_an_event(observed: SeedreamClient, server: Upstream, events: Events) -> None:
-    """A streamed call that is refused and repeated too; a request without an answer has the status "error"."""
+async def test_each_attempt_is_an_event(
+    observed: SeedreamClient, hasty: SeedreamClient, server: Upstream, events: Events
+) -> None:
+    """Each attempt of a refused stream is an event; a request without an answer has the status "error"."""
     server.status, server.body, server.headers = 429, error_body("too_many_requests"), {"retry-after": "0"}
     with pytest.raises(errors.RateLimited):
         [_ async for _ in observed.stream(REQUEST, "k")]
-    assert [(each.kind, each.status) for each in events.requests] == [("stream", "429")] * QUICK.attempts
+    assert [(each.kind, each.status) for each in events.requests] == [("stream", "429")] * PERSISTENT.attempts
     assert {each.received for each in events.requests} == {len(server.body)}
     events.requests.clear()
-    server.delay = 1.5
+    server.delay = 600
     with pytest.raises(errors.SubmissionUncertain):
-        await observed.submit(REQUEST, "k")
+        await hasty.submit(REQUEST, "k")
     assert [(each.kind, each.status, each.received) for each in events.requests] == [("submit", "error", 0)]
 
 
 async def test_a_streamed_answer_is_an_event_at_its_end(
     observed: SeedreamClient, server: Upstream, events: Events
 ) -> None:
-    """Or when it is closed before it was read."""
+    """A streamed answer is an event at its end, or when it is closed unread."""
     server.body = b'{"type": "image_generation.partial_succeeded", "url": "https://a/b.png"}\n' * 2
     stream = observed.stream(REQUEST, "k")
     await anext(stream)
@@ -484,7 +496,7 @@ async def test_a_streamed_answer_is_an_event_at_its_end(
 
 
 async def test_a_refused_key_is_an_event(observed: SeedreamClient, server: Upstream, events: Events) -> None:
-    """For submits, streams and look-ups; a 403 is not about the key."""
+    """A key that submits, streams or look-ups refuse is an event; a 403 is not about the key."""
     server.status, server.body = 401, error_body("invalid_token")
     for key, request in (("a", observed.submit(REQUEST, "a")), ("b", observed.look_up(["t"], "b"))):
         with pytest.raises(errors.TokenRefused):
@@ -503,7 +515,7 @@ async def test_a_refused_key_is_an_event(observed: SeedreamClient, server: Upstr
 async def test_requests_carry_the_trace(
     server: Upstream, events: Events, monkeypatch: pytest.MonkeyPatch, *, proxied: bool
 ) -> None:
-    """The upstream can continue it; requests through a proxy of the environment are events as well."""
+    """Requests have a `traceparent`; requests through a proxy of the environment are events too."""
     span = NonRecordingSpan(SpanContext(0xA1, 0xB2, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)))
     with serving(server, lifespan="off") as address, use_span(span):
         if proxied:

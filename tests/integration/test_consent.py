@@ -18,7 +18,7 @@ from mcp_seedream.oauth.store import MemoryStore, Store
 from mcp_seedream.oauth.vendor import CREDENTIAL, Vendor
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.sandbox.vendor_sign_in import CLIENT_ID
-from tests.conftest import BUSY, answer, serving
+from tests.conftest import answer, serving
 from tests.support.browser import browsing
 from tests.support.dance import (
     CLAUDE,
@@ -34,7 +34,7 @@ from tests.support.dance import (
     vendor_link,
 )
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 
 
 def with_vendor(

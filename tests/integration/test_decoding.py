@@ -17,9 +17,9 @@ from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.media import outputs, pixels, previews
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.server.tools import ToolDefaults
-from tests.conftest import BUSY, Session, answer, huge_png, submits, text
+from tests.conftest import Session, answer, huge_png, submits, text
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 
 
 class Counter:

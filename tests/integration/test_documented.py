@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from mcp_seedream.catalog.table import ModelTable
-from tests.conftest import BUSY, Session, Switch, answer, text
+from tests.conftest import Session, Switch, answer, text
 from tests.support.contract import faults
 from tests.support.production import LITE, PRO, SEEDEDIT, T2I, V4, V5, V45, Production, Words
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 
 
 class Documented(Production):

@@ -26,9 +26,9 @@ from starlette.routing import Route
 from mcp_seedream.core.errors import UnreadableReply, UpstreamError, UpstreamUnavailable
 from mcp_seedream.media.downloads import Downloads
 from mcp_seedream.upstream.retries import Retries
-from tests.conftest import BUSY, QUICK, Switch, serving
+from tests.conftest import QUICK, Switch, serving
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 ONCE = Retries(attempts=1)
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 

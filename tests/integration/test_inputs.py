@@ -28,10 +28,10 @@ from mcp_seedream.media import inputs
 from mcp_seedream.media.local_files import LocalFiles, open_picture
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.server.tools import ToolDefaults
-from tests.conftest import BUSY, Session, Switch, answer, huge_png, submits, text
+from tests.conftest import Session, Switch, answer, huge_png, submits, text
 from tests.support.models import PRO
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from mcp_types import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, PARSE_E
 
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.sandbox.app import Sandbox
-from tests.conftest import BUSY, submits
+from tests.conftest import submits
 from tests.integration.test_access import asked, hosted
 from tests.integration.test_http import LATEST, OLD, endpoint, message, read, settings
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 __all__ = ["endpoint", "settings"]
 REVISIONS = [OLD, "2025-11-25", LATEST]
 JSON, EVENTS = "application/json", "text/event-stream"

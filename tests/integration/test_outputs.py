@@ -23,10 +23,10 @@ from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.types import Image as WireImage
 from mcp_seedream.upstream.types import Task
-from tests.conftest import BUSY, Session, answer, submits, text
+from tests.conftest import Session, answer, submits, text
 from tests.integration.test_tools import picture
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 
 
 def local(table: ModelTable, upstream: str, *, output: Path | None = None, preview: bool = True) -> Session:

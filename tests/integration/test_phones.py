@@ -21,11 +21,11 @@ from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.server.tools import ToolDefaults
-from tests.conftest import BUSY, Session, Switch, answer, submits, text
+from tests.conftest import Session, Switch, answer, submits, text
 from tests.integration.test_inputs import edit, pixel, save_heic, sent
 from tests.support.models import PRO
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 RED, GREEN, BLUE, WHITE = (200, 30, 30), (30, 200, 30), (30, 30, 200), (250, 250, 250)
 SMALL, PHONE, LARGE = (60, 40), (4032, 3024), (7600, 5000)
 ORIENTATION = 0x0112

@@ -14,7 +14,7 @@ from PIL import Image
 from starlette.types import Message, Receive, Scope, Send
 
 from mcp_seedream.catalog.table import ModelTable
-from tests.conftest import BUSY, Session, Switch, answer, text
+from tests.conftest import Session, Switch, answer, text
 from tests.support.production import (
     LITE,
     MODEL_WORDS,
@@ -31,7 +31,7 @@ from tests.support.production import (
     Words,
 )
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 
 
 def _png() -> str:

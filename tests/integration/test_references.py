@@ -14,10 +14,10 @@ from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.server.tools import ToolDefaults
-from tests.conftest import BUSY, Session, answer, look_ups, submits, text
+from tests.conftest import Session, answer, look_ups, submits, text
 from tests.integration.test_inputs import edit, save
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 URL = "https://example.com/a.png?b=1"
 LINKS: list[Any] = [
     {"url": URL},

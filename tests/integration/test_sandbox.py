@@ -21,16 +21,16 @@ from starlette.types import Receive, Scope, Send
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.sandbox.app import Sandbox, running
 from mcp_seedream.sandbox.faults import REFUSALS
-from tests.conftest import BUSY, TOKEN, Session, Switch, answer, serving
+from tests.conftest import TOKEN, Session, Switch, answer, finish, serving, until
 from tests.support.models import LITE, PRO, SEEDEDIT, T2I, V4, V5, V45
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
 async def web(upstream: str) -> AsyncIterator[httpx.AsyncClient]:
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    async with httpx.AsyncClient(base_url=upstream, headers=headers, timeout=20) as web:
+    async with httpx.AsyncClient(base_url=upstream, headers=headers, timeout=60) as web:
         yield web
 
 
@@ -39,7 +39,7 @@ async def documented(table: ModelTable, switch: Switch) -> AsyncIterator[httpx.A
     """A client of a sandbox that follows the vendor's page."""
     switch.app = Sandbox(table, seconds=0.2, as_documented=True).app
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    async with httpx.AsyncClient(base_url=switch.address, headers=headers, timeout=20) as web:
+    async with httpx.AsyncClient(base_url=switch.address, headers=headers, timeout=60) as web:
         yield web
 
 
@@ -66,23 +66,23 @@ async def test_synchronous(web: httpx.AsyncClient) -> None:
     assert found["trace_id"]
 
 
-async def test_asynchronous(web: httpx.AsyncClient) -> None:
-    """An id at once; while it runs there is no response, no finishing time, no elapsed."""
-    accepted = await post(web, "images", **{"model": V5, "prompt": "a fox", "async": True})
+async def test_asynchronous(web: httpx.AsyncClient, sandbox: Sandbox) -> None:
+    """The answer is an id; a running task has no response, no finishing time and no elapsed time."""
+    accepted = await post(web, "images", **{"model": V5, "prompt": "a fox [sandbox:slow=60]", "async": True})
     assert set(accepted) == {"task_id", "trace_id"}
     running = await post(web, "tasks", id=accepted["task_id"])
     assert running["response"] == {}
     assert not {"finished_at", "elapsed"} & set(running)
-    time.sleep(0.25)  # noqa: ASYNC251  (the sandbox runs in a thread of its own)
+    finish(sandbox)
     done = await post(web, "tasks", action="retrieve", id=accepted["task_id"])
     assert done["response"]["data"][0]["image_url"]
-    assert done["elapsed"] == pytest.approx(0.2)
+    assert done["elapsed"] == pytest.approx(60)
     batch = await post(web, "tasks", action="retrieve_batch", ids=[accepted["task_id"], "unknown"])
     assert (batch["count"], batch["items"][0]["id"]) == (1, accepted["task_id"])
 
 
 async def test_a_callback_gets_the_result(web: httpx.AsyncClient) -> None:
-    """POSTed when it is done."""
+    """The result is POSTed to the callback once the task has ended."""
     got: list[Any] = []
 
     async def hook(scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,10 +91,7 @@ async def test_a_callback_gets_the_result(web: httpx.AsyncClient) -> None:
 
     with serving(hook, lifespan="off") as address:
         accepted = await post(web, "images", model=V5, prompt="a fox", callback_url=f"{address}/hook")
-        for _ in range(100):
-            if got:
-                break
-            time.sleep(0.02)  # noqa: ASYNC251
+        await until(lambda: bool(got))
     assert got[0]["task_id"] == accepted["task_id"]
     assert got[0]["data"][0]["image_url"]
 
@@ -242,7 +239,7 @@ REFUSED: list[tuple[str, str | None, str]] = [
 
 @pytest.mark.parametrize(("model", "size", "message"), REFUSED)
 async def test_production_refuses_what_the_page_names(
-    web: httpx.AsyncClient, model: str, size: str | None, message: str
+    web: httpx.AsyncClient, sandbox: Sandbox, model: str, size: str | None, message: str
 ) -> None:
     """In the answer; or inside the accepted task, which ends without a picture, in the words of its prompt."""
     body: dict[str, Any] = {"model": model, "prompt": "x", **({"size": size} if size else {})}
@@ -251,7 +248,7 @@ async def test_production_refuses_what_the_page_names(
     refused = await web.post("/seedream/images", json=body)
     assert (refused.status_code, refused.json()["error"]) == (400, {"code": "bad_request", "message": message})
     accepted = await post(web, "images", **{**body, "prompt": "x [sandbox:refuse_in_task]", "async": True})
-    time.sleep(0.25)  # noqa: ASYNC251  (the sandbox runs in a thread of its own)
+    finish(sandbox)
     found = (await post(web, "tasks", id=accepted["task_id"]))["response"]
     assert (found["success"], found["error"]) == (False, {"code": "bad_request", "message": message})
     assert (await web.get(f"/pictures/{accepted['task_id']}/0.jpg")).status_code == 404

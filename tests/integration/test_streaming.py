@@ -18,10 +18,10 @@ from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.upstream.streaming import read_stream
 from mcp_seedream.upstream.types import Image, StreamEvent, Task
-from tests.conftest import BUSY, Session, Switch, answer, serving, text
+from tests.conftest import Session, Switch, answer, serving, text
 from tests.support.clocks import OWN_TIME
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 LINK = "https://cdn.example.com/{}.jpg"
 KIND = "image_generation."
 

@@ -28,12 +28,10 @@ import pytest
 import yaml
 from anyio.abc import Process
 
-from tests.conftest import BUSY, TOKEN
+from tests.conftest import TOKEN
 from tests.support.dance import SECRET, Person, Raw
 from tests.support.node import CONFORMANCE, node, npm_install, with_node
 from tests.support.services import free_port, healthy, replica_running, started
-
-pytestmark = BUSY
 
 HERE = Path(__file__).parent / "conformance"
 SUITE = Path("node_modules", "@modelcontextprotocol", "conformance")

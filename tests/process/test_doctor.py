@@ -29,7 +29,6 @@ from mcp_seedream.generation.journal import Journal
 from mcp_seedream.install.clients import CLIENTS
 from mcp_seedream.install.discovery import find_installed as where_installed
 from mcp_seedream.install.discovery import folders_here
-from tests.conftest import BUSY
 from tests.support.obstacles import nobody, silent
 from tests.support.services import heard
 
@@ -76,7 +75,6 @@ def machines() -> dict[str, Finding]:
     return {result.name: result.finding for result in told}
 
 
-@BUSY
 def test_all_is_well() -> None:
     """With the sandbox as the upstream, and a picture of it; nothing is left behind."""
     done = run("doctor", "--sandbox")
@@ -89,7 +87,6 @@ def test_all_is_well() -> None:
     assert list(Path.cwd().rglob("*")) == []
 
 
-@BUSY
 def test_for_machines() -> None:
     """Everything, in JSON; a problem is exit status 1."""
     base = f"http://127.0.0.1:{nobody()}"
@@ -109,7 +106,6 @@ def test_for_machines() -> None:
     assert all(check["advice"] for check in found["checks"] if check["level"] in ("warning", "problem"))
 
 
-@BUSY
 def test_an_endpoint() -> None:
     """Its address is an argument; one that is none is a wrong argument."""
     done = run("doctor", f"http://127.0.0.1:{nobody()}/mcp")
@@ -121,7 +117,6 @@ def test_an_endpoint() -> None:
     assert "is not an address like https://" in done.stderr
 
 
-@BUSY
 @pytest.mark.parametrize("after", [0.0, 1.5])
 def test_it_can_be_broken_off(after: float) -> None:
     """Ctrl-C while an upstream hangs: it ends before the upstream would be given up, and says nothing more."""
@@ -138,7 +133,6 @@ def test_it_can_be_broken_off(after: float) -> None:
     assert errors == b""
 
 
-@BUSY
 @pytest.mark.parametrize("switch", ["--json", "--sandbox"])
 def test_nobody_reads_on(switch: str) -> None:
     """As where it is handed to `head`: it ends as it would have, without a word."""
@@ -172,7 +166,6 @@ def terminal(**env: str) -> str:
     return shown.decode()
 
 
-@BUSY
 def test_colours() -> None:
     """On a terminal, unless somebody wants none; lines are as long as it is wide."""
     shown = terminal()
@@ -537,7 +530,6 @@ def test_a_client_that_starts_the_other_project(tmp_path: Path, command: str, st
     assert TOKEN not in found.found + found.advice
 
 
-@BUSY
 def test_the_token_of_a_client() -> None:
     """It is looked at where none is set here; where a client sees to it, that is no problem."""
 
@@ -614,7 +606,6 @@ def test_another_version_is_installed(site: Path) -> None:
     assert f"0.0.1 is installed, but {__version__} runs" in found.found
 
 
-@BUSY
 def test_a_server_that_does_not_start(tmp_path: Path) -> None:
     """Its own last words say why."""
     (tmp_path / "broken").mkdir()

@@ -23,10 +23,8 @@ from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, ImageContent
 
-from tests.conftest import BUSY, answer, text
+from tests.conftest import answer, text
 from tests.support.faulty import FAULTS, Faulty
-
-pytestmark = BUSY
 
 TRANSPORTS = ("stdio", "http")
 Cell = tuple[str, str]

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from mcp_seedream.sandbox.app import Sandbox
-from tests.conftest import BUSY, TOKEN, submits
+from tests.conftest import TOKEN, submits
 from tests.support.frameworks import NAMES, PATIENCE, SERVER, Example, Run, environment, installed
 from tests.support.services import free_port, replica_running
 
@@ -31,8 +31,6 @@ NEEDED = [
     ("openai_agents", "http", ", client_session_timeout_seconds=PATIENCE"),
 ]
 """What an example says about time, without which it would get no picture that is late."""
-
-pytestmark = BUSY
 
 
 @pytest.fixture

@@ -29,11 +29,11 @@ from mcp_seedream.media import outputs
 from mcp_seedream.server.server import build_server
 from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.client import SeedreamClient
-from tests.conftest import BUSY, answer, huge_png, serving, text
+from tests.conftest import answer, huge_png, serving, text
 from tests.integration.test_http import connected
 from tests.integration.test_inputs import pipe
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 PATIENCE = 2.0
 """Seconds for pictures, in place of 8 to show and 30 to save them: as much as a slow answer has to be slower than."""
 IMPATIENT = (

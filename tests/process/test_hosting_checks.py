@@ -19,7 +19,6 @@ from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.settings_report import survey
 from mcp_seedream.doctor.findings import Check, Finding, Result, run_checks
 from mcp_seedream.doctor.hosting_checks import HostingChecks
-from tests.conftest import BUSY
 from tests.process.test_doctor import environment as environment  # noqa: PLC0414  (a fixture: none of our own settings)
 from tests.process.test_doctor import run
 from tests.support.dance import hosted as with_sign_in
@@ -64,7 +63,6 @@ def test_who_serves_nobody(given: Any) -> None:
         assert list(given("figures", **env)) == ["figures"]
 
 
-@BUSY
 def test_in_the_report(tmp_path: Path) -> None:
     """Between the clients and the way to the upstream; nobody needs a token there. Nothing is left behind."""
     base = f"http://127.0.0.1:{nobody()}"
@@ -86,7 +84,6 @@ SIGN_IN = {"SEEDREAM_PUBLIC_URL": PUBLIC}
 REDIS = {"SEEDREAM_REDIS_URL": f"redis://:{PASSWORD}@127.0.0.1:9/0"}
 
 
-@BUSY
 @pytest.mark.parametrize(
     ("env", "level", "words"),
     [

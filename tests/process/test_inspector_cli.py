@@ -22,10 +22,8 @@ from mcp_seedream.assembly import hosted
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.settings import read_settings
 from mcp_seedream.sandbox.app import Sandbox
-from tests.conftest import BUSY, TOKEN, serving, submits
+from tests.conftest import TOKEN, serving, submits
 from tests.support.inspector import inspector_command, inspector_environment
-
-pytestmark = BUSY
 
 UNAUTHORISED, TOOL_ERROR = 3, 5
 TOOLS = ["generate_image", "edit_image", "get_task"]

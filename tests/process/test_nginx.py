@@ -26,11 +26,11 @@ from mcp_seedream import __version__
 from mcp_seedream.doctor.endpoint_checks import EndpointChecks
 from mcp_seedream.doctor.findings import Result, run_checks
 from mcp_seedream.sandbox.app import Sandbox
-from tests.conftest import BUSY, answer, submits
+from tests.conftest import answer, submits
 from tests.support.manifests import DEPLOY
 from tests.support.services import free_port, listens, program, replica_running, started
 
-pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's"), BUSY]
+pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")]
 NAME = "seedream.example.com"
 PATIENCE = 60
 MAIN = """

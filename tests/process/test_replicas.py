@@ -19,11 +19,11 @@ from mcp_seedream.oauth.routes import open_sign_in
 from mcp_seedream.oauth.store import MemoryStore, RedisStore, Store
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.sandbox.vendor_sign_in import CLIENT_ID
-from tests.conftest import BUSY, answer
+from tests.conftest import answer
 from tests.support.dance import KEY, SECRET, Kept, Person, Raw, hosted, official
 from tests.support.services import free_port, nginx_running, redis_running, replica_running
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 PUBLIC = "http://localhost:1"
 
 
@@ -41,7 +41,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
 
 
 async def test_a_store_puts_gets_and_takes(store: Store) -> None:
-    """What is taken is gone, and what is over, too."""
+    """A value that was taken, or has expired, is gone."""
     await store.put("a", "värde", 60)
     assert await store.get("a") == "värde"
     assert await store.take("a") == "värde"
@@ -53,12 +53,13 @@ async def test_a_store_puts_gets_and_takes(store: Store) -> None:
 
 
 async def test_a_store_swaps(store: Store) -> None:
-    """What is there must be what is expected, or nothing; and it is no fault to be asked the same again."""
+    """A value is replaced if it is the expected one or there is none; the same swap may be repeated."""
     assert await store.swap("a", "1", "2", 60)
     assert not await store.swap("a", "1", "3", 60)
     assert await store.swap("a", "1", "2", 60)
-    assert await store.swap("a", "2", "3", 0.05)
+    assert await store.swap("a", "2", "3", 60)
     assert not await store.swap("a", "2", "4", 60)
+    assert await store.swap("a", "3", "5", 0.05)
     await anyio.sleep(0.2)
     assert await store.swap("a", "2", "5", 60)
     assert await store.get("a") == "5"
@@ -69,7 +70,7 @@ async def test_a_store_swaps(store: Store) -> None:
 
 
 async def test_of_many_that_take_one_gets_it(store: Store) -> None:
-    """And of many that swap, one can."""
+    """Of many that take a value at once, one gets it; of many that swap it, one succeeds."""
     await store.put("a", "1", 60)
     await store.put("b", "0", 60)
     got: list[str | None] = []
@@ -87,8 +88,9 @@ async def test_of_many_that_take_one_gets_it(store: Store) -> None:
 
 
 async def test_a_full_memory_forgets_nothing_that_is_vital() -> None:
-    """It takes no more, until something is over; a part is for what is vital, and then the oldest that is not goes."""
-    store = MemoryStore(max_entries=4)
+    """A full store takes no entry until one expires; vital entries have room of their own, then replace the oldest."""
+    now = [0.0]
+    store = MemoryStore(max_entries=4, clock=lambda: now[0])
     for name in ("oldest", "older"):
         await store.put(name, "1", 60)
     await store.put("code", "1", 1.5)
@@ -100,7 +102,7 @@ async def test_a_full_memory_forgets_nothing_that_is_vital() -> None:
     assert [await store.get(name) for name in ("oldest", "older", "code")] == ["2", "1", "1"]
     await store.put("revoked too", "1", 60, vital=True)
     assert [await store.get(name) for name in ("oldest", "older", "code")] == ["2", None, "1"]
-    await anyio.sleep(2)
+    now[0] += 2
     await store.put("another", "1", 60)
     for name in ("oldest", "another"):
         await store.put(name, "ended", 60, vital=True)

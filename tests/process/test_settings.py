@@ -322,18 +322,17 @@ FOREIGN = [
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes as POSIX has them")
-def test_a_pipe_that_nobody_writes_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is passed over: a password manager that is locked keeps no server from starting."""
-    monkeypatch.setattr("mcp_seedream.core.env_file._PIPE_SECONDS", 0)
+def test_a_pipe_without_a_writer() -> None:
+    """A pipe that nothing is written to is skipped: a locked password manager does not keep a server from starting."""
     os.mkfifo(".env")
-    found = sources("local")
+    found = sources("local", pipe_seconds=0)
     assert "it is a pipe without a writer" in found.warnings()[0]
     assert found.settings().token is None
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes as POSIX has them")
 def test_a_pipe_that_is_written_to() -> None:
-    """Is read to its end, once."""
+    """A pipe is read to its end, once."""
     os.mkfifo(".env")
     written = "SEEDREAM_WAIT_SECONDS=7\n" + "# more than a pipe holds\n" * 9000
     writer = threading.Thread(target=Path(".env").write_text, args=(written,))

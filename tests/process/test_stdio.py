@@ -18,10 +18,8 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp_types import INVALID_REQUEST, PARSE_ERROR, Implementation
 
-from tests.conftest import BUSY, answer
+from tests.conftest import answer
 from tests.support.services import heard
-
-pytestmark = BUSY
 
 OLD, LATEST = "2025-03-26", "2026-07-28"
 COMMAND = [sys.executable, "-m", "mcp_seedream"]

@@ -18,9 +18,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mcp_seedream.sandbox.app import Sandbox
-from tests.conftest import BUSY, serving, submits
+from tests.conftest import serving, submits
 
-pytestmark = [pytest.mark.anyio, BUSY]
+pytestmark = pytest.mark.anyio
 
 
 async def test_upstream_requests_are_spans_of_their_call(upstream: str, sandbox: Sandbox, tmp_path: Path) -> None:

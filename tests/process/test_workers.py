@@ -17,12 +17,12 @@ import httpx
 import pytest
 
 from mcp_seedream.sandbox.app import Sandbox
-from tests.conftest import BUSY, answer, submits
+from tests.conftest import answer, submits
 from tests.process.test_stdio import COMMAND
 from tests.process.test_stopping import SLOW, connected, environment
 from tests.support.services import free_port, healthy, started
 
-pytestmark = [pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's"), BUSY]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
 HTTP = [*COMMAND, "--transport", "http"]
 PATIENCE = 60
 

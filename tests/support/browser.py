@@ -26,7 +26,9 @@ SWITCHES = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",  # a test asks nobody outside
 )
 PATIENCE = 60_000
-"""Milliseconds for whatever has to come, on a machine that does much else."""
+"""Milliseconds that a test waits for the browser, on a busy machine."""
+RERUN_ONCE = pytest.mark.flaky(reruns=1)
+"""A test in a browser runs once more after a failure: Chromium can crash or start too slowly on a busy machine."""
 expect.set_options(timeout=PATIENCE)
 
 

@@ -8,6 +8,7 @@ import html
 import re
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -37,8 +38,8 @@ from mcp_seedream.oauth.store import Store
 from mcp_seedream.oauth.vendor import Vendor
 from mcp_seedream.server.server import build_server
 from mcp_seedream.server.tools import ToolDefaults
-from mcp_seedream.upstream.client import SeedreamClient, Timeouts
-from tests.conftest import QUICK, serving
+from mcp_seedream.upstream.client import SeedreamClient
+from tests.conftest import PATIENT, QUICK, serving
 
 SECRET = "a-secret-for-tests-of-forty-characters--"
 OTHER_SECRET = "another-secret-for-tests-that-is-as-long"
@@ -76,11 +77,12 @@ def hosted(
     vendor: Callable[[str], Vendor] | None = None,
     lifetimes: Lifetimes | None = None,
     store: Store | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> Iterator[Hosted]:
     """An endpoint that works against `upstream`; its public address is its own unless another is given."""
 
     def connect() -> SeedreamClient:
-        return SeedreamClient(upstream, timeouts=Timeouts(2, 2, 2, 2), retries=QUICK)
+        return SeedreamClient(upstream, timeouts=PATIENT, retries=QUICK)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         own = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -95,6 +97,7 @@ def hosted(
             store=store,
             vendor=vendor(public) if vendor else None,
             lifetimes=lifetimes,
+            clock=clock,
         )
         server = build_server(table, connect, token_of=bearer_token, defaults=ToolDefaults(20), look_interval=0.1)
         with serving(
