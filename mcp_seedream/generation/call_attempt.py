@@ -254,7 +254,8 @@ class CallAttempt:
         """Write the newest state, even for a caller that leaves, after writes that other tasks have begun."""
         with anyio.CancelScope(shield=True):
             async with self._saving:
-                return await self._save_in_turn()
+                outcome = await self._save_in_turn()
+        return outcome
 
     async def _save_in_turn(self) -> Outcome:
         attempt, owner = self._attempt, self._owner

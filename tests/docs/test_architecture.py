@@ -109,5 +109,5 @@ def test_named_modules_exist() -> None:
     assert [name for name in names if not exists(name)] == []
     assert not exists("server.nothing")
     assert not exists("server.results.nothing")
-    assert exists("server.tools.DESCRIPTIONS")
+    assert exists("server.descriptions.TOOLS")
     assert exists("server.tools.ImageTools.listed")

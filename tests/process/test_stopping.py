@@ -259,7 +259,7 @@ async def test_waits_over_http_return_their_ids(upstream: str, sandbox: Sandbox,
                 process.send_signal(signal.SIGTERM)
                 started = time.monotonic()
                 body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {}}
-                while (new := await web.post(endpoint, json=body)).status_code != 503:
+                while (new := await web.post(endpoint, json=body)).status_code != 503:  # noqa: ASYNC110
                     await anyio.sleep(0.02)
         assert (new.status_code, new.headers["retry-after"]) == (503, "2")
         assert await anyio.to_thread.run_sync(process.wait, GRACE) == -signal.SIGTERM
