@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 IN_MEMORY = ":memory:"
-"""Instead of a path: for as long as the process lasts."""
+"""A path for a journal that ends with the process."""
 NEWEST = 20
 """Tasks in a listing."""
 _KEPT = 30 * 24 * 3600  # seconds
@@ -57,7 +57,7 @@ DROP TABLE IF EXISTS doubts;
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One task: when it was accepted (Unix seconds), by which tool, what became of it."""
+    """One task of the history: when it was accepted (Unix seconds), its tool, prompt and result."""
 
     id: str
     at: float
@@ -70,7 +70,7 @@ class Entry:
 
 
 class Journal:
-    """The journal of one file; opened at its first use. `trouble` says why it can't be used, if it can't.
+    """The journal of one file, opened at its first use. `trouble` says why it can't be used, if it can't.
 
     Args:
         path: Of the file, made if it is missing; `IN_MEMORY` for none.
@@ -85,7 +85,7 @@ class Journal:
 
     @property
     def works(self) -> bool:
-        """It has not been set aside."""
+        """Whether the file can be used."""
         return not self.trouble
 
     async def accepted(self, entry: Entry) -> None:
@@ -99,7 +99,7 @@ class Journal:
         await self._do(write, None)
 
     async def ended(self, *tasks: Task) -> None:
-        """Write down what became of tasks; those that still run, or were made elsewhere, are left alone."""
+        """Record the results of tasks; tasks that still run, and tasks of other machines, are ignored."""
 
         def write(db: sqlite3.Connection) -> None:
             for task in tasks:
@@ -126,7 +126,7 @@ class Journal:
         return await self._do(read, [])
 
     async def files(self, id_: str) -> tuple[str, ...]:
-        """Where the pictures of a task were saved: files of whole sets at the end, the newest set last."""
+        """The files of a task's pictures. Complete sets come last, the newest at the end."""
 
         def read(db: sqlite3.Connection) -> tuple[str, ...]:
             row = db.execute("SELECT files FROM tasks WHERE id = ?", (id_,)).fetchone()
@@ -135,11 +135,11 @@ class Journal:
         return await self._do(read, ())
 
     async def count(self) -> int | None:
-        """How many tasks are in it; None: it can't be used, at least for a while."""
+        """The number of tasks; None if the journal can't be used."""
         return await self._do(lambda db: int(db.execute("SELECT count(*) FROM tasks").fetchone()[0]), None)
 
     async def refusals(self) -> dict[Refusal, float]:
-        """What production refused, as any server on this machine has written, until when it is remembered."""
+        """What production refused to the servers of this machine, and until when (Unix seconds) it is remembered."""
 
         def read(db: sqlite3.Connection) -> dict[Refusal, float]:
             rows = db.execute("SELECT model, size, until FROM refusals WHERE until > ?", (time(),))
@@ -148,7 +148,7 @@ class Journal:
         return await self._do(read, {})
 
     async def remember(self, refusal: Refusal, until: float) -> None:
-        """Write down a refusal; those that are over go."""
+        """Record a refusal; expired ones are deleted."""
 
         def write(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM refusals WHERE until <= ?", (time(),))
@@ -157,7 +157,7 @@ class Journal:
         await self._do(write, None)
 
     async def unanswered(self, prompt: str, since: float) -> tuple[str, bool]:
-        """What calls that began since then (Unix seconds) left without an answer.
+        """Look for calls that began since a time (Unix seconds) and whose callers got no answer.
 
         Returns:
             The id of the newest such task of this prompt ("" for none), and whether another call may have one.
@@ -220,7 +220,7 @@ def _strings(text: str) -> tuple[str, ...]:
 
 
 def usual_path() -> Path:
-    """The journal's place in the user's state folder."""
+    """The default path, in the user's state folder."""
     from platformdirs import user_state_path  # noqa: PLC0415  (only where no path is set)
 
     return user_state_path("mcp-seedream", appauthor=False) / "tasks.sqlite3"

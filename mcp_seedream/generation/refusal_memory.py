@@ -1,7 +1,7 @@
-"""Remembers for some hours which models and sizes production refused, so that the next call does not try them.
+"""The models and sizes that production refused in the last hours: the next call does not try them.
 
-One process remembers on its own. Replicas of a server share what they know over Redis (`peers.Peers`), and servers on
-one machine through the journal, where `doctor` reads it as well.
+Each process remembers its own. Replicas share theirs over Redis (`redis_attempts.RedisAttempts`), servers on one
+machine through the journal, which `doctor` reads, too.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from mcp_seedream.core.events import Observer
 
 logger = logging.getLogger(__name__)
 SECONDS = 3 * 3600
-"""How long a refusal is remembered."""
-_FRESH = 5  # seconds for which the store is not read again
-_MOST = 200  # refusals: a caller can name any number of sizes
-_MOST_TASKS = 5000
+"""How long a refusal is remembered, in seconds."""
+_FRESH = 5  # seconds between two reads of the store
+_MAX_REFUSALS = 200  # callers can name any number of sizes
+_MAX_TASKS = 5000
 
 
 class RefusalStore(Protocol):
-    """Where processes share refusals, each with the Unix time until which it is remembered."""
+    """Keeps the refusals that processes share, each with the Unix time until which it is remembered."""
 
     async def refusals(self) -> dict[Refusal, float]: ...
 
@@ -35,8 +35,8 @@ class RefusalMemory:
     """The refusals that this process knows of.
 
     Args:
-        store: Where they are shared; None: nowhere.
-        observer: Told of each refusal.
+        store: Shares them with other processes; None: they are not shared.
+        observer: Notified of each refusal.
         clock: Unix time in seconds.
     """
 
@@ -60,21 +60,21 @@ class RefusalMemory:
         return frozenset(self._until)
 
     def sent(self, task_id: str, model_id: str, size: str | None) -> None:
-        """Keep what was asked of an accepted task: not every look-up tells it."""
+        """Remember the model and size of an accepted task; not every look-up has them."""
         self._sent[task_id] = (model_id, size)
-        while len(self._sent) > _MOST_TASKS:
+        while len(self._sent) > _MAX_TASKS:
             self._sent.popitem(last=False)
 
     def sent_for(self, task_id: str) -> Refusal | None:
-        """The model and size of a task that this process had accepted; None: it was not this process."""
+        """The model and size of a task; None if another process sent it."""
         return self._sent.get(task_id)
 
     async def add(self, refusal: Refusal) -> None:
-        """Remember a refusal, and tell the other processes of it."""
+        """Remember a refusal, and share it with the other processes."""
         model, size = refusal
         logger.warning("the upstream refused %s", f"size {size} for {model}" if size else model)
         self._observer.on_choice_refused(model, "size" if size else "model")
-        if len(self._until) < _MOST or refusal in self._until:
+        if len(self._until) < _MAX_REFUSALS or refusal in self._until:
             self._until[refusal] = self._clock() + SECONDS
             if self._store:
                 await self._store.remember(refusal, self._until[refusal])
