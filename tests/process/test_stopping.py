@@ -1,4 +1,4 @@
-"""How processes end: over stdio and HTTP, by signals, a closed stdin, a kill; and what the next one finds."""
+"""How processes end over stdio and HTTP, by signals, a closed stdin or a kill; and what the next process finds."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def environment(upstream: str, folder: Path) -> dict[str, str]:
 
 
 def begin(server: Process, tool: str = "generate_image", **arguments: Any) -> None:
-    """A call that is not waited for, until the upstream has accepted it."""
+    """Start a call, and return once the upstream has accepted it."""
     params = {"name": tool, "arguments": arguments, "_meta": {"progressToken": 1}}
     server.tell({"id": 2, "method": "tools/call", "params": params})
     assert server.process.stdout is not None
@@ -48,7 +48,7 @@ def begin(server: Process, tool: str = "generate_image", **arguments: Any) -> No
 
 
 def left(server: Process) -> str:
-    """What the server still says before it ends."""
+    """The rest of the server's output, until it ends."""
     return server.process.communicate(timeout=60)[0]
 
 
@@ -70,7 +70,7 @@ ENDS: list[tuple[Callable[[subprocess.Popen[str]], None], int]] = [
 def test_a_wait_over_stdio_ends_with_what_it_has(
     upstream: str, sandbox: Sandbox, tmp_path: Path, end: Callable[[subprocess.Popen[str]], None], status: int
 ) -> None:
-    """The pending result, at once; no traceback; the journal has the task, and the next server adopts it."""
+    """The call ends at once with a pending result and no traceback; the next server claims its task."""
     server = Process(cwd=tmp_path, env=environment(upstream, tmp_path))
     hello(server, OLD)
     begin(server, **SLOW)
@@ -89,7 +89,7 @@ def test_a_wait_over_stdio_ends_with_what_it_has(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
 def test_a_second_signal_ends_at_once(upstream: str, sandbox: Sandbox, tmp_path: Path) -> None:
-    """Although a request is under way that could take a minute."""
+    """A second signal ends the process, although a request is in progress."""
     server = Process(cwd=tmp_path, env=environment(upstream, tmp_path))
     hello(server, OLD)
     arguments = {"prompt": "a fox [sandbox:hang=30]"}
@@ -109,7 +109,7 @@ def test_a_second_signal_ends_at_once(upstream: str, sandbox: Sandbox, tmp_path:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
 def test_a_request_that_hangs_is_given_up_in_time(upstream: str, sandbox: Sandbox, tmp_path: Path) -> None:
-    """Before the grace ends, its caller is told that nobody knows what became of it."""
+    """A submit without an answer is given up before the grace period ends, and reported as uncertain."""
     server = Process(cwd=tmp_path, env={**environment(upstream, tmp_path), "SEEDREAM_SHUTDOWN_SECONDS": "1"})
     hello(server, OLD)
     arguments = {"prompt": "a fox [sandbox:hang=30]"}
@@ -125,7 +125,7 @@ def test_a_request_that_hangs_is_given_up_in_time(upstream: str, sandbox: Sandbo
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
 def test_a_stream_is_broken_off_with_what_came(upstream: str, tmp_path: Path) -> None:
-    """The pictures so far, and the task's id for the others."""
+    """The result has the pictures so far, and the task's id for the others."""
     server = Process(cwd=tmp_path, env=environment(upstream, tmp_path))
     hello(server, OLD)
     arguments = {"prompt": "foxes", "stream": True, "sequential_image_generation": "auto"}
@@ -140,10 +140,10 @@ def test_a_stream_is_broken_off_with_what_came(upstream: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("word", ["slow=60", "hang=60"])
-def test_who_repeats_after_a_crash_is_not_billed_again(
+def test_a_call_that_is_repeated_after_a_crash_is_not_billed_again(
     upstream: str, sandbox: Sandbox, tmp_path: Path, word: str
 ) -> None:
-    """`kill -9` during a wait: the task is adopted; while it was being sent: the doubt is told."""
+    """After `kill -9`, the repeated call claims an accepted task, and reports a submit in progress as uncertain."""
     call: dict[str, Any] = {"name": "generate_image", "arguments": {"prompt": f"a red fox [sandbox:{word}]"}}
     server = Process(cwd=tmp_path, env=environment(upstream, tmp_path))
     hello(server, OLD)
@@ -165,7 +165,7 @@ def test_who_repeats_after_a_crash_is_not_billed_again(
 
 
 def test_a_killed_server_loses_no_task(upstream: str, sandbox: Sandbox, tmp_path: Path) -> None:
-    """`kill -9` during a wait; the next server's get_task, without an id, has the picture."""
+    """After `kill -9` during a wait, get_task of the next server has the task, and lists it."""
     server = Process(cwd=tmp_path, env=environment(upstream, tmp_path))
     hello(server, OLD)
     begin(server, prompt="a red fox [sandbox:slow=1]")
@@ -190,7 +190,7 @@ def test_a_killed_server_loses_no_task(upstream: str, sandbox: Sandbox, tmp_path
 async def test_a_client_that_gives_up_and_repeats_pays_once(
     upstream: str, sandbox: Sandbox, tmp_path: Path, mode: str, word: str
 ) -> None:
-    """Over stdio, with the official client; whether the task is accepted by then, or still being sent."""
+    """A client that times out twice over stdio and repeats its call gets one task, accepted by then or not."""
     command, *arguments = COMMAND
     parameters = StdioServerParameters(command=command, args=arguments, env=environment(upstream, tmp_path))
     call = {"prompt": f"a fox [sandbox:{word}]"}
@@ -237,7 +237,7 @@ async def connected(endpoint: str, mode: str, token: str = "alice") -> AsyncIter
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 async def test_waits_over_http_return_their_ids(upstream: str, sandbox: Sandbox, tmp_path: Path, mode: str) -> None:
-    """Within the grace; new calls get 503, with when to come back; no traceback."""
+    """Calls end with pending results within the grace period; new calls get 503 with `Retry-After`."""
     results = []
 
     async def wait(endpoint: str, token: str) -> None:
@@ -254,7 +254,7 @@ async def test_waits_over_http_return_their_ids(upstream: str, sandbox: Sandbox,
             headers = {"Authorization": "Bearer alice", "Accept": "text/event-stream"}
             async with (
                 httpx.AsyncClient(headers=headers) as web,
-                web.stream("GET", endpoint),  # whoever only listens holds nothing up
+                web.stream("GET", endpoint),  # an open GET stream does not delay the end
             ):
                 process.send_signal(signal.SIGTERM)
                 started = time.monotonic()
@@ -278,7 +278,7 @@ async def test_waits_over_http_return_their_ids(upstream: str, sandbox: Sandbox,
 async def test_a_client_that_leaves_over_http_and_comes_back_pays_once(
     upstream: str, sandbox: Sandbox, tmp_path: Path, mode: str
 ) -> None:
-    """It closes its connection, and asks again on another one; another caller's call is another picture."""
+    """A client that closes its connection and repeats the call gets one task; another caller gets its own."""
     call = {"prompt": "a fox [sandbox:slow=60]"}
     with hosted(upstream, tmp_path) as (_, endpoint):
         async with connected(endpoint, mode) as client, anyio.create_task_group() as group:
