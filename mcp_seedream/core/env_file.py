@@ -67,7 +67,7 @@ def _read_pipe(path: Path, seconds: float) -> bytes:
             parts.append(part)
     finally:
         os.close(descriptor)
-    raise TimeoutError(errno.ETIMEDOUT, "it is a pipe without a writer")
+    raise TimeoutError(errno.ETIMEDOUT, "it is a pipe, and its writer did not finish in time")
 
 
 def _decoded(data: bytes) -> str:

@@ -19,7 +19,7 @@ from mcp_seedream.upstream.error_mapping import refused_in
 from mcp_seedream.upstream.poller import Report, TaskWaiter
 from mcp_seedream.upstream.types import Task
 
-_FORGOTTEN = 24 * 3600  # seconds after which a task that the upstream does not know will not come back
+_GIVE_UP_SECONDS = 24 * 3600  # an older pending task that the upstream does not know counts as failed
 
 
 class TaskLookups:
@@ -29,7 +29,7 @@ class TaskLookups:
         table: The capability table.
         client: The upstream.
         waiter: Waits for tasks.
-        refusals: Remembers what production refused in a task.
+        refusals: Remembers which models and sizes the upstream refused.
         journal: The history of tasks, if there is one.
         remark: A note for every picture; see `task_notes.with_link_expiry`.
     """
@@ -60,7 +60,7 @@ class TaskLookups:
             call: The ids, and how long to wait.
             token: The caller's API token.
             report: Called about every five seconds.
-            listener: Receives each task as it was found first.
+            listener: Receives each task in its state before any waiting.
 
         Returns:
             The tasks that the upstream knows for this token, by id.
@@ -102,7 +102,9 @@ class TaskLookups:
                 found = await self._client.look_up(running, token)
             except UpstreamError:
                 return entries  # the history is worth more than an error
-            gone = [e.id for e in entries if e.state == "pending" and e.id not in found and time() - e.at > _FORGOTTEN]
+            gone = [
+                e.id for e in entries if e.state == "pending" and e.id not in found and time() - e.at > _GIVE_UP_SECONDS
+            ]
             await journal.ended(*found.values(), *(Task(id_, "failed") for id_ in gone))
             entries = await journal.newest()
         return entries
@@ -114,7 +116,7 @@ class TaskLookups:
         return typical_seconds(self._table, running[0]), age
 
     async def _with_notes(self, task: Task) -> Task:
-        """The task with what its caller should know; what production refused in it is remembered."""
+        """Add notes for the caller, and remember a model or size that the upstream refused."""
         if not task.ended:
             return replace(task, elapsed=_age(task), typical_seconds=typical_seconds(self._table, task))
         if part := refused_in(task):
@@ -134,10 +136,10 @@ class TaskLookups:
         )
 
     def _sent_choice(self, task: Task) -> Refusal:
-        """The model and size that were sent for a task, as this process remembers or the upstream tells."""
+        """The model and size sent for a task: from this process's memory, or else from the upstream's response."""
         size = (task.request or {}).get("size")
-        told = task.model or "", size if isinstance(size, str) else None
-        return self._refusals.sent_for(task.id) or told
+        from_upstream = task.model or "", size if isinstance(size, str) else None
+        return self._refusals.sent_for(task.id) or from_upstream
 
 
 def _age(task: Task) -> float | None:

@@ -21,7 +21,7 @@ def with_link_expiry(table: ModelTable, task: Task, remark: str | None) -> Task:
     Args:
         table: The capability table, which has the usual time.
         task: Any task; one without pictures is returned unchanged.
-        remark: A note for every picture of an upstream that ends with this process, as its links do.
+        remark: A note for every picture of the sandbox, whose links end with this process; None for the real API.
     """
     if not task.images:
         return task

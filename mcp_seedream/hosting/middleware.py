@@ -27,9 +27,9 @@ from mcp_seedream.upstream.fair_limiter import FairLimiter
 
 ENDPOINT = "/mcp"
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
-_SLOWEST = 50_000  # bytes a second of the slowest connection that is waited for
-_ENTRY_SECONDS = 1  # after which the next call may enter, whatever delays this one
-_REVISION, _DEFAULT_REVISION = "mcp-protocol-version", "2025-03-26"
+_MIN_UPLOAD_RATE = 50_000  # bytes per second; slower uploads time out
+_MAX_START_SECONDS = 1  # then the next call may start, even if this one has not
+_VERSION_HEADER, _DEFAULT_VERSION = "mcp-protocol-version", "2025-03-26"
 _PEEK_BYTES = 64 * 1024  # of a body that are read to see which tool is called
 _STOPPING = {"error": "stopping", "error_description": "The server is being stopped. Try again in a moment."}
 
@@ -148,7 +148,7 @@ class IncompleteRequestMiddleware:
 def _upload_seconds(scope: Scope) -> float:
     """The seconds that the slowest connection needs for a body of this size."""
     size = Headers(scope=scope).get("content-length", "")
-    return (int(size) if size.isdecimal() else 0) / _SLOWEST
+    return (int(size) if size.isdecimal() else 0) / _MIN_UPLOAD_RATE
 
 
 class GracefulShutdownMiddleware:
@@ -175,14 +175,13 @@ class GracefulShutdownMiddleware:
 
 
 class FairEntryMiddleware:
-    """Lets one tool call at a time enter, callers round-robin, so that one caller's burst delays no other caller.
+    """Starts one tool call at a time, callers round-robin, so that a burst of one caller does not delay the others.
 
-    A call keeps the processor busy until its tool starts; then it mostly waits, and the next call may enter. `get_task`
-    has a limiter apart, so that it does not wait for generations. Requests above 64 KiB do not wait: receiving them
-    takes longer than other calls should be held up.
+    Only the start is limited: once its tool runs, a call mostly waits for the network. `get_task` has its own queue, so
+    that it never waits behind generations. Requests above 64 KiB skip it: receiving them could delay other calls.
 
-    A body that is no JSON-RPC message is answered here, as over stdio, for clients of older revisions: the SDK would
-    take a request with an invalid id for a notification. Clients of revision 2026-07-28 are left to the SDK.
+    Bodies that are no JSON-RPC message are refused with the same error as over stdio, for protocol versions before
+    2026-07-28: there, the SDK treats a request with an invalid id as a notification.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -195,7 +194,7 @@ class FairEntryMiddleware:
             return
         receive, start = await _peek(receive)
         message = _parse(start)
-        revision = Headers(scope=scope).get(_REVISION, _DEFAULT_REVISION)
+        revision = Headers(scope=scope).get(_VERSION_HEADER, _DEFAULT_VERSION)
         if isinstance(message, list) and revision in HANDSHAKE_PROTOCOL_VERSIONS:
             body = message[0].model_dump(mode="json", exclude_unset=True)
             await JSONResponse(body, 400)(scope, receive, send)
@@ -207,7 +206,7 @@ class FairEntryMiddleware:
                 await limiter.acquire(scope.get("state", {}).get("caller_key", ""))
                 stack.callback(limiter.release)
                 add_start_callback(scope, stack.close)
-                asyncio.get_running_loop().call_later(_ENTRY_SECONDS, stack.close)
+                asyncio.get_running_loop().call_later(_MAX_START_SECONDS, stack.close)
             await self._app(scope, receive, send)
 
 

@@ -20,9 +20,9 @@ class InputPictures:
 
     Args:
         table: The capability table, which has the bounds.
-        client: Looks up tasks whose pictures are given.
-        downloads: Fetches links to kinds that the upstream does not take.
-        local: The disk of this machine, if it is the caller's own.
+        client: Looks up earlier tasks whose pictures are used as input.
+        downloads: Downloads linked pictures in formats that the upstream does not accept.
+        local: The local files that may be read; None if this server reads no files.
         decoding: Limits how many large pictures the process decodes at a time.
     """
 

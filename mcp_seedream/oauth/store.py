@@ -25,7 +25,7 @@ class Store(Protocol):
     """Strings by key, each for a time in seconds. Every method raises `StoreUnavailable` if the store is down."""
 
     async def put(self, key: str, value: str, seconds: float, *, vital: bool = False) -> None:
-        """Store a value. For a `vital` one, a full store drops another entry."""
+        """Store a value. `vital` is for revocations: a full store deletes an ordinary entry for them."""
         ...
 
     async def get(self, key: str) -> str | None: ...
@@ -35,9 +35,11 @@ class Store(Protocol):
         ...
 
     async def swap(self, key: str, expected: str, new: str, seconds: float) -> bool:
-        """Replace the expected value, or store the new one if there is none, atomically; False if there is another.
+        """Compare and set, atomically.
 
-        If the new value is stored already, this request was sent again after its connection broke: True.
+        Returns:
+            True if the key was missing or had the expected value, or has the new one already, as when a command is sent
+            again after its connection broke. False for any other value.
         """
         ...
 
@@ -45,9 +47,10 @@ class Store(Protocol):
 
 
 class MemoryStore:
-    """A store for one process. When it is full, a vital entry replaces the oldest other one; others are refused.
+    """A store for one process.
 
-    A quarter of the entries is reserved for vital ones, so that this is rare.
+    Ordinary entries may fill three quarters of it; more raise `StoreUnavailable`. The rest is reserved for vital
+    entries. If all of it is full, a vital entry replaces the oldest ordinary one.
 
     Args:
         max_entries: The size of the store.

@@ -81,7 +81,7 @@ def task_result(
     text, structured = _text(task), _structured(task)
     if blocks := _blocks(shown, _MAX_RESULT - len(text) - len(json.dumps(structured)) - _MAX_PLACE):
         note = _preview_note(task, caption) if caption else None
-        # Clients that drop the text would save the preview as the picture.
+        # Links and the note come first: some clients show structured content alone, and the preview is no full picture.
         first: dict[str, Any] = {key: structured[key] for key in ("status", "images") if key in structured}
         structured = {**first, **({"preview": note} if note else {}), **structured}
         text = "\n".join(filter(None, [text, note]))
