@@ -58,8 +58,9 @@ class Attempts:
                 yield self
             finally:
                 group.cancel_scope.cancel()
-                with anyio.CancelScope(shield=True):
-                    await self._owner.store.renew(self._owner.id, 0)
+                if self._owner.has_lease:  # a server that made nothing creates no journal
+                    with anyio.CancelScope(shield=True):
+                        await self._owner.store.renew(self._owner.id, 0)
 
     async def _renew_lease(self) -> None:
         while True:

@@ -34,7 +34,7 @@ class Claim:
     joined: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Owner:
     """The process that owns attempts: its store, its clock (Unix seconds), and a random id."""
 
@@ -45,6 +45,7 @@ class Owner:
     id: str = field(default_factory=lambda: uuid4().hex)
     open_calls: set[str] = field(default_factory=set)
     """The calls that hold an attempt now. The lease is renewed while there are any."""
+    has_lease: bool = False
 
 
 class CallAttempt:
@@ -130,6 +131,7 @@ class CallAttempt:
             left_at=None,
             may_have_left=False,
         )
+        owner.has_lease = True
         if await owner.store.save(taken, before) == "lost":
             return None
         since = before.held_at if before.left_at is None else before.left_at
@@ -261,6 +263,7 @@ class CallAttempt:
         attempt, owner = self._attempt, self._owner
         if attempt is None:
             return "lost"
+        owner.has_lease = True
         outcome = await owner.store.save(attempt)
         self.caller_left |= outcome != "saved"
         is_removed = attempt.state is State.WITHDRAWN or (attempt.state is State.DELIVERED and outcome == "saved")

@@ -213,8 +213,10 @@ async def test_a_process_that_may_be_dead_is_waited_for(world: World) -> None:
             group.start_soon(call)
             await anyio.sleep(0.2)
             assert results == []
-            world.clock.now += 1
-            await process._owner.store.renew(process._owner.id, TIMING.lease)
+            while not results:
+                world.clock.now += 0.1
+                await process._owner.store.renew(process._owner.id, TIMING.lease)
+                await anyio.sleep(0.05)
         assert results == [None]
         async with anyio.create_task_group() as group:
             group.start_soon(call)

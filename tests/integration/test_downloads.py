@@ -51,7 +51,7 @@ class Hostile:
             case "hops":
                 return RedirectResponse(f"/hops/{int(rest) - 1}" if int(rest) > 1 else "/picture.png")
             case "slow":
-                await asyncio.sleep(3)
+                await asyncio.sleep(600)
             case "trickle":
                 return StreamingResponse(self.endless(0.05), media_type="image/png")
             case "endless":
@@ -215,7 +215,7 @@ async def test_what_a_bad_server_does_is_bounded(
     fetcher: Downloads, cdn: str, tmp_path: Path, path: str, says: str
 ) -> None:
     """Redirects, time and bytes are limited."""
-    with anyio.fail_after(3):
+    with anyio.fail_after(30):
         assert says in await refused(fetcher, f"{cdn}/{path}", tmp_path / "a")
     assert not (tmp_path / "a").exists() or (tmp_path / "a").stat().st_size <= 4 * 2**20
 
@@ -307,7 +307,7 @@ async def test_each_name_shows_its_own_certificate(tls: TlsCdn, network: Network
     """A connection to one name is not reused for another name with the same address."""
     network.names |= {"a.example": ["93.184.216.34"], "b.example": ["93.184.216.34"]}
     network.listeners["93.184.216.34"] = tls.port
-    async with Downloads(seconds=2, retries=ONCE) as fetcher:
+    async with Downloads(seconds=60, retries=ONCE) as fetcher:
         await fetcher.fetch(f"https://a.example:{tls.port}/a.png", tmp_path / "a")
         await fetcher.fetch(f"https://a.example:{tls.port}/b.png", tmp_path / "a")
         assert "ConnectError" in await refused(fetcher, f"https://b.example:{tls.port}/b.png", tmp_path / "b")
@@ -323,7 +323,7 @@ async def test_every_address_is_tried(tls: TlsCdn, network: Network, tmp_path: P
     network.names["a.example"] = [*bad, "93.184.216.34"]
     network.listeners["93.184.216.34"] = tls.port
     network.silent |= set(bad) if silent else set()
-    async with Downloads(seconds=3, retries=ONCE) as fetcher:
+    async with Downloads(seconds=60, retries=ONCE) as fetcher:
         await fetcher.fetch(f"https://a.example:{tls.port}/a.png", tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == PNG
     assert network.connected == [*bad, "93.184.216.34"]
@@ -332,7 +332,7 @@ async def test_every_address_is_tried(tls: TlsCdn, network: Network, tmp_path: P
 async def test_when_no_address_answers(network: Network, tmp_path: Path) -> None:
     """All addresses are tried, and the error is retryable."""
     network.names["a.example"] = ["93.184.216.33", "93.184.216.34"]
-    async with Downloads(seconds=2, retries=ONCE) as fetcher:
+    async with Downloads(seconds=60, retries=ONCE) as fetcher:
         with pytest.raises(UpstreamUnavailable):
             await fetcher.fetch("https://a.example/a.png", tmp_path / "a")
     assert network.connected == ["93.184.216.33", "93.184.216.34"]

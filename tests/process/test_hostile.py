@@ -77,7 +77,7 @@ class Hostile:
             case "redirect-http":
                 return Response(status_code=302, headers={"location": f"http://{self.private}/secret.png"})
             case "slow":
-                await asyncio.sleep(PATIENCE * 2)
+                await asyncio.sleep(600)
             case "endless":
                 return StreamingResponse(self.endless(), media_type="image/png")
             case "html":
@@ -125,7 +125,7 @@ class Server:
     is_local: bool
 
     async def call(self, tool: str, **arguments: Any) -> Any:
-        with anyio.fail_after(PATIENCE * 3):
+        with anyio.fail_after(60):
             return await self.client.call_tool(tool, arguments)
 
 
