@@ -172,14 +172,19 @@ class FailoverAttempts:
     async def find(self, name: str) -> list[Stored]:
         found = await self._memory.find(name)
         with suppress(StoreUnavailable):
-            return [*found, *await self._shared.find(name)] if self._shared else found
+            shared = await self._shared.find(name) if self._shared else []
+            return [*found, *(stored for stored in shared if stored.attempt not in self._memory)]
         return found
 
     async def save(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
         if self._shared and attempt not in self._memory:
             with suppress(StoreUnavailable):
                 return await self._shared.save(attempt, before)
-        return await self._memory.save(attempt, before)
+        if before is None or attempt in self._memory:
+            return await self._memory.save(attempt, before)
+        if before.holder == attempt.holder:
+            return "lost"  # a remark on another call's attempt, which is not kept here
+        return await self._memory.save(attempt)  # the claim may have been stored, and must not be paid for again
 
     async def renew(self, owner: str, seconds: float) -> None:
         with suppress(StoreUnavailable):

@@ -104,9 +104,9 @@ class Attempts:
         waiting = [attempt for attempt in found if attempt.request == request and attempt.left_at is None]
         for attempt in waiting:
             if len(waiting) > 1:
-                await store.save(replace(attempt, may_have_left=True))
+                await store.save(replace(attempt, may_have_left=True), before=attempt)
             else:
-                await store.save(replace(attempt, left_at=self._owner.clock()))
+                await store.save(replace(attempt, left_at=self._owner.clock()), before=attempt)
 
 
 def _request_hash(caller: str, request_id: RequestId) -> str:

@@ -89,14 +89,13 @@ class CallAttempt:
             if best is None or (best.action == "variation" and leases and self._are_alive(options, leases)):
                 await self._open(call)
                 return None
-            if best.action in ("claim", "join", "tell"):
-                if claim := await self._take(best):
-                    return claim
-                continue
+            if best.action in ("claim", "join", "tell") and (claim := await self._take(best)):
+                return claim
             leases = {each.stored.attempt.holder: each.stored.lease for each in options} | leases
             if best.action == "presume left":
-                await owner.store.save(replace(best.stored.attempt, left_at=owner.clock()))
-            if best.action != "variation" and anyio.current_time() >= deadline:
+                attempt = best.stored.attempt
+                await owner.store.save(replace(attempt, left_at=owner.clock()), before=attempt)
+            if best.action in ("wait", "presume left") and anyio.current_time() >= deadline:
                 raise CallInProgress
             if owner.shutdown.requested.is_set():
                 raise ServerShuttingDown

@@ -14,6 +14,10 @@ attempt that is being sent, whose caller left; join a call that still waits; pre
 no task yet; send another call beside it."""
 
 
+_MAX_CALL = 900
+"""Seconds that a call may have lasted when its process was killed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Seconds.
@@ -62,7 +66,7 @@ def _since(candidate: Candidate) -> float:
 
 def _action(stored: Stored, now: float, timing: Timing) -> Action | None:
     attempt, gone = stored.attempt, stored.lease is None
-    left_at = attempt.left_at if attempt.left_at is not None else attempt.held_at if gone else None
+    left_at = attempt.left_at if attempt.left_at is not None else attempt.held_at + _MAX_CALL if gone else None
     has_task = attempt.state in (State.ACCEPTED, State.ABANDONED)
     if left_at is not None and now - left_at > timing.claimable:
         return None
