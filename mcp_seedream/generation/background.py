@@ -206,7 +206,7 @@ class BackgroundCalls:
             await self._abandon(call)
         if call.task is None or (call.result is None and call.error is None and not call.cancelled):
             self._drop(call)
-        self._drop_oldest()
+        await self._drop_oldest()
 
     async def _abandon(self, call: BackgroundCall) -> None:
         if call.attempt:
@@ -216,7 +216,7 @@ class BackgroundCalls:
         if self._calls.get((call.caller, call.task_id)) is call:
             del self._calls[call.caller, call.task_id]
 
-    def _drop_oldest(self) -> None:
+    async def _drop_oldest(self) -> None:
         """Drop the oldest results until the rest fits into the memory for them."""
         over = sorted((call for call in self._calls.values() if call.over.is_set()), key=lambda call: call.changed)
         excess = sum(call.size + self._keeping.overhead for call in over) - self._keeping.max_bytes
@@ -225,6 +225,7 @@ class BackgroundCalls:
                 return
             excess -= call.size + self._keeping.overhead
             self._drop(call)
+            await self._abandon(call)  # an identical call gets the task
 
 
 @asynccontextmanager
