@@ -30,6 +30,8 @@ from typing import Literal, Protocol
 
 from mcp_seedream.core.errors import StoreUnavailable
 
+KEPT_SECONDS = 3600
+"""How long shared stores keep an attempt: longer than any call and `claims.Timing.claimable`."""
 MAX_ABANDONED = 10_000
 """Attempts that the store in memory keeps for callers that left."""
 
@@ -128,7 +130,7 @@ class MemoryAttempts:
 
     async def save(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
         stored = self._attempts.get(attempt.id)
-        if stored.holder != (before or attempt).holder if stored else before:
+        if is_held_elsewhere(attempt, stored, before):
             return "lost"
         attempt = merged(attempt, stored, before)
         if stored:
@@ -190,6 +192,13 @@ class FailoverAttempts:
         with suppress(StoreUnavailable):
             if self._shared:
                 await self._shared.renew(owner, seconds)
+
+
+def is_held_elsewhere(attempt: Attempt, stored: Attempt | None, before: Attempt | None) -> bool:
+    """Whether a write is refused: another call holds the attempt, or the one to be claimed is gone."""
+    if stored is None:
+        return before is not None
+    return stored.holder != (before or attempt).holder
 
 
 def merged(attempt: Attempt, stored: Attempt | None, before: Attempt | None) -> Attempt:

@@ -46,6 +46,12 @@ class Owner:
     open_calls: set[str] = field(default_factory=set)
     """The calls that hold an attempt now. The lease is renewed while there are any."""
     has_lease: bool = False
+    """Whether it has written anything, and with that renewed its lease."""
+
+    async def save(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
+        """Write an attempt of this process; see `AttemptStore.save`."""
+        self.has_lease = True
+        return await self.store.save(attempt, before)
 
 
 class CallAttempt:
@@ -130,8 +136,7 @@ class CallAttempt:
             left_at=None,
             may_have_left=False,
         )
-        owner.has_lease = True
-        if await owner.store.save(taken, before) == "lost":
+        if await owner.save(taken, before) == "lost":
             return None
         since = before.held_at if before.left_at is None else before.left_at
         if candidate.action == "tell":
@@ -262,8 +267,7 @@ class CallAttempt:
         attempt, owner = self._attempt, self._owner
         if attempt is None:
             return "lost"
-        owner.has_lease = True
-        outcome = await owner.store.save(attempt)
+        outcome = await owner.save(attempt)
         self.caller_left |= outcome != "saved"
         is_removed = attempt.state is State.WITHDRAWN or (attempt.state is State.DELIVERED and outcome == "saved")
         if is_removed or outcome == "lost":

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from mcp_seedream.generation.attempt_store import State, Stored
 
-Action = Literal["claim", "join", "tell", "wait", "presume left", "variation"]
+Action = Literal["claim", "tell", "wait", "join", "presume left", "variation"]
 """In order of preference: take over the task of a caller that left; tell that an attempt is uncertain; wait for an
 attempt that is being sent, whose caller left; join a call that still waits; presume that its caller left, since it has
 no task yet; send another call beside it."""
-
-
+_PREFERENCE = get_args(Action)
 _MAX_CALL = 900
 """Seconds that a call may have lasted when its process was killed."""
 
@@ -53,9 +52,8 @@ def candidates(found: Sequence[Stored], now: float, timing: Timing) -> list[Cand
         now: Unix seconds.
         timing: See `Timing`.
     """
-    order: list[Action] = ["claim", "tell", "wait", "join", "presume left", "variation"]
     options = [Candidate(stored, action) for stored in found if (action := _action(stored, now, timing))]
-    return sorted(options, key=lambda each: (order.index(each.action), _since(each)))
+    return sorted(options, key=lambda each: (_PREFERENCE.index(each.action), _since(each)))
 
 
 def _since(candidate: Candidate) -> float:

@@ -19,14 +19,13 @@ import anyio
 from mcp_seedream.catalog.selection import Refusal
 from mcp_seedream.core.errors import StoreUnavailable
 from mcp_seedream.core.redis_client import PREFIX, milliseconds, reached
-from mcp_seedream.generation.attempt_store import Attempt, Outcome, State, Stored
+from mcp_seedream.generation.attempt_store import KEPT_SECONDS, Attempt, Outcome, State, Stored
 from mcp_seedream.generation.claims import Timing
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 logger = logging.getLogger(__name__)
-_KEPT = 3600  # seconds, longer than any call and `Timing.claimable`: the keys of a killed process are gone then
 _ATTEMPT, _INDEX, _LEASE = f"{PREFIX}attempt:", f"{PREFIX}attempts-of:", f"{PREFIX}lease:"
 _REFUSED = f"{PREFIX}refused"
 # Writes or removes an attempt unless another call holds it. Nothing may come between the look and the write.
@@ -72,13 +71,12 @@ class RedisAttempts:
     async def find(self, name: str) -> list[Stored]:
         """The attempts whose call or request has this hash."""
         ids = await self._do(self._redis.smembers, _INDEX + name)
-        attempts = []
-        for id_ in ids:
-            json_text, left_at = await self._do(self._redis.hmget, _ATTEMPT + id_, ["json", "left_at"])
-            if json_text:
-                fields = json.loads(json_text)
-                state, left_at = State(fields["state"]), float(left_at) if left_at else None
-                attempts.append(Attempt(**{**fields, "state": state, "left_at": left_at}))
+        if not ids:
+            return []
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for id_ in ids:
+                pipeline.hmget(_ATTEMPT + id_, ["json", "left_at"])
+            attempts = [_parse(text, left_at) for text, left_at in await self._do(pipeline.execute) if text]
         leases = await self._do(self._redis.mget, [_LEASE + each.owner for each in attempts]) if attempts else []
         return [Stored(attempt, lease) for attempt, lease in zip(attempts, leases, strict=True)]
 
@@ -90,7 +88,7 @@ class RedisAttempts:
         left_at = "" if attempt.left_at is None else str(attempt.left_at)
         written = [attempt.id, attempt.holder, left_at, json.dumps(asdict(attempt))]
         expected = [former.holder, "claim" if before else "", attempt.state]
-        times = [milliseconds(_KEPT), milliseconds(self._timing.lease)]
+        times = [milliseconds(KEPT_SECONDS), milliseconds(self._timing.lease)]
         outcome: Outcome = await self._do(self._script, keys, [*written, *expected, *times])
         return outcome
 
@@ -152,3 +150,9 @@ class RedisAttempts:
             logger.warning("Redis can be used again")
         self._works = True
         return found
+
+
+def _parse(text: str, left_at: str) -> Attempt:
+    fields = json.loads(text)
+    changed = {"state": State(fields["state"]), "left_at": float(left_at) if left_at else None}
+    return Attempt(**{**fields, **changed})

@@ -8,7 +8,16 @@ from dataclasses import astuple, fields
 from time import time
 from typing import Any
 
-from mcp_seedream.generation.attempt_store import Attempt, Outcome, State, Stored, is_closed, merged
+from mcp_seedream.generation.attempt_store import (
+    KEPT_SECONDS,
+    Attempt,
+    Outcome,
+    State,
+    Stored,
+    is_closed,
+    is_held_elsewhere,
+    merged,
+)
 from mcp_seedream.generation.claims import Timing
 from mcp_seedream.generation.journal import Journal
 
@@ -19,7 +28,6 @@ _FIND = (
     f"SELECT {', '.join(f'attempts.{name}' for name in _COLUMNS)}, until FROM attempts "  # noqa: S608
     "LEFT JOIN leases ON leases.owner = attempts.owner AND until > ? WHERE call = ? OR request = ?"
 )
-_KEPT = 3600  # seconds, longer than any call and `Timing.claimable`
 
 
 class SQLiteAttempts:
@@ -52,11 +60,11 @@ class SQLiteAttempts:
             db.execute("BEGIN IMMEDIATE")  # no other process writes between the look and the write
             row = db.execute(_SELECT, (attempt.id,)).fetchone()
             stored = _as_attempt(row) if row else None
-            if stored.holder != (before or attempt).holder if stored else before:
+            if is_held_elsewhere(attempt, stored, before):
                 return "lost"
             new = merged(attempt, stored, before)
             if is_closed(new):
-                db.execute("DELETE FROM attempts WHERE id = ? OR held_at < ?", (new.id, self._clock() - _KEPT))
+                db.execute("DELETE FROM attempts WHERE id = ? OR held_at < ?", (new.id, self._clock() - KEPT_SECONDS))
             else:
                 db.execute(_INSERT, astuple(new))
                 self._renew(db, new.owner, self._timing.lease)

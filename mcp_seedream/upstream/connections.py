@@ -129,7 +129,7 @@ class ObservingTransport(httpx.AsyncBaseTransport):
 
 
 class _ObservedStream(httpx.AsyncByteStream):
-    """An answer's body; `closed` is called with the number of bytes that were read, even if that is none."""
+    """The body of an answer. At its end, `closed` is called with the number of bytes that were read, which may be 0."""
 
     def __init__(self, stream: httpx.AsyncByteStream, closed: Callable[[int], None]) -> None:
         self._stream = stream
