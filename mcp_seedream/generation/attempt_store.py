@@ -14,10 +14,10 @@ An attempt is one paid call, from before it is sent until its caller has the res
     | ACCEPTED          | DELIVERED | the caller has the result                                     |
     | ACCEPTED          | ABANDONED | the caller left; an identical call claims the task            |
     | ABANDONED         | ACCEPTED  | an identical call claimed it                                  |
+    | UNCERTAIN         | DELIVERED | an identical call was told of it                              |
 
-The call moves its own attempt. Two others do: an identical call, which claims it, and a cancellation notice, which
-sets `left_at`. DELIVERED and WITHDRAWN attempts are removed, and so is an UNCERTAIN one once an identical call was
-told of it.
+Only the call that holds an attempt writes it; an identical call that claims it becomes its holder. A cancellation
+notice marks that its caller left. DELIVERED and WITHDRAWN attempts are removed.
 """
 
 from __future__ import annotations
@@ -102,12 +102,20 @@ class AttemptStore(Protocol):
     async def save(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
         """Write an attempt, unless another call holds it, and renew the lease of its owner for `Timing.lease`.
 
-        A stored `left_at` stays if the new one is None. A DELIVERED attempt is removed, unless its caller has left; a
-        WITHDRAWN one is always removed.
+        What `mark_left` stored stays, unless a claim clears it. A DELIVERED attempt is removed, unless its caller has
+        left; a WITHDRAWN one is always removed. A write may be repeated.
 
         Args:
             attempt: The attempt.
             before: The attempt as another call held it, if this call claims it. It must still be stored.
+        """
+
+    async def mark_left(self, attempt: Attempt, left_at: float | None) -> None:
+        """Store that the caller of an attempt left, and nothing else; ignored if another call holds it by now.
+
+        Args:
+            attempt: The attempt as it was found.
+            left_at: Unix seconds; None: the caller may have left.
         """
 
     async def renew(self, owner: str, seconds: float) -> None:
@@ -121,9 +129,6 @@ class MemoryAttempts:
         self._attempts: dict[str, Attempt] = {}
         self._by_name: defaultdict[str, set[str]] = defaultdict(set)
         self._abandoned: OrderedDict[str, None] = OrderedDict()
-
-    def __contains__(self, attempt: Attempt) -> bool:
-        return attempt.id in self._attempts
 
     async def find(self, name: str) -> list[Stored]:
         return [Stored(replace(self._attempts[id_]), "alive") for id_ in self._by_name.get(name, ())]
@@ -139,8 +144,18 @@ class MemoryAttempts:
             self._add(attempt)
         return "saved" if attempt.left_at is None else "left"
 
+    async def mark_left(self, attempt: Attempt, left_at: float | None) -> None:
+        stored = self._attempts.get(attempt.id)
+        if stored and stored.holder == attempt.holder:
+            await self.save(with_departure(stored, left_at))
+
     async def renew(self, owner: str, seconds: float) -> None:
         pass
+
+    def forget(self, id_: str) -> None:
+        """Remove an attempt, if it is stored."""
+        if stored := self._attempts.get(id_):
+            self._remove(stored)
 
     def _add(self, attempt: Attempt) -> None:
         self._attempts[attempt.id] = attempt
@@ -170,41 +185,69 @@ class FailoverAttempts:
     def __init__(self, shared: AttemptStore | None) -> None:
         self._shared = shared
         self._memory = MemoryAttempts()
+        self._unwritten: dict[str, Attempt] = {}  # closed ones too, which the shared store may still have
 
     async def find(self, name: str) -> list[Stored]:
         found = await self._memory.find(name)
         with suppress(StoreUnavailable):
             shared = await self._shared.find(name) if self._shared else []
-            return [*found, *(stored for stored in shared if stored.attempt not in self._memory)]
+            return [*found, *(stored for stored in shared if stored.attempt.id not in self._unwritten)]
         return found
 
     async def save(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
-        if self._shared and attempt not in self._memory:
+        if self._shared and attempt.id not in self._unwritten:
             with suppress(StoreUnavailable):
                 return await self._shared.save(attempt, before)
-        if before is None or attempt in self._memory:
-            return await self._memory.save(attempt, before)
-        if before.holder == attempt.holder:
-            return "lost"  # a remark on another call's attempt, which is not kept here
-        return await self._memory.save(attempt)  # the claim may have been stored, and must not be paid for again
+            before = None  # the claim may have been stored, and must not be paid for again
+        outcome = await self._memory.save(attempt, before)
+        if self._shared and outcome != "lost":
+            self._unwritten[attempt.id] = replace(attempt)
+        return outcome
+
+    async def mark_left(self, attempt: Attempt, left_at: float | None) -> None:
+        await self._memory.mark_left(attempt, left_at)
+        if unwritten := self._unwritten.get(attempt.id):
+            self._unwritten[attempt.id] = with_departure(unwritten, left_at)
+        elif self._shared:
+            with suppress(StoreUnavailable):
+                await self._shared.mark_left(attempt, left_at)
 
     async def renew(self, owner: str, seconds: float) -> None:
         with suppress(StoreUnavailable):
             if self._shared:
                 await self._shared.renew(owner, seconds)
 
+    async def write_again(self) -> None:
+        """Write to the shared store what it missed while it could not be used."""
+        with suppress(StoreUnavailable):
+            for id_, attempt in list(self._unwritten.items()):
+                if self._shared:
+                    await self._shared.save(attempt)
+                if self._unwritten.get(id_) is attempt:  # otherwise it has changed meanwhile
+                    del self._unwritten[id_]
+                    self._memory.forget(id_)
+
 
 def is_held_elsewhere(attempt: Attempt, stored: Attempt | None, before: Attempt | None) -> bool:
     """Whether a write is refused: another call holds the attempt, or the one to be claimed is gone."""
     if stored is None:
         return before is not None
-    return stored.holder != (before or attempt).holder
+    return stored.holder not in (attempt.holder, (before or attempt).holder)
 
 
 def merged(attempt: Attempt, stored: Attempt | None, before: Attempt | None) -> Attempt:
-    """The attempt to store: with the stored `left_at`, unless a claim clears it."""
-    left_at = attempt.left_at if before or stored is None else attempt.left_at or stored.left_at
-    return replace(attempt, left_at=left_at)
+    """The attempt to store: with what is stored about its caller's departure, unless a claim clears it."""
+    if before or stored is None:
+        return replace(attempt)
+    left_at = stored.left_at if attempt.left_at is None else attempt.left_at
+    return replace(attempt, left_at=left_at, may_have_left=attempt.may_have_left or stored.may_have_left)
+
+
+def with_departure(attempt: Attempt, left_at: float | None) -> Attempt:
+    """The attempt after `AttemptStore.mark_left`."""
+    if left_at is None:
+        return replace(attempt, may_have_left=True)
+    return replace(attempt, left_at=left_at if attempt.left_at is None else attempt.left_at)
 
 
 def is_closed(attempt: Attempt) -> bool:

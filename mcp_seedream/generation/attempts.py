@@ -13,7 +13,6 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from time import time
 from typing import Self
 
@@ -47,7 +46,9 @@ class Attempts:
         clock: Callable[[], float] = time,
     ) -> None:
         self.outlast_process = shared is not None
-        self._owner = Owner(FailoverAttempts(shared), shutdown or Shutdown(), timing or Timing(), clock)
+        self._calls: set[CallAttempt] = set()
+        self._store = FailoverAttempts(shared)
+        self._owner = Owner(self._store, shutdown or Shutdown(), timing or Timing(), clock)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Self]:
@@ -60,13 +61,15 @@ class Attempts:
                 group.cancel_scope.cancel()
                 if self._owner.has_lease:  # a server that made nothing creates no journal
                     with anyio.CancelScope(shield=True):
-                        await self._owner.store.renew(self._owner.id, 0)
+                        await self._store.write_again()
+                        await self._store.renew(self._owner.id, 0)
 
     async def _renew_lease(self) -> None:
         while True:
             await anyio.sleep(self._owner.timing.renewal)
             if self._owner.open_calls:
-                await self._owner.store.renew(self._owner.id, self._owner.timing.lease)
+                await self._store.renew(self._owner.id, self._owner.timing.lease)
+            await self._store.write_again()
 
     @asynccontextmanager
     async def attempt(
@@ -81,6 +84,7 @@ class Attempts:
         """
         attempt = CallAttempt(self._owner, _request_hash(caller, request_id), deliver_later=deliver_later)
         failure: BaseException | None = None
+        self._calls.add(attempt)
         try:
             try:
                 yield attempt
@@ -90,6 +94,7 @@ class Attempts:
             failure = error
             raise
         finally:
+            self._calls.discard(attempt)
             with anyio.CancelScope(shield=True):
                 await attempt.settle(failure)
 
@@ -99,14 +104,15 @@ class Attempts:
         Request ids are small numbers, so several clients with one token may use the same one. A notice that may mean
         more than one attempt abandons none of them; an identical call joins at once, whichever it was.
         """
-        request, store = _request_hash(caller, request_id), self._owner.store
-        found = [stored.attempt for stored in await store.find(request)]
+        request = _request_hash(caller, request_id)
+        found = [stored.attempt for stored in await self._store.find(request)]
         waiting = [attempt for attempt in found if attempt.request == request and attempt.left_at is None]
+        starting = [call for call in self._calls if call.waits_to_start(request)]
+        is_clear = len(waiting) + len(starting) == 1
         for attempt in waiting:
-            if len(waiting) > 1:
-                await store.save(replace(attempt, may_have_left=True), before=attempt)
-            else:
-                await store.save(replace(attempt, left_at=self._owner.clock()), before=attempt)
+            await self._store.mark_left(attempt, self._owner.clock() if is_clear else None)
+        for call in starting:
+            call.caller_left |= is_clear
 
 
 def _request_hash(caller: str, request_id: RequestId) -> str:

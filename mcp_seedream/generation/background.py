@@ -198,6 +198,7 @@ class BackgroundCalls:
         self._calls[call.caller, call.task_id] = call
         if before and before is not call:
             before.end()  # an identical call claimed its task: two calls would save its pictures twice
+            self._group.start_soon(self._abandon, before)
 
     async def _run(self, call: BackgroundCall, work: Work) -> None:
         await call.run(work)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from time import time
@@ -71,6 +71,10 @@ class CallAttempt:
         self._saving = anyio.Lock()
         self._attempt: Attempt | None = None  # None: not opened yet, closed, or held by another call now
 
+    def waits_to_start(self, request: str) -> bool:
+        """Whether this is the call of a request, and it holds no attempt yet."""
+        return self._request == request and self._attempt is None
+
     async def claim(self, call: str, patience: float) -> Claim | None:
         """Claim the task of an identical call, or open an attempt of this call's own.
 
@@ -92,15 +96,17 @@ class CallAttempt:
         while True:
             options = candidates(await owner.store.find(call), owner.clock(), timing)
             best = options[0] if options else None
-            if best is None or (best.action == "variation" and leases and self._are_alive(options, leases)):
+            if best is None:
                 await self._open(call)
                 return None
-            if best.action in ("claim", "join", "tell") and (claim := await self._take(best)):
+            if best.action in ("variation", "replace"):
+                if self._are_alive(options, leases) and await self._open(call, options):
+                    return None
+            elif best.action in ("claim", "join", "tell") and (claim := await self._take(best)):
                 return claim
             leases = {each.stored.attempt.holder: each.stored.lease for each in options} | leases
             if best.action == "presume left":
-                attempt = best.stored.attempt
-                await owner.store.save(replace(attempt, left_at=owner.clock()), before=attempt)
+                await owner.store.mark_left(best.stored.attempt, owner.clock())
             if best.action in ("wait", "presume left") and anyio.current_time() >= deadline:
                 raise CallInProgress
             if owner.shutdown.requested.is_set():
@@ -108,27 +114,33 @@ class CallAttempt:
             await anyio.sleep(timing.poll)
 
     def _are_alive(self, options: list[Candidate], leases: dict[str, str | None]) -> bool:
-        """Whether these attempts are known to be alive, after a second look.
+        """Whether the calls that seem to wait are known to be alive, after a second look.
 
         A client's new call can arrive before the news that it closed the connection of the old one: our own attempts
         are known after one poll. A killed process holds its attempts until its lease expires: those of another process
         are known once its lease was renewed since the first look.
         """
-        others = [each.stored for each in options if each.stored.attempt.owner != self._owner.id]
+        waiting = [each.stored for each in options if each.action == "variation"]
+        if waiting and not leases:
+            return False
+        others = [stored for stored in waiting if stored.attempt.owner != self._owner.id]
         return all(leases.get(stored.attempt.holder, stored.lease) != stored.lease for stored in others)
 
-    async def _open(self, call: str) -> None:
+    async def _open(self, call: str, options: Sequence[Candidate] = ()) -> bool:
+        """Hold a new attempt, or one that a process left before it was sent; false if another call was faster."""
         id_, began, owner = uuid4().hex, self._began, self._owner.id
-        self._attempt = Attempt(id_, call, self._request, self._id, owner, opened_at=began, held_at=began)
-        self._owner.open_calls.add(self._id)
-        await self._save()
+        opened = Attempt(id_, call, self._request, self._id, owner, opened_at=began, held_at=began)
+        before = next((each.stored.attempt for each in options if each.action == "replace"), None)
+        if before:
+            opened.id = before.id
+        return await self._hold(opened, before)
 
     async def _take(self, candidate: Candidate) -> Claim | None:
-        """Become the holder of an attempt; None if another call was faster."""
+        """Become the holder of an attempt that was sent; None if another call was faster."""
         before, owner = candidate.stored.attempt, self._owner
         taken = replace(
             before,
-            state=State.WITHDRAWN if candidate.action == "tell" else State.ACCEPTED,
+            state=State.UNCERTAIN if candidate.action == "tell" else State.ACCEPTED,
             request=self._request,
             holder=self._id,
             owner=owner.id,
@@ -136,20 +148,35 @@ class CallAttempt:
             left_at=None,
             may_have_left=False,
         )
-        if await owner.save(taken, before) == "lost":
+        if not await self._hold(taken, before):
             return None
         since = before.held_at if before.left_at is None else before.left_at
         if candidate.action == "tell":
             ago = max(0, owner.clock() - since)
             raise SubmissionUncertain(f"The same call was broken off {ago:.0f} s ago, and its answer lost. {UNCERTAIN}")
-        self._attempt = taken
-        owner.open_calls.add(self._id)
         joined = candidate.action == "join"
         return Claim(before.task_id, before.model, before.opened_at if joined else since, joined)
 
+    async def _hold(self, attempt: Attempt, before: Attempt | None) -> bool:
+        """Become the holder of an attempt; returns false if another call was faster."""
+        if self.caller_left:  # a notice came before there was an attempt
+            attempt.left_at = self._owner.clock()
+        with anyio.CancelScope(shield=True):
+            if await self._owner.save(attempt, before) == "lost":
+                return False
+        self._attempt = attempt
+        self._owner.open_calls.add(self._id)
+        return True
+
     async def sending(self) -> None:
-        """The client has a connection and is about to write the request."""
+        """The client has a connection and is about to write the request.
+
+        Raises:
+            CallInProgress: This process could not renew its lease, and an identical call is sent in the place of this.
+        """
         await self._advance(State.SENDING)
+        if self._attempt is None:
+            raise CallInProgress
 
     async def not_sent(self) -> None:
         """The upstream surely did not accept the request."""

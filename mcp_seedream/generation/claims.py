@@ -8,10 +8,10 @@ from typing import Literal, get_args
 
 from mcp_seedream.generation.attempt_store import State, Stored
 
-Action = Literal["claim", "tell", "wait", "join", "presume left", "variation"]
-"""In order of preference: take over the task of a caller that left; tell that an attempt is uncertain; wait for an
-attempt that is being sent, whose caller left; join a call that still waits; presume that its caller left, since it has
-no task yet; send another call beside it."""
+Action = Literal["claim", "tell", "wait", "join", "presume left", "variation", "replace"]
+"""In order of preference: claim the task of a caller that left; tell that an attempt is uncertain; wait for an attempt
+that is being sent, whose caller left; join a call that still waits; presume that its caller left, since it has no task
+yet; send another call beside it; send in its place, since its process is gone."""
 _PREFERENCE = get_args(Action)
 _MAX_CALL = 900
 """Seconds that a call may have lasted when its process was killed."""
@@ -72,7 +72,9 @@ def _action(stored: Stored, now: float, timing: Timing) -> Action | None:
         return "claim"
     if attempt.state is State.UNCERTAIN or (attempt.state is State.SENDING and gone):
         return "tell"
-    if attempt.state not in (State.QUEUED, State.SENDING, State.ACCEPTED) or gone:
+    if attempt.state is State.QUEUED and gone:
+        return "replace"
+    if attempt.state not in (State.QUEUED, State.SENDING, State.ACCEPTED):
         return None
     if left_at is not None:
         return "wait"

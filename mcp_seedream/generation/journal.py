@@ -174,13 +174,17 @@ class Journal:
 
         return await self._do(read, ("", False))
 
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, work: Callable[[sqlite3.Connection], T], *, ignore_pause: bool = False) -> T:
         """Run a transaction in a thread, even for a caller that leaves.
+
+        Args:
+            work: The transaction.
+            ignore_pause: Run it even if the journal was busy lately.
 
         Raises:
             StoreUnavailable: The journal can't be used, at least for a while.
         """
-        if not self.works or time() < self._busy_until:
+        if not self.works or (time() < self._busy_until and not ignore_pause):
             raise StoreUnavailable("The journal can't be used.")
         try:
             with anyio.CancelScope(shield=True):

@@ -30,24 +30,33 @@ _ATTEMPT, _INDEX, _LEASE = f"{PREFIX}attempt:", f"{PREFIX}attempts-of:", f"{PREF
 _REFUSED = f"{PREFIX}refused"
 # Writes or removes an attempt unless another call holds it. Nothing may come between the look and the write.
 # KEYS: the attempt; the sets of its call, its request and its former request; the lease of its owner.
-# ARGV: its id; its holder; `left_at`; JSON; the holder that is expected; "claim" or ""; its state; milliseconds that it
-# is kept; milliseconds of the lease.
+# ARGV: its id; its holder; `left_at`; "1" if it may have left; JSON; the holder that is expected; "claim" or ""; its
+# state; milliseconds that it is kept; milliseconds of the lease.
 _SAVE = """
-local id, holder, left, json, expected, claim, state, kept, lease = unpack(ARGV)
-local stored = redis.call('HMGET', KEYS[1], 'holder', 'left_at')
-if stored[1] and stored[1] ~= expected or not stored[1] and claim ~= '' then return 'lost' end
+local id, holder, left, may, json, expected, claim, state, kept, lease = unpack(ARGV)
+local stored = redis.call('HMGET', KEYS[1], 'holder', 'left_at', 'may_have_left')
+if stored[1] and stored[1] ~= expected and stored[1] ~= holder or not stored[1] and claim ~= '' then return 'lost' end
 if left == '' and claim == '' then left = stored[2] or '' end
+if may == '' and claim == '' then may = stored[3] or '' end
 for n = 1, 4 do
   if n == 1 then redis.call('DEL', KEYS[1]) else redis.call('SREM', KEYS[n], id) end
 end
 if not (state == 'withdrawn' or state == 'delivered' and left == '') then
-  redis.call('HSET', KEYS[1], 'holder', holder, 'state', state, 'left_at', left, 'json', json)
+  redis.call('HSET', KEYS[1], 'holder', holder, 'state', state, 'left_at', left, 'may_have_left', may, 'json', json)
   redis.call('SADD', KEYS[2], id)
   redis.call('SADD', KEYS[3], id)
   for n = 1, 3 do redis.call('PEXPIRE', KEYS[n], kept) end
   redis.call('SET', KEYS[5], redis.call('TIME')[1] .. redis.call('TIME')[2], 'PX', lease)
 end
 return left == '' and 'saved' or 'left'
+"""
+# Marks that a caller left, unless another call holds the attempt. KEYS: the attempt. ARGV: its holder; `left_at`, or ""
+# if it may have left.
+_MARK_LEFT = """
+local stored = redis.call('HMGET', KEYS[1], 'holder', 'left_at')
+if stored[1] ~= ARGV[1] then return end
+if ARGV[2] == '' then redis.call('HSET', KEYS[1], 'may_have_left', '1')
+elseif stored[2] == '' then redis.call('HSET', KEYS[1], 'left_at', ARGV[2]) end
 """
 
 
@@ -66,7 +75,7 @@ class RedisAttempts:
         self._pause = pause
         self._works = True
         self._next_try = 0.0
-        self._script = redis.register_script(_SAVE)
+        self._save, self._mark_left = redis.register_script(_SAVE), redis.register_script(_MARK_LEFT)
 
     async def find(self, name: str) -> list[Stored]:
         """The attempts whose call or request has this hash."""
@@ -75,8 +84,9 @@ class RedisAttempts:
             return []
         async with self._redis.pipeline(transaction=False) as pipeline:
             for id_ in ids:
-                pipeline.hmget(_ATTEMPT + id_, ["json", "left_at"])
-            attempts = [_parse(text, left_at) for text, left_at in await self._do(pipeline.execute) if text]
+                pipeline.hmget(_ATTEMPT + id_, ["json", "left_at", "may_have_left"])
+            rows = await self._do(pipeline.execute)
+        attempts = [attempt for row in rows if row[0] and (attempt := _parse(*row))]
         leases = await self._do(self._redis.mget, [_LEASE + each.owner for each in attempts]) if attempts else []
         return [Stored(attempt, lease) for attempt, lease in zip(attempts, leases, strict=True)]
 
@@ -85,15 +95,20 @@ class RedisAttempts:
         former = before or attempt
         names = (attempt.call, attempt.request, former.request)
         keys = [_ATTEMPT + attempt.id, *(_INDEX + name for name in names), _LEASE + attempt.owner]
-        left_at = "" if attempt.left_at is None else str(attempt.left_at)
-        written = [attempt.id, attempt.holder, left_at, json.dumps(asdict(attempt))]
+        departure = [_text(attempt.left_at), "1" if attempt.may_have_left else ""]
+        written = [attempt.id, attempt.holder, *departure, json.dumps(asdict(attempt))]
         expected = [former.holder, "claim" if before else "", attempt.state]
         times = [milliseconds(KEPT_SECONDS), milliseconds(self._timing.lease)]
-        outcome: Outcome = await self._do(self._script, keys, [*written, *expected, *times])
+        outcome: Outcome = await self._do(self._save, keys, [*written, *expected, *times])
         return outcome
 
+    async def mark_left(self, attempt: Attempt, left_at: float | None) -> None:
+        """Store that the caller of an attempt left or may have left, if the same call still holds it."""
+        await self._do(self._mark_left, [_ATTEMPT + attempt.id], [attempt.holder, _text(left_at)])
+
     async def renew(self, owner: str, seconds: float) -> None:
-        """Renew the lease of a process, or end it."""
+        """Renew the lease of a process, or end it; tried even while Redis is not used for other things."""
+        self._next_try = 0.0
         if seconds:
             await self._do(self._redis.set, _LEASE + owner, str(monotonic()), px=milliseconds(seconds))
         else:
@@ -152,7 +167,18 @@ class RedisAttempts:
         return found
 
 
-def _parse(text: str, left_at: str) -> Attempt:
-    fields = json.loads(text)
-    changed = {"state": State(fields["state"]), "left_at": float(left_at) if left_at else None}
-    return Attempt(**{**fields, **changed})
+def _text(left_at: float | None) -> str:
+    return "" if left_at is None else str(left_at)
+
+
+def _parse(text: str, left_at: str, may_have_left: str | None) -> Attempt | None:
+    """An attempt; None if another version of this server wrote it in another way."""
+    try:
+        fields = json.loads(text)
+        left = float(left_at) if left_at else None
+        return Attempt(
+            **{**fields, "state": State(fields["state"]), "left_at": left, "may_have_left": bool(may_have_left)}
+        )
+    except (ValueError, TypeError, KeyError):
+        logger.warning("an attempt in Redis can't be read, and is ignored")
+        return None

@@ -17,6 +17,7 @@ from mcp_seedream.generation.attempt_store import (
     is_closed,
     is_held_elsewhere,
     merged,
+    with_departure,
 )
 from mcp_seedream.generation.claims import Timing
 from mcp_seedream.generation.journal import Journal
@@ -72,9 +73,21 @@ class SQLiteAttempts:
 
         return await self._journal.run(write)
 
+    async def mark_left(self, attempt: Attempt, left_at: float | None) -> None:
+        """Store that the caller of an attempt left or may have left, if the same call still holds it."""
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("BEGIN IMMEDIATE")
+            row = db.execute(_SELECT, (attempt.id,)).fetchone()
+            stored = _as_attempt(row) if row else None
+            if stored and stored.holder == attempt.holder:
+                db.execute(_INSERT, astuple(with_departure(stored, left_at)))
+
+        await self._journal.run(write)
+
     async def renew(self, owner: str, seconds: float) -> None:
-        """Renew the lease of a process, or end it."""
-        await self._journal.run(lambda db: self._renew(db, owner, seconds))
+        """Renew the lease of a process, or end it; tried even while the journal is not used for other things."""
+        await self._journal.run(lambda db: self._renew(db, owner, seconds), ignore_pause=True)
 
     def _renew(self, db: sqlite3.Connection, owner: str, seconds: float) -> None:
         now = self._clock()

@@ -11,9 +11,17 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_seedream.core.errors import CallInProgress, SeedreamError, SubmissionUncertain
+from mcp_seedream.core.errors import CallInProgress, SeedreamError, StoreUnavailable, SubmissionUncertain
 from mcp_seedream.core.redis_client import connect
-from mcp_seedream.generation.attempt_store import MAX_ABANDONED, Attempt, AttemptStore, MemoryAttempts, State
+from mcp_seedream.generation.attempt_store import (
+    MAX_ABANDONED,
+    Attempt,
+    AttemptStore,
+    MemoryAttempts,
+    Outcome,
+    State,
+    Stored,
+)
 from mcp_seedream.generation.attempts import Attempts
 from mcp_seedream.generation.call_attempt import CallAttempt, Claim
 from mcp_seedream.generation.claims import Timing
@@ -389,6 +397,71 @@ async def test_a_late_delivery_takes_the_task_back(world: World) -> None:
     assert await claim(process) is None
 
 
+async def test_a_notice_changes_nothing_else(world: World) -> None:
+    """The call has moved on since the notice found it; a notice for a call that was claimed is ignored."""
+    process = world.process()
+    async with begun(process, State.QUEUED) as attempt:
+        store = process._owner.store
+        [found] = await store.find(CALL)
+        await attempt.accepted(TASK)
+        await store.mark_left(found.attempt, world.clock.now)
+        [after] = await store.find(CALL)
+        assert (after.attempt.state, after.attempt.left_at) == (State.ACCEPTED, world.clock.now)
+        async with process.attempt() as second:
+            assert await second.claim(CALL, 0)
+            await store.mark_left(found.attempt, world.clock.now)
+            [after] = await store.find(CALL)
+            assert after.attempt.left_at is None
+
+
+async def test_a_call_that_may_have_left_may_have_left_later(world: World) -> None:
+    """Its own next write does not remove what a notice said."""
+    process, who = world.process(), {"caller": "alice", "request_id": 7}
+    async with begun(process, State.QUEUED, CALL, **who) as attempt, begun(process, State.QUEUED, OTHER, **who):
+        await process.cancel("alice", 7)
+        await attempt.accepted(TASK)
+        found = await claim(process)
+        assert found
+        assert found.joined
+
+
+async def test_a_notice_before_the_attempt_is_heard(world: World) -> None:
+    """The call still waits for an identical one, or for its pictures: its task is left to the next call."""
+    process = world.process()
+    async with process.attempt("alice", 7) as attempt:
+        await process.cancel("alice", 7)
+        assert await attempt.claim(CALL, 0) is None
+        await attempt.accepted(TASK)
+    assert await claim(process)
+
+
+async def test_a_queued_call_is_not_sent_after_another_took_its_place(world: World) -> None:
+    """Its process was suspended for longer than its lease, and an identical call is sent."""
+    if world.only:
+        return  # the memory has one process
+    suspended = world.process()
+    async with begun(suspended, State.QUEUED) as late:
+        await die(suspended)
+        async with begun(world.process(), State.ACCEPTED):
+            with pytest.raises(CallInProgress):
+                await late.sending()
+            with pytest.raises(CallInProgress):
+                await late.sending()
+    assert await claim(world.process()) is None
+
+
+async def test_a_write_may_be_repeated(world: World) -> None:
+    """A client of Redis sends a command again if the answer to it was lost."""
+    store = world.process()._owner.store
+    first = Attempt("1", CALL, "", "first", "o", 0, 0, State.ABANDONED, "t1", left_at=1.0)
+    second = replace(first, holder="second", state=State.ACCEPTED, left_at=None)
+    for _ in range(2):
+        assert await store.save(first) == "left"
+    for _ in range(2):
+        assert await store.save(second, first) == "saved"
+    assert await store.save(replace(first, holder="third"), first) == "lost"
+
+
 async def test_the_memory_is_bounded() -> None:
     """Callers that always leave can't fill it: the oldest abandoned attempts go."""
     store = MemoryAttempts()
@@ -423,3 +496,78 @@ async def test_redis_goes_and_comes_back(tmp_path: Path, caplog: pytest.LogCaptu
         "Redis can be used again",
         "Redis can't be used (ConnectionError)",
     ]
+
+
+class Shared(MemoryAttempts):
+    """A shared store that can be out of reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_away = False
+
+    async def find(self, name: str) -> list[Stored]:
+        self._reach()
+        return await super().find(name)
+
+    async def save(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
+        self._reach()
+        return await super().save(attempt, before)
+
+    async def renew(self, owner: str, seconds: float) -> None:
+        self._reach()
+        await super().renew(owner, seconds)
+
+    def _reach(self) -> None:
+        if self.is_away:
+            raise StoreUnavailable("away")
+
+
+async def test_what_a_shared_store_missed_is_written_when_it_is_back() -> None:
+    """A call that ended in the outage leaves nothing; calls that go on are seen by other processes again."""
+    store = Shared()
+    process = Attempts(store, timing=TIMING)
+    async with process.open(), begun(process, State.QUEUED, "before") as before:
+        async with begun(process, State.QUEUED) as ended:
+            store.is_away = True
+            await ended.accepted(TASK)
+        await before.accepted(Task("t1"))
+        async with begun(process, State.QUEUED, "meanwhile", caller="alice", request_id=1) as meanwhile:
+            await meanwhile.accepted(Task("t2"))
+            await process.cancel("alice", 1)
+            store.is_away = False
+            while process._store._unwritten:  # noqa: ASYNC110  (it is written in the background)
+                await anyio.sleep(0.01)
+            assert await store.find(CALL) == []
+            assert [stored.attempt.task_id for stored in await store.find("before")] == ["t1"]
+            [found] = await store.find("meanwhile")
+            assert found.attempt.task_id == "t2"
+            assert found.attempt.left_at
+            await before.accepted(Task("t3"))
+            assert [stored.attempt.task_id for stored in await store.find("before")] == ["t3"]
+    assert await store.find("before") == []
+
+
+async def test_a_lease_is_renewed_as_soon_as_redis_is_back(tmp_path: Path) -> None:
+    """Redis is left alone for a while after a failure, but not for longer than a lease."""
+    port = free_port()
+    async with connect(f"redis://127.0.0.1:{port}/0") as client:
+        store = RedisAttempts(client, TIMING, pause=600)
+        attempt = Attempt("1", CALL, "", "h", "o", 0, 0)
+        with pytest.raises(StoreUnavailable):
+            await store.save(attempt)
+        with redis_running(tmp_path, port):
+            with pytest.raises(StoreUnavailable):
+                await store.save(attempt)
+            await store.renew("o", 5)
+            assert await store.save(attempt) == "saved"
+
+
+async def test_attempts_of_another_version_are_ignored(redis: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """While replicas are updated one by one."""
+    store = RedisAttempts(redis)
+    for id_ in ("1", "2", "3"):
+        await store.save(Attempt(id_, CALL, "", "h", "o", 0, 0))
+    await redis.hset("seedream:attempt:1", "json", '{"id": "1", "state": "queued", "later": 1}')
+    await redis.hset("seedream:attempt:2", "json", "[")
+    assert [stored.attempt.id for stored in await store.find(CALL)] == ["3"]
+    assert "can't be read" in caplog.text

@@ -551,6 +551,27 @@ async def test_who_has_its_result_may_be_silent(journal: Journal | None) -> None
         assert await claimed(attempts) is None
 
 
+async def test_a_call_that_was_claimed_holds_nothing(journal: Journal | None) -> None:
+    """It had ended, and its result was not fetched: its process has no lease to renew for it any more."""
+    attempts = attempts_of(journal)
+
+    async def again(call: BackgroundCall) -> None:
+        async with attempts.attempt(deliver_later=True) as call.attempt:
+            claim = await call.attempt.claim(KEY, 0)
+            assert claim
+            call.accept(Task(claim.task_id))
+
+    async with open_background_calls() as calls:
+        first = await calls.start("caller", picture(attempts))
+        await first.over.wait()
+        await attempts.cancel("", None)
+        second = await calls.start("caller", again)
+        await second.over.wait()
+        await calls.delivered(second)
+        await anyio.sleep(0.1)
+        assert attempts._owner.open_calls == set()
+
+
 async def test_a_server_that_stops_leaves_its_tasks_to_the_next(
     table: ModelTable, upstream: str, sandbox: Sandbox
 ) -> None:
