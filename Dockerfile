@@ -1,11 +1,14 @@
 # Built in one image and copied into a clean one: no pip cache, no sources, no compiler in what runs.
-FROM python:3.12-slim AS build
+# For a release, name the base image by its digest: --build-arg PYTHON=python:3.12-slim@sha256:...
+ARG PYTHON=python:3.12-slim
+FROM ${PYTHON} AS build
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE .ci/constraints.txt ./
 COPY mcp_seedream ./mcp_seedream
-RUN python -m venv /app && /app/bin/pip install --no-cache-dir '.[hosted,otel]'
+# The versions that were tested; others could come with any build.
+RUN python -m venv /app && /app/bin/pip install --no-cache-dir -c constraints.txt '.[hosted,otel]'
 
-FROM python:3.12-slim
+FROM ${PYTHON}
 COPY --from=build /app /app
 RUN groupadd --gid 10001 seedream && useradd --no-create-home --uid 10001 --gid 10001 seedream
 # By number, so that Kubernetes can tell that it is not root.

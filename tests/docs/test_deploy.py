@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 from jsonschema import Draft7Validator
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from starlette.routing import Route
 
-from mcp_seedream import __version__
+from mcp_seedream import DISTRIBUTION, __version__
 from mcp_seedream.assembly import hosted
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.cli import _parser
@@ -43,6 +46,7 @@ SETTINGS = {str(field.validation_alias.choices[0]) for field in Settings.model_f
 LEAVING = 5
 """Seconds for a process to be gone once its last call is answered, beside LINGER; a second is usual."""
 UNIT = DEPLOY / "mcp-seedream.service"
+CONSTRAINTS = ROOT / ".ci" / "constraints.txt"
 NGINX = (DEPLOY / "nginx.conf").read_text("utf-8")
 MANIFESTS = rendered()
 names = pytest.mark.parametrize(
@@ -268,10 +272,30 @@ def test_images_have_versions() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
     images = [each["image"] for each in compose()["services"].values()]
     images += [container["image"] for each in pods() for container in containers(each)]
-    images += re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
-    assert len(images) == 7
+    images += re.findall(r"^ARG PYTHON=(\S+)", dockerfile, re.MULTILINE)
+    assert re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE) == ["${PYTHON}"] * 2
+    assert len(images) == 6
     assert all(re.fullmatch(r"[\w./-]+:v?\d[\w.-]*", image) for image in images)
     assert {image.rpartition(":")[2] for image in images if "mcp-seedream" in image} == {__version__}
+
+
+def test_the_image_has_the_tested_versions() -> None:
+    """Of every package that it installs, those that its packages need included."""
+    assert " -c constraints.txt '.[hosted,otel]'" in (ROOT / "Dockerfile").read_text("utf-8")
+    pins = dict(line.split("==") for line in CONSTRAINTS.read_text("utf-8").splitlines() if "==" in line)
+    found: set[str] = set()
+
+    def add(name: str, extras: Iterable[str]) -> None:
+        found.add(canonicalize_name(name))
+        for text in importlib.metadata.requires(name) or []:
+            needed = Requirement(text)
+            applies = any(needed.marker is None or needed.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+            if applies and canonicalize_name(needed.name) not in found:
+                add(needed.name, needed.extras)
+
+    add(DISTRIBUTION, ["hosted", "otel"])
+    assert len(found) > 20
+    assert found - {canonicalize_name(name) for name in pins} == {DISTRIBUTION}
 
 
 def test_compose_is_valid() -> None:

@@ -125,7 +125,7 @@ def step(stage: Stage, what: str, words: str, context: Path, stages: dict[str, S
             stage.command = json.loads(words)
         case "HEALTHCHECK":
             stage.healthcheck = json.loads(words.partition("CMD ")[2])
-        case "EXPOSE":
+        case "EXPOSE" | "ARG":
             pass
         case _:
             raise ValueError(what)
