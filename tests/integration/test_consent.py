@@ -263,7 +263,7 @@ async def test_the_vendors_key_is_nowhere_to_be_read(
 )
 async def test_what_goes_wrong_at_the_vendor(raw: Raw, sandbox: Sandbox, trouble: str, words: str) -> None:
     """Brings the person back to the page, which works as before."""
-    sandbox.accounts.trouble = trouble
+    sandbox.accounts.fault = trouble
     person = Person()
     page = await person.look(raw.url())
     page = await person.look(str(page.url.join(vendor_link(page.text))))
@@ -274,7 +274,7 @@ async def test_what_goes_wrong_at_the_vendor(raw: Raw, sandbox: Sandbox, trouble
 
 async def test_a_vendor_that_takes_too_long(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
     """Is not waited for."""
-    sandbox.accounts.trouble = "slow"
+    sandbox.accounts.fault = "slow"
     with with_vendor(table, upstream, seconds=0.5) as server:
         async with httpx.AsyncClient() as web:
             raw, person = Raw(server.address, web), Person()

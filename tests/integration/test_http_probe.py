@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_seedream.core.settings_report import survey
+from mcp_seedream.core.settings_report import read_report
 from mcp_seedream.doctor.findings import Finding, Result, run_checks
 from mcp_seedream.doctor.upstream_checks import UpstreamChecks
 from mcp_seedream.sandbox.app import Sandbox
@@ -37,7 +37,7 @@ async def looked(monkeypatch: pytest.MonkeyPatch, address: str, **settings: str)
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     told: list[Result] = []
-    await run_checks(UpstreamChecks(survey()).checks(), told.append)
+    await run_checks(UpstreamChecks(read_report()).checks(), told.append)
     assert [result.name for result in told] == ["proxy", "network", "clock", "pictures", "token", "account"]
     assert TOKEN not in repr(told)
     return {result.name: result.finding for result in told}

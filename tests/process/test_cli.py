@@ -68,7 +68,7 @@ def test_try_makes_a_picture_without_a_token(tmp_path: Path) -> None:
     assert f"saved as {path} 1024x1024" in result.stderr
     assert "Drawn by the sandbox" in result.stderr
     assert "http" not in result.stderr  # a link would be dead by now
-    assert "Links live" not in result.stderr
+    assert "Links work" not in result.stderr
     assert "thumbnail" not in result.stderr  # a terminal shows none
 
 

@@ -26,7 +26,7 @@ from mcp_seedream.install.clients import (
     CLIENTS,
     HOSTED,
     INPUT,
-    INPUT_REFERENCE,
+    INPUT_VARIABLE,
     TOKEN,
     Folders,
     installed_client,
@@ -351,11 +351,11 @@ def test_a_hosted_entry(person: Person, client: str, token: str | None) -> None:
     typed = {"claude-code": "type", "devin": "transport", **dict.fromkeys(VSCODES, "type")}
     more = {typed[client]: "http"} if client in typed else {}
     address = "serverUrl" if client == "windsurf" else "url"
-    bearer = token or (INPUT_REFERENCE if client in VSCODES else None)
+    bearer = token or (INPUT_VARIABLE if client in VSCODES else None)
     headers = {"headers": {"Authorization": f"Bearer {bearer}"}} if bearer else {}
     assert person.entry(client) == {**more, address: HOSTED, **headers}
     assert ("lets you sign in at" in said) is (bearer is None)
-    assert (f"It has no token: {CLIENTS[client].title} asks" in said) is (bearer == INPUT_REFERENCE)
+    assert (f"It has no token: {CLIENTS[client].title} asks" in said) is (bearer == INPUT_VARIABLE)
 
 
 def test_claude_desktop_has_no_remote_servers(person: Person) -> None:
@@ -702,7 +702,7 @@ def test_the_client_asks(person: Person, more: list[str]) -> None:
     file = person.has("vscode", "{}")
     file.chmod(0o644)
     shown = person.done("install", "vscode", *more, "--dry-run", token=None)
-    place, value = ("headers", f"Bearer {INPUT_REFERENCE}") if more else ("env", INPUT_REFERENCE)
+    place, value = ("headers", f"Bearer {INPUT_VARIABLE}") if more else ("env", INPUT_VARIABLE)
     assert f'": "{value}"' in shown
     assert f'+      "id": "{INPUT["id"]}",' in shown
     assert "VS Code asks for it" in person.done("install", "vscode", *more, token=None)
@@ -792,8 +792,8 @@ def test_other_questions_stay(person: Person, before: str, touched: bool) -> Non
     [
         ({"inputs": [{**INPUT, "description": "mine"}]}, [{**INPUT, "description": "mine"}]),
         ({"inputs": [{"id": INPUT["id"], "type": "command"}]}, [{"id": INPUT["id"], "type": "command"}]),
-        ({"inputs": [INPUT], "servers": {"mine": {"headers": {"Authorization": f"Token {INPUT_REFERENCE}"}}}}, [INPUT]),
-        ({"servers": {"mine": {"args": ["--token", INPUT_REFERENCE]}}}, [INPUT]),
+        ({"inputs": [INPUT], "servers": {"mine": {"headers": {"Authorization": f"Token {INPUT_VARIABLE}"}}}}, [INPUT]),
+        ({"servers": {"mine": {"args": ["--token", INPUT_VARIABLE]}}}, [INPUT]),
         ({"inputs": [INPUT]}, []),
     ],
 )
@@ -831,7 +831,7 @@ def test_questions_that_are_no_list(person: Person, inputs: str, kind: str) -> N
     assert re.search(rf"VS Code can't read \S+: `inputs` is {kind}", said)
     assert file.read_text() == before
     person.done("install", "vscode")
-    file.write_text(file.read_text().replace(SECRET, INPUT_REFERENCE))
+    file.write_text(file.read_text().replace(SECRET, INPUT_VARIABLE))
     person.done("uninstall", "vscode")
     assert file.read_text() == before
 
@@ -846,9 +846,9 @@ def test_several_entries(person: Person) -> None:
 
 ODD = [
     ("{", "settings.json: line 1, column 2"),
-    ('{"context_servers": []}', "`context_servers` is a list where an object has to be"),
-    ("[]", "it is a list where an object has to be"),
-    ("null", "it is null where an object has to be"),
+    ('{"context_servers": []}', "`context_servers` must be an object, not a list"),
+    ("[]", "it must be an object, not a list"),
+    ("null", "it must be an object, not null"),
     (b"\xff\xfe{\x00}\x00", "is not UTF-8"),
     (b'{"a": "\xe9"}', "is not UTF-8"),
     ("<settings/>", "line 1, column 1"),
