@@ -44,7 +44,7 @@ def placeholder_reason(token: str) -> str | None:
     if _VARIABLE.fullmatch(token):
         return "It is a variable that was not replaced"
     words = re.sub(r"[-_ ]+", "-", token.lower())
-    return f"`{token[:_SHOWN]}` is a placeholder" if _PLACEHOLDER.fullmatch(words) else None
+    return f"`{token[:_SHOWN]}` is not a token" if _PLACEHOLDER.fullmatch(words) else None
 
 
 def is_short(token: str) -> bool:

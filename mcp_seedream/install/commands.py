@@ -176,13 +176,9 @@ def _settings_for_client(settings: Settings, sources: Sources, token: str | None
     Addresses in `.env` are never included, since a later token would be sent there. Paths in it are included only if
     the token comes from the same file.
     """
-    is_token_from_file = (
-        token is not None
-        and TOKEN in sources.env_file
-        and settings.token is not None
-        and settings.token.get_secret_value() == token
-    )
-    withheld = ADDRESSES if is_token_from_file else frozenset(_LOCAL_SETTINGS) - HARMLESS
+    own_token = settings.token.get_secret_value() if settings.token else None
+    is_from_file = TOKEN in sources.env_file and own_token is not None and own_token == token
+    withheld = ADDRESSES if is_from_file else frozenset(_LOCAL_SETTINGS) - HARMLESS
     excluded = {field for field in withheld if name_of(field) in sources.env_file}
     values = {field: getattr(settings, field) for field in _LOCAL_SETTINGS if field not in excluded}
     if values.get("journal") not in (None, "off"):
@@ -293,7 +289,7 @@ def _token_of(settings: Settings) -> str | None:
     """
     token = settings.token.get_secret_value() if settings.token else None
     if token and (why := placeholder_reason(token)):
-        raise ConfigurationError(f"{TOKEN} is not a token. {why}: get one at {TOKEN_PAGE}. Nothing was changed.")
+        raise ConfigurationError(f"{TOKEN} is wrong. {why}: get one at {TOKEN_PAGE}. Nothing was changed.")
     return token
 
 
@@ -310,7 +306,7 @@ def _ask_for_token() -> str:
             why = str(error)
         if not why:
             return token
-        say(f"That is not a token. {why[0].upper()}{why[1:]}.")
+        say(f"{why[0].upper()}{why[1:]}. Try again.")
     raise ConfigurationError(
         f"No API token is set. Set {TOKEN} in the environment or in .env here (get a token at {TOKEN_PAGE}), or use "
         "--sandbox, which needs none. Nothing was changed."

@@ -84,7 +84,7 @@ def test_all_is_well() -> None:
     """With the sandbox as the upstream, and a picture of it; nothing is left behind."""
     done = run("doctor", "--sandbox")
     assert done.returncode == 0, done.stdout
-    assert done.stdout.endswith("\nAll is well.\n")
+    assert done.stdout.endswith("\nNo problems found.\n")
     lines = done.stdout.splitlines()
     assert [line.split()[1] for line in lines if line.startswith("ok")] == ALL
     assert "a sandbox picture took" in done.stdout
@@ -504,7 +504,7 @@ def test_an_installation_that_can_not_work() -> None:
     assert "Zed starts /moved/.venv/bin/mcp-seedream, which does not exist" in found.found
     assert "`mcp-seedream install zed` again" in found.advice
     found = clients(zed=with_token("your-token"))
-    assert (found.level, "Zed has no token: `your-token` stands" in found.found) == ("problem", True)
+    assert (found.level, "Zed has no token: `your-token` is not a token" in found.found) == ("problem", True)
     found = clients(zed={"command": sys.executable})
     assert (found.level, "Zed has no token in " in found.found) == ("warning", True)
     CLIENTS["zed"].settings_path(folders_here()).file.write_text("{", "utf-8")
@@ -554,12 +554,12 @@ def test_the_token_of_a_client() -> None:
     clients(vscode=with_token("${input:token}"))
     found = checks()["token"]
     assert found["level"] == "warning"
-    assert found["found"] == "None is visible here: VS Code provides it."
+    assert found["found"] == "No token can be read here: VS Code provides it."
     clients(claude_desktop=with_token(f"Bearer {TOKEN}"))
     found = checks()["token"]
     assert (found["level"], found["found"]) == ("ok", "...9876, from Claude Desktop's settings")
     clients(claude_desktop=with_token("two words"))
-    assert "it has blanks" in checks()["token"]["found"]
+    assert "it contains blanks" in checks()["token"]["found"]
 
 
 def installed(folder: Path, name: str, version: str, *lines: str) -> None:

@@ -129,7 +129,7 @@ def test_a_redis(given: Any, tmp_path: Path) -> None:
             assert client.dbsize() == 0
     assert found.level == "ok", found
     assert found.found.startswith("Redis ")
-    assert given("redis", WEB_CONCURRENCY="2")["redis"] == Finding("ok", "none; one process needs none")
+    assert given("redis", WEB_CONCURRENCY="2")["redis"] == Finding("ok", "not set; a single process does not need it")
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_a_public_address_without_sign_in(given: Any) -> None:
         assert "names ['odd']" in given("address", SEEDREAM_PUBLIC_URL=f"http://127.0.0.1:{port}")["address"].found
         says.status, says.body = 502, b"<html>Bad Gateway</html>"
         found = given("address", SEEDREAM_PUBLIC_URL=f"http://127.0.0.1:{port}")["address"]
-        assert (found.level, "does not run now" in found.found) == ("not checked", True)
+        assert (found.level, "is not running" in found.found) == ("not checked", True)
         says.status, says.body, says.kind = 200, b"<html><title>WiFi</title></html>", "text/html"
         found = given("address", SEEDREAM_PUBLIC_URL=f"http://127.0.0.1:{port}")["address"]
         assert (found.level, 'A web page answers ("WiFi")' in found.found) == ("problem", True)

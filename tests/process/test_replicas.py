@@ -224,7 +224,7 @@ async def everything_in(redis: str) -> str:
 async def test_redis_goes_and_comes_back(
     table: ModelTable, upstream: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody can sign in then, and is told so; who is signed in goes on working."""
+    """Sign-in does not work then, and is told so; who is signed in goes on working."""
     port = free_port()
     with hosted(table, upstream, store=RedisStore(f"redis://127.0.0.1:{port}/0")) as server:
         async with httpx.AsyncClient(timeout=30) as web:
@@ -233,7 +233,7 @@ async def test_redis_goes_and_comes_back(
                 tokens = await raw.tokens(person)
                 assert (await raw.call(tokens["access_token"])).status_code == 200
             assert (await raw.call(tokens["access_token"])).status_code == 200
-            assert "Revoked access tokens are taken until it is back" in caplog.text
+            assert "Revoked access tokens are accepted until it is back" in caplog.text
             for response in (await raw.refresh(tokens["refresh_token"]), await raw.revoke(tokens["access_token"])):
                 assert (response.status_code, response.json()["error"]) == (503, "temporarily_unavailable")
             page = await person.look(raw.url())

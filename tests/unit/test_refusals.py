@@ -96,7 +96,8 @@ def test_what_the_caller_named_is_not_swapped(table: ModelTable) -> None:
     choice = ModelChoice(table, spec(size="1K"), "5.0")
     assert not choice.refuse(V5, "size")
     assert choice.advice(V5) == (
-        "5.0 accepts `size` 2K, 3K, 4K or WIDTHxHEIGHT. Lite, Pro, 4.5 or 4.0 can serve this call; or leave `model` out."
+        "5.0 accepts `size` 2K, 3K, 4K or WIDTHxHEIGHT. "
+        "Lite, Pro, 4.5 or 4.0 can serve this call; or leave `model` out."
     )
 
 
