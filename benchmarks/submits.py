@@ -68,8 +68,8 @@ def _figure(names: Sequence[str], costs: dict[tuple[str, int], list[Cost]]) -> F
     header = ["", *(head for n in CLIENTS for head in (f"calls/s, {n} clients", "ms of CPU for a call"))]
     text_ = (
         "Submits over HTTP of a generation that is not waited for, by clients that call one after the other; medians "
-        f"of {len(next(iter(costs.values())))} rounds. The bare server's tool does nothing and asks nobody: it is the "
-        "floor of the SDK. Clients, upstream and server share the machine's cores.\n\n" + table(header, rows)
+        f"of {len(next(iter(costs.values())))} rounds. The bare server's tool does nothing and sends no requests: it "
+        "is the minimum for the SDK. Clients, upstream and server share the machine's cores.\n\n" + table(header, rows)
     )
     groups = [f"{clients} clients" for clients in CLIENTS]
     used_chart = Chart(

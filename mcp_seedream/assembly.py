@@ -1,7 +1,7 @@
 """Builds a process from its settings: the server over stdio, the hosted server, and the app for ASGI servers.
 
-`local` and `hosted` change nothing outside what they return. `set_up_process` and `tune_garbage_collector` change the
-process; only entry points call them: the command line, and the factories of this module.
+`local` and `hosted` have no effects on the process. `set_up_process` and `tune_garbage_collector` change it; only entry
+points call them: the command line, and the factories of this module.
 
     uvicorn --factory mcp_seedream.assembly:create_app --workers 4
 """
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _SANDBOX_NOTE = "Drawn by the sandbox: a placeholder, not a generated picture."
 _IMAGES_AS_TEXT = re.compile(r"autogen|semantic[\W_]?kernel|llama[\W_]?index|(?<![a-z])adk(?![a-z])", re.IGNORECASE)
-"""Names of frameworks that give images to a model as base64 text."""
+"""Names of frameworks that pass images to a model as base64 text."""
 _STARTUP_FAILURE = 3
-"""The exit status after which uvicorn and gunicorn start no replacement of a process."""
+"""The exit status after which uvicorn and gunicorn do not restart a process."""
 
 
 def local(
@@ -55,7 +55,7 @@ def local(
 
     Args:
         settings: The settings.
-        table: The capability table; None: the one that the settings name.
+        table: The capability table; None for the table of the settings.
         in_sandbox: Whether the upstream is a sandbox that ends with this process.
     """
     token = settings.token.get_secret_value() if settings.token else None
@@ -72,7 +72,7 @@ def local(
         ),
         journal=open_journal(settings.journal, in_memory=in_sandbox),
         shutdown=shutdown,
-        remark=_SANDBOX_NOTE if in_sandbox else None,
+        sandbox_note=_SANDBOX_NOTE if in_sandbox else None,
         image_hosts=settings.image_hosts,
     )
     return server, shutdown
@@ -83,11 +83,11 @@ def hosted(settings: Settings, table: ModelTable | None = None, *, in_sandbox: b
 
     Args:
         settings: The settings.
-        table: The capability table; None: the one that the settings name.
+        table: The capability table; None for the table of the settings.
         in_sandbox: Whether the upstream is a sandbox that ends with this process.
 
     Raises:
-        ConfigurationError: Settings contradict each other, or require a sandbox that does not run.
+        ConfigurationError: Settings contradict each other, or require a sandbox that is not running.
     """
     _check_hosted(settings, in_sandbox=in_sandbox)
     # A server over stdio starts faster without these modules.
@@ -116,7 +116,7 @@ def hosted(settings: Settings, table: ModelTable | None = None, *, in_sandbox: b
         token_of=bearer_token,
         defaults=ToolDefaults(settings.wait_seconds, preview, set_images=settings.set_images),
         shutdown=shutdown,
-        remark=_SANDBOX_NOTE if in_sandbox else None,
+        sandbox_note=_SANDBOX_NOTE if in_sandbox else None,
         image_hosts=settings.image_hosts,
         limits=limits,
         observer=metrics,
@@ -137,10 +137,10 @@ def hosted(settings: Settings, table: ModelTable | None = None, *, in_sandbox: b
 
 def _check_hosted(settings: Settings, *, in_sandbox: bool) -> None:
     if settings.sandbox and not in_sandbox:  # calls would be billed
-        raise ConfigurationError(f"{name_of('sandbox')} is for the command mcp-seedream: serve with that.")
+        raise ConfigurationError(f"{name_of('sandbox')} needs the command mcp-seedream: start the server with it.")
     if settings.public_url and settings.metrics_dir and not settings.redis_url:
         name = name_of("redis_url")
-        raise ConfigurationError(f"Sign-in with several processes needs a store that they share: set {name}.")
+        raise ConfigurationError(f"Sign-in with several processes needs a shared store: set {name}.")
 
 
 def _sign_in(settings: Settings, upstream: SeedreamClient) -> SignIn | None:
@@ -152,7 +152,7 @@ def _sign_in(settings: Settings, upstream: SeedreamClient) -> SignIn | None:
 
 
 def upstream_client(settings: Settings, observer: Observer | None = None) -> SeedreamClient:
-    """A client of the upstream that the settings name."""
+    """A client of the upstream, with the address and time-outs of the settings."""
     timeouts = Timeouts(
         settings.connect_timeout,
         settings.read_timeout,
@@ -163,10 +163,11 @@ def upstream_client(settings: Settings, observer: Observer | None = None) -> See
 
 
 def _local_preview(setting: str | None) -> Callable[[ToolContext], bool]:
-    """A function that decides whether the result of a call over stdio has previews; without a setting, it has.
+    """A function that decides whether the results of a call over stdio have previews.
 
-    Clients whose name (`clientInfo`) is that of a framework in `_IMAGES_AS_TEXT` get none. Of these, only google-adk
-    2.13 sends its own name; the others send the Python SDK's, `mcp`.
+    Without a setting, all results have previews, except for clients whose name (`clientInfo`) matches
+    `_IMAGES_AS_TEXT`. Of these frameworks, only google-adk 2.13 sends its own name; the others send `mcp`, the name of
+    the Python SDK.
     """
 
     def preview(call: ToolContext) -> bool:
@@ -178,16 +179,16 @@ def _local_preview(setting: str | None) -> Callable[[ToolContext], bool]:
 
 
 def create_app() -> Starlette:
-    """The hosted server with the settings of the environment: a factory for ASGI servers.
+    """A factory for ASGI servers: the hosted server with the settings of the environment.
 
     Raises:
-        SystemExit: The settings are invalid; the log says why.
+        SystemExit: The settings are invalid; the log has the reason.
     """
     return _app_from_environment(log_warnings=True)
 
 
 def create_worker_app() -> Starlette:
-    """The app of one of several worker processes, whose first process has logged the warnings about settings."""
+    """The app of one of several worker processes. The first process has logged the warnings about settings."""
     return _app_from_environment(log_warnings=False)
 
 
@@ -210,11 +211,11 @@ def set_up_process(settings: Settings, warnings: Iterable[str] = (), *, local: b
     Args:
         settings: The settings.
         warnings: Warnings about the settings, to be logged.
-        local: Whether the process serves over stdio. It has no metrics, and if spans can't be exported, it only logs a
-            warning: the variable is often meant for another program, and clients show no reason for a failed start.
+        local: Whether the process serves over stdio. Such a process has no metrics. If it can't export spans, it only
+            logs a warning: the variable is often meant for another program, and clients do not show why a start failed.
 
     Raises:
-        ConfigurationError: Spans can't be exported, or the folder of metrics can't be written.
+        ConfigurationError: Spans can't be exported, or the metrics folder can't be written to.
     """
     log_to_stderr(settings.log_level, settings.log_format)
     if not local:
@@ -237,11 +238,11 @@ def _set_metrics_folder(settings: Settings) -> None:
     """Set the variable from which the metrics library takes the folder that several processes share.
 
     Raises:
-        ConfigurationError: The folder can't be written. It is created only for a server of several processes.
+        ConfigurationError: The folder can't be written to. It is created only for a server with several processes.
     """
     name, folder = name_of("metrics_dir"), settings.metrics_dir
     if folder is None:
-        os.environ.pop(name, None)  # the library takes an empty value for the working folder
+        os.environ.pop(name, None)  # the library interprets an empty value as the working folder
         return
     os.environ[name] = folder
     try:
@@ -257,26 +258,26 @@ def _set_metrics_folder(settings: Settings) -> None:
 
 
 def set_worker_environment(settings: Settings, metrics_folder: str) -> None:
-    """Set what the command line decided in the environment, from which each worker process reads its settings."""
+    """Store options of the command line in the environment, from which worker processes read their settings."""
     os.environ[name_of("log_level")] = settings.log_level
     os.environ[name_of("metrics_dir")] = metrics_folder
 
 
 def tune_garbage_collector() -> None:
-    """Make full garbage collections rare in a process that only serves the app: one takes 0.3 s with 1,000 calls.
+    """Make full garbage collections rare in a process that only serves the app: each takes 0.3 s with 1,000 calls.
 
-    The app runs one once a minute if few calls are in progress.
+    The app runs a full collection once a minute if few calls are in progress.
     """
     gc.collect()
-    gc.freeze()  # collections skip everything that exists once the app is built
+    gc.freeze()  # later collections skip all objects that exist now
     gc.set_threshold(10_000, 20, 50)
 
 
-def stdio_parameters(switches: Iterable[str] = ()) -> StdioServerParameters:
-    """How an MCP client starts this server as a subprocess, with the whole environment of this process.
+def stdio_parameters(options: Iterable[str] = ()) -> StdioServerParameters:
+    """Parameters for an MCP client that starts this server as a subprocess, with the environment of this process.
 
     Args:
-        switches: Options of the command line.
+        options: Options of the command line.
     """
-    arguments = ["-P", "-m", "mcp_seedream", "--log-level", "warning", *switches]
+    arguments = ["-P", "-m", "mcp_seedream", "--log-level", "warning", *options]
     return StdioServerParameters(command=sys.executable, args=arguments, env=dict(os.environ))

@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _replace_unusable_propagators() -> None:
-    """Use OpenTelemetry's default where OTEL_PROPAGATORS names a propagator that is not installed."""
-    from mcp_seedream.telemetry.tracing import unusable_propagators  # noqa: PLC0415  (--help needs none of it)
+    """Use OpenTelemetry's default if OTEL_PROPAGATORS names a propagator that is not installed."""
+    from mcp_seedream.telemetry.tracing import unusable_propagators  # noqa: PLC0415  (--help does not need it)
 
     if reason := unusable_propagators():
         os.environ["OTEL_PROPAGATORS"] = "tracecontext,baggage"
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sandbox-as-documented",
         action="store_true",
-        help="like --sandbox, and accept all models and sizes of the vendor's page, even if production refuses them",
+        help="like --sandbox, and accept all models and sizes of the vendor's page, even if the upstream refuses them",
     )
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
@@ -90,7 +90,7 @@ def _add_try(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="make one picture, as an MCP client would",
         description="Start the server, request a picture over MCP, and save it. Without a token, use the sandbox.",
     )
-    try_.add_argument("prompt", help="what the picture shows, or with --edit what to change")
+    try_.add_argument("prompt", help="description of the picture, or with --edit of the change")
     try_.add_argument(
         "--edit", nargs="+", metavar="FILE", help="pictures to edit (files or URLs); put the prompt before this option"
     )
@@ -126,12 +126,14 @@ def _add_install(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     install.add_argument("client", choices=MCP_CLIENTS, help="the MCP client")
     install.add_argument("--hosted", action="store_true", help="add the server that AceDataCloud hosts, not this one")
     install.add_argument("--url", metavar="URL", help="add the hosted server at this address")
-    install.add_argument("--sandbox", action="store_true", default=argparse.SUPPRESS, help="with the sandbox: no token")
+    install.add_argument(
+        "--sandbox", action="store_true", default=argparse.SUPPRESS, help="use the sandbox, which needs no token"
+    )
     install.add_argument("--ask", action="store_true", help="let VS Code ask for the token, even if one is set here")
-    install.add_argument("--link", action="store_true", help="only print links to add it by a click (cursor, vscode)")
+    install.add_argument("--link", action="store_true", help="only print links that add it (cursor, vscode)")
     uninstall = commands.add_parser(
         "uninstall",
-        help="remove this server again",
+        help="remove this server from the settings of an MCP client",
         description="Remove this server from the settings of an MCP client.",
     )
     uninstall.add_argument("client", choices=MCP_CLIENTS, help="the MCP client")
@@ -146,7 +148,7 @@ def _add_install(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     doctor = commands.add_parser(
         "doctor",
-        help="find out why no pictures come",
+        help="find out why pictures can't be made",
         description="Check this machine, the network and the token, or a hosted endpoint. Checks cost nothing.",
     )
     doctor.add_argument(
@@ -158,7 +160,7 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
 
 
-# Each command imports what it needs when it runs: the server starts faster without the other commands.
+# Each command imports its modules when it runs, so that the server starts faster.
 
 
 def _try(arguments: argparse.Namespace) -> int:
@@ -207,15 +209,15 @@ def _uninstall(arguments: argparse.Namespace) -> int:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from mcp_seedream.catalog.table_file import read_table  # noqa: PLC0415
-    from mcp_seedream.core.settings_report import survey  # noqa: PLC0415
+    from mcp_seedream.core.settings_report import read_report  # noqa: PLC0415
     from mcp_seedream.doctor.command import DoctorOptions, doctor  # noqa: PLC0415
     from mcp_seedream.telemetry.logs import log_to_stderr  # noqa: PLC0415
 
     if arguments.log_level:
         log_to_stderr(arguments.log_level)
     else:
-        logging.getLogger().addHandler(logging.NullHandler())  # the checks report what goes wrong
-    report = survey()
+        logging.getLogger().addHandler(logging.NullHandler())  # the findings report all errors
+    report = read_report()
     sandbox = _sandbox(arguments, by_setting=report.settings.sandbox)
     options = DoctorOptions(arguments.url, arguments.json, sandbox.enabled)
     if options.url or not sandbox.enabled:
@@ -245,7 +247,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Turn the garbage collector off while modules are imported: it would find little, in a tenth of the start."""
+    """Turn the garbage collector off during imports: it would find little, and take a tenth of the start-up time."""
     gc.disable()
     try:
         yield

@@ -19,7 +19,7 @@ from mcp_seedream.server.stdio import serve_stdio
 
 _WAITING = (
     "Waiting for an MCP client, which usually starts this command. `mcp-seedream try PROMPT` makes a picture; "
-    "Ctrl-C ends this."
+    "Ctrl-C ends the server."
 )
 
 
@@ -31,8 +31,8 @@ class ServeOptions:
         http: Whether it serves over HTTP; otherwise over stdio.
         host: Address to listen on, over HTTP.
         port: Port to listen on, over HTTP.
-        workers: Number of processes, over HTTP; None: that of the settings.
-        log_level: Lowest level that is logged; None: that of the settings.
+        workers: Number of processes, over HTTP; None for the number of the settings.
+        log_level: Lowest level that is logged; None for the level of the settings.
         sandbox: The sandbox, which a setting may also enable.
         ignored: Names of options that were given but have no effect over stdio.
     """
@@ -47,7 +47,7 @@ class ServeOptions:
 
 
 def serve(options: ServeOptions) -> int:
-    """Serve until the client closes stdin, or until a signal; returns the exit status.
+    """Serve until the client closes stdin, or a signal arrives; returns the exit status.
 
     Raises:
         ConfigurationError: The settings are invalid, or the address can't be bound.
@@ -63,7 +63,7 @@ def serve(options: ServeOptions) -> int:
     in_sandbox = options.sandbox.enabled or settings.sandbox
     if options.http and settings.workers > 1:
         if in_sandbox:
-            raise ConfigurationError("A sandbox serves one process: leave it out, or --workers and WEB_CONCURRENCY.")
+            raise ConfigurationError("A sandbox serves one process: remove it, or --workers and WEB_CONCURRENCY.")
         return _serve_in_workers(options, settings)
     with (
         _sandbox_settings(options.sandbox, settings, table) if in_sandbox else nullcontext(settings) as settings_in_use
@@ -102,7 +102,7 @@ def _serve_http(options: ServeOptions, settings: Settings, table: ModelTable, *,
 def _serve_in_workers(options: ServeOptions, settings: Settings) -> int:
     from mcp_seedream.hosting.workers import metrics_folder, open_listeners, serve_in_workers  # noqa: PLC0415
 
-    sockets = open_listeners(options.host, options.port)  # before a folder is emptied that another server may be using
+    sockets = open_listeners(options.host, options.port)  # before emptying a folder that another server may be using
     with metrics_folder(settings.metrics_dir) as folder:
         set_worker_environment(settings, folder)
         return serve_in_workers("mcp_seedream.assembly:create_worker_app", settings.workers, sockets)

@@ -1,4 +1,4 @@
-"""The command `mcp-seedream try`: starts the server as a subprocess, and calls it as any MCP client does."""
+"""The command `mcp-seedream try`: starts the server as a subprocess, and calls it as an MCP client."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class TryOptions:
     """Options of `try`.
 
     Args:
-        prompt: What the picture shows, or what to change.
-        images: Files or URLs of pictures to edit; without any, a picture is generated.
+        prompt: Description of the picture, or of the change.
+        images: Files or URLs of pictures to edit; if empty, a picture is generated.
         arguments: Further arguments of the tool, as `name=value`.
         output: The folder or file to save to.
-        sandbox: The sandbox, which is also used where there is no token.
+        sandbox: The sandbox, which is also used without a token.
     """
 
     prompt: str
@@ -43,11 +43,11 @@ class TryOptions:
 
 
 def run_try(options: TryOptions, settings: Settings) -> int:
-    """Make one picture, show progress on the terminal, save it and print its path; 0 if there is one.
+    """Make one picture, show progress on the terminal, save it and print its path; returns the exit status.
 
     Args:
-        options: The command line's.
-        settings: Without a token in them, the sandbox is used.
+        options: The options of the command line.
+        settings: The settings. Without a token, the sandbox is used.
     """
     in_sandbox = options.sandbox.enabled or settings.token is None
     if in_sandbox:
@@ -65,10 +65,10 @@ def _try(options: TryOptions, settings: Settings, state: _CallState, *, in_sandb
     """Make the picture, and return the exit status; errors are printed."""
     try:
         tool, arguments = _tool_call(options)
-        read_table(settings.models_file)  # here its error is one line; in the server it would be a closed connection
+        read_table(settings.models_file)  # an invalid table is one line here, but a closed connection in the server
         _make_folder(options.output.parent if options.output.suffix else options.output)
-        switches = options.sandbox.switches if in_sandbox else []
-        return anyio.run(_call_server, switches, tool, arguments, state)
+        sandbox_arguments = options.sandbox.arguments if in_sandbox else []
+        return anyio.run(_call_server, sandbox_arguments, tool, arguments, state)
     except* (InvalidArguments, OSError, MCPError) as errors:
         for error in _leaves(errors):
             _say(f"mcp-seedream: {error}")
@@ -76,14 +76,14 @@ def _try(options: TryOptions, settings: Settings, state: _CallState, *, in_sandb
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the folder, before a picture is paid for that could not be saved."""
+    """Create the folder before the call is billed, so that the picture can be saved."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = "there is a file of that name" if isinstance(error, FileExistsError) else error.strerror
-        raise InvalidArguments(f"--output: the folder {folder} can't be made ({reason}). Name another.") from error
+        reason = "a file has this name" if isinstance(error, FileExistsError) else error.strerror
+        raise InvalidArguments(f"--output: the folder {folder} can't be created ({reason}). Use another.") from error
     if not os.access(folder, os.W_OK):
-        raise InvalidArguments(f"--output: the folder {folder} can't be written to. Name another.")
+        raise InvalidArguments(f"--output: the folder {folder} can't be written to. Use another.")
 
 
 def _leaves(errors: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
@@ -100,7 +100,7 @@ def _tool_call(options: TryOptions) -> tuple[str, dict[str, Any]]:
     for pair in options.arguments:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise InvalidArguments(f"--set takes NAME=VALUE, not {pair!r}.")
+            raise InvalidArguments(f"--set needs NAME=VALUE, not {pair!r}.")
         arguments[name] = value
     return (
         ("edit_image", {**arguments, "image": list(options.images)})
@@ -111,9 +111,9 @@ def _tool_call(options: TryOptions) -> tuple[str, dict[str, Any]]:
 
 @dataclass
 class _CallState:
-    """How far the call has come, for the message of an interruption.
+    """The progress of the call, for the message after an interruption.
 
-    `began` is when it was sent to the server, in Unix seconds (0: not yet). `task_id` is known once it was accepted.
+    `began` is the Unix time when the call was sent to the server, or 0. `task_id` is empty until a task is accepted.
     """
 
     prompt: str
@@ -128,9 +128,9 @@ class _CallState:
 
 
 def _interrupted(state: _CallState, settings: Settings, *, in_sandbox: bool) -> str:
-    """What happens to an interrupted call. Its server has ended, and has recorded the tasks that go on."""
+    """A message about an interrupted call. Its server has ended, and has recorded the tasks that continue."""
     if in_sandbox:
-        return "Stopped. The sandbox's picture is gone; nothing was billed."
+        return "Stopped. The sandbox's picture is lost; nothing was billed."
     if not state.began:
         return "Stopped before anything was sent: nothing is billed."
     journal = open_journal(settings.journal)
@@ -139,20 +139,20 @@ def _interrupted(state: _CallState, settings: Settings, *, in_sandbox: bool) -> 
         is_uncertain |= not journal.works
         journal.close()
     if task_id := abandoned or state.task_id:
-        again = "Run the same command again within 10 minutes to get its picture without paying again. "
-        other = f'In an MCP client, get_task with task_id "{task_id}" gets it.'
+        again = "Run the same command within 10 minutes to get its picture without another bill. "
+        other = f'In an MCP client, get_task with task_id "{task_id}" returns it.'
         return (
-            f"Stopped. The task {task_id} goes on at AceDataCloud, and is billed. {again if abandoned else ''}{other}"
+            f"Stopped. The task {task_id} continues at AceDataCloud, and is billed. {again if abandoned else ''}{other}"
         )
     if is_uncertain:
-        return f"Stopped. It may have been accepted and billed: the usage at {TOKEN_PAGE} shows it."
+        return f"Stopped. The call may have been accepted and billed: the usage at {TOKEN_PAGE} shows it."
     return "Stopped before anything was accepted: nothing is billed."
 
 
-async def _call_server(switches: list[str], tool: str, arguments: dict[str, Any], state: _CallState) -> int:
-    """Start a server, call the tool, and go on with get_task while the task is pending; returns the exit status."""
-    server = stdio_parameters(switches)
-    server.env = {**(server.env or {}), name_of("preview"): "off"}  # a terminal shows no images
+async def _call_server(sandbox_arguments: list[str], tool: str, arguments: dict[str, Any], state: _CallState) -> int:
+    """Start a server, call the tool, then get_task while the task is pending; returns the exit status."""
+    server = stdio_parameters(sandbox_arguments)
+    server.env = {**(server.env or {}), name_of("preview"): "off"}  # terminals do not show images
     async with Client(server) as client:
         state.began = time()
         result = await client.call_tool(tool, arguments, progress_callback=state.progress)
@@ -164,22 +164,22 @@ async def _call_server(switches: list[str], tool: str, arguments: dict[str, Any]
                 {"task_id": state.task_id, "save_to": arguments["save_to"]},
                 progress_callback=state.progress,
             )
-    _say(_text_without_links(result) if switches else _text(result))
+    _say(_text_without_links(result) if sandbox_arguments else _text(result))
     images = _answer(result).get("images", [])
     paths = [image["path"] for image in images if "path" in image]
     for path in paths:
-        print(path)  # noqa: T201  (the paths are what this command is for)
+        print(path)  # noqa: T201  (the output of this command)
     if paths and (note := _note_on_suffix(Path(arguments["save_to"]), Path(paths[0]))):
         _say(note)
     return 0 if paths and len(paths) == len(images) else 1
 
 
-def _note_on_suffix(wanted: Path, saved: Path) -> str | None:
-    """Why the file's name does not end as requested; None where it does."""
+def _note_on_suffix(requested: Path, saved: Path) -> str | None:
+    """Why the file has another suffix than the requested one; None if it has the same."""
     kinds = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
-    if wanted.suffix.lower() not in kinds or kinds[wanted.suffix.lower()] == kinds.get(saved.suffix):
+    if requested.suffix.lower() not in kinds or kinds[requested.suffix.lower()] == kinds.get(saved.suffix):
         return None
-    return f"The picture is no {kinds[wanted.suffix.lower()].upper()}, so its name ends in {saved.suffix}."
+    return f"The picture is not a {kinds[requested.suffix.lower()].upper()}, so its name ends in {saved.suffix}."
 
 
 def _answer(result: CallToolResult) -> dict[str, Any]:
@@ -191,12 +191,12 @@ def _text(result: CallToolResult) -> str:
 
 
 def _text_without_links(result: CallToolResult) -> str:
-    """The text of a result from the sandbox, whose links end with this command."""
+    """The text of a result without links, since links of the sandbox end with this command."""
     text = _text(result)
     for image in _answer(result).get("images", []):
         if "url" in image:
             text = text.replace(f"{image['url']} ", "")
-    lines = [line for line in text.splitlines() if not line.startswith("Links live")]
+    lines = [line for line in text.splitlines() if not line.startswith("Links work")]
     return "\n".join(line.removesuffix(" The link still works.") for line in lines)
 
 

@@ -125,7 +125,7 @@ def states() -> str:
     moves = transitions(attempt_store.__doc__ or "")
     named = {name for move in moves for name in move[:2] if name}
     assert named == set(State.__members__), f"the table and the states differ: {named ^ set(State.__members__)}"
-    lines = ["stateDiagram-v2", *_described("Attempts", "The states of an attempt, with what moves it to the next.")]
+    lines = ["stateDiagram-v2", *_described("Attempts", "The states of an attempt, and the events that change them.")]
     lines += [f"    {before or '[*]'} --> {after}: {when.partition(';')[0]}" for before, after, when in moves]
     lines += [f"    {name} --> [*]" for name in State.__members__ if all(name != before for before, *_ in moves)]
     return _mermaid(lines)

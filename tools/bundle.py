@@ -83,7 +83,7 @@ async def manifest(table: ModelTable) -> dict[str, Any]:
             },
         },
         "tools": await _tools(table),
-        "prompts": [_prompt(table, prompt) for prompt in Prompts(table, local=True).listed()],
+        "prompts": [_prompt(table, prompt) for prompt in Prompts(table, local=True).definitions()],
         "keywords": project["keywords"],
         "license": project["license"],
         "compatibility": {"platforms": ["darwin", "win32", "linux"]},  # uv installs a suitable Python
@@ -107,7 +107,7 @@ async def _tools(table: ModelTable) -> list[dict[str, str]]:
 def _prompt(table: ModelTable, prompt: Prompt) -> dict[str, Any]:
     """A prompt with its required arguments only."""
     names = [argument.name for argument in prompt.arguments or [] if argument.required]
-    filled = Prompts(table, local=True).rendered(prompt.name, {name: f"${{arguments.{name}}}" for name in names})
+    filled = Prompts(table, local=True).render(prompt.name, {name: f"${{arguments.{name}}}" for name in names})
     text = filled.messages[0].content.model_dump()["text"]
     return {"name": prompt.name, "description": prompt.description, "arguments": names, "text": text}
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from mcp_seedream.catalog.schemas import as_json
 from mcp_seedream.catalog.selection import ImageSpec, choose
-from mcp_seedream.catalog.table import ANY, ModelTable, Operation, Value, either
+from mcp_seedream.catalog.table import ANY, ModelTable, Operation, Value, or_list
 from mcp_seedream.catalog.table_file import read_table
 from mcp_seedream.core.errors import InvalidArguments
 from mcp_seedream.core.settings import Settings, read_settings
@@ -120,8 +120,8 @@ def _combinations(table: ModelTable) -> str:
     for rule in table.combinations:
         kinds = [kind.upper() for kind in rule.input_kinds]
         parts = [f"needs {' and '.join(_spelled(rule.needs))}"] if rule.needs else []
-        parts += [f"can't be combined with {either(_spelled(rule.excludes))}"] if rule.excludes else []
-        parts += [f"takes pictures in {either(kinds)}"] if kinds else []
+        parts += [f"can't be combined with {or_list(_spelled(rule.excludes))}"] if rule.excludes else []
+        parts += [f"takes pictures in {or_list(kinds)}"] if kinds else []
         parts += ["needs them to have an alpha channel"] if rule.input_alpha else []
         lines.append(f"- {' and '.join(_spelled(rule.when))} {', and '.join(parts)}.")
     return "\n".join(lines) + "\n"

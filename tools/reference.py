@@ -19,7 +19,7 @@ from mcp import Client
 from mcp_types import CallToolResult
 
 from mcp_seedream.catalog.schemas import as_json
-from mcp_seedream.catalog.table import ModelTable, Operation, Rule, either, number
+from mcp_seedream.catalog.table import ModelTable, Operation, Rule, number, or_list
 from mcp_seedream.core.errors import SeedreamError
 from mcp_seedream.generation.journal import IN_MEMORY, Journal
 from mcp_seedream.media.local_files import LocalFiles
@@ -165,7 +165,7 @@ def _values(schema: Schema, table: ModelTable, rules: dict[str, Rule]) -> str:
     """The values or bounds. A value that only some models accept has their names."""
     inner = _inner(schema)
     if "enum" in inner:
-        return either(f"`{value}`{_models_with(value, table, rules)}" for value in inner["enum"])
+        return or_list(f"`{value}`{_models_with(value, table, rules)}" for value in inner["enum"])
     if "minItems" in inner or "maxItems" in inner:
         return f"{inner.get('minItems', 0)} to {inner['maxItems']} entries"
     if "minimum" in inner or "maximum" in inner:

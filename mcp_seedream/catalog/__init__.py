@@ -5,5 +5,5 @@ raw tool arguments; `selection.choose` and `fallback.ModelChoice` choose a model
 tools' input schemas.
 
 Facts about models belong in the table only. Apart from reading the table's file, this package does no I/O. It must
-not depend on HTTP or MCP, and reads no more of a picture than its first bytes.
+not depend on HTTP or MCP, and it examines only the first bytes of a picture.
 """

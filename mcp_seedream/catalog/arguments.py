@@ -18,7 +18,7 @@ from mcp_seedream.catalog.picture_kinds import UPSTREAM_KINDS
 from mcp_seedream.catalog.references import checked_reference, reference_kind, reference_texts, shortened
 from mcp_seedream.catalog.schemas import MAX_TASK_IDS, MAX_WAIT_SECONDS
 from mcp_seedream.catalog.selection import ImageSpec
-from mcp_seedream.catalog.table import ModelTable, Operation, Parameter, Value, either, number
+from mcp_seedream.catalog.table import ModelTable, Operation, Parameter, Value, number, or_list
 from mcp_seedream.core.errors import InvalidArguments
 
 Raw = Mapping[str, Any]
@@ -39,7 +39,7 @@ _RATIO_TOLERANCE = 0.03
 
 @dataclass(frozen=True, slots=True)
 class ImageCall:
-    """A checked call of `generate_image` or `edit_image`; `model` is None if the caller named none."""
+    """A checked call of `generate_image` or `edit_image`; `model` is None if the caller named no model."""
 
     spec: ImageSpec
     model: str | None
@@ -49,7 +49,7 @@ class ImageCall:
 
 @dataclass(frozen=True, slots=True)
 class TaskCall:
-    """A checked call of `get_task` with unique ids; no ids means the newest tasks."""
+    """A checked call of `get_task` with unique ids; without ids, it lists the newest tasks."""
 
     task_ids: tuple[str, ...]
     wait_seconds: float
@@ -136,9 +136,9 @@ def task_call(raw: Raw, *, wait_seconds: float, origin: CallOrigin = "hosted", l
     several = [coercion.text("task_ids", entry).strip() for entry in coercion.as_list(args.get("task_ids", []))]
     ids = tuple(dict.fromkeys(id_ for id_ in (single, *several) if id_))
     if not ids and not listing:
-        raise InvalidArguments("Give `task_id`, or `task_ids` for several: an id that an image tool returned.")
+        raise InvalidArguments("Give `task_id`, or `task_ids` for several: ids that an image tool returned.")
     if len(ids) > MAX_TASK_IDS:
-        raise InvalidArguments(f"`task_ids` takes at most {MAX_TASK_IDS} ids in one call; this one has {len(ids)}.")
+        raise InvalidArguments(f"`task_ids` accepts at most {MAX_TASK_IDS} ids, not {len(ids)}.")
     for id_ in ids:
         _check_id("task_id" if id_ == single else "task_ids", id_)
     return TaskCall(ids, _wait_seconds(args, wait_seconds), _save_to(args))
@@ -181,7 +181,7 @@ def _reject_unknown(
         elif similar:
             hint = f"Did you mean `{similar[0]}`?"
         else:
-            hint = f"This tool takes {', '.join(known)}."
+            hint = f"The arguments are {', '.join(known)}."
         raise InvalidArguments(f"`{name[:60]}` is not an argument of this tool. {hint} Nothing was sent.")
 
 
@@ -217,7 +217,7 @@ def _exact_size(sides: tuple[int, int], ratio: str | None) -> str:
 
 
 def _is_size_of_an_option(table: ModelTable, size: str | None, options: Mapping[str, Value]) -> bool:
-    """Whether an option that is used makes this named size valid."""
+    """Whether one of the given options makes this named size valid."""
     rules = [table.rule(model, name) for model in table.models for name, value in options.items() if value]
     return size is not None and any(rule and size in (rule.sizes or ()) for rule in rules)
 
@@ -237,7 +237,7 @@ def _images(table: ModelTable, value: Any, origin: CallOrigin) -> tuple[str, ...
         raise InvalidArguments("`image` is missing: give the picture to edit, or use generate_image.")
     limit = table.upstream_limits.images_in_and_out
     if len(entries) > limit:
-        raise InvalidArguments(f"`image` has {len(entries)} entries; the upstream takes at most {limit}.")
+        raise InvalidArguments(f"`image` has {len(entries)} entries; the limit is {limit}.")
     return tuple(_image(table, coercion.text("image", entry).strip(), n, origin) for n, entry in enumerate(entries, 1))
 
 
@@ -265,15 +265,15 @@ def _option(table: ModelTable, name: str, value: Any) -> Value | None:
     allowed = {word.casefold(): word for rule in rules for word in rule.values or ()}
     if value is False and parameter.type != "boolean":
         return None
-    if value is True and parameter.listed and len(allowed) == 1:
+    if value is True and parameter.in_list and len(allowed) == 1:
         value = [*allowed.values()]
     if isinstance(value, str) and (word := value.strip().casefold()) in _ANY_CHOICE and word not in allowed:
         return None
-    entries = coercion.as_list(value) if parameter.listed else [value]
+    entries = coercion.as_list(value) if parameter.in_list else [value]
     plain = [_unwrapped(name, parameter, entry) for entry in entries]
     values = {_typed(name, parameter, entry) for entry in plain if entry is not None}
     if len(values) > 1:
-        raise InvalidArguments(f"`{name}` takes one kind of entry, not {len(values)}.")
+        raise InvalidArguments(f"`{name}` accepts one kind of entry, not {len(values)}.")
     if not values:
         return None
     result = values.pop()
@@ -288,21 +288,21 @@ def _canonical(text: str, allowed: Mapping[str, str]) -> str | None:
 
 def _unwrapped(name: str, parameter: Parameter, value: Any) -> Any:
     """Return the value inside the upstream's wrapper object, or the value itself if it is not wrapped."""
-    if parameter.inside is None:
+    if parameter.object_key is None:
         return None if value == "" else value
     if isinstance(value, str) and value.lstrip().startswith("{"):
         value = coercion.from_json(value)
     if not isinstance(value, dict):
         return None if value == "" else value
-    if unknown := set(value) - {parameter.inside}:
+    if unknown := set(value) - {parameter.object_key}:
         examples = sorted(map(shortened, unknown))[:3]
-        raise InvalidArguments(f"`{name}` takes only `{parameter.inside}`, not {either(examples)}.")
-    return value.get(parameter.inside)
+        raise InvalidArguments(f"`{name}` has only the key `{parameter.object_key}`, not {or_list(examples)}.")
+    return value.get(parameter.object_key)
 
 
 def _typed(name: str, parameter: Parameter, value: Any) -> Value:
     """Convert a plain value to its parameter's type."""
-    path = f"{name}.{parameter.inside}" if parameter.inside else name
+    path = f"{name}.{parameter.object_key}" if parameter.object_key else name
     match parameter.type:
         case "boolean":
             return coercion.boolean(path, value)

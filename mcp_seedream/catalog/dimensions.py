@@ -66,7 +66,8 @@ def violation(table: ModelTable, model: Model, width: int, height: int) -> str |
     if model.pixels and not model.pixels[0] <= width * height <= model.pixels[1]:
         return f"must have from {model.pixels[0]:,} to {model.pixels[1]:,} pixels, width x height"
     if max(width, height) > table.upstream_limits.aspect_ratio * min(width, height):
-        return f"must not be more than {number(table.upstream_limits.aspect_ratio)} times as long as it is wide"
+        ratio = number(table.upstream_limits.aspect_ratio)
+        return f"must have an aspect ratio from 1:{ratio} to {ratio}:1"
     return None
 
 
@@ -77,7 +78,7 @@ def size_for_ratio(table: ModelTable, model: Model, ratio: str, size: str | None
         table: The capability table.
         model: The result is within the model's limits. For a model with limits of sides, they override the area.
         ratio: `WIDTH:HEIGHT`.
-        size: A named size with an area (`2K`). If None, the table's default, moved into the model's limits.
+        size: A named size with an area (`2K`). If None, the table's default, clamped to the model's limits.
 
     Returns:
         The size, or None if none within the model's limits fits.
@@ -92,7 +93,7 @@ def size_for_ratio(table: ModelTable, model: Model, ratio: str, size: str | None
         if low > high * (1 + _TOLERANCE):
             return None
         area = min(max(area, low), high)
-    # The aspect ratio's error counts ten times as much as the area's.
+    # An error in the aspect ratio weighs ten times as much as one in the area.
     best = min(
         (
             (10 * abs(long / short / long_by_short - 1) + abs(long * short / area - 1), long, short)

@@ -20,7 +20,7 @@ from mcp_seedream.catalog.selection import (
     non_neutral_options,
     sent_size,
 )
-from mcp_seedream.catalog.table import Model, ModelTable, either
+from mcp_seedream.catalog.table import Model, ModelTable, or_list
 from mcp_seedream.core.errors import InvalidArguments
 
 Part = Literal["model", "size"]
@@ -66,7 +66,7 @@ class ModelChoice:
                 return
         if self._named is None and self.model is not (usual := choose(self._table, self.spec)):
             size = sent_size(self._table, usual, self.spec)
-            self._notes.append(f"The upstream refused {_refused_part(usual, size, self._avoiding)} lately.")
+            self._notes.append(f"The upstream recently refused {_refused_part(usual, size, self._avoiding)}.")
 
     def refused(self, model_id: str | None, part: Part) -> Refusal:
         """Return the refusal of this call by a model, with the sent size if `part` is "size"."""
@@ -111,30 +111,32 @@ class ModelChoice:
         return notes
 
     def advice(self, model_id: str | None) -> str:
-        """Return what works instead of the refused call, in one or two sentences."""
+        """Return advice on how to change the refused call, in one or two sentences."""
         table, spec, model = self._table, self.spec, self._table.by_id.get(model_id or "", self.model)
         for name in non_neutral_options(table, spec):
             models = [m for m in table.models_for(spec.operation) if table.rule(m, name, spec.operation)]
             if all(m.withdrawn for m in models):
-                names = either(f"{m.name}, which the vendor withdrew on {m.withdrawn}" for m in models)
+                names = or_list(f"{m.name}, which the vendor withdrew on {m.withdrawn}" for m in models)
                 return f"`{name}` works only with {names}: leave `{name}` out."
         if self._named is None:
-            return "No other model can serve this call: drop what only this one takes."
+            return "No other model supports this call: leave out what only this model supports."
         others = [m.label for m in capable_models(table, spec) if m is not model and not m.withdrawn]
-        instead = f" {either(others)} can serve this call; or leave `model` out." if others else ""
+        instead = f" {or_list(others)} can serve this call; or leave `model` out." if others else ""
         if model.withdrawn:
             return f"{withdrawal(model)}.{instead}"
-        return f"{model.label} takes `size` {either([*model.sizes, 'WIDTHxHEIGHT'])}.{instead}"
+        return f"{model.label} accepts `size` {or_list([*model.sizes, 'WIDTHxHEIGHT'])}.{instead}"
 
     def _has_any_shape(self) -> bool:
         return self.spec.size == self._table.named_sizes.any_shape
 
     def _drop_size(self, model: Model) -> None:
-        self._notes.append(f"{model.label} no longer takes `size` {self.spec.size}; leaving `size` out means the same.")
+        self._notes.append(
+            f"{model.label} no longer accepts `size` {self.spec.size}; it was left out, to the same effect."
+        )
         self.spec, self.model = replace(self.spec, size=None), model
 
     def _reason_for_model(self) -> str | None:
-        """Return why the size or aspect ratio needs another model than the usual one, as a clause; None if not."""
+        """Return why the usual model does not support the size or aspect ratio, as a clause; None if it does."""
         spec = self.spec
         if not (spec.size or spec.aspect_ratio) or self._notes:
             return None
@@ -148,7 +150,7 @@ class ModelChoice:
                 return f"{requested} is below {usual.label}'s minimum of {low:,} pixels"
             if area > high:
                 return f"{requested} is above {usual.label}'s maximum of {high:,} pixels"
-        return f"{usual.label} does not take {requested}"
+        return f"{usual.label} does not accept {requested}"
 
 
 def _refused_part(model: Model, size: str | None, refusals: Collection[Refusal]) -> str:

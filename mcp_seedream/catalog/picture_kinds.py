@@ -43,10 +43,10 @@ class Bounds:
     def violation(self, width: int, height: int) -> str | None:
         """Return the limit that a picture breaks even if it is scaled down; None if it breaks none."""
         if min(width, height) < self.min_side:
-            return f"has {width}x{height} pixels; the upstream takes sides of {self.min_side} or more."
+            return f"has {width}x{height} pixels; each side must have {self.min_side} or more."
         if max(width, height) > self.max_ratio * min(width, height):
             ratio = f"{self.max_ratio:g}"
-            return f"has {width}x{height} pixels; the upstream takes aspect ratios from 1:{ratio} to {ratio}:1."
+            return f"has {width}x{height} pixels; the aspect ratio must be from 1:{ratio} to {ratio}:1."
         return None
 
     def box(self, width: int, height: int) -> tuple[int, int]:

@@ -142,7 +142,7 @@ def _only_link(text: str) -> str | None:
 
 
 def reference_kind(text: str) -> Literal["url", "data", "task", "path"]:
-    """Classify a reference: "data" is a data URI or base64; whatever is not recognized is a path."""
+    """Classify a reference: "data" is a data URI or base64; any text that is not recognized is a path."""
     if _WEB_URL.match(text):
         return "url"
     if re.fullmatch(r"task:\S+", text):
@@ -192,7 +192,7 @@ def checked_reference(
     data = _decoded(payload)
     if data is None or (picture_kind := kind(data)) not in kinds:
         raise InvalidArguments(
-            f"{where} is not a picture the upstream can read: {shortened(text)}. Give an http(s) URL, "
+            f"{where} is not a picture that the upstream can read: {shortened(text)}. Give an http(s) URL, "
             f"a data URI (data:image/png;base64,...) or base64 of a {kinds_in_words(kinds)}."
         )
     if len(data) > max_bytes:

@@ -135,9 +135,9 @@ def _parameter(table: ModelTable, operation: Operation, name: str, rules: dict[s
     if values := list(dict.fromkeys(v for rule in rules.values() for v in rule.values or ())):
         value["enum"] = values
     value |= _bounds(rules)
-    if parameter.inside:
-        value = {"type": "object", "properties": {parameter.inside: value}}
-    if parameter.listed:
+    if parameter.object_key:
+        value = {"type": "object", "properties": {parameter.object_key: value}}
+    if parameter.in_list:
         value = {"type": "array", "items": value}
     note = " ".join([parameter.hint, *_parameter_notes(table, operation, name, rules)]).strip(" .")
     return {**value, "description": note} if note else value
@@ -171,7 +171,11 @@ def _parameter_notes(table: ModelTable, operation: Operation, name: str, rules: 
         if models := _model_note(having, supporters):
             notes.append(f"{value}{models}.")
     defaults = {rule.default for rule in rules.values()}
-    obvious = (None, *table.parameters[name].neutral, *(rule.values[0] for rule in rules.values() if rule.values))
+    obvious = (
+        None,
+        *table.parameters[name].neutral_values,
+        *(rule.values[0] for rule in rules.values() if rule.values),
+    )
     if len(defaults) == 1 and (default := defaults.pop()) not in obvious:
         notes.append(f"Default {as_json(default)}.")
     for rule in table.combinations:
@@ -184,7 +188,7 @@ def _parameter_notes(table: ModelTable, operation: Operation, name: str, rules: 
 
 
 def _model_note(labels: list[str], models: list[Model]) -> str:
-    """Return which models `labels` are: " (5.0, 4.5)" or " (not 4.0)", whichever is shorter; empty for all models.
+    """Return `labels` as a note: the shorter of " (5.0, 4.5)" and " (not 4.0)"; empty for all models.
 
     Withdrawn models are left out, unless all of the labels are withdrawn.
     """

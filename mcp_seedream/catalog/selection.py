@@ -1,7 +1,7 @@
 """Selection of the model for a call, and error messages for calls that no model supports.
 
-All rules come from the capability table. An error names the broken rule and what works instead. If the caller names
-no model, withdrawn models and models with a recent refusal are chosen last.
+All rules come from the capability table. An error names the broken rule and an alternative. If the caller names no
+model, withdrawn models and models with a recent refusal are chosen last.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mcp_seedream.catalog import dimensions
 from mcp_seedream.catalog.references import kind_of, shortened
-from mcp_seedream.catalog.table import ANY, Combination, Model, ModelTable, Operation, Value, area, either
+from mcp_seedream.catalog.table import ANY, Combination, Model, ModelTable, Operation, Value, area, or_list
 from mcp_seedream.core.errors import InvalidArguments
 
 Refusal = tuple[str, str | None]
@@ -53,13 +53,13 @@ def choose(
         avoiding: Recent refusals of other calls. These models are chosen only if no other model fits.
 
     Raises:
-        InvalidArguments: The named model, or every model, breaks a rule; names the rule and what works instead.
+        InvalidArguments: The spec breaks a rule of the named model, or of every model; names it and an alternative.
     """
     _check_combinations(table, spec)
     if model_id is not None:
         model = table.find(model_id)
         if model is None:
-            names = either(table.by_id)
+            names = or_list(table.by_id)
             raise InvalidArguments(f"`model` {shortened(model_id)} is not a model of Seedream. Use {names}.")
         if violation := next(_violations(table, model, spec), None):
             raise InvalidArguments(f"{model.id}: {violation.message}.{_alternative(table, spec, violation)}")
@@ -69,9 +69,9 @@ def choose(
         raise InvalidArguments(_no_model_message(table, spec))
     candidates = [model for model in capable if not _is_refused(table, model, spec, excluding)]
     if not candidates:
-        refused = either(dict.fromkeys(id_ for id_, _ in excluding))
+        refused = or_list(dict.fromkeys(id_ for id_, _ in excluding))
         raise InvalidArguments(f"The upstream refuses {refused}, and no other model can serve this call.")
-    # min() returns the first of equals, so the table's order decides among them.
+    # min() returns the first of several minima, so the table's order decides.
     return min(candidates, key=lambda model: _rank(table, model, spec, avoiding))
 
 
@@ -119,7 +119,7 @@ def accepts_shape(table: ModelTable, model: Model, spec: ImageSpec) -> bool:
 
 
 def non_neutral_options(table: ModelTable, spec: ImageSpec) -> list[str]:
-    """Return the names of the options whose values change the result (see `neutral` in `models.toml`)."""
+    """Return the names of the options whose values have an effect (see `neutral_values` in `models.toml`)."""
     return [name for name, value in spec.options.items() if not table.is_neutral(spec.operation, name, value)]
 
 
@@ -152,8 +152,8 @@ def _check_combinations(table: ModelTable, spec: ImageSpec) -> None:
         table.parameters[name].prompt_optional for name in non_neutral_options(table, spec)
     ):
         exceptions = [name for name in table.parameters_for(spec.operation) if table.parameters[name].prompt_optional]
-        unless = f" It may be empty only with {either(exceptions)}." if exceptions else ""
-        raise InvalidArguments(f"`prompt` is empty: say what the picture should show.{unless}")
+        unless = f" It may be empty only with {or_list(exceptions)}." if exceptions else ""
+        raise InvalidArguments(f"`prompt` is empty: describe the picture.{unless}")
     for rule in table.combinations:
         if not _applies(table, rule, spec):
             continue
@@ -163,14 +163,12 @@ def _check_combinations(table: ModelTable, spec: ImageSpec) -> None:
                 raise InvalidArguments(f"{cause} needs {_assignments({name: value})}: give both or neither.")
         for name, value in rule.excludes.items():
             if _has_value(table, spec, name, value):
-                raise InvalidArguments(
-                    f"{cause} can't be combined with {_assignments({name: value})}: drop one of them."
-                )
+                raise InvalidArguments(f"{cause} can't be combined with {_assignments({name: value})}: leave one out.")
         for position, image in enumerate(spec.images, 1):
             kind = kind_of(image)
             if rule.input_kinds and kind and kind not in rule.input_kinds:
                 raise InvalidArguments(
-                    f"{cause} takes {either(rule.input_kinds)}, but `image` number {position} is a {kind}."
+                    f"{cause} needs {or_list(rule.input_kinds)}, but `image` number {position} is a {kind}."
                 )
     inputs, limit = len(spec.images), table.upstream_limits.images_in_and_out
     for name, count in spec.options.items():
@@ -222,17 +220,17 @@ def _violations(table: ModelTable, model: Model, spec: ImageSpec) -> Iterator[_V
             yield _Violation(name, f"`{name}` is not one of its parameters")
             continue
         if message := rule.violation(spec.options[name]):
-            inside = table.parameters[name].inside
+            inside = table.parameters[name].object_key
             yield _Violation(name, f"`{name}{f'.{inside}' if inside else ''}` {message}")
         if rule.max_images is not None:
             max_images, with_option = min(max_images, rule.max_images), f" with `{name}`"
     if spec.operation == "edit" and len(spec.images) > max_images:
         plural = "s" if max_images > 1 else ""
-        yield _Violation("image", f"it takes at most {max_images} input image{plural}{with_option}")
+        yield _Violation("image", f"it accepts at most {max_images} input image{plural}{with_option}")
     names, with_option = _size_names(table, model, spec)
     if spec.size is not None and spec.size not in (names if with_option else model.valid_sizes()):
         sides = dimensions.pixels(spec.size) if (model.pixels or model.sides) and not with_option else None
-        message = dimensions.violation(table, model, *sides) if sides else f"must be {either(names)}"
+        message = dimensions.violation(table, model, *sides) if sides else f"must be {or_list(names)}"
         if message:
             yield _Violation("size", f"`size` {shortened(spec.size)} {message}{with_option}")
     elif spec.aspect_ratio and (with_option or sent_size(table, model, spec) is None):
@@ -250,13 +248,13 @@ def _size_names(table: ModelTable, model: Model, spec: ImageSpec) -> tuple[list[
 
 
 def _alternative(table: ModelTable, spec: ImageSpec, violation: _Violation) -> str:
-    """Return what works instead of the named model, as a sentence with a leading space; empty if nothing helps."""
+    """Return an alternative to the named model, as a sentence with a leading space; empty if there is none."""
     capable = capable_models(table, spec)
     if others := [model.id for model in capable if not model.withdrawn]:
-        return f" {either(others)} can serve this call; or leave `model` out."
+        return f" {or_list(others)} can serve this call; or leave `model` out."
     if capable:
-        withdrawn = either(f"{model.id} (withdrawn on {model.withdrawn})" for model in capable)
-        return f" Only {withdrawn} can serve this call: leave out what only it takes."
+        withdrawn = or_list(f"{model.id} (withdrawn on {model.withdrawn})" for model in capable)
+        return f" Only {withdrawn} can serve this call: leave out what only it supports."
     # The violation already lists the sizes of the named model.
     return "" if violation.argument == "size" else f" {_no_model_message(table, spec)}"
 
@@ -264,8 +262,7 @@ def _alternative(table: ModelTable, spec: ImageSpec, violation: _Violation) -> s
 def _no_model_message(table: ModelTable, spec: ImageSpec) -> str:
     """Return the error for a spec that no model supports.
 
-    It names the argument that the fewest models accept: either no model accepts it, or the models that do break
-    another rule.
+    It names the argument that the fewest models accept. If some models accept it, the call breaks another rule of each.
     """
     violations = {model: list(_violations(table, model, spec)) for model in table.models_for(spec.operation)}
     arguments = dict.fromkeys(violation.argument for each in violations.values() for violation in each)
@@ -276,13 +273,13 @@ def _no_model_message(table: ModelTable, spec: ImageSpec) -> str:
     rarest = min(accepting, key=lambda argument: len(accepting[argument]))
     if accepting[rarest]:
         conflicts = _grouped({model: violations[model][0] for model in accepting[rarest]})
-        return f"No model supports all of this: `{rarest}` works only with {conflicts}. Drop one of them."
+        return f"No model supports the whole call: `{rarest}` works only with {conflicts}. Leave one out."
     if rarest == "size" and dimensions.pixels(spec.size or "") is None:
         return _unknown_size_message(table, spec)
     first = {model: next(v for v in each if v.argument == rarest) for model, each in violations.items()}
-    # Models that lack the parameter are left out, unless all of them do.
+    # Models that lack the parameter are left out, unless all models lack it.
     having = {m: v for m, v in first.items() if rarest not in table.parameters or table.rule(m, rarest, spec.operation)}
-    return f"No model can do this: {_grouped(having or first)}."
+    return f"No model supports this call: {_grouped(having or first)}."
 
 
 def _unknown_size_message(table: ModelTable, spec: ImageSpec) -> str:
@@ -292,7 +289,7 @@ def _unknown_size_message(table: ModelTable, spec: ImageSpec) -> str:
     names = [_size_names(table, model, spec) for model in models]
     sizes = {size for each, _ in names for size in each}
     words = sorted(sizes, key=lambda size: (size == "WIDTHxHEIGHT", area(size), size))
-    return f"`size` {shortened(spec.size or '')} must be {either(words)}{names[0][1]}."
+    return f"`size` {shortened(spec.size or '')} must be {or_list(words)}{names[0][1]}."
 
 
 def _grouped(violations: Mapping[Model, _Violation]) -> str:

@@ -28,8 +28,8 @@ class _Frozen(BaseModel):
 class Rule(_Frozen):
     """The values of one parameter that one model accepts.
 
-    `operations` lists where the model has the parameter. `sizes` and `max_images` replace the model's own values
-    while the parameter is used.
+    `operations` lists the operations in which the model has the parameter. `sizes` and `max_images` replace the
+    model's own values while the parameter is used.
     """
 
     values: Annotated[list[str], Field(min_length=1)] | None = None
@@ -43,7 +43,7 @@ class Rule(_Frozen):
     def violation(self, value: Value) -> str | None:
         """Return how `value` breaks the rule ("must be ..."), or None if it does not."""
         if self.values is not None and value not in self.values:
-            return f"must be {either(self.values)}"
+            return f"must be {or_list(self.values)}"
         if isinstance(value, int | float) and not isinstance(value, bool):
             low, high = self.minimum, self.maximum
             if (low is not None and value < low) or (high is not None and value > high):
@@ -57,13 +57,13 @@ class Parameter(_Frozen):
     type: Literal["boolean", "integer", "number", "string", "url"]
     about: str
     hint: str = ""
-    inside: str | None = None
-    listed: bool = False
-    neutral: list[Value] = []
+    object_key: str | None = None
+    in_list: bool = False
+    neutral_values: list[Value] = []
     every_model: Rule | None = None
     prompt_optional: bool = False
     counts_outputs: bool = False
-    repeats: bool = False
+    makes_repeatable: bool = False
 
 
 class Combination(_Frozen):
@@ -142,7 +142,7 @@ class UpstreamLimits(_Frozen):
 
 
 class NamedSizes(_Frozen):
-    """Named sizes with a meaning: the default, and the one that leaves the shape to the model.
+    """The named sizes with a special meaning: the default, and the size with which the model chooses the shape.
 
     Sides that are computed from an aspect ratio are multiples of `side_multiple`.
     """
@@ -153,7 +153,7 @@ class NamedSizes(_Frozen):
 
 
 class OtherArgument(_Frozen):
-    """Lower-case argument names of other image tools, and the advice to give for them."""
+    """Lower-case argument names of other image tools, and the advice that an error gives for them."""
 
     names: Annotated[list[str], Field(min_length=1)]
     instead: str
@@ -237,7 +237,9 @@ class ModelTable(_Frozen):
     def is_neutral(self, operation: Operation, name: str, value: Value) -> bool:
         """Whether a value has no effect: the table lists it as neutral, or it is the default of all models."""
         # An identity check for booleans, since True == 1.
-        if any(value is each if isinstance(value, bool) else value == each for each in self.parameters[name].neutral):
+        if any(
+            value is each if isinstance(value, bool) else value == each for each in self.parameters[name].neutral_values
+        ):
             return True
         defaults = {rule.default for rule in self.parameters_for(operation).get(name, {}).values()}
         return len(defaults) == 1 and None not in defaults and value in defaults
@@ -270,7 +272,7 @@ def area(size: str) -> int:
     return square * square
 
 
-def either(words: Iterable[str]) -> str:
+def or_list(words: Iterable[str]) -> str:
     """Join words with commas and "or": "a", "a or b", "a, b or c"."""
     *rest, last = words
     return f"{', '.join(rest)} or {last}" if rest else last
@@ -282,7 +284,7 @@ def number(value: float | None) -> str:
 
 
 def _normalized(text: str) -> str:
-    """Reduce a model's name to its casefolded letters and digits, without the vendor's name in front.
+    """Reduce a model's name to its casefolded letters and digits, without a leading vendor's name.
 
     Other services write `bytedance/seedream-4.5`, `ByteDance Seedream 4.0` and `fal-ai/bytedance/seedream/v4`.
     """

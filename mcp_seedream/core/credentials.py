@@ -6,7 +6,7 @@ import re
 from collections.abc import Awaitable, Callable
 
 KeyCheck = Callable[[str], Awaitable[bool]]
-"""Tells whether the upstream accepts an API key."""
+"""Returns whether the upstream accepts an API key."""
 
 _PLACEHOLDER = re.compile(
     r"(sk-)?(x+(-x+)*|[*]+|[.]{2,})|bearer|todo|fixme|null|undefined|none|(place)?holder|(change|replace)-?(me|this)|"
@@ -16,39 +16,39 @@ _PLACEHOLDER = re.compile(
 )
 """Placeholders of examples, in lower case, with one hyphen between words."""
 _BRACKETS = re.compile(r"<.*>|[$]?\{.*\}|\[.*\]", re.DOTALL)
-_REFERENCE = re.compile(
+_VARIABLE = re.compile(
     r"`.*`|\$\(.*\)|__\w+__|%\w+%|\$(env:)?[a-z_]\w*|.*(\$\{[a-z_][^{}]*\}|\{\{.*\}\}).*|\$\{.*|(env|input|secrets?):\S+|\w+://.*",
     re.IGNORECASE | re.DOTALL,
 )
-"""A reference that a client, a shell or a template should have replaced."""
+"""A variable that a client, a shell or a template should have replaced."""
 _SHOWN = 60  # characters of a placeholder in messages
 _SHORT = 12  # characters; AceDataCloud's tokens have more than twice as many
 
 
-def clean_token(written: str) -> str:
+def clean_token(raw: str) -> str:
     """Strip whitespace, quotes and the word `Bearer`. The result may be empty or a placeholder.
 
     Raises:
-        ValueError: It has whitespace or characters that no token has.
+        ValueError: It contains whitespace or other characters that tokens can't have.
     """
-    text = written.strip().strip("\"'").removeprefix("Bearer ").strip()
+    text = raw.strip().strip("\"'").removeprefix("Bearer ").strip()
     if not placeholder_reason(text) and any(ord(character) < 33 or ord(character) > 126 for character in text):
-        raise ValueError("it has blanks or characters that no token has")
+        raise ValueError("it contains blanks or other characters that tokens can't have")
     return text
 
 
 def placeholder_reason(token: str) -> str | None:
     """Why this is a placeholder from an example instead of a token, as a sentence; None if it is not."""
     if _BRACKETS.fullmatch(token):
-        return "It stands in brackets, as in an example"
-    if _REFERENCE.fullmatch(token):
-        return "It is a reference that was not replaced"
+        return "It is in brackets, as in an example"
+    if _VARIABLE.fullmatch(token):
+        return "It is a variable that was not replaced"
     words = re.sub(r"[-_ ]+", "-", token.lower())
-    return f"`{token[:_SHOWN]}` stands where it should be" if _PLACEHOLDER.fullmatch(words) else None
+    return f"`{token[:_SHOWN]}` is not a token" if _PLACEHOLDER.fullmatch(words) else None
 
 
 def is_short(token: str) -> bool:
-    """Whether it is too short for a token of AceDataCloud, and for any of it to be shown."""
+    """Whether it is too short to be a token of AceDataCloud; no characters of it are shown then."""
     return len(token) < _SHORT
 
 

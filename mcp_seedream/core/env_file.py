@@ -16,7 +16,7 @@ from dotenv import dotenv_values
 
 FILE = ".env"
 PIPE_SECONDS = 5.0
-"""Seconds to wait for the writer of a pipe: a password manager may prompt first, but clients do not wait long."""
+"""Seconds to wait for the writer of a pipe: a password manager may ask the user first, but clients do not wait long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +24,19 @@ class EnvFile:
     """The variables of a `.env`, by name in upper case.
 
     In `values`, references such as `${NAME}` are replaced by variables of the file or the environment; in `literal`
-    they are kept. `trouble` is the reason why the file can't be read; both are empty then.
+    they are kept. `error` is the reason why the file can't be read; then both are empty.
     """
 
     values: Mapping[str, str] = field(default_factory=dict)
     literal: Mapping[str, str] = field(default_factory=dict)
-    trouble: str = ""
+    error: str = ""
 
 
 def read_env_file(pipe_seconds: float = PIPE_SECONDS) -> EnvFile:
     """Read the `.env` of the working directory, if there is one. It may be a pipe, so it is read only once.
 
     Args:
-        pipe_seconds: How long a pipe may take to be written.
+        pipe_seconds: Seconds to wait for the writer of a pipe.
     """
     path = Path(FILE)
     try:
@@ -44,9 +44,9 @@ def read_env_file(pipe_seconds: float = PIPE_SECONDS) -> EnvFile:
             return EnvFile()
         text = _decoded(_read_pipe(path, pipe_seconds) if path.is_fifo() else path.read_bytes())
     except UnicodeError:
-        return EnvFile(trouble="it is not written in UTF-8")
+        return EnvFile(error="it is not written in UTF-8")
     except OSError as error:
-        return EnvFile(trouble=f"it can't be read ({error.strerror})")
+        return EnvFile(error=f"it can't be read ({error.strerror})")
     literal = _variables(text, interpolate=False)
     return EnvFile(_variables(text, interpolate=True) if "${" in text else literal, literal)
 

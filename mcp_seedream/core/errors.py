@@ -20,7 +20,7 @@
         ├── SubmissionUncertain  the response to a submit was lost: it may have been accepted and billed
         └── UnreadableReply      HTML, broken JSON or an undocumented form
 
-Each has a stable `code`, a `message` for an agent (what happened, then what to do), and `retryable`: whether the same
+Each has a stable `code`, a `message` for an agent (the failure, then the remedy), and `retryable`: whether the same
 call can succeed later. Statuses and codes are from the upstream's documented error table. No other module defines an
 exception.
 """
@@ -36,16 +36,16 @@ TOKEN_PAGE = "https://platform.acedata.cloud"  # noqa: S105  (a page about token
 
 _MESSAGES = {
     "missing": "it is missing",
-    "extra_forbidden": "there is no such name",
-    "literal_error": "it has to be {expected}",
-    "greater_than": "it has to be above {gt:.15g}",
-    "greater_than_equal": "it has to be {ge:.15g} or more",
-    "less_than_equal": "it has to be {le:.15g} or less",
-    "too_short": "it has to have {min_length} or more",
-    "too_long": "it has to have {max_length} or fewer",
-    "string_too_short": "it has to have {min_length} or more characters",
+    "extra_forbidden": "the name is unknown",
+    "literal_error": "it must be {expected}",
+    "greater_than": "it must be above {gt:.15g}",
+    "greater_than_equal": "it must be {ge:.15g} or more",
+    "less_than_equal": "it must be {le:.15g} or less",
+    "too_short": "it must have {min_length} or more entries",
+    "too_long": "it must have {max_length} or fewer entries",
+    "string_too_short": "it must have {min_length} or more characters",
     "int_parsing_size": "it has too many digits",
-    "finite_number": "it has to be a finite number",
+    "finite_number": "it must be a finite number",
 }
 """Messages by pydantic's error type."""
 _TYPES = {
@@ -74,16 +74,16 @@ def why_invalid(details: Mapping[str, Any]) -> str:
         return _MESSAGES[kind].format(**context)
     if kind == "string_pattern_mismatch" and (words := re.search(r"\(([\w|]+)\)\$", context["pattern"])):
         *most, last = words[1].split("|")
-        return f"it has to be {', '.join(most)} or {last}"
+        return f"it must be {', '.join(most)} or {last}"
     expected = _TYPES.get(kind.partition("_")[0])
-    return f"it has to be {expected}" if expected else "it has the wrong form"
+    return f"it must be {expected}" if expected else "it has the wrong form"
 
 
 class SeedreamError(Exception):
     """The base class of all expected failures.
 
     Args:
-        message: One or two sentences for an agent: what happened, and what would work.
+        message: One or two sentences for an agent: the failure, then the remedy.
         code: A stable identifier; the upstream's own code if it sent one.
     """
 
@@ -110,7 +110,7 @@ class InvalidArguments(SeedreamError):
 
 
 class MissingToken(SeedreamError):
-    """This caller has no API token, or only a placeholder, which `why` describes."""
+    """The caller has no API token, or only a placeholder, which `why` describes."""
 
     code = "no_token"
 
@@ -120,23 +120,23 @@ class MissingToken(SeedreamError):
         )
         super().__init__(
             f"{missing}, so nothing was sent. Get one at "
-            f"{TOKEN_PAGE}, and put it as ACEDATACLOUD_API_TOKEN under `env` in the client's settings for this server "
-            "(`mcp-seedream install CLIENT` does it), or into the extension's settings. Then start the client again."
+            f"{TOKEN_PAGE}, and set it as ACEDATACLOUD_API_TOKEN under `env` in the client's settings for this server "
+            "(`mcp-seedream install CLIENT` does that), or in the extension's settings. Then restart the client."
         )
 
 
 class ServerShuttingDown(SeedreamError):
-    """The process is about to exit and accepts no new calls."""
+    """The process is about to exit, and accepts no new calls."""
 
     code = "stopping"
     retryable = True
 
     def __init__(self) -> None:
-        super().__init__("The server is shutting down, so nothing was sent. The call can be repeated once it is back.")
+        super().__init__("The server is shutting down, so nothing was sent. Repeat the call when it is back.")
 
 
 class CallInProgress(SeedreamError):
-    """An identical call has no task yet; another one would be billed as well."""
+    """An identical call is in progress and has no task yet; sending this one would be billed as well."""
 
     code = "in_progress"
     retryable = True

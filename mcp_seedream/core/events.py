@@ -1,6 +1,6 @@
 """Events for logs and metrics: tool calls, upstream requests, refusals and limits.
 
-`Observer` logs tool calls; `metrics.Metrics` also counts events. Events contain no prompt, key or link.
+`Observer` logs tool calls; `telemetry.metrics.Metrics` also counts events. Events contain no prompt, key or link.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 class ToolCall:
     """A tool call that has ended.
 
-    `outcome` is succeeded, pending, or an error's code. `seconds` is how long the caller waited; `generating` is how
-    long the upstream took, if it said so. Only HTTP has `caller` and `request_id`.
+    `outcome` is succeeded, pending, left, or an error's code. `seconds` is how long the caller waited; `generating` is
+    how long the upstream took, if it reported that. Only HTTP has `caller` and `request_id`.
     """
 
     tool: str

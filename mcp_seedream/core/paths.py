@@ -31,7 +31,7 @@ def expand_path(text: str) -> str:
     """Expand variables (`$NAME`, `${NAME}`, `%NAME%`) and `~` in the path of a setting.
 
     Raises:
-        ValueError: A variable is not set, a placeholder is left, or it is not a path of this system.
+        ValueError: A variable is not set, a placeholder was not replaced, or it is not a path of this system.
     """
     text = strip_quotes(text)
     if why := windows_path_reason(text):
@@ -54,7 +54,7 @@ def expand_path(text: str) -> str:
 def expand_home(text: str) -> str:
     """Expand a variable for the home folder at the start of a caller's path.
 
-    Other variables are not expand_path, because a caller could read the environment with them.
+    Other variables are not expanded, because a caller could read the environment with them.
 
     Raises:
         ValueError: The path starts with another variable.
@@ -71,7 +71,7 @@ def expand_home(text: str) -> str:
 def windows_path_reason(text: str) -> str | None:
     """Why a path can't be used if it is a Windows path on another system; else None.
 
-    For a UNC path into WSL, it includes the path of the file there.
+    For a UNC path into WSL, the reason includes the file's path inside WSL.
     """
     if os.name == "nt":
         return None

@@ -26,7 +26,7 @@ def connect(url: str) -> Redis:
     from redis.asyncio.retry import Retry  # noqa: PLC0415
     from redis.backoff import NoBackoff  # noqa: PLC0415
 
-    retry = Retry(NoBackoff(), 1)  # once, for a stale connection: callers are waiting
+    retry = Retry(NoBackoff(), 1)  # one retry at once, for a stale connection: callers are waiting
     try:
         redis: Redis = Redis.from_url(
             url, decode_responses=True, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, retry=retry
@@ -37,8 +37,8 @@ def connect(url: str) -> Redis:
 
 
 @asynccontextmanager
-async def reached() -> AsyncIterator[None]:
-    """Translate errors of Redis commands.
+async def redis_errors() -> AsyncIterator[None]:
+    """Translate the errors of Redis commands while the context lasts.
 
     Raises:
         StoreUnavailable: Redis can't be used.

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
         "SEEDREAM_WAIT_SECONDS", default=45, ge=0, le=600, description="How long a call waits for its picture"
     )
     set_images: int = _env(
-        "SEEDREAM_SET_IMAGES", default=4, ge=1, le=15, description="Pictures in a set, if the call gives no number"
+        "SEEDREAM_SET_IMAGES", default=4, ge=1, le=15, description="Pictures in a set, if the call has no number"
     )
     preview: Literal["on", "off"] | None = _env(
         "SEEDREAM_PREVIEW",
@@ -74,7 +74,7 @@ class Settings(BaseSettings):
         "SEEDREAM_READ_TIMEOUT",
         default=60,
         gt=0,
-        description="Time-out for the upstream to answer or accept data, in seconds",
+        description="Time-out for the upstream to respond or accept data, in seconds",
     )
     stream_timeout: float = _env(
         "SEEDREAM_STREAM_TIMEOUT",
@@ -266,7 +266,7 @@ class Settings(BaseSettings):
 
 
 class ClaudeCode(BaseSettings):
-    """A setting of Claude Code: where `install` finds its settings."""
+    """The setting of Claude Code that names the folder of its settings, for `install`."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True)
 
@@ -291,7 +291,7 @@ HARMLESS = frozenset(
         *("allowed_hosts", "allowed_origins", "cors_origins"),
     }
 )
-"""Settings that a `.env` may always set: they are no addresses, paths or secrets."""
+"""Settings that a `.env` may always set: they are not addresses, paths or secrets."""
 ADDRESSES = frozenset({"base_url", "image_hosts", "otlp_endpoint", "vendor_auth_url", "vendor_platform_url"})
 """Settings that are addresses."""
 

@@ -13,8 +13,8 @@ _LEFT_EMPTY = re.compile(r"""\s*(["']?)(\$\{user_config\.\w+\}|null|undefined)?\
 _MIN_LENGTH = 32  # characters of a seal key
 _MIN_DISTINCT = 8  # different characters of a seal key; 32 random hexadecimal digits have 14 on average
 _MIN_UNIQUE = 0.6  # share of distinct groups of three characters; nearly 1 for random digits
-_MAX_STEPS = 0.6  # share of characters next to the one before, as in 0123 and fedc; 0.2 for random digits
-_MAX_SKIPS = 0.8  # share of characters next to the second one before, as in a1b2c3 and 000102
+_MAX_STEPS = 0.6  # share of characters that follow their predecessor, as in 0123 and fedc; 0.2 for random digits
+_MAX_SKIPS = 0.8  # share of characters that follow the second one before them, as in a1b2c3 and 000102
 _PLACEHOLDERS = (
     *("nobodyguesses", "changeme", "changethis", "changeit", "replaceme", "replacethis", "replacewith", "placeholder"),
     *("yoursecret", "yourkey", "yourseal", "yourown", "keyhere", "secrethere", "keygoeshere", "secretgoeshere"),
@@ -24,12 +24,12 @@ _PLACEHOLDERS = (
     *("longrandom", "randomstring", "randomsecret", "somerandom", "correcthorse", "quickbrown", "qazwsx"),
     *("qwertyuiop", "asdfghjkl", "passwordpassword", "loremipsum"),
 )
-"""Parts of placeholder keys in documents and templates: lower case, letters and digits only."""
+"""Parts of placeholder keys in documents and templates, with lower-case letters and digits only."""
 _MAKE_ONE = "`openssl rand -hex 32` makes one"
 
 
 def is_left_empty(value: str) -> bool:
-    """Whether a client's form left this empty: blank, `null`, or an unfilled placeholder."""
+    """Whether a client's form left the value empty: blank, `null`, or a placeholder that was not replaced."""
     return _LEFT_EMPTY.fullmatch(value) is not None
 
 
@@ -90,5 +90,5 @@ def check_seal_key(key: str) -> None:
 
 
 def _steps(key: str, gap: int) -> float:
-    """The share of characters whose code differs by at most 1 from the one `gap` places before."""
+    """The share of characters whose code differs by at most 1 from the character `gap` places before."""
     return sum(abs(ord(a) - ord(b)) <= 1 for a, b in zip(key, key[gap:], strict=False)) / (len(key) - gap)

@@ -1,7 +1,7 @@
 """Reads the settings. The command line overrides the environment, which overrides `.env`.
 
-Clients start servers in the folder that is open, whose `.env` may come from somebody else. So the file may set harmless
-settings only, unless it also contains the token that is used: see `_is_trusted`.
+Clients start servers in the folder that is open, and its `.env` may come from somebody else. So the file may set only
+harmless settings, unless it also contains the token that is used: see `_is_trusted`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ __all__ = [
     "ClaudeCode",
     "Settings",
     "Sources",
-    "about_passed_over",
-    "about_trouble",
+    "ignored_warning",
     "name_of",
+    "read_error_warning",
     "read_settings",
     "sources",
     "validation_messages",
@@ -45,46 +45,46 @@ class Sources:
     Args:
         use: What the settings are for.
         environment: All environment variables.
-        filed: The settings of `.env` that are used.
-        passed_over: Names of settings in `.env` that are ignored, because they could send the token elsewhere.
+        env_file: The settings of `.env` that are used.
+        ignored: Names of settings in `.env` that are ignored, because they could send the token to another address.
         unknown: Names that look like settings but are not.
-        trouble: Why `.env` can't be read.
+        read_error: Why `.env` can't be read.
     """
 
     use: Use
     environment: Mapping[str, str]
-    filed: Mapping[str, str]
-    passed_over: tuple[str, ...]
+    env_file: Mapping[str, str]
+    ignored: tuple[str, ...]
     unknown: tuple[str, ...]
-    trouble: str
+    read_error: str
 
-    def settings(self, **given: Any) -> Settings:
-        """The settings; `given` overrides all sources.
+    def settings(self, **overrides: Any) -> Settings:
+        """The settings; `overrides` take precedence over all sources.
 
         Raises:
             ConfigurationError: Settings are invalid; the message names each of them.
         """
-        if self.trouble and self.use == "hosted":
-            raise ConfigurationError(f"The setting {FILE} is wrong: {self.trouble}")
+        if self.read_error and self.use == "hosted":
+            raise ConfigurationError(f"The setting {FILE} is wrong: {self.read_error}")
         try:
-            return Settings(**self.values(**given))
+            return Settings(**self.values(**overrides))
         except ValidationError as error:
             messages = validation_messages(error)
         raise ConfigurationError("\n".join(f"The setting {name} is wrong: {why}" for name, why in messages.items()))
 
-    def values(self, **given: Any) -> dict[str, Any]:
-        """The arguments of `Settings`, by field; it reads the environment itself."""
+    def values(self, **overrides: Any) -> dict[str, Any]:
+        """The arguments of `Settings`, by field, without the environment, which `Settings` reads itself."""
         unused = HTTP_ONLY if self.use == "local" else ()
         defaults = {field: Settings.model_fields[field].get_default() for field in unused}
-        filed = {_FIELDS[name]: value for name, value in self.filed.items()}
-        return filed | {field: value for field, value in given.items() if value is not None} | defaults
+        from_file = {_FIELDS[name]: value for name, value in self.env_file.items()}
+        return from_file | {field: value for field, value in overrides.items() if value is not None} | defaults
 
     def warnings(self) -> list[str]:
         """Warnings for the log at startup."""
-        warnings = [about_trouble(self.trouble)] if self.trouble else []
-        if self.passed_over:
-            who = "a server over HTTP" if self.use == "hosted" else "a server whose token is not in the same file"
-            warnings.append(about_passed_over(self.passed_over, who))
+        warnings = [read_error_warning(self.read_error)] if self.read_error else []
+        if self.ignored:
+            reader = "a server over HTTP" if self.use == "hosted" else "a server whose token is not in the same file"
+            warnings.append(ignored_warning(self.ignored, reader))
         for name in self.unknown:
             from difflib import get_close_matches  # noqa: PLC0415  (slow to import, and rarely needed)
 
@@ -94,15 +94,15 @@ class Sources:
         return warnings
 
 
-def about_trouble(why: str) -> str:
+def read_error_warning(reason: str) -> str:
     """A warning about a `.env` that can't be read."""
-    return f"{FILE} in {Path.cwd()} is ignored: {why}."
+    return f"{FILE} in {Path.cwd()} is ignored: {reason}."
 
 
-def about_passed_over(names: tuple[str, ...], who: str) -> str:
-    """A warning about settings in `.env` that `who` ignores."""
+def ignored_warning(names: tuple[str, ...], reader: str) -> str:
+    """A warning about settings in `.env` that `reader` ignores."""
     return (
-        f"{', '.join(names)} in {Path.cwd() / FILE}: ignored, since {who} takes no addresses, paths or secrets "
+        f"{', '.join(names)} in {Path.cwd() / FILE}: ignored, since {reader} reads no addresses, paths or secrets "
         "from there. Set them in the environment."
     )
 
@@ -112,34 +112,34 @@ def sources(use: Use, *, pipe_seconds: float = PIPE_SECONDS) -> Sources:
     environment = {name.upper(): value or "" for name, value in EnvSettingsSource(Settings).env_vars.items()}
     file = read_env_file(pipe_seconds)
     has_token = name_of("token") not in environment and _has_token(file)
-    filed, passed_over = dict[str, str](), list[str]()
+    used, ignored = dict[str, str](), list[str]()
     for name, field in _FIELDS.items():
         if name in environment or name not in file.values or (use == "local" and field in HTTP_ONLY):
             continue
         if field in HARMLESS or field == "token":
-            filed[name] = file.values[name]
+            used[name] = file.values[name]
         elif _is_trusted(field, use, has_token=has_token):
-            filed[name] = file.literal[name]  # without variables of the environment, which may be secret
+            used[name] = file.literal[name]  # without variables of the environment, which may be secret
         elif not setting_rules.is_left_empty(file.literal[name]):
-            passed_over.append(name)
+            ignored.append(name)
     prefixed = {name for name in {*environment, *file.values} if name.startswith(_PREFIXES)}
     unknown = tuple(sorted(prefixed - _FIELDS.keys()))
-    return Sources(use, environment, filed, tuple(sorted(passed_over)), unknown, file.trouble)
+    return Sources(use, environment, used, tuple(sorted(ignored)), unknown, file.error)
 
 
-def read_settings(use: Use = "hosted", /, **given: Any) -> Settings:
-    """The settings; `given`, from the command line, overrides the environment, which overrides `.env`.
+def read_settings(use: Use = "hosted", /, **overrides: Any) -> Settings:
+    """The settings; `overrides`, from the command line, take precedence over the environment, and this over `.env`.
 
     Raises:
         ConfigurationError: Settings are invalid; the message names each of them.
     """
-    return sources(use).settings(**given)
+    return sources(use).settings(**overrides)
 
 
 def _is_trusted(field: str, use: Use, *, has_token: bool) -> bool:
-    """Whether an address, path or secret in `.env` is used: only if the token that is used is in the same file.
+    """Whether an address, path or secret in `.env` is used: only if the token in use comes from the same file.
 
-    Over HTTP it never is, because callers send tokens that are not in the file.
+    Over HTTP it is never used, because callers send tokens that are not in the file.
     """
     return has_token and use != "hosted" and field not in HTTP_ONLY
 

@@ -17,85 +17,88 @@ _HOSTING = (
     *("allowed_hosts", "allowed_origins", "cors_origins", "calls_at_once", "all_calls_at_once", "generations_a_minute"),
     *("check_seconds", "max_header_kib", "max_body_mib"),
 )
-"""Settings that show that a server for other people is configured."""
+"""Settings that only a server for other people needs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
-    """The settings, and what the environment and `.env` contain.
+class SettingsReport:
+    """The settings, and the unparsed values of the environment and `.env`.
 
     Args:
         settings: The settings; an invalid one has its default.
-        wrong: Why settings are invalid, by name.
+        invalid: Why settings are invalid, by name.
         unknown: Names that look like settings but are not.
-        written: Unparsed values of the environment.
-        filed: Unparsed values of `.env` that the environment does not override.
-        passed_over: Names of settings in `.env` that are ignored.
-        trouble: Why `.env` can't be read.
-        lender: The client whose settings file has the token, if the environment and `.env` have none.
-        elsewhere: Who supplies a token that can't be read from here.
+        environment: Unparsed values of the environment.
+        env_file: Unparsed values of `.env` that the environment does not override.
+        ignored: Names of settings in `.env` that are ignored.
+        read_error: Why `.env` can't be read.
+        token_source: The client's settings that have the token, if the environment and `.env` have none.
+        token_provider: The clients that provide a token which this process can't read.
     """
 
     settings: Settings
-    wrong: Mapping[str, str]
+    invalid: Mapping[str, str]
     unknown: tuple[str, ...]
-    written: Mapping[str, str]
-    filed: Mapping[str, str]
-    passed_over: tuple[str, ...] = ()
-    trouble: str = ""
-    lender: str = ""
-    elsewhere: str = ""
+    environment: Mapping[str, str]
+    env_file: Mapping[str, str]
+    ignored: tuple[str, ...] = ()
+    read_error: str = ""
+    token_source: str = ""
+    token_provider: str = ""
 
     @property
     def serves_others(self) -> bool:
         """Whether a setting that only a server for other people needs is set, validly or not."""
         fields = Settings.model_fields
-        set_ = {field for field in _HOSTING if getattr(self.settings, field) != fields[field].get_default()}
-        return bool(set_) or any(name_of(field) in self.wrong for field in _HOSTING)
+        is_set = any(getattr(self.settings, field) != fields[field].get_default() for field in _HOSTING)
+        return is_set or any(name_of(field) in self.invalid for field in _HOSTING)
 
-    def with_token(self, written: str, lender: str) -> Survey:
-        """A copy with the token from the settings file of the client `lender`."""
+    def with_token(self, token: str, source: str) -> SettingsReport:
+        """A copy with an unparsed token from `source`."""
         try:
-            settings = self.settings.model_copy(update={"token": SecretStr(clean_token(written))})
+            settings = self.settings.model_copy(update={"token": SecretStr(clean_token(token))})
         except ValueError as error:
-            return replace(self, wrong={**self.wrong, name_of("token"): f"{error}, in {lender}"})
-        return replace(self, settings=settings, lender=lender)
+            return replace(self, invalid={**self.invalid, name_of("token"): f"{error}, in {source}"})
+        return replace(self, settings=settings, token_source=source)
 
-    def with_sandbox(self, settings: Settings) -> Survey:
-        """A copy for a sandbox as the upstream, without the settings of the real one."""
-        its_own = {name_of(field) for field in ("token", "base_url", "image_hosts")}
-        kept = [{k: v for k, v in each.items() if k not in its_own} for each in (self.wrong, self.written, self.filed)]
-        return Survey(settings, kept[0], self.unknown, kept[1], kept[2], self.passed_over, self.trouble)
+    def with_sandbox(self, settings: Settings) -> SettingsReport:
+        """A copy for a sandbox as the upstream, without the settings of the real upstream."""
+        upstream = {name_of(field) for field in ("token", "base_url", "image_hosts")}
+        invalid, environment, env_file = (
+            {name: value for name, value in values.items() if name not in upstream}
+            for values in (self.invalid, self.environment, self.env_file)
+        )
+        return SettingsReport(settings, invalid, self.unknown, environment, env_file, self.ignored, self.read_error)
 
 
-def survey() -> Survey:
+def read_report() -> SettingsReport:
     """Read the environment and `.env`, even if settings are invalid."""
-    found = sources("doctor")
-    settings, wrong = _usable(found)
+    setting_sources = sources("doctor")
+    settings, invalid = _usable(setting_sources)
     names = {name_of(field) for field in Settings.model_fields}
-    return Survey(
+    return SettingsReport(
         settings,
-        wrong,
-        found.unknown,
-        {name: found.environment[name] for name in sorted(names & found.environment.keys())},
-        dict(sorted(found.filed.items())),
-        found.passed_over,
-        found.trouble,
+        invalid,
+        setting_sources.unknown,
+        {name: value for name, value in sorted(setting_sources.environment.items()) if name in names},
+        dict(sorted(setting_sources.env_file.items())),
+        setting_sources.ignored,
+        setting_sources.read_error,
     )
 
 
-def _usable(found: Sources) -> tuple[Settings, dict[str, str]]:
+def _usable(setting_sources: Sources) -> tuple[Settings, dict[str, str]]:
     """The settings with defaults for invalid ones, and why those are invalid."""
     try:
-        return Settings(**found.values()), {}
+        return Settings(**setting_sources.values()), {}
     except ValidationError as error:
-        wrong = validation_messages(error)
+        invalid = validation_messages(error)
     fields = Settings.model_fields.items()
-    defaults = {field: info.get_default() for field, info in fields if name_of(field) in wrong}
-    return Settings(**found.values() | defaults), wrong
+    defaults = {field: info.get_default() for field, info in fields if name_of(field) in invalid}
+    return Settings(**setting_sources.values() | defaults), invalid
 
 
 def coloured(stream: TextIO) -> bool:
-    """Whether to use colours on this stream: on a terminal, unless NO_COLOR or TERM forbids it."""
+    """Whether to use colours on this stream: only on a terminal, unless NO_COLOR is set or TERM is `dumb`."""
     environment = EnvSettingsSource(Settings).env_vars
     return stream.isatty() and not environment.get("no_color") and environment.get("term") not in (None, "dumb")

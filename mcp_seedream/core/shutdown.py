@@ -1,4 +1,4 @@
-"""Graceful shutdown: waits end with what they have, calls in progress are answered, then the process exits.
+"""Graceful shutdown: waits end early, calls in progress are answered, then the process exits.
 
 The first SIGTERM or SIGINT requests the shutdown; the second one ends the process at once. A worker process ignores
 one repeated signal: a signal to the process group reaches it directly and again through its parent.
@@ -29,7 +29,7 @@ class Shutdown:
     """The state of a shutdown: whether it was requested, and how many calls are in progress.
 
     Args:
-        grace: Seconds that calls in progress have to finish once it was requested.
+        grace: Seconds for calls in progress to finish after the request.
         changed: Called with the number of calls in progress whenever it changes.
     """
 
@@ -41,7 +41,7 @@ class Shutdown:
         self._idle = anyio.Event()
 
     def request(self) -> None:
-        """Request the shutdown: no new call starts, and every wait ends with what it has."""
+        """Request the shutdown: no new call starts, and every wait ends."""
         if not self.requested.is_set():
             logger.info("shutting down; %d calls in progress", self._in_progress)
             self.requested.set()
@@ -77,10 +77,10 @@ class Shutdown:
 
 
 def die(number: int) -> NoReturn:
-    """End the process by a signal at once: a thread blocked on stdin would keep Python's own exit waiting."""
+    """End the process by a signal at once: a thread that is blocked on stdin would delay Python's normal exit."""
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
-    os._exit(128 + number)  # the first process of a container does not die by a signal
+    os._exit(128 + number)  # the kernel ignores default signal actions for a container's first process
 
 
 @asynccontextmanager
@@ -90,11 +90,11 @@ async def shutdown_on_signals(
     """Handle signals while the context lasts: the first requests the shutdown, the second ends the process.
 
     Args:
-        shutdown: Requested by the first signal.
+        shutdown: The shutdown, which the first signal requests.
         then: Called once no call is in progress, with the signal and its previous handler.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread hears signals
+        yield  # Python handles signals only in the main thread
         return
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in _SIGNALS}

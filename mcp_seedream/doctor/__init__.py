@@ -1,7 +1,7 @@
-"""The command `doctor`: finds out why no pictures come, and says what to do.
+"""The command `doctor`: finds out why pictures can't be made, and gives advice.
 
-Front door: `command.doctor`. Each `*_checks` module checks one thing (this machine, the upstream, a hosted endpoint,
-the settings of a hosted server); `findings` runs the checks and prints their results.
+Front door: `command.doctor`. `machine` checks this machine, and each `*_checks` module one other subject: the upstream,
+a hosted endpoint, the settings of a hosted server, recent refusals. `findings` runs the checks and formats results.
 
-The checks cost nothing and change nothing. Of a token, at most the last characters are printed.
+The checks are free and change nothing. At most the last four characters of a token are printed.
 """

@@ -22,7 +22,7 @@ from mcp_seedream import __version__
 from mcp_seedream.assembly import stdio_parameters
 from mcp_seedream.core.errors import ConfigurationError
 from mcp_seedream.core.settings import Settings, name_of
-from mcp_seedream.core.settings_report import Survey, coloured
+from mcp_seedream.core.settings_report import SettingsReport, coloured
 from mcp_seedream.doctor.endpoint_checks import EndpointChecks
 from mcp_seedream.doctor.findings import Check, Finding, Result, as_json, as_text, count, run_checks
 from mcp_seedream.doctor.hosting_checks import HostingChecks
@@ -51,28 +51,28 @@ class DoctorOptions:
     sandbox: bool
 
 
-def doctor(options: DoctorOptions, survey: Survey) -> int:
+def doctor(options: DoctorOptions, report: SettingsReport) -> int:
     """Check this machine and the upstream, or a hosted endpoint; 1 if there is a problem.
 
     Args:
-        options: The command line's.
-        survey: The settings.
+        options: The options of the command line.
+        report: The settings and their sources.
 
     Raises:
         ConfigurationError: The URL is not an http(s) address.
     """
     if options.url:
-        checks = _endpoint(options.url, survey.settings).checks()
+        checks = _endpoint(options.url, report.settings).checks()
     else:
         installed = _installed()
-        survey = survey if options.sandbox else _with_client_token(survey, installed)
+        report = report if options.sandbox else _with_client_token(report, installed)
         checks = [
-            *MachineChecks(survey).checks(),
+            *MachineChecks(report).checks(),
             Check("clients", partial(_client_entries, installed)),
-            *HostingChecks(survey).checks(),
-            *UpstreamChecks(survey).checks(),
-            Check("refusals", partial(recent_refusals, survey.settings), needs=("settings",)),
-            _server(survey, sandbox=options.sandbox),
+            *HostingChecks(report).checks(),
+            *UpstreamChecks(report).checks(),
+            Check("refusals", partial(recent_refusals, report.settings), needs=("settings",)),
+            _server(report, sandbox=options.sandbox),
         ]
     results = anyio.run(run_checks, checks, _ignore if options.json else _printer(checks, sys.stdout))
     problems, warnings = count(results, "problem"), count(results, "warning")
@@ -80,12 +80,12 @@ def doctor(options: DoctorOptions, survey: Survey) -> int:
         _say(as_json(results, version=__version__))
     else:
         counts = f"{_counted(problems, 'problem')}, {_counted(warnings, 'warning')}."
-        _say(f"\n{counts if problems or warnings else 'All is well.'}")
+        _say(f"\n{counts if problems or warnings else 'No problems found.'}")
     return 1 if problems else 0
 
 
 def _printer(checks: Sequence[Check], stream: TextIO) -> Callable[[Result], None]:
-    """A function that prints a result as text, in the width of the terminal."""
+    """A function that prints a result as text, wrapped to the width of the terminal."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")  # names of servers and folders may be in any script
     names = max(len(check.name) for check in checks)
@@ -105,8 +105,8 @@ def _say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
+def _counted(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
 
 
 def _endpoint(url: str, settings: Settings) -> EndpointChecks:
@@ -125,23 +125,23 @@ async def _client_entries(installed: Installed) -> Finding:
     return client_entries(installed)
 
 
-def _with_client_token(survey: Survey, installed: Installed) -> Survey:
-    """The settings with the token of a client, if none is set here."""
-    if survey.settings.token or name_of("token") in survey.wrong:
-        return survey
+def _with_client_token(report: SettingsReport, installed: Installed) -> SettingsReport:
+    """The report with the token of a client, if the environment and `.env` have none."""
+    if report.settings.token or name_of("token") in report.invalid:
+        return report
     for entry in installed.entries:
         if entry.own_token:
-            return survey.with_token(entry.own_token, f"{entry.title}'s settings")
+            return report.with_token(entry.own_token, f"{entry.title}'s settings")
     titles = " and ".join(dict.fromkeys(entry.title for entry in installed.entries if entry.provides_token))
-    return replace(survey, elsewhere=f"{titles} provides it" if titles else "")
+    return replace(report, token_provider=titles)
 
 
-def _server(survey: Survey, *, sandbox: bool) -> Check:
-    """A check that starts the server as clients do, and with the sandbox makes a picture."""
+def _server(report: SettingsReport, *, sandbox: bool) -> Check:
+    """A check that starts the server as a client would, and makes a picture if the sandbox is used."""
 
     async def start() -> Finding:
-        if wrong := invalid_setting(survey, "token"):
-            return wrong
+        if finding := invalid_setting(report, "token"):
+            return finding
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             log = Path(folder) / "log"
             try:
@@ -151,7 +151,7 @@ def _server(survey: Survey, *, sandbox: bool) -> Check:
                 lines = log.read_text("utf-8", "replace").splitlines()
                 reason = lines[-1] if lines else str(errors.exceptions[0])
             return Finding(
-                "problem", f"It does not start: {reason}", f"Run {sys.executable} -m mcp_seedream to see more."
+                "problem", f"It does not start: {reason}", f"Run {sys.executable} -m mcp_seedream for more output."
             )
 
     return Check("server", start, needs=("packages", "settings", "models"), seconds=60)
@@ -159,8 +159,8 @@ def _server(survey: Survey, *, sandbox: bool) -> Check:
 
 async def _start_server(log: TextIO, folder: Path, *, sandbox: bool) -> Finding:
     began = time.perf_counter()
-    switches = SandboxOptions(seconds=0.2).switches if sandbox else []
-    async with Client(stdio_client(stdio_parameters(switches), errlog=log), mode="legacy") as client:
+    options = SandboxOptions(seconds=0.2).arguments if sandbox else []
+    async with Client(stdio_client(stdio_parameters(options), errlog=log), mode="legacy") as client:
         tools = [tool.name for tool in (await client.list_tools()).tools]
         seconds = time.perf_counter() - began
         text = f"starts in {seconds:.1f} s, with {', '.join(tools)}"
@@ -170,9 +170,9 @@ async def _start_server(log: TextIO, folder: Path, *, sandbox: bool) -> Finding:
             result = await client.call_tool("generate_image", arguments)
             if not (folder / "fox.jpg").is_file():
                 reason = (result.structured_content or {}).get("error") or result.content
-                return Finding("problem", f"It made no picture in the sandbox: {reason}")
+                return Finding("problem", f"It did not make a picture in the sandbox: {reason}")
             text += f"; a sandbox picture took {time.perf_counter() - began:.1f} s"
     if seconds > _SLOW_START:
-        advice = "Some clients wait no longer than 15 s. A slow disk or a virus scanner may be the cause."
+        advice = "Some clients wait for at most 15 s. A slow disk or a virus scanner may be the cause."
         return Finding("warning", text, advice)
     return Finding("ok", text)

@@ -1,4 +1,4 @@
-"""Checks of a hosted endpoint from outside, as its clients see it: who may call it, and whether it works."""
+"""Checks of a hosted endpoint from outside, as a client: its authentication, and whether it works."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _INITIALIZE = {
         "clientInfo": {"name": "mcp-seedream doctor", "version": __version__},
     },
 }
-"""The first message of a client. The HTTP status of its answer says who may call."""
-_RENEWAL = 14 * 24 * 3600  # seconds before it expires, a certificate should be renewed
+"""The first message of a client. The HTTP status of the response shows whether a token is required."""
+_RENEWAL = 14 * 24 * 3600  # renew a certificate this many seconds before it expires
 _NO_SIGN_IN = (
-    "Clients without a setting for a token (claude.ai, ChatGPT) can't connect. SEEDREAM_PUBLIC_URL turns sign-in on."
+    "Clients without a setting for a token (claude.ai, ChatGPT) can't connect. SEEDREAM_PUBLIC_URL enables sign-in."
 )
 _CHECK_ADDRESS = "Is this the address of the endpoint? It usually ends with /mcp."
 
@@ -38,9 +38,9 @@ class EndpointChecks:
 
     Args:
         url: Its address.
-        token: The token of a caller; None: checks that need one are skipped.
-        connect: Seconds for a connection.
-        read: Seconds for an answer.
+        token: The token of a caller; None to skip the checks that need one.
+        connect: Time-out for a connection, in seconds.
+        read: Time-out for a response, in seconds.
 
     Raises:
         ConfigurationError: The URL is not an http(s) address.
@@ -50,7 +50,7 @@ class EndpointChecks:
         if not _is_http_url(url):
             raise ConfigurationError(f"{url} is not an address like https://seedream.example.com/mcp.")
         self._probe_of = partial(HttpProbe, connect=connect, read=read)
-        self._probe = self._probe_of(url.rstrip("/"))  # both forms are the same endpoint
+        self._probe = self._probe_of(url.rstrip("/"))  # the endpoint also accepts a slash at the end
         self._token = token
         self._health: Answer | None = None
         self._requires_token = False
@@ -74,7 +74,7 @@ class EndpointChecks:
         if isinstance(answer, Finding):
             return answer
         if answer.status in (502, 504) or (answer.status == 503 and answer.page is not None):
-            text = f"A proxy in front answers HTTP {answer.status}: the server behind it does not run."
+            text = f"A proxy in front answers HTTP {answer.status}: the server behind it is not running."
             return Finding("problem", text, "Start the server, or read its log.")
         self._health = answer
         host = self._probe.url.host
@@ -91,11 +91,11 @@ class EndpointChecks:
     async def _certificate(self) -> Finding:
         expires = self._health.expires if self._health else None
         if expires is None:
-            return Finding("not checked", "none without https" if self._probe.url.scheme == "http" else "unknown")
+            return Finding("not checked", "none, without https" if self._probe.url.scheme == "http" else "unknown")
         until = time.strftime("%Y-%m-%d", time.gmtime(expires))
         if expires - time.time() < _RENEWAL:
             return Finding(
-                "warning", f"It is only valid until {until}.", "Renew it. After that day no client connects."
+                "warning", f"It is only valid until {until}.", "Renew it. After that day no client can connect."
             )
         return Finding("ok", f"valid until {until}")
 
@@ -107,7 +107,7 @@ class EndpointChecks:
         if status in PRIVATE_STATUSES and (version := await self._version_on_card()):
             self._hides_probes = True
             return Finding("ok", f"mcp-seedream {version}; a proxy in front keeps /health private, as it should")
-        return Finding("warning", f"The answer of /health is not that of mcp-seedream (HTTP {status}).", _CHECK_ADDRESS)
+        return Finding("warning", f"/health does not answer as mcp-seedream does (HTTP {status}).", _CHECK_ADDRESS)
 
     async def _version_on_card(self) -> str:
         """The version on the public server card; empty if the card is not that of mcp-seedream."""
@@ -122,16 +122,16 @@ class EndpointChecks:
             return answer
         if self._hides_probes and answer.status in PRIVATE_STATUSES:
             text = "a proxy in front keeps /ready private, as it should"
-            return Finding("not checked", text, "On the host itself, and for monitoring, /ready is available.")
+            return Finding("not checked", text, "/ready is available on the host itself, and for monitoring.")
         status = answer.json_object.get("status")
         if answer.status == 200 and status == "ready":
             return Finding("ok", "the server reaches it")
         if answer.status == 503 and status:
             return Finding(
-                "problem", f"The server is not ready: {status}.", "Its log, or `doctor` on its host, says more."
+                "problem", f"The server is not ready: {status}.", "Its log, or `doctor` on its host, has details."
             )
         return Finding(
-            "warning", f"/ready gives no status (HTTP {answer.status}).", "A proxy in front may keep it private."
+            "warning", f"/ready returns no status (HTTP {answer.status}).", "A proxy in front may keep it private."
         )
 
     async def _call_without_token(self) -> Finding:
@@ -147,10 +147,10 @@ class EndpointChecks:
                 return Finding("problem", f"The server does not accept this host name. {description}".strip())
             case 404 | 405:
                 return Finding("problem", f"No endpoint has this address (HTTP {answer.status}).", _CHECK_ADDRESS)
-        if wrong := foreign_answer(answer):
-            return wrong
+        if finding := foreign_answer(answer):
+            return finding
         if answer.status == 200 and isinstance(await self._probe.list_tools(), list):
-            return Finding("warning", "Anyone may call it: it requires no token.", "Is this the server you mean?")
+            return Finding("warning", "It requires no token, so anyone can call it.", "Is this the right server?")
         return Finding(
             "problem", f"A call is answered with HTTP {answer.status}. {description}".strip(), _CHECK_ADDRESS
         )
@@ -159,7 +159,7 @@ class EndpointChecks:
         """Whether the sign-in that the answer announces is for this endpoint."""
         match = re.search(r'resource_metadata="([^"]+)"', answer.headers.get("www-authenticate", ""))
         if not match:
-            return Finding("ok", "callers send a token; there is no sign-in", _NO_SIGN_IN)
+            return Finding("ok", "callers send a token; sign-in is off", _NO_SIGN_IN)
         if not _is_http_url(match[1]):
             return Finding("problem", f"Sign-in is announced at {match[1]}, which is not an address.", _CHECK_ADDRESS)
         metadata = await self._probe_of(match[1]).exchange("GET")
@@ -170,7 +170,7 @@ class EndpointChecks:
             text = f"Sign-in is announced, but {match[1]} answers HTTP {metadata.status}."
             return Finding("problem", text, "A proxy in front must forward /.well-known/.")
         if resource != str(self._probe.url):
-            text = f"Sign-in is for {resource}, which is not this address. Clients refuse that."
+            text = f"Sign-in is for {resource}, which is not this address. Clients reject that."
             return Finding("problem", text, "Set SEEDREAM_PUBLIC_URL to the origin of the address that clients use.")
         return Finding("ok", "callers sign in, or send a token")
 

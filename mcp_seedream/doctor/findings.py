@@ -19,18 +19,18 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Level = Literal["ok", "warning", "problem", "not checked"]
-"""It works; it works, with a drawback; it prevents pictures; it could not be checked."""
+"""ok: it works. warning: it works, with a drawback. problem: pictures can't be made. not checked: no result."""
 
 SECONDS = 30
 """Default time limit of a check."""
 _COLOURS: dict[Level, int] = {"ok": 32, "warning": 33, "problem": 31, "not checked": 2}
 _LEVEL_WIDTH, _GAP = len("not checked"), 2
-_BUG = "This is a bug in mcp-seedream: `mcp-seedream --log-level debug doctor` shows more of it."
+_BUG = "This is a bug in mcp-seedream: `mcp-seedream --log-level debug doctor` shows details."
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found, and what to do about it."""
+    """The outcome of a check, and advice for the user."""
 
     level: Level
     found: str
@@ -57,10 +57,10 @@ class Result:
 
 
 async def run_checks(checks: Sequence[Check], report: Callable[[Result], None]) -> list[Result]:
-    """Run checks concurrently, each after those that it needs.
+    """Run checks concurrently, each after the checks that it needs.
 
     Args:
-        checks: In the order of their results; a check comes after those that it needs.
+        checks: The checks, in the order of their results; each comes after the checks that it needs.
         report: Called with each result, in order.
     """
     done = {check.name: anyio.Event() for check in checks}
@@ -91,7 +91,7 @@ async def _find(check: Check) -> Finding:
             return await check.find()
     except TimeoutError:
         return Finding("problem", f"took longer than {check.seconds:.0f} s")
-    except Exception as error:  # a bug in one check must not hide the results of the others
+    except Exception as error:  # the top of a check: a bug in one must not hide the results of the others
         logger.exception("the check of %s failed", check.name)
         return Finding("problem", f"could not be checked ({type(error).__name__}: {error})", _BUG)
 
@@ -113,7 +113,7 @@ async def in_background(work: Callable[[], T]) -> T:
 
 
 def as_text(result: Result, width: int, *, names: int, coloured: bool = False) -> str:
-    """A result as text: level, name and finding, and below them what to do.
+    """A result as text: level, name and finding, and below them the advice.
 
     Args:
         result: The result.
@@ -155,10 +155,10 @@ def as_json(results: Sequence[Result], **more: Any) -> str:
 
 
 def count(results: Sequence[Result], level: Level) -> int:
-    """How many results are of a level."""
+    """The number of results with a level."""
     return sum(result.finding.level == level for result in results)
 
 
 def _plain(text: str) -> str:
-    """The text without control characters: some of it comes from other servers."""
+    """The text without control characters, since parts of it may come from other servers."""
     return "".join(character if character.isprintable() else " " for character in text)

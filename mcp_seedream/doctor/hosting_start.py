@@ -1,7 +1,7 @@
-"""Builds the hosted app from the settings of the environment, to find out whether a server starts with them.
+"""Builds the hosted app from the settings of the environment, to check whether a server starts with them.
 
-`doctor` runs this with `python -m`, since it sets up logging and metrics for the whole process.
-The exit status is 2 if the settings are refused; the reason is on stdout.
+`doctor` runs this module with `python -m`, since it sets up logging and metrics for the whole process.
+The exit status is 2 if the settings are refused; the reason is printed on stdout.
 """
 
 import sys
@@ -12,7 +12,7 @@ from mcp_seedream.core.settings import read_settings
 
 
 def main() -> int:
-    """Build the app, and discard it."""
+    """Build the app, and discard it; returns the exit status."""
     try:
         settings = read_settings()
         set_up_process(settings)

@@ -1,7 +1,7 @@
-"""Probes of an HTTP server: whether it can be reached as the server would reach it, and if not, why.
+"""Probes of an HTTP server: whether it can be reached, or the reason why not.
 
-A probe uses the same proxy and the same certificates as every other request. A proxy, a network with a sign-in page, or
-a virus scanner in between is recognised by its answers.
+A probe uses the same proxy and the same certificates as every other request of this package. It recognises answers of
+a proxy, a network with a sign-in page, or a virus scanner in between.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _MAX_WAIT = 10  # seconds for an answer
 _MAX_REASON = 200  # characters
 _MAX_SKEW = 60  # seconds between two clocks
 PRIVATE_STATUSES = (401, 403, 404)
-"""Statuses of a proxy in front that does not let the public call the probes; see deploy/nginx.conf."""
+"""Statuses of a proxy in front that keeps the probes private; see deploy/nginx.conf."""
 _PORTAL = (
-    "A proxy, or a network with a sign-in page (open any web page in a browser to see it), answers in its place. "
-    "Or the address is wrong."
+    "A proxy, or a network with a sign-in page (open any web page in a browser to see it), answers instead of the "
+    "server. Or the address is wrong."
 )
 
 
@@ -53,9 +53,9 @@ class Answer:
         status: The HTTP status.
         headers: The headers.
         body: The whole body.
-        at: When its headers came, in Unix seconds of this machine's clock.
-        stages: Seconds of each stage of the request until then, by name.
-        expires: When the certificate expires, in Unix seconds; None: there is none, or it is unknown.
+        at: When the headers arrived, in Unix seconds of this machine's clock.
+        stages: Seconds of each stage of the request before that, by name.
+        expires: When the certificate expires, in Unix seconds; None if there is none, or it is unknown.
     """
 
     status: int
@@ -76,7 +76,7 @@ class Answer:
 
     @property
     def page(self) -> str | None:
-        """The title of a web page that came instead of data (empty if it has none); None: it is not a web page."""
+        """The title of a web page that was sent instead of data (empty if it has none); None for other answers."""
         start = self.body[:20_000].decode("utf-8", "replace").lstrip("\ufeff \r\n\t")
         if not start.startswith("<") and "html" not in self.headers.get("content-type", ""):
             return None
@@ -101,8 +101,8 @@ class HttpProbe:
 
     Args:
         url: The address of the server.
-        connect: Seconds for a connection.
-        read: Seconds for an answer; at most ten.
+        connect: Time-out for a connection, in seconds.
+        read: Time-out for an answer, in seconds; at most ten.
     """
 
     def __init__(self, url: str, *, connect: float, read: float) -> None:
@@ -133,7 +133,7 @@ class HttpProbe:
         return Proxy(httpx.URL(address), f"{kind.upper()}_PROXY" if from_environment else "the system's settings")
 
     async def find_proxy(self) -> Finding:
-        """Which proxy is set, and whether it can be reached."""
+        """Check which proxy is set, and whether it can be reached."""
         try:
             proxy = self.proxy()
         except ConfigurationError as error:
@@ -156,7 +156,7 @@ class HttpProbe:
         return Finding("ok", f"{proxy} ({proxy.source})")
 
     async def exchange(self, method: str, url: httpx.URL | str = "", **request: Any) -> Answer | Finding:
-        """Send one request; returns its answer, or a finding that says why there is none."""
+        """Send one request; returns its answer, or a finding with the reason why there is none."""
         stages = _Stages()
         limit = (self._timeout.connect or 0) + (self._timeout.read or 0)
         proxied = None
@@ -190,7 +190,7 @@ class HttpProbe:
         return Answer(reply.status, reply.headers, reply.content, at, stages.seconds, expires)
 
     async def list_tools(self, token: str | None = None) -> list[str] | Finding:
-        """The names of an MCP server's tools, or a finding that says why there are none."""
+        """The names of an MCP server's tools, or a finding with the reason why there are none."""
         failure: BaseException | None = None
         tools: list[str] = []
         try:
@@ -202,7 +202,7 @@ class HttpProbe:
             failure = failure.exceptions[0]
         if failure:
             reason = (str(failure) or type(failure).__name__).splitlines()[0][:_MAX_REASON]
-            return Finding("problem", f"The answer is not that of an MCP server: {reason}")
+            return Finding("problem", f"This is not the answer of an MCP server: {reason}")
         return tools or Finding("problem", "The server lists no tools.")
 
     @asynccontextmanager
@@ -239,7 +239,7 @@ class HttpProbe:
 
 
 def connection_failure(error: Exception, host: str, *, connected: bool = False) -> Finding:
-    """A finding that says why there is no answer."""
+    """A finding with the reason why there is no answer."""
     return Finding("problem", *diagnose(error, host, connected=connected))
 
 
@@ -277,7 +277,7 @@ async def addresses(host: str, port: int) -> list[str]:
 
 
 def foreign_answer(answer: Answer) -> Finding | None:
-    """A finding if the answer is not from the server itself but from something in between."""
+    """A finding if the answer is not from the server but from a system in between; None if it is from the server."""
     if answer.status == httpx.codes.PROXY_AUTHENTICATION_REQUIRED:
         return Finding("problem", "A proxy requires a user name and a password (407).", "Set them in HTTP_PROXY.")
     if 300 <= answer.status < 400:
@@ -290,21 +290,21 @@ def foreign_answer(answer: Answer) -> Finding | None:
 
 
 def clock_finding(answer: Answer, host: str) -> Finding:
-    """How far this machine's clock is from that of a host which answered."""
+    """A finding about the difference between this machine's clock and that of a host that answered."""
     try:
         server_time = parsedate_to_datetime(answer.headers["date"]).timestamp()
     except (KeyError, ValueError, TypeError, OverflowError):
         return Finding("not checked", f"{host} sends no date")
     skew = answer.at - server_time
     if abs(skew) <= _MAX_SKEW:
-        return Finding("ok", f"within {abs(skew):.0f} s of that of {host}")
+        return Finding("ok", f"differs from that of {host} by {abs(skew):.0f} s")
     ahead = "ahead of" if skew > 0 else "behind"
     text = f"This machine's clock is {_duration(abs(skew))} {ahead} that of {host}."
     return Finding("warning", text, "Let the system set the time. Links, certificates and sign-in depend on it.")
 
 
 def timing(answer: Answer) -> str:
-    """How long an answer took, in total and by stage."""
+    """The time of an answer as text, in total and by stage."""
     parts = ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in answer.stages.items())
     return f"{sum(answer.stages.values()):.2f} s ({parts})"
 

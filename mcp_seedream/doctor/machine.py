@@ -19,8 +19,8 @@ from mcp_seedream.catalog.table_file import read_table
 from mcp_seedream.core.credentials import masked_token, placeholder_reason
 from mcp_seedream.core.env_file import FILE
 from mcp_seedream.core.errors import ConfigurationError
-from mcp_seedream.core.settings import Settings, about_passed_over, about_trouble, name_of
-from mcp_seedream.core.settings_report import Survey
+from mcp_seedream.core.settings import Settings, ignored_warning, name_of, read_error_warning
+from mcp_seedream.core.settings_report import SettingsReport
 from mcp_seedream.doctor.findings import Check, Finding, Level, in_background
 from mcp_seedream.generation.journal import Journal, usual_path
 from mcp_seedream.install.discovery import Installation, Installed
@@ -35,12 +35,12 @@ class MachineChecks:
     """The checks of this machine.
 
     Args:
-        survey: The settings, whether they are valid or not.
+        report: The settings and their sources.
     """
 
-    def __init__(self, survey: Survey) -> None:
-        self._survey = survey
-        self._settings = survey.settings
+    def __init__(self, report: SettingsReport) -> None:
+        self._report = report
+        self._settings = report.settings
 
     def checks(self) -> list[Check]:
         """The checks, in order."""
@@ -55,39 +55,41 @@ class MachineChecks:
 
     async def _check_settings(self) -> Finding:
         token = name_of("token")  # it has its own check
-        wrong = [f"{name}: {why}{self._shown_value(name)}" for name, why in self._survey.wrong.items() if name != token]
-        if wrong:
-            advice = f"Correct it where it is set: under `env` in the client's settings, or in {FILE}."
-            return Finding("problem", "; ".join(wrong), advice)
-        if self._survey.trouble:
-            text = about_trouble(self._survey.trouble)
-            return Finding("warning", text, "Save it in UTF-8. Over HTTP the server does not start with it.")
-        if self._survey.passed_over:
-            advice = "Set them under `env` in the client's settings. docs/security.md has the reasons."
-            return Finding("warning", about_passed_over(self._survey.passed_over, "the server"), advice)
-        if self._survey.unknown:
+        errors = [
+            f"{name}: {why}{self._shown_value(name)}" for name, why in self._report.invalid.items() if name != token
+        ]
+        if errors:
+            advice = f"Correct it under `env` in the client's settings, or in {FILE}."
+            return Finding("problem", "; ".join(errors), advice)
+        if self._report.read_error:
+            text = read_error_warning(self._report.read_error)
+            return Finding("warning", text, "Save it in UTF-8. Over HTTP, the server does not start with such a file.")
+        if self._report.ignored:
+            advice = "Set them under `env` in the client's settings. docs/security.md explains why."
+            return Finding("warning", ignored_warning(self._report.ignored, "the server"), advice)
+        if self._report.unknown:
             names = [name_of(field) for field in Settings.model_fields]
-            near = {name: get_close_matches(name, names, 1, 0.5) for name in self._survey.unknown}
-            meant = ", ".join(f"{name} (did you mean {one[0]}?)" if one else name for name, one in near.items())
+            similar = {name: get_close_matches(name, names, 1, 0.5) for name in self._report.unknown}
+            unknown = ", ".join(f"{name} (did you mean {s[0]}?)" if s else name for name, s in similar.items())
             return Finding(
-                "warning", f"Unknown setting: {meant}.", "It has no effect. docs/hosting.md lists all settings."
+                "warning", f"Unknown setting: {unknown}.", "It has no effect. docs/hosting.md lists all settings."
             )
-        parts = [f"{len(self._survey.written)} from the environment"] if self._survey.written else []
-        if self._survey.filed:
-            parts.append(f"{len(self._survey.filed)} from {Path.cwd() / FILE}")
+        parts = [f"{len(self._report.environment)} from the environment"] if self._report.environment else []
+        if self._report.env_file:
+            parts.append(f"{len(self._report.env_file)} from {Path.cwd() / FILE}")
             advice = f"{FILE} applies only to servers started in this folder. Clients start them in other folders."
             return Finding("ok", ", ".join(parts), advice)
         return Finding("ok", ", ".join(parts) or "all have their defaults")
 
     def _shown_value(self, name: str) -> str:
         """The value for an error message; empty if it may hold a secret."""
-        value = self._survey.written.get(name, self._survey.filed.get(name, ""))
+        value = self._report.environment.get(name, self._report.env_file.get(name, ""))
         secrets = {name_of(field) for field, info in Settings.model_fields.items() if "Secret" in str(info.annotation)}
         return "" if name in secrets or not value or "@" in value else f": {value[:_MAX_SHOWN]!r}"
 
     async def _models(self) -> Finding:
-        if wrong := invalid_setting(self._survey, "models_file"):
-            return wrong
+        if finding := invalid_setting(self._report, "models_file"):
+            return finding
         try:
             table = read_table(self._settings.models_file)
         except ConfigurationError as error:
@@ -95,15 +97,15 @@ class MachineChecks:
         return Finding("ok", f"{len(table.models)} in {self._settings.models_file or 'the built-in table'}")
 
     async def _output(self) -> Finding:
-        if wrong := invalid_setting(self._survey, "output_dir") or invalid_setting(self._survey, "allowed_dirs"):
-            return wrong
+        if finding := invalid_setting(self._report, "output_dir") or invalid_setting(self._report, "allowed_dirs"):
+            return finding
         folder, name = self._settings.output_dir, name_of("output_dir")
         for allowed in self._settings.allowed_dirs:
             if not await in_background(allowed.is_dir):
                 text = f"{allowed} is not a folder, so no picture can be read from it."
                 return Finding("warning", text, f"Create it, or correct {name_of('allowed_dirs')}.")
         if folder is None:
-            return Finding("ok", f"pictures are not saved: links expire after about a day ({name} saves every picture)")
+            return Finding("ok", f"pictures are not saved; links expire after about a day ({name} saves every picture)")
         try:
             free = await in_background(partial(free_bytes, folder.absolute()))
         except OSError as error:
@@ -112,13 +114,13 @@ class MachineChecks:
         if free < _MIN_FREE:
             text = f"{folder.absolute()}: only {free / 2**20:.0f} MB are free."
             return Finding(
-                "warning", text, "Free some space. Pictures that can't be saved are links that expire in a day."
+                "warning", text, "Free some space. Pictures that can't be saved are only links, which expire in a day."
             )
         return Finding("ok", f"{folder.absolute()}, {free / 2**30:,.0f} GB free")
 
     async def _journal(self) -> Finding:
-        if wrong := invalid_setting(self._survey, "journal"):
-            return wrong
+        if finding := invalid_setting(self._report, "journal"):
+            return finding
         if self._settings.journal == "off":
             return Finding("ok", "off: pictures whose results are lost can't be found again")
         path = (Path(self._settings.journal) if self._settings.journal else usual_path()).absolute()
@@ -144,7 +146,7 @@ class MachineChecks:
 
 
 def client_entries(installed: Installed) -> Finding:
-    """The clients that have an entry for this server, and whether the entry can work."""
+    """A finding about the clients that have an entry for this server, and whether the entries can work."""
     again = "Run `mcp-seedream install {}` again. If a folder was moved, install the package there first."
     bad: list[Finding] = []
     for each in installed.entries:
@@ -153,7 +155,7 @@ def client_entries(installed: Installed) -> Finding:
             missing = f"{each.title} starts {each.command}, which does not exist (see {each.file})."
             bad.append(Finding("problem", missing, again.format(name)))
         elif each.unrelated:
-            program = "an unrelated project: `mcp-seedream` of the package index"
+            program = "an unrelated project, the package index's `mcp-seedream`"
             advice = f"{again.format(name)} Revoke the token that it received."
             bad.append(Finding("problem", f"{each.title} starts {program} (see {each.file}).", advice))
         elif each.own_token and (why := placeholder_reason(each.own_token)):
@@ -179,18 +181,18 @@ def _kind(entry: Installation) -> str:
     return masked_token(entry.own_token) if entry.own_token else "token not in the file"
 
 
-def invalid_setting(survey: Survey, field: str) -> Finding | None:
-    """A finding that something is not checked because its setting is invalid; None: the setting is valid."""
-    return Finding("not checked", f"{name_of(field)} is wrong") if name_of(field) in survey.wrong else None
+def invalid_setting(report: SettingsReport, field: str) -> Finding | None:
+    """A finding that a check is skipped because its setting is invalid; None if the setting is valid."""
+    return Finding("not checked", f"{name_of(field)} is invalid") if name_of(field) in report.invalid else None
 
 
 async def python() -> Finding:
-    """The version of Python. It is always supported: pip installs the package on no other version."""
+    """A finding with the version of Python. It is supported: pip does not install the package on others."""
     return Finding("ok", f"{'.'.join(map(str, sys.version_info[:3]))} in {sys.executable}")
 
 
 async def packages() -> Finding:
-    """Whether the installed package is the one that runs, and has the packages that it requires."""
+    """Check that the installed package is the running one, and that its requirements are installed."""
     try:
         installed = metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:
@@ -216,7 +218,7 @@ def _folder() -> Path:
 
 
 def free_bytes(folder: Path) -> int:
-    """The free space for files in a folder, which need not exist; a temporary file is written to test it.
+    """The free space in a folder, which need not exist, in bytes. A temporary file is written to test the folder.
 
     Raises:
         OSError: Nothing can be written there.
@@ -229,7 +231,7 @@ def free_bytes(folder: Path) -> int:
 
 @contextmanager
 def _created(folder: Path) -> Iterator[None]:
-    """Create a folder and its parents for as long as the context lasts; folders that existed stay."""
+    """Create a folder and its parents, and remove them when the context ends; existing folders stay."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

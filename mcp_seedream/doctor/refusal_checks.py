@@ -1,4 +1,4 @@
-"""Recent refusals by production, as the journal of this machine and the Redis of a hosted server record them."""
+"""The check of recent refusals by the upstream, from this machine's journal and a hosted server's Redis."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mcp_seedream.generation.redis_attempts import RedisAttempts
 
 
 async def recent_refusals(settings: Settings) -> Finding:
-    """Which models and sizes are not chosen at the moment, because production refused them."""
+    """A finding with the models and sizes that are avoided now, because the upstream refused them."""
     refusals = {**await _in_journal(settings), **await _in_redis(settings)}
     if not refusals:
-        return Finding("ok", "production has not refused a model or a size lately")
+        return Finding("ok", "the upstream has not refused a model or a size recently")
     text = "; ".join(_clause(refusal, until) for refusal, until in sorted(refusals.items(), key=lambda item: item[1]))
-    advice = "Until then, calls that name no model get another one. You need not do anything."
-    return Finding("warning", f"production refused {text}", advice)
+    advice = "Until then, calls that name no model use another one. No action is needed."
+    return Finding("warning", f"the upstream refused {text}", advice)
 
 
 def _clause(refusal: Refusal, until: float) -> str:

@@ -11,7 +11,7 @@ from mcp_seedream.assembly import upstream_client
 from mcp_seedream.core.credentials import masked_token, placeholder_reason
 from mcp_seedream.core.errors import TOKEN_PAGE, BalanceUsedUp, TokenRefused, UpstreamError
 from mcp_seedream.core.settings import name_of
-from mcp_seedream.core.settings_report import Survey
+from mcp_seedream.core.settings_report import SettingsReport
 from mcp_seedream.doctor.findings import Check, Finding
 from mcp_seedream.doctor.http_probe import Answer, HttpProbe, addresses, clock_finding, foreign_answer, timing
 from mcp_seedream.doctor.machine import invalid_setting
@@ -29,13 +29,13 @@ class UpstreamChecks:
     """The checks of the upstream: the network, the token, and the hosts of its pictures.
 
     Args:
-        survey: The settings.
+        report: The settings and their sources.
     """
 
-    def __init__(self, survey: Survey) -> None:
-        self._survey = survey
-        self._settings = survey.settings
-        self._probe = self._probe_of(survey.settings.base_url)
+    def __init__(self, report: SettingsReport) -> None:
+        self._report = report
+        self._settings = report.settings
+        self._probe = self._probe_of(report.settings.base_url)
         self._answer: Answer | None = None
 
     def checks(self) -> list[Check]:
@@ -53,16 +53,16 @@ class UpstreamChecks:
         return HttpProbe(url, connect=self._settings.connect_timeout, read=self._settings.read_timeout)
 
     async def _proxy(self) -> Finding:
-        return invalid_setting(self._survey, "base_url") or await self._probe.find_proxy()
+        return invalid_setting(self._report, "base_url") or await self._probe.find_proxy()
 
     async def _network(self) -> Finding:
-        body = {"action": "retrieve", "id": NO_TASK}  # without a token, which is not sent before this works
+        body = {"action": "retrieve", "id": NO_TASK}  # without a token: it is sent only after this check succeeds
         answer = await self._probe.exchange("POST", f"{self._settings.base_url}/seedream/tasks", json=body)
         if isinstance(answer, Finding):
             return answer
         host = self._probe.url.host
-        if wrong := foreign_answer(answer) or _not_the_api(answer):
-            return replace(wrong, found=f"{host}: {wrong.found}")
+        if finding := foreign_answer(answer) or _not_the_api(answer):
+            return replace(finding, found=f"{host}: {finding.found}")
         self._answer = answer
         return Finding("ok", f"{host} answers in {timing(answer)}")
 
@@ -71,8 +71,8 @@ class UpstreamChecks:
         return clock_finding(self._answer, self._probe.url.host)
 
     async def _pictures(self) -> Finding:
-        if wrong := invalid_setting(self._survey, "image_hosts"):
-            return wrong
+        if finding := invalid_setting(self._report, "image_hosts"):
+            return finding
         findings: dict[str, Finding] = {}
 
         async def check(origin: str) -> None:
@@ -87,49 +87,49 @@ class UpstreamChecks:
 
     async def _picture_host(self, origin: str) -> Finding:
         if "*" in origin:
-            return Finding("ok", f"{origin} is a pattern for many hosts")
+            return Finding("ok", f"{origin} is a pattern, which is not checked")
         probe = self._probe_of(origin)
         answer = await probe.exchange("HEAD", "/")
         host = probe.url.host
         if isinstance(answer, Finding):
-            advice = f"{answer.advice} Results still have links, but no previews and no saved pictures."
+            advice = f"{answer.advice} Results have links, but no previews and no saved pictures."
             return Finding("warning", answer.found, advice)
         if probe.proxy() is None and not probe.is_local:
-            inside = [each for each in await addresses(host, probe.url.port or 443) if not is_public(each)]
-            if inside:
-                text = f"{host} has a private address here ({inside[0]}), from which no picture is downloaded."
-                return Finding("warning", text, "The DNS of this network redirects it. Ask its administrator.")
+            private = [each for each in await addresses(host, probe.url.port or 443) if not is_public(each)]
+            if private:
+                text = f"{host} has a private address ({private[0]}), from which pictures are not downloaded."
+                return Finding("warning", text, "The network's DNS returns this address. Ask its administrator.")
         return Finding("ok", f"{host} answers in {timing(answer)}")
 
     async def _token(self) -> Finding:
-        written, filed = self._survey.written.get(_TOKEN), self._survey.filed.get(_TOKEN)
-        if why := self._survey.wrong.get(_TOKEN):
+        variable, in_file = self._report.environment.get(_TOKEN), self._report.env_file.get(_TOKEN)
+        if why := self._report.invalid.get(_TOKEN):
             return Finding("problem", f"It is not a token: {why}.", f"Copy it again from {TOKEN_PAGE}.")
         if self._settings.token is None:
             return self._no_token()
         token = self._settings.token.get_secret_value()
         if why := placeholder_reason(token):
             return Finding("problem", f"{why}.", _GET_TOKEN)
-        source = f"from {'.env' if written is None and filed is not None else 'the environment'}"
-        if written and written != token:
-            extra = "the word Bearer before it" if "bearer" in written.lower() else "quotes or spaces around it"
+        source = f"from {'.env' if variable is None and in_file is not None else 'the environment'}"
+        if variable and variable != token:
+            extra = "the word Bearer before it" if "bearer" in variable.lower() else "quotes or spaces around it"
             advice = "This server removes them. Other programs may not."
-            return Finding("warning", f"{masked_token(token)}, {source}, written with {extra}.", advice)
-        if not written and not filed:
-            source = f"from {self._survey.lender}" if self._survey.lender else "of the sandbox"
+            return Finding("warning", f"{masked_token(token)}, {source}, has {extra}.", advice)
+        if not variable and not in_file:
+            source = f"from {self._report.token_source}" if self._report.token_source else "of the sandbox"
         return Finding("ok", f"{masked_token(token)}, {source}")
 
     def _no_token(self) -> Finding:
-        if self._survey.elsewhere:
+        if provider := self._report.token_provider:
             advice = f"To check it, set {_TOKEN} for this command."
-            return Finding("warning", f"None is visible here: {self._survey.elsewhere}.", advice)
-        if self._survey.serves_others:
-            return Finding("ok", "none is set; a hosted server needs none, since every caller sends one")
-        return Finding("problem", "None is set.", _GET_TOKEN)
+            return Finding("warning", f"No token can be read here: {provider} provides it to the server.", advice)
+        if self._report.serves_others:
+            return Finding("ok", "not set; a hosted server does not need one, since every caller sends one")
+        return Finding("problem", "No token is set.", _GET_TOKEN)
 
     async def _account(self) -> Finding:
         if self._settings.token is None:
-            return Finding("not checked", "there is no token")
+            return Finding("not checked", "no token is set")
         token = self._settings.token.get_secret_value()
         async with upstream_client(self._settings) as client:
             try:
@@ -144,7 +144,7 @@ class UpstreamChecks:
 
 
 def _not_the_api(answer: Answer) -> Finding | None:
-    """A finding if the answer to a request without a token is not the API's refusal; None: it is."""
+    """A finding if the answer to a request without a token is not the API's refusal; None if it is."""
     try:
         failure = read_failure(json.loads(answer.body))
     except (ValueError, RecursionError):
@@ -152,11 +152,11 @@ def _not_the_api(answer: Answer) -> Finding | None:
     if answer.status >= 500:
         return Finding(
             "problem",
-            f"The API has a fault (HTTP {answer.status}).",
-            "The fault is not here: try again later.",
+            f"The API fails (HTTP {answer.status}).",
+            "This machine is not the cause: try again later.",
         )
     if failure is None:
-        return Finding("problem", f"The answer is not that of the API (HTTP {answer.status}).", f"Check {_BASE_URL}.")
+        return Finding("problem", f"This is not the answer of the API (HTTP {answer.status}).", f"Check {_BASE_URL}.")
     if failure.code == "no_api":
         return Finding("problem", f"This address has no Seedream API: {failure.message}", f"Check {_BASE_URL}.")
     return None

@@ -1,9 +1,8 @@
 """One paid call from its check to its task, so that it is never lost and never paid for twice.
 
 Front door: `service.ImageService` generates or edits and waits; `lookups.TaskLookups` looks up earlier tasks;
-`attempts.Attempts` keeps the calls that are in progress or whose callers left.
+`attempts.Attempts` stores the calls that are in progress or whose callers left.
 
-A call is submitted once. It is submitted again only where production refused a choice that the caller left open.
-What a caller leaves behind is found by the same call, made again: in memory, in the journal (SQLite), or over
-Redis.
+A call is submitted once. It is submitted again only if the upstream refused a model or size that the caller had not
+named. If a caller leaves, an identical call finds its task: in memory, in the journal (SQLite), or in Redis.
 """

@@ -1,7 +1,7 @@
-"""Calls whose clients got a task id instead of a result, which they fetch later. Nothing here knows MCP.
+"""Calls whose clients got a task id, and fetch the result later. This module does not depend on MCP.
 
-A client that has not asked for its call for a while may be gone: from then on an identical call gets the task, as
-after any call whose client left.
+A client that has not polled its call for a while may be gone. From then on an identical call gets the task, as after
+any call whose client left.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mcp_seedream.upstream.types import Task
 logger = logging.getLogger(__name__)
 
 Work = Callable[["BackgroundCall"], Awaitable[Any]]
-"""A call; it passes the task that is accepted for it to `BackgroundCall.accept`."""
+"""The work of a call. It passes its accepted task to `BackgroundCall.accept`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,11 @@ class Keeping:
     """How long calls are kept.
 
     Attributes:
-        silence: Seconds without a question after which a client may be gone; clients ask every few seconds.
+        silence: Seconds without a poll after which a client may be gone; clients poll every few seconds.
         result: Seconds for which a result is kept after it was last fetched.
-        max_bytes: Bytes of all results that are kept.
-        overhead: Bytes that a call takes beside its result.
-        tidying: Seconds between two looks at the calls, at most.
+        max_bytes: Largest size of all kept results together, in bytes.
+        overhead: Bytes that a call needs in addition to its result.
+        tidying: Longest time in seconds between two runs of `tidy`.
     """
 
     silence: float = 30
@@ -51,11 +51,11 @@ class BackgroundCall:
         caller: A hash of the caller.
         task_id: The id that the client knows; empty before a task is accepted.
         task: The first task that was accepted.
-        started_here: Whether this process made the call, rather than following a task of another.
+        started_here: Whether this process made the call; otherwise it follows a task of another process.
         attempt: The attempt that the call holds, if it makes a picture.
         message: The last progress message.
-        result, error, cancelled: How it ended, once `over` is set. All are empty if it was dropped.
-        started, changed, fetched: Unix seconds of its start, its last change, and the last question for it.
+        result, error, cancelled: The outcome, once `over` is set. All are empty if the call was dropped.
+        started, changed, fetched: Unix seconds of its start, its last change, and its client's last poll.
         size: Bytes of the result.
     """
 
@@ -77,18 +77,18 @@ class BackgroundCall:
         self._scope = anyio.CancelScope()
 
     def accept(self, task: Task) -> None:
-        """The upstream has a task. The client keeps the id of the first one if another replaces it."""
+        """Set the accepted task. The client's id stays that of the first task if another one replaces it."""
         if self.task is None and task.id:
             self.task, self.task_id = task, self.task_id or task.id
             self._register(self)
             self.accepted.set()
 
     async def report(self, _: float, /, *, message: str) -> None:
-        """Keep a progress message for the client's next question."""
+        """Store a progress message for the client's next poll."""
         self.message, self.changed = message, time()
 
     def cancel(self) -> None:
-        """End the call for a client that no longer wants it; a call that is over does not change."""
+        """End the call because its client cancelled it; a call that is over does not change."""
         if not self.over.is_set():
             self.cancelled, self.changed = True, time()
             self.end()
@@ -98,11 +98,11 @@ class BackgroundCall:
         self._scope.cancel()
 
     async def run(self, work: Work) -> None:
-        """Do the work, until it is done or `end` is called."""
+        """Run the work until it is finished or `end` is called."""
         try:
             with self._scope:
                 self.result = await work(self)
-        except Exception as error:  # the top of a background task: the client is told
+        except Exception as error:  # the top of a background task: the client's next poll returns the error
             self.error = error
             if self.task:
                 logger.exception("task %s failed", self.task.id)
@@ -117,7 +117,7 @@ class BackgroundCalls:
     """The background calls of a process, by caller and task; `open_background_calls` makes it.
 
     Args:
-        group: The task group in which they run.
+        group: The task group that runs them.
         keeping: See `Keeping`.
     """
 
@@ -127,14 +127,14 @@ class BackgroundCalls:
         self._calls: dict[tuple[str, str], BackgroundCall] = {}
 
     async def start(self, caller: str, work: Work) -> BackgroundCall:
-        """Start a call; returns once a task is accepted for it, or it is over without one.
+        """Start a call; returns once its task is accepted, or the call is over without a task.
 
         Args:
             caller: A hash of the caller.
-            work: The call. If this method is cancelled, the work is, too: the client left before it had the task.
+            work: The call. If this method is cancelled, so is the work: the client left before it had the task.
 
         Raises:
-            Exception: What the work raised before a task was accepted.
+            Exception: An error of the work before a task was accepted.
         """
         call = BackgroundCall(caller, self._register)
         self._group.start_soon(self._run, call, work)
@@ -151,15 +151,15 @@ class BackgroundCalls:
         return call
 
     async def follow(self, caller: str, task_id: str, work: Work) -> BackgroundCall:
-        """Follow a task that another process made; returns once it was looked up.
+        """Follow a task of another process; returns once it was looked up.
 
         Args:
             caller: A hash of the caller.
             task_id: The task.
-            work: Looks up the task and waits for it. All who ask for the task share it.
+            work: Looks up the task and waits for it. All polls of the task share it.
 
         Raises:
-            Exception: What the work raised before the task was found.
+            Exception: An error of the work before the task was found.
         """
         call = self._calls.get((caller, task_id))
         if call is None or call.over.is_set():
@@ -171,19 +171,19 @@ class BackgroundCalls:
         return call
 
     def find(self, caller: str, task_id: str) -> BackgroundCall | None:
-        """The call for a caller's task, if this process has one; counts as a question for it."""
+        """The call for a caller's task, if this process has one. Counts as a poll of its client."""
         if call := self._calls.get((caller, task_id)):
             call.fetched = time()
         return call
 
     async def delivered(self, call: BackgroundCall) -> None:
-        """The client gets the result: an identical call is a new one."""
+        """Mark the result as delivered: from now on an identical call makes another picture."""
         attempt, call.attempt = call.attempt, None
         if attempt and attempt.deliver_later:
             await attempt.delivered()
 
     async def tidy(self) -> None:
-        """Abandon the tasks of clients that may be gone, and drop results that nobody fetches any more."""
+        """Abandon the tasks of clients that may be gone, and drop results that were not fetched for a long time."""
         while True:
             await anyio.sleep(min(self._keeping.tidying, self._keeping.silence / 3))
             now = time()
@@ -203,7 +203,7 @@ class BackgroundCalls:
     async def _run(self, call: BackgroundCall, work: Work) -> None:
         await call.run(work)
         if call.cancelled:
-            call.result = None  # it may have come to its end all the same, after the client was told otherwise
+            call.result = None  # the work may have finished after the client got the status `cancelled`
             await self._abandon(call)
         if call.task is None or (call.result is None and call.error is None and not call.cancelled):
             self._drop(call)
@@ -218,7 +218,7 @@ class BackgroundCalls:
             del self._calls[call.caller, call.task_id]
 
     async def _drop_oldest(self) -> None:
-        """Drop the oldest results until the rest fits into the memory for them."""
+        """Drop the oldest results until the others fit into `max_bytes`."""
         over = sorted((call for call in self._calls.values() if call.over.is_set()), key=lambda call: call.changed)
         excess = sum(call.size + self._keeping.overhead for call in over) - self._keeping.max_bytes
         for call in over:
@@ -231,7 +231,7 @@ class BackgroundCalls:
 
 @asynccontextmanager
 async def open_background_calls(keeping: Keeping | None = None) -> AsyncIterator[BackgroundCalls]:
-    """The background calls of a process; those that still run when the context ends are abandoned."""
+    """The background calls of a process; calls that still run when the context ends are abandoned."""
     async with anyio.create_task_group() as group:
         calls = BackgroundCalls(group, keeping or Keeping())
         group.start_soon(calls.tidy)

@@ -1,8 +1,8 @@
 """The history of the tasks that were made on this machine, in a small SQLite file.
 
-Every accepted task is recorded before its wait begins, and again when it has ended, so that a picture whose answer was
-lost can be found. `sqlite_attempts` keeps the attempts in the same file. Several servers may share it. A file that
-can't be used is set aside: there is one warning, and everything works without it. Tokens are never in it.
+Every accepted task is recorded before its wait begins, and again when it has ended, so that a picture whose result was
+lost can be found. `sqlite_attempts` stores the attempts in the same file. Several servers may share it. If the file
+can't be used, the server logs one warning and works without it. It never contains tokens.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 IN_MEMORY = ":memory:"
-"""A path for a journal that ends with the process."""
+"""A path for a journal in memory, which ends with the process."""
 NEWEST = 20
-"""Tasks in a listing."""
+"""Largest number of tasks in a listing."""
 _KEPT = 30 * 24 * 3600  # seconds
 _PAUSE = 60  # seconds without the journal after another process kept it busy
 _BUSY_SECONDS = 1  # seconds to wait for another process that writes
@@ -70,10 +70,10 @@ class Entry:
 
 
 class Journal:
-    """The journal of one file, opened at its first use. `trouble` says why it can't be used, if it can't.
+    """The journal of one file, opened at its first use. `trouble` is the reason why it can't be used, or empty.
 
     Args:
-        path: Of the file, made if it is missing; `IN_MEMORY` for none.
+        path: The file, created if it is missing; or `IN_MEMORY`.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -99,7 +99,7 @@ class Journal:
         await self._do(write, None)
 
     async def ended(self, *tasks: Task) -> None:
-        """Record the results of tasks; tasks that still run, and tasks of other machines, are ignored."""
+        """Record the results of tasks; running tasks, and tasks of other machines, are ignored."""
 
         def write(db: sqlite3.Connection) -> None:
             for task in tasks:
@@ -108,7 +108,7 @@ class Journal:
                     links = [image.url for image in task.images if image.url]
                     saved = [image.path for image in task.images if image.path]
                     older = [path for path in json.loads(known[0]) if path not in saved]
-                    # Whole sets stand at the end, each in the order of its pictures: see `local_files.saved_set`.
+                    # Complete sets come last, each in the order of its pictures: see `local_files.saved_set`.
                     files = [*older, *saved] if len(saved) == len(task.images) else [*saved, *older]
                     row = (task.state, json.dumps(links), json.dumps(files), task.id)
                     db.execute("UPDATE tasks SET state = ?, links = ?, files = ? WHERE id = ?", row)
@@ -139,7 +139,7 @@ class Journal:
         return await self._do(lambda db: int(db.execute("SELECT count(*) FROM tasks").fetchone()[0]), None)
 
     async def refusals(self) -> dict[Refusal, float]:
-        """What production refused to the servers of this machine, and until when (Unix seconds) it is remembered."""
+        """The upstream's refusals to the servers of this machine, each with its expiry in Unix seconds."""
 
         def read(db: sqlite3.Connection) -> dict[Refusal, float]:
             rows = db.execute("SELECT model, size, until FROM refusals WHERE until > ?", (time(),))
@@ -157,10 +157,10 @@ class Journal:
         await self._do(write, None)
 
     async def unanswered(self, prompt: str, since: float) -> tuple[str, bool]:
-        """Look for calls that began since a time (Unix seconds) and whose callers got no answer.
+        """Find calls that began after a time (Unix seconds) and whose callers got no result.
 
         Returns:
-            The id of the newest such task of this prompt ("" for none), and whether another call may have one.
+            The id of the newest such task with this prompt ("" for none), and whether another call may have a task.
         """
 
         def read(db: sqlite3.Connection) -> tuple[str, bool]:
@@ -175,7 +175,7 @@ class Journal:
         return await self._do(read, ("", False))
 
     async def run(self, work: Callable[[sqlite3.Connection], T], *, ignore_pause: bool = False) -> T:
-        """Run a transaction in a thread, even for a caller that leaves.
+        """Run a transaction in a thread. Cancelling the caller does not interrupt it.
 
         Args:
             work: The transaction.
@@ -188,7 +188,7 @@ class Journal:
             raise StoreUnavailable("The journal can't be used.")
         try:
             with anyio.CancelScope(shield=True):
-                found = await anyio.to_thread.run_sync(self._locked, work, limiter=self._one)
+                result = await anyio.to_thread.run_sync(self._transaction, work, limiter=self._one)
         except (sqlite3.Error, OSError, ValueError) as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
                 self._busy_until = time() + _PAUSE
@@ -198,14 +198,14 @@ class Journal:
                 self.close()
                 logger.warning("the journal %s is set aside, since it can't be used: %s", self.path, error)
             raise StoreUnavailable("The journal can't be used.") from error
-        return found
+        return result
 
-    async def _do(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
-        """`run`, or the other value where the journal can't be used."""
+    async def _do(self, work: Callable[[sqlite3.Connection], T], default: T) -> T:
+        """Run a transaction; returns the default if the journal can't be used."""
         try:
             return await self.run(work)
         except StoreUnavailable:
-            return otherwise
+            return default
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
@@ -213,7 +213,7 @@ class Journal:
             self._connection.close()
             self._connection = None
 
-    def _locked(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         self._connection = self._connection or _open_database(self.path)
         with self._connection:  # one transaction
             return work(self._connection)
@@ -225,7 +225,7 @@ def _strings(text: str) -> tuple[str, ...]:
 
 def usual_path() -> Path:
     """The default path, in the user's state folder."""
-    from platformdirs import user_state_path  # noqa: PLC0415  (only where no path is set)
+    from platformdirs import user_state_path  # noqa: PLC0415  (only if no path is set)
 
     return user_state_path("mcp-seedream", appauthor=False) / "tasks.sqlite3"
 
@@ -234,8 +234,8 @@ def open_journal(setting: str | None, *, in_memory: bool = False) -> Journal | N
     """The journal that `SEEDREAM_JOURNAL` names; None if it is off.
 
     Args:
-        setting: A path, or `off`; None for the usual place.
-        in_memory: Instead of the usual place: the tasks of a sandbox end with it.
+        setting: A path, or `off`; None for the default path.
+        in_memory: Use memory instead of the default path: the tasks of a sandbox end with it.
     """
     if setting == "off":
         return None
@@ -245,21 +245,21 @@ def open_journal(setting: str | None, *, in_memory: bool = False) -> Journal | N
 
 
 def _open_database(path: Path | str) -> sqlite3.Connection:
-    """A connection to the journal's file, which is made if it is missing.
+    """A connection to the journal's file, which is created if it is missing.
 
     Raises:
-        sqlite3.Error: The file is damaged, of a newer version, or another program's.
+        sqlite3.Error: The file is damaged, has a newer version, or belongs to another program.
         OSError: It can't be opened.
     """
     if isinstance(path, Path):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # prompts are their writer's own
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # other users must not read prompts
     db = sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False)
     try:
         _check_database(db)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
-        # The application id is written first: another server that looks at this moment refuses tables without it.
+        # The application id is written first: a server that opens the file at this moment refuses tables without it.
         db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         db.executescript(_TABLES)
         db.execute(f"PRAGMA user_version = {_VERSION}")
@@ -276,4 +276,4 @@ def _check_database(db: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError("a newer version wrote it")
     empty = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
     if not empty and db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
-        raise sqlite3.DatabaseError("it is another program's")
+        raise sqlite3.DatabaseError("it belongs to another program")

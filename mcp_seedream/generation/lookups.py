@@ -1,4 +1,4 @@
-"""Looks up tasks that were made earlier, and waits for those that still run. This is free."""
+"""Looks up earlier tasks, and waits for those that are still running. Look-ups are free."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TaskLookups:
         waiter: Waits for tasks.
         refusals: Remembers which models and sizes the upstream refused.
         journal: The history of tasks, if there is one.
-        remark: A note for every picture; see `task_notes.with_link_expiry`.
+        sandbox_note: A note for pictures of the sandbox; see `task_notes.with_link_expiry`.
     """
 
     def __init__(
@@ -42,31 +42,31 @@ class TaskLookups:
         *,
         refusals: RefusalMemory,
         journal: Journal | None = None,
-        remark: str | None = None,
+        sandbox_note: str | None = None,
     ) -> None:
         self._table = table
         self._client = client
         self._waiter = waiter
         self._refusals = refusals
         self._journal = journal
-        self._remark = remark
+        self._sandbox_note = sandbox_note
 
     async def get(
         self, call: TaskCall, token: str, report: Report, listener: TaskListener | None = None
     ) -> dict[str, Task]:
-        """Look tasks up, in one request; wait for those that still run as long as the call says.
+        """Look up tasks in one request, and wait for running ones for at most the call's `wait_seconds`.
 
         Args:
             call: The ids, and how long to wait.
             token: The caller's API token.
             report: Called about every five seconds.
-            listener: Receives each task in its state before any waiting.
+            listener: Receives each task before the wait.
 
         Returns:
             The tasks that the upstream knows for this token, by id.
 
         Raises:
-            TaskNotFound: One id was asked for, and it is unknown.
+            TaskNotFound: The call has one id, and it is unknown.
             UpstreamError: The look-up failed.
         """
         found = await self._client.look_up(call.task_ids, token)
@@ -85,10 +85,10 @@ class TaskLookups:
         return {id_: await self._with_notes(task) for id_, task in found.items()}
 
     async def newest(self, token: str | None) -> list[Entry]:
-        """The newest tasks of the journal; those that ran when it was last written are looked up once.
+        """The newest tasks of the journal. Those that it records as running are looked up once.
 
         Raises:
-            InvalidArguments: The journal can't be used: an id is needed.
+            InvalidArguments: The journal can't be used, so that an id is needed.
         """
         journal = self._journal
         if not journal:
@@ -101,7 +101,7 @@ class TaskLookups:
             try:
                 found = await self._client.look_up(running, token)
             except UpstreamError:
-                return entries  # the history is worth more than an error
+                return entries  # a history that is not up to date helps more than an error
             gone = [
                 e.id for e in entries if e.state == "pending" and e.id not in found and time() - e.at > _GIVE_UP_SECONDS
             ]
@@ -110,7 +110,7 @@ class TaskLookups:
         return entries
 
     def _expected_time(self, running: list[Task]) -> tuple[float | None, float]:
-        """How long the one running task usually takes, and its age in seconds; unknown for several tasks."""
+        """The usual time of a single running task and its age, in seconds; (None, 0) for several tasks."""
         if len(running) > 1 or (age := _age(running[0])) is None:
             return None, 0
         return typical_seconds(self._table, running[0]), age
@@ -124,7 +124,7 @@ class TaskLookups:
             if model_id in self._table.by_id and (part == "model" or size):
                 await self._refusals.add((model_id, size if part == "size" else None))
             task = replace(task, notes=(*task.notes, self._refusal_note(part, model_id)))
-        return with_link_expiry(self._table, task, self._remark)
+        return with_link_expiry(self._table, task, self._sandbox_note)
 
     def _refusal_note(self, part: Part, model_id: str) -> str:
         model = self._table.by_id.get(model_id)
@@ -143,6 +143,6 @@ class TaskLookups:
 
 
 def _age(task: Task) -> float | None:
-    """Seconds since a task was made; None if the upstream's clock and ours do not agree well enough to tell."""
+    """Seconds since a task was created; None if that is unknown, or the two clocks differ too much."""
     age = time() - task.created_at if task.created_at else -1
     return age if 0 <= age < 24 * 3600 else None

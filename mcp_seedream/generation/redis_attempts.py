@@ -18,7 +18,7 @@ import anyio
 
 from mcp_seedream.catalog.selection import Refusal
 from mcp_seedream.core.errors import StoreUnavailable
-from mcp_seedream.core.redis_client import PREFIX, milliseconds, reached
+from mcp_seedream.core.redis_client import PREFIX, milliseconds, redis_errors
 from mcp_seedream.generation.attempt_store import KEPT_SECONDS, Attempt, Outcome, State, Stored
 from mcp_seedream.generation.claims import Timing
 
@@ -153,7 +153,7 @@ class RedisAttempts:
         self._next_try = monotonic() + self._pause
         try:
             with anyio.CancelScope(shield=True):
-                async with reached():
+                async with redis_errors():
                     found = await command(*args, **options)
         except StoreUnavailable as error:
             if self._works:

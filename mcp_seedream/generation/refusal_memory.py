@@ -1,7 +1,7 @@
-"""The models and sizes that production refused in the last hours: the next call does not try them.
+"""Remembers the models and sizes that the upstream refused in the last hours, so that the next call does not try them.
 
-Each process remembers its own. Replicas share theirs over Redis (`redis_attempts.RedisAttempts`), servers on one
-machine through the journal, which `doctor` reads, too.
+Replicas share refusals in Redis (`redis_attempts.RedisAttempts`), servers on one machine in the journal. `doctor`
+reads both.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from mcp_seedream.core.events import Observer
 logger = logging.getLogger(__name__)
 SECONDS = 3 * 3600
 """How long a refusal is remembered, in seconds."""
-_FRESH = 5  # seconds between two reads of the store
+_READ_INTERVAL = 5  # seconds between two reads of the store
 _MAX_REFUSALS = 200  # callers can name any number of sizes
 _MAX_TASKS = 5000
 
 
 class RefusalStore(Protocol):
-    """Keeps the refusals that processes share, each with the Unix time until which it is remembered."""
+    """Stores the refusals that processes share, each with its expiry as a Unix time."""
 
     async def refusals(self) -> dict[Refusal, float]: ...
 
@@ -35,7 +35,7 @@ class RefusalMemory:
     """The refusals that this process knows of.
 
     Args:
-        store: Shares them with other processes; None: they are not shared.
+        store: Shares them with other processes; None if they are not shared.
         observer: Notified of each refusal.
         clock: Unix time in seconds.
     """
@@ -53,14 +53,14 @@ class RefusalMemory:
     async def known(self) -> frozenset[Refusal]:
         """The refusals of the last hours."""
         now = self._clock()
-        if self._store and now - self._read_at >= _FRESH:
+        if self._store and now - self._read_at >= _READ_INTERVAL:
             self._read_at = now
             self._until |= await self._store.refusals()
         self._until = {refusal: until for refusal, until in self._until.items() if until > now}
         return frozenset(self._until)
 
     def sent(self, task_id: str, model_id: str, size: str | None) -> None:
-        """Remember the model and size of an accepted task; not every look-up has them."""
+        """Remember the model and size of an accepted task, since look-ups do not always return them."""
         self._sent[task_id] = (model_id, size)
         while len(self._sent) > _MAX_TASKS:
             self._sent.popitem(last=False)

@@ -1,7 +1,7 @@
-"""One paid call: checked call → request → upstream → task. Nothing here knows MCP.
+"""One paid call: checked call → request → upstream → task. This module does not depend on MCP.
 
-A call is sent once. It is sent again only if production refused a choice that the caller left open, which is free:
-with the answer to the request, or inside the accepted task. Then the service waits for the task, or reads its stream.
+A call is sent once. It is sent again only if the upstream refused a model or size that the caller had not named, in its
+response or inside the accepted task. A refusal is free. Then the service waits for the task, or reads its stream.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from mcp_seedream.upstream.poller import Report, TaskWaiter
 from mcp_seedream.upstream.streaming import read_stream
 from mcp_seedream.upstream.types import ImageRequest, Task
 
-_LAG = 60  # seconds in which an accepted task may be unknown to the upstream
+_LAG = 60  # seconds after its acceptance in which look-ups may not find a task
 
 
 class GenerationLimits(Protocol):
@@ -50,7 +50,7 @@ class GenerationLimits(Protocol):
         """Count a generation.
 
         Raises:
-            LimitExceeded: The caller has used up its limit.
+            LimitExceeded: The caller has reached its limit.
         """
 
 
@@ -73,13 +73,13 @@ class TaskListener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    """What belongs to one tool call beside its arguments.
+    """The state of one tool call, apart from its arguments.
 
     Attributes:
         token: The caller's API token.
         attempt: The attempt that the call holds.
         report: Called when the task is accepted and about every five seconds, or for each streamed picture.
-        listener: Receives the task, where the client fetches its result later.
+        listener: Receives the task, if the client fetches the result later.
     """
 
     token: str
@@ -96,12 +96,12 @@ class ImageService:
         client: The upstream.
         waiter: Waits for tasks.
         pictures: Prepares input pictures.
-        refusals: What production refused lately.
+        refusals: Remembers which models and sizes the upstream refused.
         shutdown: Once requested, nothing is sent, and waits end.
-        set_images: The size of a set whose call does not give it.
+        set_images: The number of pictures in a set, if the call does not give it.
         history: Records tasks.
         limits: Limits how often a caller may generate.
-        remark: A note for every picture; see `task_notes.with_link_expiry`.
+        sandbox_note: A note for pictures of the sandbox; see `task_notes.with_link_expiry`.
         claimable_later: Whether the next server process finds the attempts of this one.
     """
 
@@ -117,7 +117,7 @@ class ImageService:
         set_images: int = 4,
         history: History | None = None,
         limits: GenerationLimits | None = None,
-        remark: str | None = None,
+        sandbox_note: str | None = None,
         claimable_later: bool = False,
     ) -> None:
         self._table = table
@@ -129,18 +129,18 @@ class ImageService:
         self._set_images = set_images
         self._history = history
         self._limits = limits
-        self._remark = remark
+        self._sandbox_note = sandbox_note
         self._claimable_later = claimable_later
 
     async def make(self, call: ImageCall, context: CallContext) -> Task:
-        """Generate or edit, and wait for the result as long as the call says.
+        """Generate or edit, and wait for the result for at most the call's `wait_seconds`.
 
         Returns:
             The task: succeeded, failed, or pending if the time is up.
 
         Raises:
-            InvalidArguments: No model serves the call; nothing was sent.
-            LimitExceeded: The caller used up its limit; nothing was sent.
+            InvalidArguments: No model supports the call; nothing was sent.
+            LimitExceeded: The caller has reached its limit; nothing was sent.
             CallInProgress: An identical call has no task yet; nothing was sent.
             ServerShuttingDown: Nothing was sent.
             UpstreamError: The upstream refused the call, or its answer was lost.
@@ -148,7 +148,7 @@ class ImageService:
         started = anyio.current_time()
         deadline = started + call.wait_seconds
         spec, set_notes = with_set_size(self._table, call.spec, self._set_images)
-        # Chosen first: megabytes are not read for a call that no model serves.
+        # The model is chosen first, so that no pictures are read for a call that no model supports.
         choice = ModelChoice(self._table, spec, call.model, await self._refusals.known())
         given = spec.images
         spec, notes = await self._pictures.prepare(spec, choice.model, context.token)
@@ -176,9 +176,9 @@ class ImageService:
             notes = (*notes, *set_notes, *choice.notes())
         task = replace(task, notes=(*self._call_notes(call, task), *task.notes, *notes))
         if self._shutdown.requested.is_set() and not task.ended:
-            context.attempt.caller_left = True  # it may be gone, or ask the server that comes next
+            context.attempt.caller_left = True  # it may be gone, or repeat the call at the next server
         elapsed = anyio.current_time() - started if task.elapsed is None else task.elapsed
-        return with_link_expiry(self._table, replace(task, elapsed=elapsed), self._remark)
+        return with_link_expiry(self._table, replace(task, elapsed=elapsed), self._sandbox_note)
 
     def _call_notes(self, call: ImageCall, task: Task) -> list[str]:
         notes = []
@@ -190,7 +190,7 @@ class ImageService:
         return notes
 
     async def _claimed(self, call: str, patience: float, context: CallContext) -> Task | None:
-        """The current state of the task that an identical call had; None if this call is to be sent."""
+        """The current state of an identical call's task; None if this call must be sent."""
         claim = await context.attempt.claim(call, patience)
         if claim is None:
             return None
@@ -200,10 +200,10 @@ class ImageService:
             if found is None:  # an empty answer may be transient: look again before another picture is paid for
                 found = (await self._client.look_up([known.id], context.token)).get(known.id)
         except (UpstreamUnavailable, RateLimited, UnreadableReply):
-            found = known  # it may well run: the wait goes on asking
+            found = known  # it may be running: the wait looks it up again
         age = max(0, time() - claim.since)
         if found is None and (age < _LAG or not await context.attempt.withdraw_task()):
-            found = known  # not all of the upstream may know it yet
+            found = known  # it may not be known to all parts of the upstream yet
         if found is None:
             return None
         note = _claim_note(claim, age)
@@ -223,7 +223,7 @@ class ImageService:
                     raise
 
     async def _send_once(self, choice: ModelChoice, context: CallContext) -> Task:
-        """Send the call to one model; a streamed answer is read to its end."""
+        """Send the call to one model; a streamed response is read to its end."""
         model, attempt = choice.model, context.attempt
         request = ImageRequest.of(self._table, model, choice.spec)
 
@@ -249,12 +249,12 @@ class ImageService:
     async def _choose_again(self, choice: ModelChoice, model_id: str | None, part: Part) -> bool:
         """Remember a refusal, and choose again; returns whether there is another choice."""
         refusal = choice.refused(model_id, part)
-        if part == "model" or refusal[1]:  # a size that was never sent says nothing about other calls
+        if part == "model" or refusal[1]:  # the refusal of a size that was not sent does not apply to other calls
             await self._refusals.add(refusal)
         return choice.refuse(model_id, part)
 
     async def _finish(self, task: Task, context: CallContext, deadline: float) -> Task:
-        """The task once it has ended, or as it is at the deadline."""
+        """Wait until the task has ended or the deadline has passed; returns its state."""
         typical = typical_seconds(self._table, task)
         task = replace(task, typical_seconds=typical)
         seconds = deadline - anyio.current_time()

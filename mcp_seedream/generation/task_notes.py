@@ -1,4 +1,4 @@
-"""What a caller should know of a task beside its pictures: until when links live, how long pictures usually take."""
+"""Information about a task for its caller: when its links expire, and how long its pictures usually take."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from urllib.parse import parse_qs, urlsplit
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.upstream.types import Task, unix_time
 
-_LINKS_END_WITH_SERVER = "Links live as long as this server."
+_LINKS_END_WITH_SERVER = "Links work as long as this server runs."
 
 
-def with_link_expiry(table: ModelTable, task: Task, remark: str | None) -> Task:
-    """A finished task with the time (Unix seconds) until which its links live.
+def with_link_expiry(table: ModelTable, task: Task, sandbox_note: str | None) -> Task:
+    """A finished task with the expiry of its links, in Unix seconds.
 
     Args:
-        table: The capability table, which has the usual time.
+        table: The capability table, which has the usual lifetime of links.
         task: Any task; one without pictures is returned unchanged.
-        remark: A note for every picture of the sandbox, whose links end with this process; None for the real API.
+        sandbox_note: A note for pictures of the sandbox, whose links end with this process; None for the real API.
     """
     if not task.images:
         return task
     links = [image.url for image in task.images if image.url]
-    if remark:
-        return replace(task, notes=(*task.notes, *([_LINKS_END_WITH_SERVER] if links else []), remark))
+    if sandbox_note:
+        return replace(task, notes=(*task.notes, *([_LINKS_END_WITH_SERVER] if links else []), sandbox_note))
     now = time()
     finished = min(task.finished_at or now, now)  # the upstream's clock may be ahead
     usual = finished + table.upstream_limits.link_hours * 3600
@@ -35,7 +35,7 @@ def with_link_expiry(table: ModelTable, task: Task, remark: str | None) -> Task:
 
 
 def typical_seconds(table: ModelTable, task: Task) -> float | None:
-    """How long pictures of the task's model usually take; None if the model is unknown."""
+    """Seconds that pictures of the task's model usually take; None if the model is unknown."""
     model = table.by_id.get(task.model or "")
     return model.typical_seconds if model else None
 

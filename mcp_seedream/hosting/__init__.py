@@ -3,6 +3,6 @@
 Front door: `app.build_app` puts an MCP server behind everything that a public endpoint needs;
 `workers.serve_in_process` and `workers.serve_in_workers` run it.
 
-Each caller brings an API key or signs in; the server's own token is never used for them. It keeps no state of its
-own but what Redis shares.
+Each caller sends an API key or signs in; the server's own token is never used for callers. Processes share state in
+Redis only.
 """

@@ -1,4 +1,4 @@
-"""Middleware for who may send requests: allowed hosts and origins, CORS, and callers with a valid key."""
+"""Middleware that restricts requests: to allowed hosts and origins, by CORS, and to callers with a valid key."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class EndpointCorsMiddleware:
 class HostAndOriginMiddleware:
     """Refuses requests for a `Host` (421) or from an `Origin` (403) that is not allowed, and oversized headers (431).
 
-    It prevents DNS rebinding: web pages that reach a server on the visitor's own machine. The response and the log
+    It prevents DNS rebinding, where a web page calls a server on the visitor's machine. The response and the log
     name the setting that allows a host or an origin.
 
     Args:
         hosts: Allowed names; a name without a port allows every port.
         origins: Allowed origins, likewise.
         public_paths: Paths that are passed through, such as probes.
-        max_header_bytes: Of all headers of one request.
+        max_header_bytes: Largest size of all headers of one request.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ def _has_port(name: str) -> bool:
 def _not_allowed(status: int, what: str, name: str, setting: str) -> JSONResponse:
     shown = json.dumps(name[:_SHOWN])
     logger.warning("refused with %d: the %s %s is not in %s", status, what, shown, setting)
-    message = f"This server does not answer to the {what} {shown}. Its operator can add it to {setting}."
+    message = f"This server does not accept the {what} {shown}. Its operator can add it to {setting}."
     return _error(status, f"{what}_not_allowed", message)
 
 
@@ -122,9 +122,9 @@ class BearerKeyMiddleware:
     The key and the caller's id are stored in the request's state as `caller_key` and `caller_id`.
 
     Args:
-        check_key: Whether the upstream accepts a key; None: not checked here.
+        check_key: Returns whether the upstream accepts a key; None to skip the check.
         limits: Limits requests in progress, from before the body is read to the end of the response (429).
-        challenge: Added to `WWW-Authenticate`: where clients can sign in.
+        challenge: A parameter for `WWW-Authenticate` that tells clients where to sign in.
         key_of_token: Returns the key for a bearer token, None for an invalid one. By default the token is the key.
     """
 

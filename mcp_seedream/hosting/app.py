@@ -48,7 +48,7 @@ from mcp_seedream.upstream.client import SeedreamClient
 
 PROBES = ("/health", "/ready", "/metrics")
 _FEW_CALLS = 100  # in progress: a full collection then takes about 30 ms
-_LAST_REQUEST_SECONDS = 0.5  # for requests that a client needs to understand its last result, such as tools/list
+_LAST_REQUEST_SECONDS = 0.5  # for requests that clients make before they accept a last result, such as tools/list
 
 
 def bearer_token(call: Context[Any, Any]) -> str | None:
@@ -83,11 +83,11 @@ def build_app(
     """Build the ASGI app; the endpoint is stateless in every protocol revision.
 
     Args:
-        server: A server whose tools take the caller's key from `bearer_token`.
-        settings: Allowed hosts and origins, and limits of a request.
+        server: A server whose tools get the caller's key from `bearer_token`.
+        settings: The settings.
         shutdown: Ends the server's waits; requested by SIGTERM or SIGINT while the app runs.
         upstream: For the readiness probe and key checks; opened and closed by the app.
-        key_verifier: Checks callers' keys; None: keys are not checked before a call.
+        key_verifier: Checks callers' keys; None to skip the check.
         limits: Limits of each caller.
         metrics: Served at `/metrics`.
         sign_in: OAuth, for clients that cannot send a key; closed by the app.
@@ -207,7 +207,7 @@ def _lifespan(
 
 
 async def _collect_garbage_when_quiet(shutdown: Shutdown) -> None:
-    """Run a full collection once a minute if few calls are in progress: each of them makes it take longer."""
+    """Run a full collection once a minute if few calls are in progress, since each call makes it slower."""
     while True:
         await anyio.sleep(60)
         if shutdown.calls_in_progress < _FEW_CALLS:
@@ -215,7 +215,7 @@ async def _collect_garbage_when_quiet(shutdown: Shutdown) -> None:
 
 
 async def _stop_http_server(number: int, handler: Handler | None) -> None:
-    """Pass the signal to the HTTP server once all calls are answered: it would close open streams at once."""
+    """Pass the signal to the HTTP server, which closes open streams, after all calls were answered."""
     await anyio.sleep(_LAST_REQUEST_SECONDS)
     if handler:
         handler(number, None)
@@ -224,14 +224,14 @@ async def _stop_http_server(number: int, handler: Handler | None) -> None:
 
 
 async def _run_start_callbacks(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-    """Call what `add_start_callback` registered for the HTTP request."""
+    """Call the functions that `add_start_callback` registered for the HTTP request."""
     for callback in getattr(getattr(ctx.request, "state", None), "start_callbacks", ()):
         callback()
     return await call_next(ctx)
 
 
 async def _abandon_cancelled_call(ctx: ServerRequestContext[Runtime, Any], call_next: CallNext) -> HandlerResult:
-    """Abandon a call that its client cancelled: clients of older revisions say so in a separate HTTP request."""
+    """Abandon a call that its client cancelled; clients of older revisions do so in a separate HTTP request."""
     if ctx.method == "notifications/cancelled" and isinstance(ctx.request, Request):
         request_id = (ctx.params or {}).get("requestId")
         if isinstance(request_id, int | str):

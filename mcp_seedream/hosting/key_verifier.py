@@ -1,7 +1,7 @@
 """Checks callers' AceDataCloud keys.
 
-A key is checked with a free request: a look-up of a task that does not exist, which the upstream answers with "not
-found" for a valid key and with 401 for an invalid one. Results are cached by the key's hash.
+A key is checked with a free request: a look-up of a task that does not exist. The upstream answers "not found" if the
+key is valid, and 401 if it is invalid. Results are cached by the key's hash.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class KeyVerifier:
     def __init__(self, *, seconds: float = 300, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
         self._clock = clock
-        # Two caches, so that many invalid keys evict no valid one.
+        # Two caches, so that invalid keys do not evict valid ones.
         self._valid_until: OrderedDict[bytes, float] = OrderedDict()
         self._invalid_until: OrderedDict[bytes, float] = OrderedDict()
         self._checks: dict[bytes, _Check] = {}
@@ -82,7 +82,7 @@ class KeyVerifier:
             await check.done.wait()
             return check.is_valid
         if len(self._checks) >= _CHECKS_AT_ONCE:
-            raise LimitExceeded("many callers come with new keys at this moment", _CHECK_SECONDS)
+            raise LimitExceeded("too many new keys are being checked", _CHECK_SECONDS)
         self._checks[digest] = check = _Check()
         try:
             check.is_valid = await self._check(digest, key, look_up)

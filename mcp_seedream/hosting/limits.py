@@ -1,4 +1,4 @@
-"""Limits of each caller over HTTP: calls and tasks at once, generations a minute; and of all callers together."""
+"""Limits over HTTP, for each caller and for all: concurrent calls and tasks, and generations per minute."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from mcp_seedream.core.errors import LimitExceeded
 from mcp_seedream.core.events import Observer
 
 _MINUTE = 60
-_MAX_CALLERS = 1000  # with recent generations, above which old ones are removed for all callers
+_MAX_CALLERS = 1000  # with recorded generations; above this, old ones are removed for all callers
 
 
 @dataclass(slots=True)
 class _Usage:
-    """What is in progress, by caller and in total."""
+    """The number of calls or tasks in progress, by caller and in total."""
 
     by_caller: Counter[str] = field(default_factory=Counter)
     total: int = 0
 
 
 class CallerLimits:
-    """The limits of one process, and how much of them is used.
+    """The limits of one process, and their current use.
 
     Args:
-        calls: Requests of one caller in progress at once; also tasks of one caller.
-        all_calls: Requests of all callers in progress at once; also tasks of all callers.
-        generations: Generations of one caller in any minute; 0: not limited.
+        calls: Largest number of concurrent requests of one caller, and of its tasks.
+        all_calls: Largest number of concurrent requests of all callers, and of their tasks.
+        generations: Largest number of generations of one caller in any minute; 0 for no limit.
         observer: Notified of every exceeded limit.
         clock: Returns the time in seconds.
     """
@@ -58,27 +58,27 @@ class CallerLimits:
         Raises:
             LimitExceeded: Too many are in progress, of this caller or of all.
         """
-        with self._counted(self._calls_in_progress, caller, "calls", "being answered"):
+        with self._counted(self._calls_in_progress, caller, "calls"):
             yield
 
     @contextmanager
     def task(self, caller: str) -> Iterator[None]:
         """Count a task that runs without a waiting request as in progress while the context lasts.
 
-        Tasks are counted apart from requests, so that a caller with many tasks can still ask for their state.
+        Tasks are counted separately from requests, so that a caller with many tasks can still poll them.
 
         Raises:
             LimitExceeded: Too many are in progress, of this caller or of all.
         """
-        with self._counted(self._tasks_in_progress, caller, "tasks", "going on"):
+        with self._counted(self._tasks_in_progress, caller, "tasks"):
             yield
 
     @contextmanager
-    def _counted(self, usage: _Usage, caller: str, what: str, state: str) -> Iterator[None]:
+    def _counted(self, usage: _Usage, caller: str, noun: str) -> Iterator[None]:
         if usage.by_caller[caller] >= self._calls:
-            raise self._exceeded(what, f"{self._calls} of your {what} are {state} at this moment", 5)
+            raise self._exceeded(noun, f"{self._calls} of your {noun} are in progress", 5)
         if usage.total >= self._all_calls:
-            raise self._exceeded(f"all_{what}", f"this server has as many {what} as it takes", 5)
+            raise self._exceeded(f"all_{noun}", f"this server has reached its limit of {noun}", 5)
         usage.by_caller[caller] += 1
         usage.total += 1
         try:
@@ -93,7 +93,7 @@ class CallerLimits:
         """Count a generation of a caller, before it is sent.
 
         Raises:
-            LimitExceeded: The caller has used its generations of this minute.
+            LimitExceeded: The caller has reached its limit of generations per minute.
         """
         if not self._generations:
             return
@@ -105,11 +105,11 @@ class CallerLimits:
         times = self._generation_times.setdefault(caller, deque())
         if len(times) >= self._generations:
             wait = times[0] + _MINUTE - now
-            raise self._exceeded("generations", f"you may make {self._generations} generations a minute", wait)
+            raise self._exceeded("generations", f"the limit is {self._generations} generations per minute", wait)
         times.append(now)
 
     def _remove_old(self, caller: str, now: float) -> None:
-        """Remove a caller's generations that are more than a minute ago."""
+        """Remove a caller's generations that are older than a minute."""
         times = self._generation_times.get(caller, deque())
         while times and times[0] <= now - _MINUTE:
             times.popleft()

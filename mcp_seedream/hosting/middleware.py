@@ -1,4 +1,4 @@
-"""Middleware for how requests are received: normalization, request ids, incomplete requests, fairness, shutdown."""
+"""Middleware that receives requests: normalization, request ids, incomplete requests, fairness, shutdown."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from mcp_seedream.upstream.fair_limiter import FairLimiter
 ENDPOINT = "/mcp"
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _MIN_UPLOAD_RATE = 50_000  # bytes per second; slower uploads time out
-_MAX_START_SECONDS = 1  # then the next call may start, even if this one has not
+_MAX_START_SECONDS = 1  # after which the next call may start, even if this call has not
 _VERSION_HEADER, _DEFAULT_VERSION = "mcp-protocol-version", "2025-03-26"
-_PEEK_BYTES = 64 * 1024  # of a body that are read to see which tool is called
+_PEEK_BYTES = 64 * 1024  # of a body that are read to find out which tool is called
 _STOPPING = {"error": "stopping", "error_description": "The server is being stopped. Try again in a moment."}
 
 
 def route_path(scope: Scope) -> str:
-    """The path of a request relative to where this app is mounted."""
+    """The path of a request relative to the path at which this app is mounted."""
     path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
@@ -47,7 +47,7 @@ def add_start_callback(scope: Scope, callback: Callable[[], None]) -> None:
 
 
 class NormalizeRequestMiddleware:
-    """Normalizes equivalent spellings, so that the following middleware sees one.
+    """Normalizes equivalent forms of a request for the following middleware.
 
     It strips whitespace at the end of header values (RFC 9110, 5.5), which httptools keeps, lowercases the media type
     (8.3.1), and removes slashes at the end of the endpoint's path.
@@ -74,7 +74,7 @@ def _normalized(name: bytes, value: bytes) -> bytes:
 
 
 class RequestIdMiddleware:
-    """Gives each request an id: the client's `X-Request-ID` if it is well-formed. Log lines and responses carry it."""
+    """Gives each request an id: a well-formed `X-Request-ID` of the client, or a new id. Logs and responses have it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -103,7 +103,7 @@ class IncompleteRequestMiddleware:
 
     Args:
         app: The app.
-        body_seconds: The time for a body to arrive; large bodies get more.
+        body_seconds: Time-out for a body in seconds; large bodies get more.
     """
 
     def __init__(self, app: ASGIApp, body_seconds: float) -> None:
@@ -141,18 +141,18 @@ class IncompleteRequestMiddleware:
         with anyio.CancelScope() as handling:
             await self._app(scope, receive_body, send_noted)
         if timed_out and not responded:
-            body = {"error": "timeout", "error_description": "The request did not come in time."}
+            body = {"error": "timeout", "error_description": "The request did not arrive in time."}
             await JSONResponse(body, 408, {"Connection": "close"})(scope, receive, send)
 
 
 def _upload_seconds(scope: Scope) -> float:
-    """The seconds that the slowest connection needs for a body of this size."""
+    """The seconds that the slowest accepted connection needs for the request's body."""
     size = Headers(scope=scope).get("content-length", "")
     return (int(size) if size.isdecimal() else 0) / _MIN_UPLOAD_RATE
 
 
 class GracefulShutdownMiddleware:
-    """Counts requests to the endpoint in progress. After a shutdown was requested, tool calls are answered with 503.
+    """Counts requests in progress. After a shutdown was requested, it answers tool calls with 503.
 
     Other requests are still answered: some clients read the tools' schemas before they accept a result.
     """
@@ -180,8 +180,8 @@ class FairEntryMiddleware:
     Only the start is limited: once its tool runs, a call mostly waits for the network. `get_task` has its own queue, so
     that it never waits behind generations. Requests above 64 KiB skip it: receiving them could delay other calls.
 
-    Bodies that are no JSON-RPC message are refused with the same error as over stdio, for protocol versions before
-    2026-07-28: there, the SDK treats a request with an invalid id as a notification.
+    In protocol versions before 2026-07-28, bodies that are not a JSON-RPC message are refused with the same error as
+    over stdio: the SDK would treat a request with an invalid id as a notification.
     """
 
     def __init__(self, app: ASGIApp) -> None:

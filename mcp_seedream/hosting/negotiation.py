@@ -1,8 +1,8 @@
-"""Content negotiation at the endpoint: JSON or an event stream, whichever the client accepts.
+"""Content negotiation at the endpoint: responds with JSON or an event stream, as the client accepts.
 
 The SDK only answers clients that accept both, and chooses one itself. For a request of revision 2026-07-28 it sends
-nothing, not even response headers, until the result, a notification, or 15 seconds. Before the response headers, some
-proxies do not report to the server that a client disconnected, so that the call would go on.
+nothing, not even response headers, before the result, a notification, or 15 seconds. Some proxies do not report to the
+server that a client disconnected before the response headers, so that the call would continue.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcp_seedream.hosting.middleware import add_start_callback
 
 _JSON, _EVENTS = "application/json", "text/event-stream"
-_HEAD_SECONDS = 0.1  # after which the head is sent; refusals, with their own status, are answered sooner
+_HEAD_SECONDS = 0.1  # after which the headers are sent; refusals have another status, and are sent earlier
 _ZERO_QUALITY = re.compile(r"q=0(\.0*)?")
 _Mode = Literal["unchanged", "without head", "to events", "to JSON"]
-"""How a response of the SDK is sent on."""
+"""How a response of the SDK is passed on to the client."""
 _DATA = re.compile(rb"^data: ?([^\r\n]+)", re.MULTILINE)
 _STREAM_HEAD: Message = {
     "type": "http.response.start",
@@ -45,7 +45,7 @@ class ContentNegotiationMiddleware:
         accepts = _accepted(headers.getlist("accept"))
         is_post = scope["method"] == "POST"
         if not accepts or (not is_post and _EVENTS not in accepts):
-            await self._app(scope, receive, send)  # the SDK refuses it
+            await self._app(scope, receive, send)  # the SDK refuses the request
             return
         scope = {**scope, "headers": list(scope["headers"])}
         MutableHeaders(scope=scope)["accept"] = f"{_JSON}, {_EVENTS}"
@@ -53,8 +53,8 @@ class ContentNegotiationMiddleware:
             await self._app(scope, receive, send)
             return
         response = _Response(send, accepts)
-        # The SDK has no option for when it sends the headers: `_SSE_PING_INTERVAL` is private, and is the interval of
-        # pings as well. Such an option would replace `send_head_soon` and everything about `_head_task`.
+        # The SDK has no option for the time at which it sends the headers: `_SSE_PING_INTERVAL` is private, and is the
+        # interval of pings as well. Such an option would replace `send_head_soon` and `_head_task`.
         if _EVENTS in accepts and headers.get("mcp-protocol-version", "2025-03-26") not in HANDSHAKE_PROTOCOL_VERSIONS:
             add_start_callback(scope, response.send_head_soon)
         try:
@@ -124,7 +124,7 @@ class _Response:
         await self._send({"type": "http.response.body", "body": event})
 
     async def _send_as_json(self) -> None:
-        """Send the last event, which is the result; earlier ones are progress. Without any, the process is ending."""
+        """Send the last event, which is the result; earlier events are progress. No event means a shutdown: 503."""
         events: list[bytes] = _DATA.findall(self._body)
         body = events[-1] if events else b""
         headers = [(b"content-type", _JSON.encode()), (b"content-length", str(len(body)).encode())]

@@ -29,7 +29,7 @@ _SECURITY_HEADERS = {
 
 
 def welcome_page(server: MCPServer[Any], settings: Settings) -> Route:
-    """`/`: what this server is and how to connect, for people who open its address in a browser."""
+    """The page at `/`: a description of the server and how to connect, for people with a browser."""
     template = Template(files("mcp_seedream.hosting").joinpath("welcome.html").read_text("utf-8"))
 
     async def show(request: Request) -> Response:
@@ -70,7 +70,7 @@ def server_card(server: MCPServer[Any], settings: Settings) -> Route:
             "resourceTemplates": [_as_json(template) for template in await server.list_resource_templates()],
             "prompts": [_as_json(prompt) for prompt in await server.list_prompts()],
         }
-        # Without a public address, the endpoint's address in it is taken from this request.
+        # Without a public address, the card contains the address of this request.
         cache = "public, max-age=300" if settings.public_url else "no-store"
         return JSONResponse(content, headers={"Access-Control-Allow-Origin": "*", "Cache-Control": cache})
 
@@ -78,12 +78,12 @@ def server_card(server: MCPServer[Any], settings: Settings) -> Route:
 
 
 def not_found_handlers(settings: Settings) -> dict[int, Any]:
-    """Handlers of 404 and 405, by status: the body says where the endpoint is, since clients may show it to people."""
+    """Handlers of 404 and 405, by status. The body has the endpoint's address, since clients may show it to people."""
 
     async def show(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         endpoint = _origin(request, settings) + ENDPOINT
-        message = f"The MCP endpoint of this server, for streamable HTTP, is {endpoint}; it is not here."
+        message = f"The MCP endpoint of this server (streamable HTTP) is {endpoint}, not this address."
         body = {"error": error.detail.lower().replace(" ", "_"), "error_description": message}
         return JSONResponse(body, error.status_code, error.headers)
 

@@ -13,7 +13,7 @@ from mcp_seedream.hosting.key_verifier import NO_TASK, LookUp
 
 logger = logging.getLogger(__name__)
 
-_CACHE_SECONDS = 10  # probes come often and from many
+_CACHE_SECONDS = 10  # probes are frequent
 _CHECK_SECONDS = 10
 _INVALID_KEY = "nobody"
 
@@ -21,11 +21,11 @@ _INVALID_KEY = "nobody"
 class Readiness:
     """Checks that no shutdown was requested and that the upstream can be reached.
 
-    The upstream is sent a look-up with an invalid key, which costs nothing: its refusal shows that it can be reached.
+    It sends a look-up with an invalid key, which is free. The upstream's refusal shows that it can be reached.
 
     Args:
         shutdown: Once requested, the process is not ready.
-        look_up: Looks tasks up; None: the upstream is not checked.
+        look_up: Looks tasks up; None to skip the check of the upstream.
         cache_seconds: How long a result is cached.
     """
 
@@ -37,7 +37,7 @@ class Readiness:
         self._lock = anyio.Lock()
 
     async def problem(self) -> str | None:
-        """Why this process should receive no calls; None if it should."""
+        """Why this process should receive no calls; None if it is ready."""
         if self._shutdown.requested.is_set():
             return "stopping"
         async with self._lock:

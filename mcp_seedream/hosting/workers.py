@@ -20,12 +20,12 @@ from uvicorn.supervisors import Multiprocess
 
 from mcp_seedream.core.errors import ConfigurationError
 
-logger = logging.getLogger("uvicorn.error")  # uvicorn logs the rest of the start with it
+logger = logging.getLogger("uvicorn.error")  # the logger of uvicorn's other messages at startup
 _OPEN_FILES = 65_536
 _BACKLOG = 2048  # connections waiting to be accepted
 _NO_IPV6_ERRORS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 LINGER = 2
-"""Seconds that open streams delay the end of a server that has answered all calls."""
+"""Seconds that open streams may delay the end of a server that has answered all calls."""
 
 
 class _Options(TypedDict):
@@ -40,8 +40,8 @@ _OPTIONS = _Options(
     log_config=None,
     access_log=False,
     timeout_graceful_shutdown=LINGER,
-    timeout_keep_alive=75,  # longer than proxies keep idle connections, so that they send no call into a closed one
-    timeout_worker_healthcheck=10,  # a slow worker still has calls to answer; but signals wait for the check
+    timeout_keep_alive=75,  # longer than proxies keep idle connections, so that they do not send calls on a closed one
+    timeout_worker_healthcheck=10,  # a slow worker may still answer calls; but signals wait for the check
 )
 
 
@@ -123,7 +123,7 @@ def raise_open_file_limit() -> None:
 
 @contextmanager
 def metrics_folder(folder: str | None) -> Iterator[str]:
-    """An empty folder in which the processes share their metrics: the given one, or a temporary one."""
+    """An empty folder in which the processes share their metrics: `folder`, or a temporary one."""
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="seedream-metrics-", ignore_cleanup_errors=True) as temporary:
             yield temporary

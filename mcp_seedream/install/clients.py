@@ -22,8 +22,8 @@ INPUT: Mapping[str, Any] = {
     "description": "AceDataCloud API token (platform.acedata.cloud)",
     "password": True,
 }
-"""What VS Code asks for. It asks once, and keeps the answer in its secret storage."""
-INPUT_REFERENCE = f"${{input:{INPUT['id']}}}"
+"""VS Code's input variable for the token. VS Code asks the user once, and keeps the answer in its secret storage."""
+INPUT_VARIABLE = f"${{input:{INPUT['id']}}}"
 """VS Code replaces this with the answer."""
 
 
@@ -32,10 +32,10 @@ class Folders:
     """The folders of a user's settings.
 
     Args:
-        system: As `sys.platform` has it.
+        system: The value of `sys.platform`.
         home: The home folder.
         config: Linux: `$XDG_CONFIG_HOME` or `~/.config`; macOS: `~/Library/Application Support`; Windows: `%APPDATA%`.
-        local: Windows: `%LOCALAPPDATA%`; not used elsewhere.
+        local: Windows: `%LOCALAPPDATA%`; not used on other systems.
         claude_code: `$CLAUDE_CONFIG_DIR`, if it is set.
     """
 
@@ -66,11 +66,11 @@ class McpClient:
     Args:
         title: Its display name.
         settings_path: Finds its settings file.
-        servers: The member of its settings that holds the servers.
-        next_step: What the user has to do after its settings were written.
+        servers: The member of its settings that contains the servers.
+        next_step: Instructions for the user after the settings were written.
         comments: Whether it accepts comments and trailing commas.
-        url: The member of an entry that holds the address of a remote server; None if its file has no remote servers.
-        inputs: The member of its settings that lists what it asks the user for; None if it asks for nothing.
+        url: The member of an entry for the address of a remote server; None if its file can't have remote servers.
+        inputs: The member of its settings that lists input variables; None if it has none.
         local: Further members of an entry for a local server.
         remote: Further members of an entry for a remote server.
     """
@@ -86,29 +86,30 @@ class McpClient:
     remote: Mapping[str, str] = field(default_factory=dict)
 
     def local_entry(self, command: Sequence[str], env: Mapping[str, str]) -> dict[str, Any]:
-        """An entry that starts this command with these variables. Without any, it has no `env`."""
+        """An entry that starts this command with these variables. Without variables, it has no `env`."""
         entry = {**self.local, "command": command[0], "args": list(command[1:])}
         return {**entry, "env": dict(env)} if env else entry
 
     def remote_entry(self, url: str, token: str | None) -> dict[str, Any]:
-        """An entry that connects to this address. Without a token, the client signs in there (OAuth)."""
+        """An entry that connects to this address. Without a token, the client signs in (OAuth)."""
         entry: dict[str, Any] = {**self.remote, self.url or "url": url}
         return {**entry, "headers": {"Authorization": f"Bearer {token}"}} if token else entry
 
 
-REFERENCE = r"\$\{(?:input|env):[^{}\"]*\}"
+CLIENT_VARIABLE = r"\$\{(?:input|env):[^{}\"]*\}"
+"""A regular expression for a variable that the client replaces by the user's input or an environment variable."""
 _LOCAL_MEMBERS = {"command", "args", "env"}
 _REMOTE_MEMBERS = {"url", "serverUrl", "headers", "transport"}
 _SECRETS = {"env": TOKEN, "headers": "Authorization"}
 
 
 def merged(old: Any, new: Mapping[str, Any], *, keep_token: bool) -> dict[str, Any]:
-    """An entry updated from the existing one: additional members, variables and headers of the user stay.
+    """An updated entry, with the members, variables and headers that the user added to the existing one.
 
     Args:
-        old: The existing entry, of any shape.
-        new: The entry as it would be written into an empty file.
-        keep_token: Whether the token of `old` stays if `new` has none.
+        old: The existing entry, of any JSON type.
+        new: The entry for an empty file.
+        keep_token: Whether the token of `old` is kept if `new` has none.
     """
     if not isinstance(old, Mapping):
         return dict(new)
@@ -138,23 +139,23 @@ def has_authorization(entry: Any) -> bool:
     return isinstance(headers, Mapping) and any(name.lower() == "authorization" for name in headers)
 
 
-def is_reference(token: str) -> bool:
-    """Whether a client replaces this text with a token that it asks for, or that its environment has."""
-    return re.fullmatch(REFERENCE, token) is not None
+def is_client_variable(token: str) -> bool:
+    """Whether the text is a variable that the client replaces by a token."""
+    return re.fullmatch(CLIENT_VARIABLE, token) is not None
 
 
 def has_token(entry: Any) -> bool:
-    """Whether an entry of either kind holds a secret. Any header counts as one, unless it is a reference."""
+    """Whether an entry contains a secret. Every header counts as a secret, unless it is a variable of the client."""
     token = token_in(entry)
-    if token is not None and not is_reference(token):
+    if token is not None and not is_client_variable(token):
         return True
     headers = entry.get("headers", {}) if isinstance(entry, Mapping) else {}
     values = headers.values() if isinstance(headers, Mapping) else [headers]
-    return not all(isinstance(each, str) and is_reference(each.removeprefix("Bearer ")) for each in values)
+    return not all(isinstance(each, str) and is_client_variable(each.removeprefix("Bearer ")) for each in values)
 
 
 def _claude_desktop(folders: Folders) -> SettingsPath:
-    """On Windows, the packaged form reads neither `%APPDATA%` nor the file that its own Edit Config opens."""
+    """On Windows, the packaged version does not read `%APPDATA%`, nor the file that its Edit Config opens."""
     folder = folders.config / "Claude"
     if folders.system == "win32":
         packaged = [
@@ -183,11 +184,11 @@ _VSCODES = {
         ("VSCodium - Insiders", "com.vscodium.codium-insiders", "codium-insiders"),
     ),
 }
-"""VS Code and its builds: the settings folder of each, and its names as a Flatpak and as a snap."""
+"""The builds of VS Code: settings folder, name as a Flatpak, and name as a snap."""
 
 
 def _vscode_paths(client: str, folders: Folders) -> Iterator[SettingsPath]:
-    """All possible ones: of a system package, of a Flatpak, and of a snap, which may use its own folder."""
+    """All possible settings files: of a system package, a Flatpak, and a snap, which may use its own folder."""
     for product, flatpak, snap in _VSCODES[client]:
         file = Path(product, "User", "mcp.json")
         yield SettingsPath(folders.config / file, folders.config / product)
@@ -200,7 +201,7 @@ def _vscode_paths(client: str, folders: Folders) -> Iterator[SettingsPath]:
 
 
 def _first_installed(places: Iterable[SettingsPath]) -> SettingsPath:
-    """The first one whose client is installed, or else the first."""
+    """The first settings file whose client is installed, or the first of all."""
     candidates = list(places)
     return next((place for place in candidates if place.is_installed), candidates[0])
 
@@ -231,7 +232,7 @@ def _zed(folders: Folders) -> SettingsPath:
 
 
 def _dot_config(folders: Folders) -> Path:
-    """The `~/.config` folder, which some programs also use on macOS."""
+    """The folder `~/.config`, which some programs also use on macOS."""
     return folders.home / ".config" if folders.system == "darwin" else folders.config
 
 
@@ -291,14 +292,14 @@ CLIENTS: Mapping[str, McpClient] = {
 
 
 def installed_client(name: str, folders: Folders) -> str:
-    """The client that is installed: Windsurf may have become Devin Desktop, and VS Code may be another build."""
+    """The installed client for a name: Windsurf may now be Devin Desktop, and VS Code another build."""
     if name == "vscode":
         return next((client for client in _VSCODES if CLIENTS[client].settings_path(folders).is_installed), name)
     return "devin" if name == "windsurf" and _devin(folders).evidence.is_dir() else name
 
 
 def other_vscodes(used: Path, folders: Folders) -> list[str]:
-    """Other installed builds of VS Code, each with its settings file, as text."""
+    """The other installed builds of VS Code, each with its settings file, as text."""
     others = {
         place.file: CLIENTS[client].title
         for client in _VSCODES

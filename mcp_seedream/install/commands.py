@@ -16,16 +16,16 @@ from mcp_seedream import DISTRIBUTION
 from mcp_seedream.core.credentials import clean_token, is_short, placeholder_reason
 from mcp_seedream.core.errors import TOKEN_PAGE, ConfigurationError
 from mcp_seedream.core.setting_fields import ADDRESSES, HARMLESS
-from mcp_seedream.core.settings import Settings, Sources, about_passed_over, about_trouble, name_of
+from mcp_seedream.core.settings import Settings, Sources, ignored_warning, name_of, read_error_warning
 from mcp_seedream.install.clients import (
     CLIENTS,
     HOSTED,
-    INPUT_REFERENCE,
+    INPUT_VARIABLE,
     TOKEN,
     McpClient,
     has_authorization,
     has_token,
-    is_reference,
+    is_client_variable,
     merged,
     token_in,
 )
@@ -51,9 +51,9 @@ def install(options: InstallOptions, settings: Settings, sources: Sources) -> in
     """Write the entry, show what would be written, or print links; returns the exit status, 0.
 
     Args:
-        options: The command line's.
-        settings: The settings that the entry takes over, the token among them.
-        sources: Where the settings come from.
+        options: The options of the command line.
+        settings: The settings for the entry, including the token.
+        sources: The sources of the settings.
 
     Raises:
         ConfigurationError: The entry can't be written; the file is unchanged.
@@ -69,10 +69,10 @@ def install(options: InstallOptions, settings: Settings, sources: Sources) -> in
     env = {} if url else _settings_for_client(settings, sources, token)
     entry = _remote_entry(url, target, token) if url else _local_entry(options, target, token, env)
     _check_token_is_read(target, entry)
-    if sources.trouble:
-        say(about_trouble(sources.trouble), file=sys.stderr)
+    if sources.read_error:
+        say(read_error_warning(sources.read_error), file=sys.stderr)
     if not url and (omitted := _omitted(sources, env)):
-        say(about_passed_over(omitted, "`install`"), file=sys.stderr)
+        say(ignored_warning(omitted, "`install`"), file=sys.stderr)
     text = _with_entry(target, entry)
     data = config.encoded(text)
     if data == config.data:
@@ -87,7 +87,7 @@ def install(options: InstallOptions, settings: Settings, sources: Sources) -> in
     action = "Added" if target.entry is None else "Updated"
     say(f'{action} "{options.name}" for {client.title} in {config.path}.{backup_note(backup, target.entry)}')
     if restricted:
-        say("Other users could read that file. Now only you can, since it holds a token.")
+        say("Other users could read that file. Now only you can, since it contains a token.")
     for note in (*_token_notes(client, entry, url), *([] if url else _server_notes(env))):
         say(note)
     if target.missing:
@@ -102,13 +102,13 @@ def _check_token_is_read(target: Target, entry: dict[str, Any]) -> None:
     """Refuse to write a token into a file that no installed client reads."""
     if target.missing and target.client.inputs and has_token(entry):
         raise ConfigurationError(
-            f"{target.client.title} was not found (no {target.missing}), so nothing would read the token. Name its "
-            "settings file with --config, or leave the token out with --ask. Nothing was changed."
+            f"{target.client.title} was not found (no {target.missing}), so no program would read the token. Name its "
+            "settings file with --config, or omit the token with --ask. Nothing was changed."
         )
 
 
 def _with_entry(target: Target, entry: dict[str, Any]) -> str:
-    """The settings with this entry, and with our input as long as an entry refers to it."""
+    """The settings with this entry, and with our input variable if an entry uses it."""
     text, inputs = changed(target.config.text, target.path, target.entry, entry), target.client.inputs
     if inputs is None or not refers_to_input([target.entry, entry]):
         return text
@@ -123,7 +123,7 @@ def _with_entry(target: Target, entry: dict[str, Any]) -> str:
 
 
 def _token_notes(client: McpClient, entry: dict[str, Any], url: str | None) -> Iterator[str]:
-    """What the user should know about the token."""
+    """Yield notes about the token for the user."""
     if client.inputs and refers_to_input(entry):
         yield f"It has no token: {client.title} asks for it (get one at {TOKEN_PAGE}), and stores it securely."
     elif url and "headers" not in entry:
@@ -135,9 +135,9 @@ def _token_notes(client: McpClient, entry: dict[str, Any], url: str | None) -> I
 
 
 def _server_notes(env: Mapping[str, str]) -> Iterator[str]:
-    """Which settings the entry has, and whether this installation may disappear."""
+    """Yield notes about the entry's settings, and about an installation in a cache."""
     if env:
-        yield f"It has these settings from here: {', '.join(env)}."
+        yield f"It has these settings: {', '.join(env)}."
     if {".cache", "cache", "caches"} & {part.lower() for part in Path(sys.executable).parts}:
         yield f"{sys.executable} is in a cache, which may be cleared: install it elsewhere, and run this again."
 
@@ -149,13 +149,13 @@ def _remote_token(options: InstallOptions, url: str, target: Target, settings: S
             f"{client.title} has no remote servers in its settings file. In {client.title}, open Settings, Connectors, "
             f"Add custom connector, add {url} and sign in; or install without --hosted. Nothing was changed."
         )
-    token = INPUT_REFERENCE if options.ask else _token_of(settings)
+    token = INPUT_VARIABLE if options.ask else _token_of(settings)
     can_ask = client.inputs and not (_has_url(target, url) and has_authorization(target.entry))
-    return INPUT_REFERENCE if token is None and can_ask else token
+    return INPUT_VARIABLE if token is None and can_ask else token
 
 
 def _has_url(target: Target, url: str) -> bool:
-    """Whether the existing entry has this address. Its token must not be sent to another one."""
+    """Whether the existing entry has this address. Its token must not be sent to another address."""
     return isinstance(target.entry, dict) and target.entry.get(target.client.url) == url
 
 
@@ -171,13 +171,15 @@ def _local_entry(options: InstallOptions, target: Target, token: str | None, env
 
 
 def _settings_for_client(settings: Settings, sources: Sources, token: str | None) -> dict[str, str]:
-    """The settings for the entry's `env`: the client starts the server without this environment and folder.
+    """The settings for the entry's `env`, since the client starts the server with another environment and folder.
 
-    Addresses in `.env` are never included, since a later token would be sent there; paths in it only with its token.
+    Addresses in `.env` are never included, since a later token would be sent there. Paths in it are included only if
+    the token comes from the same file.
     """
-    own = token is not None and TOKEN in sources.filed and settings.token and settings.token.get_secret_value() == token
-    withheld = ADDRESSES if own else frozenset(_LOCAL_SETTINGS) - HARMLESS
-    excluded = {field for field in withheld if name_of(field) in sources.filed}
+    own_token = settings.token.get_secret_value() if settings.token else None
+    is_from_file = TOKEN in sources.env_file and own_token is not None and own_token == token
+    withheld = ADDRESSES if is_from_file else frozenset(_LOCAL_SETTINGS) - HARMLESS
+    excluded = {field for field in withheld if name_of(field) in sources.env_file}
     values = {field: getattr(settings, field) for field in _LOCAL_SETTINGS if field not in excluded}
     if values.get("journal") not in (None, "off"):
         values["journal"] = Path(values["journal"])
@@ -205,17 +207,17 @@ def _check_options(options: InstallOptions, url: str | None) -> None:
     if options.ask and options.sandbox:
         raise ConfigurationError("The sandbox needs no token: use either --ask or --sandbox.")
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", options.name):
-        raise ConfigurationError("--name takes up to 40 letters, digits, - and _, which all clients accept.")
+        raise ConfigurationError("--name must have 1 to 40 letters, digits, - and _, which all clients accept.")
     if url and options.sandbox:
         raise ConfigurationError("--sandbox is for a local server: leave out --sandbox, or --hosted and --url.")
     if url and not _ADDRESS.fullmatch(url):
         raise ConfigurationError(
-            "--url takes an address like https://seedream.example.com/mcp (http:// for localhost)."
+            "--url must be an address like https://seedream.example.com/mcp (http:// for localhost)."
         )
 
 
 def _endpoint(url: str) -> str:
-    """The endpoint's address. If it does not end in `/mcp`, the user confirms another, or an error suggests one."""
+    """The endpoint's address. If it does not end in `/mcp`, the user confirms another one, or an error suggests it."""
     address, mark, query = url.partition("?")
     if address.rstrip("/").endswith("/mcp"):
         return url
@@ -233,7 +235,7 @@ def _print_links(options: InstallOptions, url: str | None) -> int:
     make = {"cursor": cursor_links, "vscode": vscode_links}.get(options.client)
     if make is None:
         raise ConfigurationError(
-            f"{CLIENTS[options.client].title} has no links to add a server. Only cursor and vscode have."
+            f"{CLIENTS[options.client].title} has no links that add a server; cursor and vscode have."
         )
     command = None if url else _this_command(sandbox=options.sandbox)
     entry = entry_without_secret(options.client, command, url or HOSTED, token=not options.sandbox)
@@ -241,7 +243,7 @@ def _print_links(options: InstallOptions, url: str | None) -> int:
         say(link)
     if any(f"${{env:{TOKEN}}}" in word for word in entry.get("env", {}).values()):
         title = CLIENTS[options.client].title
-        say(f"{title} does not ask for the token: set {TOKEN} in its own environment.", file=sys.stderr)
+        say(f"{title} does not ask for the token: set {TOKEN} in the environment of {title}.", file=sys.stderr)
     return 0
 
 
@@ -257,25 +259,25 @@ def _this_command(*, sandbox: bool) -> list[str]:
 
 
 def _omitted(sources: Sources, env: Mapping[str, str]) -> tuple[str, ...]:
-    """Settings of `.env` that a local server reads, but that the entry does not get."""
+    """Settings of `.env` that a local server reads, but that are not in the entry."""
     harmless = {name_of(field) for field in HARMLESS} | {TOKEN}
-    ours = {name_of(field) for field in _LOCAL_SETTINGS}
-    return tuple(sorted({*sources.passed_over, *(sources.filed.keys() & ours) - harmless - env.keys()}))
+    local = {name_of(field) for field in _LOCAL_SETTINGS}
+    return tuple(sorted({*sources.ignored, *(sources.env_file.keys() & local) - harmless - env.keys()}))
 
 
 def _local_token(options: InstallOptions, settings: Settings, target: Target) -> str | None:
-    """The token of the settings or of the existing entry. Otherwise the client asks for it, or this command does."""
+    """The token of the settings or the existing entry. Without one, the client asks for it, or this command does."""
     if options.sandbox:
         return None
     if options.ask:
-        return INPUT_REFERENCE
+        return INPUT_VARIABLE
     if token := _token_of(settings):
         return token
     existing = token_in(target.entry)
-    if existing and (is_reference(existing) or not placeholder_reason(existing)):
+    if existing and (is_client_variable(existing) or not placeholder_reason(existing)):
         return existing
     if target.client.inputs:
-        return INPUT_REFERENCE
+        return INPUT_VARIABLE
     return TOKEN_PLACEHOLDER if options.dry_run else _ask_for_token()
 
 
@@ -287,7 +289,7 @@ def _token_of(settings: Settings) -> str | None:
     """
     token = settings.token.get_secret_value() if settings.token else None
     if token and (why := placeholder_reason(token)):
-        raise ConfigurationError(f"{TOKEN} has no token. {why}: get one at {TOKEN_PAGE}. Nothing was changed.")
+        raise ConfigurationError(f"{TOKEN} is wrong. {why}: get one at {TOKEN_PAGE}. Nothing was changed.")
     return token
 
 
@@ -304,9 +306,9 @@ def _ask_for_token() -> str:
             why = str(error)
         if not why:
             return token
-        say(f"That is not a token. {why[0].upper()}{why[1:]}.")
+        say(f"{why[0].upper()}{why[1:]}. Try again.")
     raise ConfigurationError(
-        f"There is no API token. Set {TOKEN} in the environment or in .env here (get a token at {TOKEN_PAGE}), or use "
+        f"No API token is set. Set {TOKEN} in the environment or in .env here (get a token at {TOKEN_PAGE}), or use "
         "--sandbox, which needs none. Nothing was changed."
     )
 

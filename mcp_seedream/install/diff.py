@@ -7,21 +7,21 @@ import json
 import re
 from collections.abc import Iterator
 
-from mcp_seedream.install.clients import REFERENCE
+from mcp_seedream.install.clients import CLIENT_VARIABLE
 from mcp_seedream.install.settings_file import ConfigFile
 
-TOKEN_PLACEHOLDER = "(a token will be asked for)"  # noqa: S105  (no token)
-"""Placeholder for a token that is not known yet; it is not hidden."""
+TOKEN_PLACEHOLDER = "(you will be asked for the token)"  # noqa: S105  (not a token)
+"""Placeholder for a token that is not known yet; it is not masked."""
 _SECRET = re.compile(
     r'("[^"\n]*(?:token|key|secret|password|authorization)[^"\n]*"\s*:\s*)'
-    rf'(?!"(?:Bearer )?{REFERENCE}")"[^"\\\n]*(?:\\.[^"\\\n]*)*"',
+    rf'(?!"(?:Bearer )?{CLIENT_VARIABLE}")"[^"\\\n]*(?:\\.[^"\\\n]*)*"',
     re.IGNORECASE,
 )
-"""A member that is likely to hold a secret, also outside our entry. References are not secrets."""
+"""A member that is likely to contain a secret, also outside our entry. Variables of the client are not secrets."""
 
 
 def difference(config: ConfigFile, text: str) -> Iterator[str]:
-    """The lines of a unified diff between a file and its new text. Secrets are hidden, changed ones marked as such.
+    """The lines of a unified diff between a file and its new text. Secrets are masked; changed secrets are marked.
 
     Raises:
         ConfigurationError: The file is not UTF-8.

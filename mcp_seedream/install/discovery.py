@@ -14,7 +14,7 @@ from platformdirs import user_config_path
 
 from mcp_seedream.core.errors import ConfigurationError
 from mcp_seedream.core.settings import ClaudeCode
-from mcp_seedream.install.clients import CLIENTS, HOSTED, Folders, is_reference, token_in
+from mcp_seedream.install.clients import CLIENTS, HOSTED, Folders, is_client_variable, token_in
 from mcp_seedream.install.json_positions import value_at
 from mcp_seedream.install.settings_file import read
 
@@ -23,7 +23,7 @@ _OUR_NAMES = re.compile(
 )
 _RUNNER = re.compile(r"(?:.*[/\\])?(?:uvx|uv|pipx)(?:\.exe)?", re.IGNORECASE | re.DOTALL)
 _PACKAGE_OPTIONS = ("--from", "--spec", "--project", "--directory")
-"""Options of a runner that name the package of a program. Without one, it is the package of the program's name."""
+"""Options of a runner that name a program's package. Without them, the package has the program's name."""
 _UNRELATED = re.compile(r"mcp[-_.]seedream(?:\[[^\]]*\])?(?:[=<>~!@].*)?", re.IGNORECASE)
 
 
@@ -32,15 +32,15 @@ class Installation:
     """An entry for this server in a client's settings.
 
     Args:
-        client: The client, as the command line calls it.
+        client: The client's name on the command line.
         title: The display name of the client.
-        name: What the client calls the server.
+        name: The server's name in the client.
         file: The settings file.
         command: The command that it starts; empty for a hosted server.
         command_exists: Whether that command exists.
         sandbox: Whether it starts the server with the sandbox.
-        unrelated: Whether it starts the package index's `mcp-seedream`, which is another project.
-        token: The value of the token's variable, unchanged.
+        unrelated: Whether it starts the package index's `mcp-seedream`, which is an unrelated project.
+        token: The unparsed value of the token's variable.
     """
 
     client: str
@@ -55,18 +55,18 @@ class Installation:
 
     @property
     def own_token(self) -> str | None:
-        """The token in the file; None if it has none or a reference."""
-        return None if self.token is None or is_reference(self.token) else self.token
+        """The token in the file; None if the file has no token or a variable of the client."""
+        return None if self.token is None or is_client_variable(self.token) else self.token
 
     @property
     def provides_token(self) -> bool:
-        """Whether the client provides the token (by sign-in, or by asking for it), or none is needed."""
+        """Whether the client provides the token (by sign-in, or by asking the user), or none is needed."""
         return not self.command or self.sandbox or (self.token is not None and self.own_token is None)
 
 
 @dataclass(frozen=True)
 class Installed:
-    """The entries of this server, and why files can't be read, by the client's title."""
+    """The entries of this server, and the reasons why files can't be read, by the client's title."""
 
     entries: Sequence[Installation]
     broken: Mapping[str, str]
@@ -128,7 +128,7 @@ def _installation(client: str, name: str, file: Path, entry: Mapping[str, Any]) 
 
 
 def _is_unrelated(words: Sequence[str]) -> bool:
-    """Whether a command line has uv or pipx fetch the package index's `mcp-seedream`, another project."""
+    """Whether a command line makes uv or pipx install the package index's `mcp-seedream`, an unrelated project."""
     if not any(_RUNNER.fullmatch(word) for word in words):
         return False
     options = [word.partition("=") for word in words]

@@ -1,7 +1,7 @@
 """Reads JSON with comments and trailing commas: its value, and the position of each member.
 
-Comments and trailing commas are first replaced by as many spaces. The result is plain JSON with the same positions,
-which the standard library's decoder validates, and in which it finds the end of each value.
+Comments and trailing commas are first replaced by the same number of spaces. The result is plain JSON with the same
+positions. The standard library's decoder validates it, and finds the end of each value.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
-# A comment without an end is kept, so that it is refused; it is matched whole, since it may contain further markers.
+# A comment without an end is kept, so that the decoder refuses it. It is matched up to the end of the text.
 _COMMENTS = re.compile(rf"{_STRING}|(//[^\r\n]*|/\*.*?\*/)|/\*.*", re.DOTALL)
-# A comma without a value before it, as in `{,}`, is not a trailing one: it is kept, so that it is refused.
+# A comma without a value before it, as in `{,}`, is not a trailing comma: it is kept, so that the decoder refuses it.
 _TRAILING = re.compile(rf"{_STRING}|[\[{{,:][ \t\r\n]*,|(,)(?=[ \t\r\n]*[\]}}])", re.DOTALL)
 BLANKS = " \t\r\n"
 _KINDS = {
@@ -32,13 +32,13 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-# Numbers are only compared, never written back; Python refuses to make integers of thousands of digits.
+# Numbers are only compared, never written. As floats, they may have thousands of digits, which Python's int refuses.
 _DECODER = json.JSONDecoder(parse_int=float, parse_constant=_refuse)
 
 
 @dataclass(frozen=True)
 class Member:
-    """The position of a member, from its key's quotation mark to the end of its value. A list's item has no key."""
+    """The position of a member, from its key's quotation mark to the end of its value. An item of a list has no key."""
 
     key: str | None
     start: int
@@ -48,14 +48,14 @@ class Member:
 
 @dataclass(frozen=True)
 class Container:
-    """The position of an object or a list (of its braces or brackets), and its members in order."""
+    """The positions of an object's braces or a list's brackets, and its members in order."""
 
     start: int
     end: int
     members: list[Member]
 
     def find(self, key: str) -> Member | None:
-        """The last member of that name, which is the one that programs use."""
+        """The last member with this name, which is the one that JSON parsers use."""
         return next((member for member in reversed(self.members) if member.key == key), None)
 
 
@@ -84,7 +84,7 @@ def value_at(text: str, path: Sequence[str], *, comments: bool = True) -> Any:
     """The value of the member at `path`; None if it does not exist.
 
     Raises:
-        ValueError: The text is not JSON, or something on the path is not an object.
+        ValueError: The text is not JSON, or a value on the path is not an object.
     """
     value = parsed(text, comments=comments)
     if len(objects(text, path[:-1])) < len(path):
@@ -95,10 +95,10 @@ def value_at(text: str, path: Sequence[str], *, comments: bool = True) -> Any:
 
 
 def objects(text: str, path: Sequence[str]) -> list[Container]:
-    """The objects along the path, from the root, as far as they exist; none in a blank text.
+    """The existing objects along the path, beginning with the root; none in a blank text.
 
     Raises:
-        ValueError: The text is not JSON, or something on the path is not an object.
+        ValueError: The text is not JSON, or a value on the path is not an object.
     """
     value = parsed(text)
     plain = _plain(without_comments(text))
@@ -121,7 +121,7 @@ def objects_and_list(text: str, path: Sequence[str]) -> list[Container]:
     """The objects along the path, and the list at its end; none if the list does not exist.
 
     Raises:
-        ValueError: As for `objects`, or the end of the path is not a list.
+        ValueError: As for `objects`, or the value at the end of the path is not a list.
     """
     containers = objects(text, path[:-1])
     member = containers[-1].find(path[-1]) if len(containers) == len(path) else None
@@ -145,7 +145,7 @@ def _check_kind(value: Any, path: Sequence[str], kind: type) -> None:
     if isinstance(value, kind):
         return
     where = f"`{'.'.join(path)}`" if path else "it"
-    raise ValueError(f"{where} is {_KINDS[type(value)]} where {_KINDS[kind]} has to be")
+    raise ValueError(f"{where} must be {_KINDS[kind]}, not {_KINDS[type(value)]}")
 
 
 def _container(plain: str, start: int) -> Container:

@@ -21,11 +21,11 @@ _FIRST_MEMBER = re.compile(r'\{[ \t\r\n]*\n([ \t]+)"')
 def with_member(text: str, path: Sequence[str], value: Any) -> str:
     """The text with the member at `path` set to `value`; missing objects on the path are created.
 
-    A new member comes last, in the style of those before it: on its own line with the same indentation, or on the same
-    line. A blank text becomes an object.
+    A new member comes last, in the style of the previous members: on its own line with the same indentation, or on the
+    same line. A blank text becomes an object.
 
     Raises:
-        ValueError: The text is not JSON, or something on the path is not an object.
+        ValueError: The text is not JSON, or a value on the path is not an object.
     """
     containers = objects(text, path[:-1])
     bare = without_comments(text)
@@ -41,7 +41,7 @@ def with_member(text: str, path: Sequence[str], value: Any) -> str:
 
 
 def without_member(text: str, path: Sequence[str]) -> str:
-    """The text without the member at `path`, or unchanged if there is none. An object that becomes empty is `{}`.
+    """The text without the member at `path`, or unchanged if there is none. An empty object is written as `{}`.
 
     Raises:
         ValueError: As for `with_member`.
@@ -67,7 +67,7 @@ def with_item(text: str, path: Sequence[str], value: Any) -> str:
 
 
 def without_item(text: str, path: Sequence[str], index: int) -> str:
-    """The text without one item of the existing list at `path`. A list that becomes empty is `[]`.
+    """The text without one item of the existing list at `path`. An empty list is written as `[]`.
 
     Raises:
         ValueError: As for `with_item`.
@@ -135,7 +135,7 @@ def _without(text: str, bare: str, container: Container, member: Member) -> str:
 
 
 def _with_blanks(text: str, start: int, end: int, *, last: bool) -> tuple[int, int]:
-    """A range extended by blanks: to its whole line if nothing else is on it, or to a neighbour."""
+    """A range extended by blanks: to its whole line if the line has no other text, or to the next or previous value."""
     after = end
     while text[after] in " \t":
         after += 1
@@ -149,7 +149,7 @@ def _with_blanks(text: str, start: int, end: int, *, last: bool) -> tuple[int, i
 
 @dataclass(frozen=True)
 class _Style:
-    """The style of a value: on one line if `indent` is None, otherwise on lines that begin with it."""
+    """The style of a value: on one line if `indent` is None, otherwise on lines that begin with `indent`."""
 
     indent: str | None
     line: str = "\n"
@@ -177,7 +177,7 @@ def _nested(path: Sequence[str], value: Any) -> Any:
 
 
 def _indent(text: str, at: int) -> str:
-    """The indentation of the line."""
+    """The indentation of the line with this position."""
     line = text[text.rfind("\n", 0, at) + 1 : at]
     return line[: len(line) - len(line.lstrip(" \t"))]
 

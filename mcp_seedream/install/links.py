@@ -1,4 +1,4 @@
-"""Links that add a server to a client when they are clicked."""
+"""Links that add a server to a client."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from mcp_seedream.install.clients import CLIENTS, INPUT, INPUT_REFERENCE, TOKEN
+from mcp_seedream.install.clients import CLIENTS, INPUT, INPUT_VARIABLE, TOKEN
 
 
 def cursor_links(name: str, entry: Mapping[str, Any]) -> tuple[str, str]:
@@ -19,11 +19,11 @@ def cursor_links(name: str, entry: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def vscode_links(name: str, entry: Mapping[str, Any]) -> tuple[str, str]:
-    """A link for web pages, and one that opens VS Code, which asks for the token if the entry refers to it.
+    """A link for web pages, and one that opens VS Code, which asks for the token if the entry has the input variable.
 
     Source: https://code.visualstudio.com/api/extension-guides/ai/mcp and the handler in VS Code's source.
     """
-    inputs = [INPUT] if INPUT_REFERENCE in _compact(entry) else []
+    inputs = [INPUT] if INPUT_VARIABLE in _compact(entry) else []
     query = {"name": name, **({"inputs": _compact(inputs)} if inputs else {}), "config": _compact(entry)}
     settings = {"name": name, **entry, **({"inputs": inputs} if inputs else {})}
     return (
@@ -33,19 +33,19 @@ def vscode_links(name: str, entry: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def entry_without_secret(client: str, command: list[str] | None, url: str, *, token: bool) -> dict[str, Any]:
-    """An entry for a link: instead of a token, it has a reference that the client replaces.
+    """An entry for a link: instead of a token, it has a variable that the client replaces.
 
-    Cursor does not ask for tokens: a local server gets it from its environment, and at a hosted one users sign in.
+    Cursor does not ask for tokens: a local server gets the token from the environment, and a hosted one by sign-in.
 
     Args:
         client: `cursor` or `vscode`.
-        command: The local server; None for the one at `url`.
-        url: The hosted server.
+        command: The command of the local server; None for the hosted server.
+        url: The address of the hosted server.
         token: Whether the server needs a token; the sandbox does not.
     """
     mcp_client = CLIENTS[client]
-    reference = INPUT_REFERENCE if mcp_client.inputs else f"${{env:{TOKEN}}}" if command else None
-    secret = reference if token else None
+    variable = INPUT_VARIABLE if mcp_client.inputs else f"${{env:{TOKEN}}}" if command else None
+    secret = variable if token else None
     return (
         mcp_client.local_entry(command, {TOKEN: secret} if secret else {})
         if command

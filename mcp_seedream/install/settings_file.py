@@ -1,4 +1,4 @@
-"""Another program's settings file: reads it, backs it up, and replaces it atomically."""
+"""Reads, backs up and atomically replaces the settings file of another program."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ConfigFile:
     """The state of a file when it was read.
 
     Args:
-        path: The real path: a symbolic link is kept, and its target is replaced.
+        path: The resolved path: a symbolic link is kept, and its target is replaced.
         data: Its bytes; None if the file does not exist.
     """
 
@@ -47,14 +47,16 @@ class ConfigFile:
         try:
             return mark + text.encode("utf-8")
         except UnicodeEncodeError:
-            raise ConfigurationError(f"A path has bytes that {self.path} can't hold. Nothing was changed.") from None
+            raise ConfigurationError(
+                f"A path has bytes that are not valid in {self.path}. Nothing was changed."
+            ) from None
 
     @property
     def is_read_by_others(self) -> bool:
         """Whether other users may read it; False on Windows, which has other permissions."""
         if sys.platform == "win32" or self.data is None:
             return False
-        with _errors_explained(self.path, "read"):
+        with _file_errors(self.path, "read"):
             return bool(self.path.stat().st_mode & 0o044)
 
     def backups(self) -> Iterator[ConfigFile]:
@@ -68,7 +70,7 @@ class ConfigFile:
     def replace(self, data: bytes | None, *, keep: bool = True, private: bool = False) -> Path | None:
         """Replace the file's content atomically, or delete the file, after a backup.
 
-        Only their owner can read a new file and a backup, since they may hold tokens. An existing file keeps its mode
+        Only the owner can read new files and backups, since they may contain tokens. An existing file keeps its mode
         and owner, unless it becomes private.
 
         Args:
@@ -82,7 +84,7 @@ class ConfigFile:
         Raises:
             ConfigurationError: The file can't be written, or was changed since it was read; it is unchanged.
         """
-        with _errors_explained(self.path, "written"):
+        with _file_errors(self.path, "written"):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             backup = self._back_up() if keep else None
             try:
@@ -146,7 +148,7 @@ def read(path: Path) -> ConfigFile:
     Raises:
         ConfigurationError: It can't be read, or is not a regular file.
     """
-    with _errors_explained(path, "read"):
+    with _file_errors(path, "read"):
         real = path.expanduser().resolve()
         try:
             regular = stat.S_ISREG(real.stat().st_mode)
@@ -158,9 +160,10 @@ def read(path: Path) -> ConfigFile:
 
 
 @contextmanager
-def _errors_explained(path: Path, what: str) -> Iterator[None]:
+def _file_errors(path: Path, action: str) -> Iterator[None]:
+    """Translate errors of file operations; `action` is "read" or "written"."""
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:  # no such home folder, a loop of links, a NUL byte
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ConfigurationError(f"{path} can't be {what}: {why}. Nothing was changed.") from None
+        raise ConfigurationError(f"{path} can't be {action}: {why}. Nothing was changed.") from None

@@ -1,4 +1,4 @@
-"""The entry that `install` and `uninstall` change, in the settings of an MCP client; and their output."""
+"""The entry in a client's settings that `install` and `uninstall` change, and the output of both commands."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class EntryOptions:
     """Options of `install` and `uninstall`.
 
     Args:
-        client: The client, as the command line calls it.
-        name: What the client calls the server.
-        config: The settings file; None: the client's usual one.
+        client: The client's name on the command line.
+        name: The server's name in the client.
+        config: The settings file; None for the client's usual file.
         dry_run: Whether changes are only shown.
     """
 
@@ -53,7 +53,7 @@ class InstallOptions(EntryOptions):
 
 @dataclass(frozen=True)
 class Target:
-    """An entry in a settings file, as it is now."""
+    """The current state of an entry in a settings file."""
 
     client: McpClient
     config: ConfigFile
@@ -86,20 +86,20 @@ def target_of(options: EntryOptions) -> Target:
 
 
 def show(config: ConfigFile, text: str) -> None:
-    """Print what would change, without secrets."""
+    """Print the changes to a file, without secrets."""
     for line in difference(config, text):
         say(line)
     say("Nothing was written.")
 
 
 def backup_note(backup: Path | None, entry: Any) -> str:
-    """Where the backup is, and whether it holds a token, as the end of a line; empty without a backup."""
-    token = ", which has a token" if has_token(entry) else ""
+    """The path of the backup, and whether it contains a token, for the end of a line; empty without a backup."""
+    token = ", which contains a token" if has_token(entry) else ""
     return f" Backup{token}: {backup}" if backup else ""
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print a line, to stdout by default. Characters that its encoding lacks are escaped."""
+    """Print a line, to stdout by default. Characters that the stream can't encode are escaped."""
     file = file or sys.stdout
     encoding = file.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), file=file)

@@ -1,6 +1,6 @@
-"""The input with which VS Code asks for the token. Entries refer to its answer, which VS Code stores elsewhere.
+"""The input variable with which VS Code asks for the token. VS Code stores the answer in its secret storage.
 
-VS Code has the list `inputs` at the top of its file: https://code.visualstudio.com/docs/copilot/reference/mcp-configuration
+The list `inputs` is at the top level of VS Code's file: https://code.visualstudio.com/docs/copilot/reference/mcp-configuration
 """
 
 from __future__ import annotations
@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mcp_seedream.install.clients import INPUT, INPUT_REFERENCE
+from mcp_seedream.install.clients import INPUT, INPUT_VARIABLE
 from mcp_seedream.install.json_positions import parsed, value_at
 from mcp_seedream.install.jsonc import with_item, without_item
 
 
 def refers_to_input(value: Any) -> bool:
-    """Whether any text in the value refers to our input."""
-    return any(INPUT_REFERENCE in text for text in _texts(value))
+    """Whether any text in the value contains our input variable."""
+    return any(INPUT_VARIABLE in text for text in _texts(value))
 
 
 def with_input(text: str, inputs: str) -> str:
-    """The text with our input in its list `inputs`, unless the list has one with the same id.
+    """The text with our input variable in its list `inputs`, unless the list has one with the same id.
 
     Raises:
         ValueError: `inputs` is not a list.
@@ -30,7 +30,7 @@ def with_input(text: str, inputs: str) -> str:
 
 
 def without_input(text: str, inputs: str) -> str:
-    """The text without our input, if nothing refers to it and the user has not changed it."""
+    """The text without our input variable, if it is unused and the user has not changed it."""
     existing = value_at(text, [inputs])
     if not isinstance(existing, list) or INPUT not in existing or refers_to_input(parsed(text)):
         return text

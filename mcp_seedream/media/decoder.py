@@ -32,9 +32,9 @@ from mcp_seedream.media.pixels import (
 
 _MAX_MEMORY = 330_000_000  # bytes that the subprocess may allocate; 60 megapixels of HEIC need 315 MB
 SAFE_HEADERS = ("PNG", "JPEG", "GIF", "BMP")
-"""Pillow's names of formats whose headers are safe to read: other headers can make Pillow allocate any amount."""
+"""Pillow's names of formats whose headers are safe to read: others can make Pillow allocate unlimited memory."""
 _ACCEPTED = {*SAFE_HEADERS, "MPO", "WEBP", "TIFF"}  # formats that the upstream accepts; an MPO is a JPEG with extras
-# Markers of EXIF data in a PNG. To read EXIF that follows the pixels, Pillow decodes them; a search is cheaper.
+# Markers of EXIF data in a PNG. Pillow must decode the pixels to read EXIF data after them; a search is cheaper.
 _PNG_EXIF_MARKERS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
@@ -63,7 +63,7 @@ def fits(source: BinaryIO, size: int, bounds: Bounds, *, header_only: bool = Tru
         source: The picture's file.
         size: The file's size in bytes.
         bounds: The upstream's limits.
-        header_only: Read only formats in `SAFE_HEADERS`, and return False in doubt.
+        header_only: Read only formats in `SAFE_HEADERS`, and return False if the header is not sufficient.
 
     Raises:
         InvalidArguments: It is not a readable picture, or breaks a limit even if it is scaled down.

@@ -51,7 +51,7 @@ class Downloads:
     """Downloads pictures. Use one instance per process, as an async context manager.
 
     Args:
-        sandbox: Base URL of a sandbox on this machine. Only for it are http and a loopback address allowed.
+        sandbox: Base URL of a sandbox on this machine. Http and loopback addresses are allowed only for the sandbox.
         seconds: Time limit of one picture, including redirects and retries.
         max_bytes: Size limit of one picture.
         retries: How to retry connection errors, time-outs, HTTP 429 and HTTP 5xx.
@@ -244,7 +244,7 @@ class _PublicNetwork(httpcore.AnyIOBackend):
 
 
 async def _check_is_picture(path: Path) -> None:
-    """Check the first bytes of a file: error pages can have status 200 as well."""
+    """Check the first bytes of a file, since error pages can have the status 200."""
     async with await anyio.open_file(path, "rb") as file:
         if kind(await file.read(16)) is None:
             raise UnreadableReply("The link did not return a picture.")

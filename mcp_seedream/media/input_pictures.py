@@ -1,4 +1,4 @@
-"""The pictures of an edit call, in the form that the upstream takes."""
+"""The pictures of an edit call, in the form that the upstream accepts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class InputPictures:
     """Reads, converts and shrinks input pictures.
 
     Args:
-        table: The capability table, which has the bounds.
+        table: The capability table, which has the limits of input pictures.
         client: Looks up earlier tasks whose pictures are used as input.
         downloads: Downloads linked pictures in formats that the upstream does not accept.
         local: The local files that may be read; None if this server reads no files.
-        decoding: Limits how many large pictures the process decodes at a time.
+        decoding: Limits the number of large pictures that the process decodes concurrently.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class InputPictures:
         self._decoding = decoding
 
     async def prepare(self, spec: ImageSpec, model: Model, token: str) -> tuple[ImageSpec, tuple[str, ...]]:
-        """The spec with its pictures as this model takes them, and notes on what was changed.
+        """The spec with its pictures in a form that this model accepts, and notes on changes to them.
 
         Raises:
-            InvalidArguments: A picture can't be read, or can't be made to fit.
+            InvalidArguments: A picture can't be read, or can't be converted to meet the limits.
             UpstreamError: A task could not be looked up.
         """
         if not spec.images:

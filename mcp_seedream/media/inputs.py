@@ -60,7 +60,7 @@ async def prepare_pictures(
         needs_alpha: The options that need an alpha channel, for the error message; None if there are none.
         local: The files that may be read; None if this server reads no files.
         client: Looks up tasks.
-        downloads: Downloads links to kinds that the upstream does not accept. Other links are sent unread.
+        downloads: Downloads links to kinds that the upstream does not accept. Other links are passed on unchanged.
         token: The caller's API token.
         decode_limiter: Limits concurrent decoding in the whole process.
 

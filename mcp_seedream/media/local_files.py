@@ -23,7 +23,7 @@ from mcp_seedream.catalog.references import shortened
 from mcp_seedream.core.errors import InvalidArguments
 from mcp_seedream.core.paths import expand_home, windows_path_reason
 
-_SUFFIXES = {"jpeg": ".jpg"}  # by kind, where it is not the kind's own name
+_SUFFIXES = {"jpeg": ".jpg"}  # by kind, if it differs from the kind's name
 _PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 _CHAT_FOLDERS = ("/mnt/user-data/", "/mnt/data/")  # in the code sandboxes of Claude and ChatGPT
 _OPEN_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
@@ -162,7 +162,7 @@ def open_picture(path: Path) -> tuple[BinaryIO, int]:
     """Open a picture file; return the open file and its size in bytes.
 
     Raises:
-        InvalidArguments: It is not a regular file, is too large, or does not start like a picture.
+        InvalidArguments: It is not a regular file, is too large, or does not begin like a picture.
     """
     try:
         # The path is resolved, so do not follow a symlink created since, and do not block on a pipe.
@@ -230,7 +230,7 @@ def saved_set(files: Sequence[str], count: int, target: Path | None) -> tuple[Pa
 
 
 def _is_picture(path: Path) -> bool:
-    """Whether a file exists and starts like a picture."""
+    """Whether a file exists and begins like a picture."""
     try:
         file, _ = open_picture(path)
     except InvalidArguments:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_DOWNLOADS = 4  # concurrent downloads per result
 _PREVIEW_SECONDS = 8  # time limit for downloading a result's pictures, if they are only previewed
-_SAVE_SECONDS = 30  # ... and if they are saved
+_SAVE_SECONDS = 30  # time limit for downloading a result's pictures, if they are saved
 _MAX_BLOCKS = 4  # image blocks per result
 PREVIEW_ROOM = 74_000
 """Bytes of image files that fit in one result: below 100 kB as base64. Clients accept 150,000 characters."""
@@ -57,7 +57,7 @@ class Delivered:
     Attributes:
         task: The task, with the paths of saved pictures, and notes about failures.
         shown: Image files to include in the result.
-        caption: What `shown` is, if it is not the pictures themselves.
+        caption: A description of `shown`; None if it contains the pictures themselves.
     """
 
     task: Task

@@ -67,7 +67,7 @@ def decode_within(image: Image.Image, box: tuple[int, int], *, keep_alpha: bool)
         width, height = image.size
         half = (width // 2, height // 2) if 8 * width * height > _MAX_BYTES else box
         image.draft("RGB", (min(box[0], half[0]), min(box[1], half[1])))
-    # Includes the copy that is made of modes which are converted before scaling.
+    # Some modes are converted before scaling; the numbers include the converted copy.
     bytes_per_pixel = {"1": 5, "L": 1, "P": 5, "PA": 5, "I": 8, "F": 8}.get(image.mode, 4)
     factor = reduction_factor(image.size, box, image.width * image.height * bytes_per_pixel)
     image.load()

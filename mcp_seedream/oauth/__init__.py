@@ -3,6 +3,6 @@
 Front door: `routes.open_sign_in` builds it from the settings; `provider` is the SDK's provider interface; `consent`
 is the page on which a person pastes a key or signs in at the vendor.
 
-It depends on `core` alone and is mounted by `hosting`. Tokens contain encrypted data. State (codes, used refresh
+It depends on `core` alone and is mounted by `hosting`. Tokens contain encrypted data. State (codes, current refresh
 tokens) is in `store`: in memory for one process, in Redis for several. A key is never stored unencrypted.
 """

@@ -38,7 +38,7 @@ from mcp_seedream.oauth.vendor import Vendor
 
 PATH, CALLBACK = "/consent", "/oauth/callback"
 _VENDOR_PATH = f"{PATH}/vendor"
-_SECONDS = 1800  # time for a person to create an account first
+_SECONDS = 1800  # enough time for a person to create an account first
 _BROWSER_COOKIE, _AWAY_COOKIE = "sdm_browser", "sdm_away"
 _BROWSER_ID = re.compile(r"[\w-]{22}", re.ASCII)
 _MAX_KEY_LENGTH = 512
@@ -173,7 +173,7 @@ class Consent:
         return response
 
     async def _callback(self, request: Request) -> Response:
-        """The redirect back from the vendor. If a browser was redirected there twice, only the second one counts."""
+        """The redirect back from the vendor. If a browser was redirected there twice, only the second time counts."""
         away = self._sealer.open("away", request.cookies.get(self._away_cookie, ""))
         if not away or not hmac.compare_digest(away["b"], fingerprint(self._browser(request))):
             return _error_page(_OTHER_BROWSER, 403)

@@ -1,7 +1,7 @@
 """Authorization codes, access tokens and refresh tokens: how they are issued, used and revoked.
 
 A grant is one consent of a person. Its random id is in every code and token issued from it, and is enough to revoke
-them all. Codes and refresh tokens are used once; a second use means that somebody else has a copy, and revokes the
+them all. Codes and refresh tokens are used once; a second use means that somebody has a stolen copy, and revokes the
 grant.
 
 The store has one entry for each grant that was refreshed or revoked: the serial of the current refresh token, or that
@@ -42,7 +42,7 @@ from mcp_seedream.oauth.store import Store
 _CHALLENGE = re.compile(r"[\w-]{43}", re.ASCII)  # the length of S256
 _MAX_STATE_BYTES = 1000  # it is encrypted into a URL and a cookie, encoded twice
 _REVOKED = "ended"  # stored instead of a refresh token's serial, which is longer
-_RETRY_SECONDS = 10  # after a failure of the store, in which access tokens are not checked for revocation
+_RETRY_SECONDS = 10  # after a failure of the store, access tokens are not checked for revocation for this time
 _PORTS = {"https": 443, "http": 80}
 _log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class GrantProvider(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
         if grant is None:
             return None
         record = self._sealer.open("record", await self._store.take(f"code:{grant}") or "")
-        if record is None:  # used twice or expired: somebody else may have the code
+        if record is None:  # used twice or expired: the code may have been stolen
             await self._revoke(grant)
             return None
         if record["c"] != fingerprint(client.client_id):
@@ -230,7 +230,7 @@ class GrantProvider(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
     async def _revoke(self, grant: str) -> None:
         """Store the revocation for as long as a token of the grant could be valid."""
         seconds = max(self._lifetimes.refresh, self._lifetimes.access) + 60
-        await self._store.put(f"grant:{grant}", _REVOKED, seconds, vital=True)
+        await self._store.put(f"grant:{grant}", _REVOKED, seconds, must_store=True)
 
     async def _is_revoked(self, grant: str) -> bool:
         if time.monotonic() < self._unchecked_until:
@@ -239,7 +239,7 @@ class GrantProvider(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
             return await self._store.get(f"grant:{grant}") == _REVOKED
         except StoreUnavailable as error:
             self._unchecked_until = time.monotonic() + _RETRY_SECONDS
-            _log.warning("sign-in: %s Revoked access tokens are taken until it is back.", error.message)
+            _log.warning("sign-in: %s Revoked access tokens are accepted until it is back.", error.message)
             return False
 
     def _tokens(self, client: OAuthClientInformationFull, source: Code | Refresh, serial: str) -> OAuthToken:

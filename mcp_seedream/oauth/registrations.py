@@ -36,7 +36,7 @@ class Client(OAuthClientInformationFull):
         return [SCOPE]
 
     def validate_redirect_uri(self, redirect_uri: AnyUrl | None) -> AnyUrl:
-        """Accept a registered URI; on loopback with any port, which clients choose late (RFC 8252, 7.3)."""
+        """Accept a registered URI, on loopback with any port: clients choose it after registration (RFC 8252, 7.3)."""
         if redirect_uri is None:
             redirect_uri = super().validate_redirect_uri(None)
         comparable = _comparable(str(redirect_uri))

@@ -1,6 +1,6 @@
 """Sign-in for clients that cannot send a key, such as claude.ai's connectors and ChatGPT: OAuth 2.1.
 
-This server is the authorization server of its own endpoint. Its tokens are bound to the endpoint and contain the
+This server is the authorization server for its endpoint. Its tokens are bound to the endpoint and contain the
 caller's API key encrypted, so that any replica can use them. Only codes, the current refresh token of each grant, and
 revocations are stored, in a `Store` that replicas share.
 """
@@ -64,8 +64,8 @@ class SignIn:
         seal_keys: Secrets: the first encrypts, all decrypt.
         check_key: Checks a pasted key.
         store: State that replicas share; in memory by default.
-        vendor: Lets people sign in there instead of pasting a key.
-        lifetimes: Of codes and tokens.
+        vendor: The vendor's sign-in, as an alternative to pasting a key.
+        lifetimes: The lifetimes of codes and tokens.
         clock: Returns the Unix time in seconds.
     """
 
@@ -137,7 +137,7 @@ class SignIn:
         await self._store.aclose()
 
     def _metadata(self) -> OAuthMetadata:
-        """The SDK's metadata, completed: the scope, public clients, and the `iss` parameter of responses."""
+        """The SDK's metadata, and the scope, public clients and the `iss` parameter of responses."""
         metadata = build_metadata(_URL.validate_python(self._issuer), None, _REGISTRATION, _REVOCATION)
         metadata.scopes_supported = [SCOPE]
         metadata.token_endpoint_auth_methods_supported = AUTH_METHODS

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 Kind = Literal["access", "refresh", "code", "client", "consent", "form", "away", "record"]
-"""Tokens, codes, client ids; a transaction before consent, in a form bound to a browser, and while the person signs in
-at the vendor ("away"); records in a store."""
+"""Tokens, codes, client ids; transactions: before consent, in a form bound to a browser, and during sign-in at the
+vendor ("away"); records in a store."""
 PREFIX = "sdm_"
 """Every sealed text starts with this and its kind, for people who read it."""
 _NONCE = 12
@@ -29,7 +29,7 @@ _VERSION = 1  # of the format; texts of another version do not open
 
 
 class Sealer:
-    """Seals with the first secret and opens with any, so that secrets can be rotated: new first, old ones kept a while.
+    """Encrypts with the first secret and decrypts with any, so that secrets can be rotated.
 
     Args:
         secrets: Strings of at least 32 characters; AES-256 keys are derived from them (HKDF with SHA-256).
@@ -70,7 +70,7 @@ class Sealer:
 
 
 def is_sealed(text: str) -> bool:
-    """Whether a text was sealed, or claims to be: it is not an API key."""
+    """Whether a text begins like a sealed text, so that it is not an API key."""
     return text.startswith(PREFIX)
 
 

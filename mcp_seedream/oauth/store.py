@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from mcp_seedream.core.errors import StoreUnavailable
-from mcp_seedream.core.redis_client import PREFIX, connect, milliseconds, reached
+from mcp_seedream.core.redis_client import PREFIX, connect, milliseconds, redis_errors
 
 _MAX_ENTRIES = 200_000
 _SWAP = """
@@ -22,10 +22,10 @@ return 1
 
 
 class Store(Protocol):
-    """Strings by key, each for a time in seconds. Every method raises `StoreUnavailable` if the store is down."""
+    """Stores strings by key, each for a time in seconds. All methods raise `StoreUnavailable` if the store is down."""
 
-    async def put(self, key: str, value: str, seconds: float, *, vital: bool = False) -> None:
-        """Store a value. `vital` is for revocations: a full store deletes an ordinary entry for them."""
+    async def put(self, key: str, value: str, seconds: float, *, must_store: bool = False) -> None:
+        """Store a value. `must_store` is for revocations: a full store deletes another entry to store them."""
         ...
 
     async def get(self, key: str) -> str | None: ...
@@ -38,8 +38,8 @@ class Store(Protocol):
         """Compare and set, atomically.
 
         Returns:
-            True if the key was missing or had the expected value, or has the new one already, as when a command is sent
-            again after its connection broke. False for any other value.
+            True if the key was missing or had the expected value, or already has the new value, for example because a
+            command was sent again after its connection was lost. False for any other value.
         """
         ...
 
@@ -49,8 +49,8 @@ class Store(Protocol):
 class MemoryStore:
     """A store for one process.
 
-    Ordinary entries may fill three quarters of it; more raise `StoreUnavailable`. The rest is reserved for vital
-    entries. If all of it is full, a vital entry replaces the oldest ordinary one.
+    Ordinary entries may fill three quarters of it; more raise `StoreUnavailable`. The rest is reserved for entries
+    with `must_store`. If it is full, such an entry replaces the oldest ordinary one.
 
     Args:
         max_entries: The size of the store.
@@ -59,27 +59,27 @@ class MemoryStore:
 
     def __init__(self, max_entries: int = _MAX_ENTRIES, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._entries: dict[str, tuple[str, float]] = {}  # oldest first
-        self._vital: dict[str, tuple[str, float]] = {}
+        self._must_store: dict[str, tuple[str, float]] = {}
         self._max_entries = max_entries
         self._clock = clock
         self._swept = 0.0
 
-    async def put(self, key: str, value: str, seconds: float, *, vital: bool = False) -> None:
+    async def put(self, key: str, value: str, seconds: float, *, must_store: bool = False) -> None:
         self._sweep()
-        if key not in self._entries and key not in self._vital:
-            self._make_room(vital)
+        if key not in self._entries and key not in self._must_store:
+            self._make_room(must_store)
         self._entries.pop(key, None)
-        self._vital.pop(key, None)
-        (self._vital if vital else self._entries)[key] = (value, self._clock() + seconds)
+        self._must_store.pop(key, None)
+        (self._must_store if must_store else self._entries)[key] = (value, self._clock() + seconds)
 
     async def get(self, key: str) -> str | None:
-        value, until = self._entries.get(key) or self._vital.get(key) or ("", 0.0)
+        value, until = self._entries.get(key) or self._must_store.get(key) or ("", 0.0)
         return value if until > self._clock() else None
 
     async def take(self, key: str) -> str | None:
         value = await self.get(key)
         self._entries.pop(key, None)
-        self._vital.pop(key, None)
+        self._must_store.pop(key, None)
         return value
 
     async def swap(self, key: str, expected: str, new: str, seconds: float) -> bool:
@@ -90,22 +90,22 @@ class MemoryStore:
 
     async def aclose(self) -> None:
         self._entries.clear()
-        self._vital.clear()
+        self._must_store.clear()
 
-    def _make_room(self, vital: bool) -> None:
-        full = len(self._entries) + len(self._vital) >= self._max_entries
-        if vital and full and self._entries:
+    def _make_room(self, must_store: bool) -> None:
+        full = len(self._entries) + len(self._must_store) >= self._max_entries
+        if must_store and full and self._entries:
             del self._entries[next(iter(self._entries))]
-        elif full or (not vital and len(self._entries) >= self._max_entries - self._max_entries // 4):
+        elif full or (not must_store and len(self._entries) >= self._max_entries - self._max_entries // 4):
             raise StoreUnavailable("The memory for sign-in is full.")
 
     def _sweep(self) -> None:
         """Remove expired entries, once a minute, or once a second if the store is nearly full."""
         now = self._clock()
-        has_room = len(self._entries) + len(self._vital) < self._max_entries - self._max_entries // 4
+        has_room = len(self._entries) + len(self._must_store) < self._max_entries - self._max_entries // 4
         if now - self._swept >= (60 if has_room else 1):
             self._swept = now
-            for entries in (self._entries, self._vital):
+            for entries in (self._entries, self._must_store):
                 for key in [key for key, (_, until) in entries.items() if until <= now]:
                     del entries[key]
 
@@ -117,22 +117,22 @@ class RedisStore:
         self._redis = connect(url)
         self._swap = self._redis.register_script(_SWAP)
 
-    async def put(self, key: str, value: str, seconds: float, *, vital: bool = False) -> None:  # noqa: ARG002
-        async with reached():
+    async def put(self, key: str, value: str, seconds: float, *, must_store: bool = False) -> None:  # noqa: ARG002
+        async with redis_errors():
             await self._redis.set(PREFIX + key, value, px=milliseconds(seconds))
 
     async def get(self, key: str) -> str | None:
-        async with reached():
+        async with redis_errors():
             value = await self._redis.get(PREFIX + key)
         return None if value is None else str(value)
 
     async def take(self, key: str) -> str | None:
-        async with reached():
+        async with redis_errors():
             value = await self._redis.getdel(PREFIX + key)
         return None if value is None else str(value)
 
     async def swap(self, key: str, expected: str, new: str, seconds: float) -> bool:
-        async with reached():
+        async with redis_errors():
             swapped = await self._swap(keys=[PREFIX + key], args=[expected, new, milliseconds(seconds)])
         return bool(swapped)
 

@@ -21,9 +21,9 @@ import httpx
 from mcp_seedream.core.errors import SignInFailed
 
 CREDENTIAL = "mcp-seedream"
-"""The name of the credential in the person's account, where they can see and delete it."""
+"""The name of the credential in the person's account. The person can see and delete it."""
 _SCOPE = "profile platform"
-_SECONDS = 30  # for all requests together, while a person looks at a blank page
+_SECONDS = 30  # for all requests together; meanwhile the person's browser shows a blank page
 _LONGEST_KEY = 512
 
 
@@ -136,7 +136,7 @@ def _text(body: dict[str, Any], name: str) -> str:
 def _key(credential: dict[str, Any]) -> str:
     key = _text(credential, "token")
     if len(key) > _LONGEST_KEY or any(not 33 <= ord(character) <= 126 for character in key):
-        raise SignInFailed("The vendor's answer has no token that could be sent.")
+        raise SignInFailed("The vendor's answer has no valid token.")
     return key
 
 

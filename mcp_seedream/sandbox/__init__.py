@@ -1,8 +1,8 @@
-"""An emulation of the upstream with drawn pictures, for trying, tests and demonstrations.
+"""An emulation of the upstream with drawn pictures, for trials, tests and demonstrations.
 
 Front door: `app.Sandbox` (an ASGI app) and `app.running` (served on a loopback port). `python -m
 mcp_seedream.sandbox` serves it alone. `faults` has the prompt words that cause errors.
 
-It behaves as production does, including refusals; its rules are those of the capability table. It connects to nothing
-except callbacks on loopback.
+It behaves like the production API, including its refusals; its rules come from the capability table. It makes no
+connections except for callbacks on loopback.
 """

@@ -22,7 +22,7 @@ def main() -> None:
         action="store_true",
         help="accept all models and sizes of the vendor's page, including those that production refuses",
     )
-    parser.add_argument("--no-pictures", dest="pictures", action="store_false", help="draw nothing: links lead nowhere")
+    parser.add_argument("--no-pictures", dest="pictures", action="store_false", help="draw nothing: links return 404")
     options = parser.parse_args()
     sandbox = Sandbox(
         read_table(options.models_file),

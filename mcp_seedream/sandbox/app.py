@@ -2,9 +2,9 @@
 
 A Starlette app that speaks the contract of `POST /seedream/images` and `POST /seedream/tasks`: synchronous,
 asynchronous, with a callback, streamed; look-ups of one task or many in each documented shape; the documented
-errors; and the vendor's sign-in (`vendor_sign_in`). Its rules are those of the capability table: it refuses what
-production refuses, or accepts everything on the vendor's page. Words in a prompt cause further errors (`faults.WORDS`).
-It draws on this machine and downloads nothing.
+errors; and the vendor's sign-in (`vendor_sign_in`). Its rules come from the capability table: it refuses the same
+models and sizes as production, or accepts everything on the vendor's page. Words in a prompt cause further errors
+(`faults.WORDS`). It draws on this machine and downloads nothing.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class Sandbox:
 
     Args:
         table: The capability table, whose rules are enforced.
-        seconds: How long a picture takes; None: from 2 to 4 s, by the prompt.
+        seconds: Seconds that a picture takes; None for 2 to 4 s, depending on the prompt.
         retired: Further models that are refused.
-        record: Whether `requests` keeps every request.
-        pictures: Whether pictures are drawn. Otherwise links lead nowhere and image data is refused, for benchmarks.
-        as_documented: Whether all models and sizes of the vendor's page are accepted. Otherwise those that the table
-            marks as withdrawn or refused are refused, as in production.
+        record: Whether `requests` stores every request.
+        pictures: Whether pictures are drawn. Otherwise links return 404 and image data is refused, for benchmarks.
+        as_documented: Whether all models and sizes of the vendor's page are accepted. Otherwise models and sizes that
+            the table marks as withdrawn or refused are refused, as in production.
     """
 
     def __init__(
@@ -141,13 +141,13 @@ class Sandbox:
             self.table, "edit" if "image" in body else "generate", sent, wait_seconds=0, origin="upstream"
         )
         if not self._pictures and call.spec.options.get("response_format") == "b64_json":
-            raise InvalidArguments("This sandbox draws no pictures: ask for links.")
+            raise InvalidArguments("This sandbox draws no pictures: request links.")
         seconds = 2 + len(call.spec.prompt) % 21 / 10 if self.seconds is None else self.seconds
         job = Job(str(uuid.uuid4()), token, call.spec, model_id, body, seconds, base_url, refusal=refusal)
         return job if refusal else self._planned(job, sent)
 
     def _refusal(self, model_id: str, size: str | None) -> str | None:
-        """Why a model or a size is refused; None: it is accepted."""
+        """The message with which a model or a size is refused; None if both are accepted."""
         if model_id not in self.table.by_id or model_id in self.retired:
             return REFUSALS["model_invalid"][2]
         return None if self._as_documented else production_refusal(self.table, model_id, size)
@@ -155,9 +155,9 @@ class Sandbox:
     def _planned(self, job: Job, sent: dict[str, Any]) -> Job:
         """The job with the number and the size of its pictures; the request must have the upstream's form."""
         model = choose(self.table, job.spec, job.model)
-        understood = ImageRequest.of(self.table, model, job.spec).body
+        expected = ImageRequest.of(self.table, model, job.spec).body
         for name, value in sent.items():
-            if understood.get(name) != value:
+            if expected.get(name) != value:
                 raise InvalidArguments(f"{name} is malformed.")
         options, limit = job.spec.options, self.table.upstream_limits.images_in_and_out - len(job.spec.images)
         if options.get("layer_decomposition"):
@@ -292,7 +292,7 @@ def running(sandbox: Sandbox, port: int = 0) -> Iterator[str]:
 
 @contextmanager
 def settings_with_sandbox(options: SandboxOptions, settings: Settings, table: ModelTable) -> Iterator[Settings]:
-    """The settings with a sandbox as the upstream and as the vendor's sign-in; it is served while the context lasts."""
+    """Serve a sandbox while the context lasts; yields settings with it as the upstream and the vendor's sign-in."""
     sandbox = Sandbox(table, seconds=options.seconds, as_documented=options.as_documented)
     with running(sandbox) as address:
         logger.info("sandbox at %s", address)

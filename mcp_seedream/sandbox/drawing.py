@@ -1,4 +1,4 @@
-"""The sandbox's pictures: drawn with Pillow, showing the prompt, different for each prompt."""
+"""Draws the sandbox's pictures with Pillow. Each shows its prompt, and depends on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Sketch:
-    """What to draw: `words` is the text in the middle, `caption` the line below it, sides are in pixels."""
+    """A picture to draw: `words` is the text in the middle, `caption` the line below it; sides are in pixels."""
 
     words: str
     caption: str
@@ -56,14 +56,14 @@ def edited(sketch: Sketch, sources: list[Image.Image]) -> Image.Image:
 
 
 def boxes(width: int, height: int, count: int) -> list[list[int]]:
-    """Where the layers of a picture are, [left, top, right, bottom] in pixels: the base first, then `count` more."""
+    """The boxes of a picture's layers, [left, top, right, bottom] in pixels: the base, then `count` more."""
     step = width // (count + 1)
     across = [(index * step + step // 4, (index + 1) * step + step // 4) for index in range(count)]
     return [[0, 0, width, height], *([left, height // 5, right, height * 4 // 5] for left, right in across)]
 
 
 def layer(source: Image.Image, width: int, height: int, box: list[int]) -> Image.Image:
-    """What the source shows in the box once it is fitted to the size, as a transparent cut-out."""
+    """The part of the source inside the box, after scaling the source to the size, as a transparent cut-out."""
     base = ImageOps.fit(source.convert("RGBA"), (width, height))
     return base if box == [0, 0, width, height] else cut_out(base.crop((box[0], box[1], box[2], box[3])))
 
@@ -111,7 +111,7 @@ def _color(rng: random.Random, saturation: float, value: float) -> Color:
 
 
 def _draw_text(canvas: Image.Image, sketch: Sketch, *, height: float) -> None:
-    """The prompt at a height from 0 (top) to 1, a caption, and the mark in the corner."""
+    """Draw the prompt at a height from 0 (top) to 1, the caption, and the mark in the corner."""
     draw = ImageDraw.Draw(canvas)
     size = max(12, min(canvas.size) // 18)
     words = "\n".join(textwrap.wrap(sketch.words[:280], max(8, int(canvas.width / size * 1.7))) or [""])

@@ -1,6 +1,6 @@
-"""The sandbox's errors: refusals of production, and errors that words in a prompt cause.
+"""The sandbox's errors: the refusals of production, and errors that words in a prompt cause.
 
-The words cause the upstream's documented errors, and those of a proxy. The refusals of production and their messages
+The words cause the upstream's documented errors, and errors of a proxy. The refusals of production and their messages
 are from public reports and Ark's references up to 2026-11.
 """
 
@@ -31,20 +31,20 @@ REFUSALS: dict[str, tuple[int, str, str]] = {
     "unavailable": (503, "api_error", "Service temporarily unavailable."),
     "fetch_failed": (200, "api_error", "fetch failed"),
 }
-"""Prompt words that refuse a request: status, code, message. 200 is a failure that looks like a success."""
+"""Prompt words that refuse a request: status, code, message. 200 is a failure with a status of success."""
 
 WORDS = {
     **{word: f"{status} `{code}`: {message}" for word, (status, code, message) in REFUSALS.items()},
     "html": "502 with an HTML page, as from a proxy",
-    "not_json": "200 with JSON that breaks off",
+    "not_json": "200 with incomplete JSON",
     "slow=90": "each picture takes 90 s",
-    "hang=5": "the answer to the request itself comes 5 s late",
+    "hang=5": "the response to the request itself is 5 s late",
     "failed": "the task is accepted, and ends without a picture",
-    "refuse_in_task": "a model or size that is refused is refused inside the accepted task, not in the answer",
+    "refuse_in_task": "a model or size is refused inside the accepted task, not in the response",
     "partial": "the last image of a set fails",
     "empty": "the task ends with an empty list",
-    "cut": "a streamed answer breaks off after its first image",
-    "shape=2": "look-ups in the documents' second shape (or 1, the usual one, or 3)",
+    "cut": "a streamed response breaks off after its first image",
+    "shape=2": "look-ups have the second documented shape (or 1, the usual one, or 3)",
 }
 """Every word that can be used, as `[sandbox:word]`, and its effect."""
 
@@ -55,12 +55,12 @@ _WORD = re.compile(r"\[sandbox:([a-z_0-9]+)(?:=([0-9]+(?:[.][0-9]+)?))?\]")
 
 
 def words_in(prompt: str) -> dict[str, float]:
-    """The words of a prompt with their numbers, by default 1."""
+    """The words of a prompt with their numbers, 1 by default."""
     return {word: float(value or 1) for word, value in _WORD.findall(prompt)}
 
 
 def unauthorised(token: str, revoked: Container[str] = ()) -> Response | None:
-    """The answer to a request without a token, or with one that is refused."""
+    """The response to a request without a token, or with a refused one; None for other requests."""
     if not token:
         return error(400, "no_token", "No token specified for the request.")
     if refusal := REFUSALS.get("invalid_token" if token in revoked else TOKENS.get(token, "")):
@@ -69,7 +69,7 @@ def unauthorised(token: str, revoked: Container[str] = ()) -> Response | None:
 
 
 def requested_failure(words: dict[str, float]) -> Response | None:
-    """The failure of the request itself that a prompt word causes, if any."""
+    """The failed response to the request itself that a prompt word causes, if any."""
     if "html" in words:
         return HTMLResponse("<html><h1>502 Bad Gateway</h1></html>", status_code=502)
     if "not_json" in words:
@@ -82,7 +82,7 @@ def requested_failure(words: dict[str, float]) -> Response | None:
 
 
 def production_refusal(table: ModelTable, model_id: str, size: str | None) -> str | None:
-    """The message with which production refuses a model or size of the vendor's page; None: it accepts both."""
+    """The message with which production refuses a model or size of the vendor's page; None if it accepts both."""
     model = table.by_id.get(model_id)
     if model is None or model.withdrawn:
         return REFUSALS["model_invalid"][2]
@@ -103,7 +103,7 @@ def production_refusal(table: ModelTable, model_id: str, size: str | None) -> st
 
 
 def _size_refusal(model: Model) -> str:
-    """The refusal of a named size. Models with few sizes do not list them, as seen with 4.5."""
+    """The refusal of a named size. For models with few sizes, such as 4.5, it does not list them."""
     if len(model.sizes) < 3:
         return "the specified size is not supported for model"
     *names, last = [f"'{name}'" for name in ("WIDTHxHEIGHT", *map(str.lower, model.sizes))]
@@ -111,6 +111,6 @@ def _size_refusal(model: Model) -> str:
 
 
 def error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """An error body as documented; with a status that means success, also `success: false`."""
+    """A response with a documented error body, and `success: false` if the status is one of success."""
     body: dict[str, Any] = {"error": {"code": code, "message": message}, "trace_id": str(uuid.uuid4())}
     return JSONResponse({"success": False, **body} if status < 300 else body, status, headers)

@@ -1,4 +1,4 @@
-"""Options of the sandbox, as the command line has them; importing them loads nothing of the sandbox."""
+"""Options of the sandbox on the command line. Importing this module does not load the sandbox."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class SandboxOptions:
 
     Args:
         enabled: Whether it replaces the upstream.
-        seconds: How long a picture takes; None: 2 to 4 s, depending on the prompt.
-        as_documented: Whether it accepts everything on the vendor's page, including what production refuses.
+        seconds: Seconds that a picture takes; None for 2 to 4 s, depending on the prompt.
+        as_documented: Whether it accepts all models and sizes of the vendor's page, even if production refuses them.
     """
 
     enabled: bool = False
@@ -20,7 +20,7 @@ class SandboxOptions:
     as_documented: bool = False
 
     @property
-    def switches(self) -> list[str]:
+    def arguments(self) -> list[str]:
         """The command-line options that start a server with this sandbox."""
-        switches = ["--sandbox-as-documented" if self.as_documented else "--sandbox"]
-        return switches if self.seconds is None else [*switches, "--sandbox-seconds", str(self.seconds)]
+        arguments = ["--sandbox-as-documented" if self.as_documented else "--sandbox"]
+        return arguments if self.seconds is None else [*arguments, "--sandbox-seconds", str(self.seconds)]

@@ -27,14 +27,14 @@ from mcp_seedream.sandbox.faults import words_in
 _MAX_FILES = 64
 _LAYERS = ("subject", "headline", "ornament")
 _SHAPES = ("3:2", "2:3", "4:3", "3:4", "16:9", "9:16", "21:9")
-"""Aspect ratios of pictures whose request has none; the prompt decides which one."""
+"""Aspect ratios for requests without one; the prompt determines which of them is used."""
 _TOKEN_PIXELS = 256
 """Pixels per output token."""
 
 
 @dataclass(slots=True)
 class Job:
-    """One accepted request, and when its pictures are ready.
+    """One accepted request. It knows when its pictures are ready.
 
     `seconds` is the time for one picture, and `created_at` a Unix time. `size` is the width and height of the `count`
     pictures. `refusal` is why the job ends without pictures.
@@ -101,7 +101,7 @@ class Studio:
         return {"z_index": number, "name": name, "description": f"the {name}", "bounding_box": boxes}
 
     def usage(self, job: Job, failed: int = 0) -> dict[str, Any]:
-        """The usage of a job of which some pictures failed."""
+        """The usage of a job with a number of failed pictures."""
         count = max(0, job.count - failed)
         sizes = [self.size(job, number) for number in range(count)]
         usage = {
@@ -112,7 +112,7 @@ class Studio:
         return {**usage, "tool_usage": {"web_search": 1}} if job.spec.options.get("tools") else usage
 
     def file(self, job: Job, number: int, jobs: Mapping[str, Job]) -> bytes:
-        """The bytes of picture `number`; `jobs` may have its input pictures."""
+        """The bytes of picture `number`; its input pictures may be pictures of other `jobs`."""
         key = (job.id, number)
         with self._lock:
             if key not in self._files:
@@ -144,7 +144,7 @@ class Studio:
         return drawing.cut_out(image) if spec.options.get("background") == "transparent" else image
 
     def _source(self, text: str, jobs: Mapping[str, Job]) -> Image.Image:
-        """An input picture: from data, from a job, or a placeholder for a picture elsewhere."""
+        """An input picture: from data, from a job, or a placeholder for other links."""
         if source := _picture_of_job(text, jobs):
             return self._draw(*source, jobs)
         with suppress(OSError, ValueError):
@@ -162,10 +162,10 @@ def picture_size(
     Args:
         table: The capability table.
         model: The model that makes them.
-        spec: The call; its size is `WIDTHxHEIGHT`, a named size, or none.
-        jobs: Those whose pictures may be the input.
-        squares: A named size is a square, as the vendor's page has it. Otherwise it is an area: its shape is that of
-            the first input picture, or depends on the prompt.
+        spec: The call; its size is `WIDTHxHEIGHT`, a named size, or None.
+        jobs: The jobs whose pictures may be input pictures.
+        squares: Whether a named size is a square, as on the vendor's page. Otherwise it is an area: its shape is that
+            of the first input picture, or depends on the prompt.
     """
     if exact := dimensions.pixels(spec.size or ""):
         return exact
@@ -174,8 +174,8 @@ def picture_size(
         return area, area
     named = spec.size if area else None
     for shape in (_first_shape(spec, jobs), _shape_of_prompt(spec.prompt), "1:1"):
-        if shape and (found := dimensions.pixels(dimensions.size_for_ratio(table, model, shape, named) or "")):
-            return found
+        if shape and (sides := dimensions.pixels(dimensions.size_for_ratio(table, model, shape, named) or "")):
+            return sides
     square = area or side(table.named_sizes.default) or 2048
     return square, square
 
@@ -185,7 +185,7 @@ def _shape_of_prompt(prompt: str) -> str:
 
 
 def _first_shape(spec: ImageSpec, jobs: Mapping[str, Job]) -> str | None:
-    """The aspect ratio of the first input picture; None: there is none, or it is unknown."""
+    """The aspect ratio of the first input picture; None if there is none, or it is unknown."""
     if not spec.images:
         return None
     if source := _picture_of_job(spec.images[0], jobs):
@@ -195,14 +195,14 @@ def _first_shape(spec: ImageSpec, jobs: Mapping[str, Job]) -> str | None:
 
 
 def _picture_of_job(text: str, jobs: Mapping[str, Job]) -> tuple[Job, int] | None:
-    """The job and number of the picture behind a link; None: the link leads elsewhere."""
-    found = re.search(r"/pictures/([\w-]+)/(\d+)\.\w+$", text)
-    job = jobs.get(found[1]) if found else None
-    return (job, int(found[2])) if found and job else None
+    """The job and number of a linked picture; None for other links."""
+    match = re.search(r"/pictures/([\w-]+)/(\d+)\.\w+$", text)
+    job = jobs.get(match[1]) if match else None
+    return (job, int(match[2])) if match and job else None
 
 
 def _decoded(text: str) -> Image.Image | None:
-    """A picture from base64 data, with its pixels not loaded yet; None: it is a link or unreadable."""
+    """A picture from base64 data, with its pixels not decoded yet; None for links and unreadable data."""
     if text.startswith(("http://", "https://")):
         return None
     try:

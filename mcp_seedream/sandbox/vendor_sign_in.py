@@ -1,7 +1,7 @@
-"""The vendor's sign-in in the sandbox: one user, who is always signed in and always consents.
+"""The vendor's sign-in in the sandbox: its only user is always signed in and always consents.
 
-It has the authorization server (`/oauth2/…`: the code flow with PKCE) and the API for the user's applications and
-credentials (`/api/v1/…`). The sandbox accepts the token of a credential as an API key.
+It consists of the authorization server (`/oauth2/…`: the code flow with PKCE) and the API for the user's applications
+and credentials (`/api/v1/…`). The sandbox accepts the token of a credential as an API key.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 CLIENT_ID = "sandbox"
-"""The one client that is registered."""
+"""The only registered client."""
 _USER = "a-person"
 _SECONDS = 120
 
@@ -31,13 +31,13 @@ class Accounts:
     """The vendor's state.
 
     Args:
-        trouble: An error, for tests: `denied` on the sign-in page; `refused`, `html`, `slow`, `empty` or `odd` instead
+        fault: An error, for tests: `denied` on the sign-in page; `refused`, `html`, `slow`, `empty` or `odd` instead
             of a token.
-        applications: Their ids.
-        credentials: Each with id, application_id, name and token.
+        applications: The ids of the applications.
+        credentials: The credentials, each with id, application_id, name and token.
     """
 
-    trouble: str = ""
+    fault: str = ""
     applications: list[str] = field(default_factory=list)
     credentials: list[dict[str, str]] = field(default_factory=list)
     codes: dict[str, tuple[str, str, float]] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Accounts:
             return HTMLResponse("<p>No such client.</p>", 400)
         if query.get("response_type") != "code" or query.get("code_challenge_method") != "S256" or not challenge:
             answer = {"error": "invalid_request"}
-        elif self.trouble == "denied":
+        elif self.fault == "denied":
             answer = {"error": "access_denied"}
         else:
             answer = {"code": secrets.token_urlsafe(24)}
@@ -101,12 +101,12 @@ class Accounts:
         if refusal := self._refusal(request):
             return refusal
         values = request.query_params if request.method == "GET" else await _body(request)
-        wanted = {name: str(values.get(name)) for name in ("application_id", "name")}
-        if wanted["application_id"] not in self.applications:
+        fields = {name: str(values.get(name)) for name in ("application_id", "name")}
+        if fields["application_id"] not in self.applications:
             return JSONResponse({"error": {"code": "not_found"}}, 404)
         if request.method == "GET":
-            return JSONResponse({"items": [found for found in self.credentials if wanted.items() <= found.items()]})
-        self.credentials.append({"id": secrets.token_hex(8), "token": f"sandbox-{secrets.token_hex(16)}", **wanted})
+            return JSONResponse({"items": [each for each in self.credentials if fields.items() <= each.items()]})
+        self.credentials.append({"id": secrets.token_hex(8), "token": f"sandbox-{secrets.token_hex(16)}", **fields})
         return JSONResponse(self.credentials[-1], 201)
 
     def _refusal(self, request: Request) -> Response | None:
@@ -114,7 +114,7 @@ class Accounts:
         return None if token in self.tokens else JSONResponse({"error": {"code": "invalid_token"}}, 401)
 
     async def _forced_error(self) -> Response | None:
-        if self.trouble == "slow":
+        if self.fault == "slow":
             await asyncio.sleep(5)
         answers: dict[str, Response] = {
             "refused": JSONResponse({"error": "invalid_grant"}, 400),
@@ -122,15 +122,15 @@ class Accounts:
             "empty": Response(),
             "odd": JSONResponse({"access_token": {"a": ["\u0000"]}}),
         }
-        return answers.get(self.trouble)
+        return answers.get(self.fault)
 
 
 async def _body(request: Request) -> dict[str, Any]:
     try:
-        found = json.loads(await request.body())
+        body = json.loads(await request.body())
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return body if isinstance(body, dict) else {}
 
 
 def _base64url(data: bytes) -> str:

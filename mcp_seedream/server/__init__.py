@@ -3,6 +3,6 @@
 Front door: `server.build_server` builds an `MCPServer` for any transport; `stdio.serve_stdio` serves it over stdin and
 stdout.
 
-`tools` turns the errors of calls into results in one place. Only `sdk` uses more of the MCP SDK than its public
-interface. HTTP belongs to `hosting`.
+Only `tools` turns the errors of calls into results. Only `sdk` uses more of the MCP SDK than its public interface. HTTP
+belongs to `hosting`.
 """

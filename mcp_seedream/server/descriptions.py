@@ -1,7 +1,7 @@
-"""What clients show and models read before a call: the server's instructions, and each tool's description and icon.
+"""The texts and icons that clients get before a call: the server's instructions, and each tool's description and icon.
 
-Texts are short: models read them in every conversation, and since protocol revision 2026-07-28 every response has the
-server's icon.
+Texts are short, because models read them in every conversation. Since protocol revision 2026-07-28, every response
+includes the server's icon.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mcp_types import Icon, ToolAnnotations
 from mcp_seedream import __version__
 
 NAME = "seedream"
-"""The server's name for programs."""
+"""The server's name in MCP."""
 _INSTRUCTIONS = """\
 Seedream makes pictures; each generation is billed.
 - generate_image: a picture or a set from text alone. edit_image: whenever there is a picture to start from; task:ID \
@@ -29,7 +29,7 @@ LISTING = " Without an id: the newest tasks."
 
 
 def _icon(path: str) -> Icon:
-    """An SVG path on a canvas of 16 by 16 as a data URI, in a colour that is visible on white and on black."""
+    """An SVG path on a canvas of 16 by 16 as a data URI, in a colour that is visible on light and dark backgrounds."""
     svg = f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0,0,16,16'><path fill='teal' d='{path}'/></svg>"
     return Icon(src="data:image/svg+xml," + quote(svg, safe="=:/',-"))
 

@@ -26,7 +26,7 @@ def gallery(table: ModelTable, image_hosts: Sequence[str]) -> Apps:
 
     Args:
         table: The capability table.
-        image_hosts: Origins (`https://…`) from which the page may load pictures; it may load nothing else.
+        image_hosts: Origins (`https://…`) from which the page may load pictures. It may load nothing else.
     """
     apps = Apps()
     apps.add_html_resource(
@@ -43,21 +43,21 @@ def gallery(table: ModelTable, image_hosts: Sequence[str]) -> Apps:
 
 
 def page(table: ModelTable) -> str:
-    """The HTML of the page, with the facts that it needs from the table."""
+    """The HTML of the page, including the data that it needs from the table."""
     html = files("mcp_seedream.server").joinpath("gallery.html").read_text("utf-8")
     facts = json.dumps(_facts(table), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return html.replace(_SLOT, _SLOT.replace("{}", facts))
 
 
 def _facts(table: ModelTable) -> dict[str, Any]:
-    """Models, and parameters grouped by what the page's buttons do with them."""
+    """The models, and the names of parameters, grouped by their use in the page's buttons."""
     parameters = table.parameters.items()
     callbacks = [name for name, parameter in parameters if parameter.type == "url"]
-    repeating = [name for name, parameter in parameters if parameter.repeats]
+    repeating = [name for name, parameter in parameters if parameter.makes_repeatable]
     return {
         "version": __version__,
         "models": [_model(model) for model in table.models],
-        "counting": [[name, parameter.inside] for name, parameter in parameters if parameter.counts_outputs],
+        "counting": [[name, parameter.object_key] for name, parameter in parameters if parameter.counts_outputs],
         "repeating": repeating,
         "callbacks": callbacks,
         "once": [*repeating, *callbacks, "stream"],

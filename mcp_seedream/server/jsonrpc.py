@@ -1,7 +1,7 @@
 """Parses JSON-RPC messages, and makes the error responses for invalid ones.
 
-The SDK drops messages that it cannot parse, and their clients wait for a response in vain. An error has the id of the
-request if it can be found, even in text that is not valid JSON. It never contains what the client sent.
+The SDK drops messages that it cannot parse, so that their clients wait for a response in vain. An error has the id of
+the request if it can be found, even in text that is not valid JSON. It never quotes the message.
 
 Facts: JSON-RPC 2.0, sections 4 and 5.1. The Model Context Protocol restricts ids to strings and integers, and params
 to objects, and has no batches since revision 2025-06-18.
@@ -51,7 +51,7 @@ def is_response(message: dict[str, Any]) -> bool:
 
 
 def _fault(message: dict[str, Any]) -> str | None:
-    """What is wrong with a request or notification, apart from the contents of its params."""
+    """Why a request or notification is invalid, apart from the contents of its params; None if it is valid."""
     if message.get("jsonrpc") != "2.0":
         return '`jsonrpc` must be "2.0".'
     if not isinstance(message.get("method"), str):
@@ -76,7 +76,7 @@ def _id_of(message: dict[str, Any]) -> RequestId | None:
 
 
 def _id_in(text: str) -> RequestId | None:
-    """The id of a message that is not valid JSON: its own, never one inside its params."""
+    """The id of a message that is not valid JSON, never an id inside its params."""
     depth = 0
     for token in _TOKEN.finditer(text):
         if token["open"]:

@@ -1,7 +1,7 @@
 """The prompts that users pick from a client's menu and fill in, and the completions of their arguments.
 
-A prompt becomes a message that asks the model to call one tool with certain arguments. The arguments are checked as
-the tool checks them, so that users see their errors at once.
+A prompt becomes a message that asks the model to call one tool with certain arguments. The arguments are checked with
+the tool's own checks, so that users see errors at once.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from mcp_types import (
 from mcp_seedream.catalog.arguments import CallOrigin, image_call
 from mcp_seedream.catalog.references import shortened
 from mcp_seedream.catalog.selection import choose
-from mcp_seedream.catalog.table import Model, ModelTable, Operation, area, either
+from mcp_seedream.catalog.table import Model, ModelTable, Operation, area, or_list
 from mcp_seedream.core.errors import InvalidArguments
 from mcp_seedream.server.resources import MODEL
 from mcp_seedream.upstream.types import wrapped
 
-_MAX_COMPLETIONS = 100  # in one response, by the protocol
+_MAX_COMPLETIONS = 100  # in one response, according to the protocol
 _TOOLS: dict[Operation, str] = {"generate": "generate_image", "edit": "edit_image"}
 _LINES = {"text": 'Text in the picture: "{}"', "keep": "Keep as it is: {}", "count": "Number of images: {}"}
 """Arguments that become separate lines of the prompt."""
@@ -58,8 +58,8 @@ class Template:
         published: The prompt that clients see.
         operation: What the tool does.
         models: The models that support it.
-        fixed: Arguments of the tool that do not depend on what the user fills in.
-        count_parameter: The parameter that takes the prompt's `count`.
+        fixed: Arguments of the tool that do not depend on the user's input.
+        count_parameter: The parameter for the prompt's `count`.
     """
 
     published: Prompt
@@ -70,7 +70,7 @@ class Template:
 
 
 class Prompts:
-    """The prompts of one server, and its completions.
+    """The prompts and completions of one server.
 
     Args:
         table: The capability table.
@@ -85,41 +85,41 @@ class Prompts:
             templates.append(_image_set(table, table.count_parameter))
         self._templates = {template.published.name: template for template in templates}
 
-    def listed(self) -> list[Prompt]:
+    def definitions(self) -> list[Prompt]:
         """The prompts that clients see."""
         return [template.published for template in self._templates.values()]
 
     def _template(self, name: str) -> Template:
-        """The prompt of that name.
+        """The prompt with this name.
 
         Raises:
-            InvalidArguments: There is none.
+            InvalidArguments: It does not exist.
         """
         if name not in self._templates:
             raise InvalidArguments(f"There is no prompt {shortened(name)}, only {', '.join(self._templates)}.")
         return self._templates[name]
 
-    def rendered(self, name: str, given: Mapping[str, str]) -> GetPromptResult:
+    def render(self, name: str, arguments: Mapping[str, str]) -> GetPromptResult:
         """The message of a filled-in prompt.
 
         Raises:
             InvalidArguments: There is no such prompt, or the tool would refuse the call.
         """
         template = self._template(name)
-        filled = _checked_arguments(template, given)
-        arguments = json.dumps(self._arguments(template, filled), ensure_ascii=False, indent=2)
-        text = _MESSAGE.format(tool=_TOOLS[template.operation], arguments=arguments)
+        filled = _checked_arguments(template, arguments)
+        tool_arguments = json.dumps(self._tool_arguments(template, filled), ensure_ascii=False, indent=2)
+        text = _MESSAGE.format(tool=_TOOLS[template.operation], arguments=tool_arguments)
         message = PromptMessage(role="user", content=TextContent(type="text", text=text))
         return GetPromptResult(description=template.published.description, messages=[message])
 
-    def _arguments(self, template: Template, filled: Mapping[str, str]) -> dict[str, Any]:
-        """The arguments of the tool."""
+    def _tool_arguments(self, template: Template, filled: Mapping[str, str]) -> dict[str, Any]:
+        """The arguments of the tool for a filled-in prompt."""
         lines = [line.format(filled[name]) for name, line in _LINES.items() if name in filled]
         extra = dict(template.fixed)
         if (count := template.count_parameter) and "count" in filled:
             extra[count] = wrapped(self._table, count, int(filled["count"]))
-        given = {key: filled[key] for key in ("image", "model", "size") if key in filled}
-        raw = {"prompt": "\n".join([filled["prompt"], *lines]), **given, **extra}
+        others = {key: filled[key] for key in ("image", "model", "size") if key in filled}
+        raw = {"prompt": "\n".join([filled["prompt"], *lines]), **others, **extra}
         origin: CallOrigin = "local" if self._local else "hosted"
         call = image_call(self._table, template.operation, raw, wait_seconds=0, origin=origin)
         model = choose(self._table, call.spec, call.model)
@@ -164,20 +164,20 @@ class Prompts:
 
 
 def _matching(typed: str, values: Iterable[str]) -> Completion:
-    """The values that contain the typed text, without duplicates; those that begin with it come first."""
+    """The values that contain the typed text, without duplicates; values that begin with it come first."""
     start = typed.strip().casefold()
     matches = [value for value in dict.fromkeys(values) if start in value.casefold()]
     matches.sort(key=lambda value: not value.casefold().startswith(start))
     return Completion(values=matches[:_MAX_COMPLETIONS], total=len(matches), has_more=len(matches) > _MAX_COMPLETIONS)
 
 
-def _checked_arguments(template: Template, given: Mapping[str, str]) -> dict[str, str]:
+def _checked_arguments(template: Template, arguments: Mapping[str, str]) -> dict[str, str]:
     """The arguments of a prompt, without empty ones: clients send an empty field as an empty string."""
     known = template.published.arguments or []
-    filled = {name: text.strip() for name, text in given.items() if text.strip()}
+    filled = {name: text.strip() for name, text in arguments.items() if text.strip()}
     if unknown := sorted(filled.keys() - {argument.name for argument in known}):
-        names = either(argument.name for argument in known)
-        raise InvalidArguments(f"{shortened(unknown[0])} is not an argument of this prompt: it takes {names}.")
+        names = or_list(argument.name for argument in known)
+        raise InvalidArguments(f"{shortened(unknown[0])} is not an argument of this prompt. Use {names}.")
     for argument in known:
         if argument.required and argument.name not in filled:
             raise InvalidArguments(f"`{argument.name}` is missing: {argument.description}.")

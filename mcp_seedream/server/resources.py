@@ -1,4 +1,4 @@
-"""The resources: what clients read about models, prompts and earlier tasks.
+"""The resources: documents about models, prompts and earlier tasks for clients.
 
 Models and parameters are rendered from the capability table, as Markdown and as JSON.
 """
@@ -134,35 +134,33 @@ def models_markdown(table: ModelTable) -> str:
     shared = [f"`{name}`" for name, parameter in table.parameters.items() if parameter.every_model]
     limits = table.upstream_limits
     return "\n".join(rows) + (
-        f"\n\nEvery model takes {', '.join(shared)}. A `WIDTHxHEIGHT` is at most {number(limits.aspect_ratio)} times "
-        f"as long as it is wide. Input images and generated ones are at most {limits.images_in_and_out} together. "
-        "A named size is an area whose shape the model chooses: 2K is the area of 2048x2048 pixels. A call that names "
-        "no model gets the first of this table that supports everything it asks for.\n"
+        f"\n\nEvery model accepts {', '.join(shared)}. The aspect ratio of a `WIDTHxHEIGHT` is at most "
+        f"{number(limits.aspect_ratio)}:1. Input images and generated ones are at most {limits.images_in_and_out} "
+        "together. A named size is an area whose shape the model chooses: 2K is the area of 2048x2048 pixels. A call "
+        "that names no model uses the first model of this table that supports the whole call.\n"
     )
 
 
 def parameters_markdown(table: ModelTable) -> str:
-    """The optional parameters as a Markdown table: what each does, and which values each model takes."""
+    """The optional parameters as a Markdown table: the effect of each, and the values that each model accepts."""
     rows = ["| parameter | what it does | models |", "| --- | --- | --- |"]
     for name, parameter in table.parameters.items():
-        takers: dict[str, list[str]] = {}
+        labels_by_text: dict[str, list[str]] = {}
         for model in table.models:
             if rule := table.rule(model, name):
-                takers.setdefault(_rule_text(rule), []).append(model.label)
+                labels_by_text.setdefault(_rule_text(rule), []).append(model.label)
         texts = [
             f"{'all' if len(labels) == len(table.models) else ', '.join(labels)}{f': {text}' if text else ''}"
-            for text, labels in takers.items()
+            for text, labels in labels_by_text.items()
         ]
         rows.append(f"| `{name}` | {parameter.about} | {'<br>'.join(texts)} |")
     return "\n".join(rows) + "\n"
 
 
 def model_markdown(table: ModelTable, model: Model) -> str:
-    """One model as Markdown, with every parameter it takes."""
+    """One model as Markdown, with every parameter that it accepts."""
     ratio = (
-        f", at most {number(table.upstream_limits.aspect_ratio)} times as long as wide"
-        if model.pixels or model.sides
-        else ""
+        f", aspect ratio at most {number(table.upstream_limits.aspect_ratio)}:1" if model.pixels or model.sides else ""
     )
     rows = [
         f"| `{name}` | {parameter.about} | {_rule_text(rule) or 'any'} |"
@@ -194,8 +192,8 @@ def models_json(table: ModelTable) -> dict[str, Any]:
             "about": parameter.about,
             "type": "string" if parameter.type == "url" else parameter.type,
             "tasks": [operation for operation in get_args(Operation) if name in table.parameters_for(operation)],
-            **({"inside": parameter.inside} if parameter.inside else {}),
-            **({"list": True} if parameter.listed else {}),
+            **({"inside": parameter.object_key} if parameter.object_key else {}),
+            **({"list": True} if parameter.in_list else {}),
         }
         for name, parameter in table.parameters.items()
     }
@@ -228,7 +226,7 @@ def _model_json(table: ModelTable, model: Model) -> dict[str, Any]:
 
 
 def _rule_json(rule: Rule) -> dict[str, Any]:
-    """A rule under the names that `models_json` uses."""
+    """A rule with the field names of `models_json`."""
     fields = rule.model_dump(exclude_none=True)
     if len(operations := fields.pop("operations")) == 1:
         fields["tasks"] = operations
@@ -245,13 +243,15 @@ def _whole_number(value: Any) -> Any:
 def _sizes(model: Model) -> str:
     needs = {s: name for name, rule in model.parameters.items() for s in rule.sizes or () if s not in model.sizes}
     usable = ", ".join([*model.sizes, *(f"{size} (with `{name}`)" for size, name in needs.items())])
-    refused = f"by name also {', '.join(model.refused_sizes)}, which production refuses" if model.refused_sizes else ""
+    refused = (
+        f"by name also {', '.join(model.refused_sizes)}, which the upstream refuses" if model.refused_sizes else ""
+    )
     return "; ".join(filter(None, (usable, refused)))
 
 
 def _best_for(model: Model) -> str:
     withdrawn = (
-        f" (withdrawn by the vendor on {model.withdrawn}: taken by name, and chosen last)" if model.withdrawn else ""
+        f" (withdrawn by the vendor on {model.withdrawn}: accepted by name, and chosen last)" if model.withdrawn else ""
     )
     return model.best_for + withdrawn
 

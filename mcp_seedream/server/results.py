@@ -1,7 +1,7 @@
 """Makes the results of tools from tasks and errors.
 
-Some clients show a model only the text of a result, others only its structured content. So both are complete, and
-short: no null values, no repetition, no instructions.
+Some clients pass only the text of a result to the model, others only its structured content. So both are complete, and
+short: they have no null values and no repetitions.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ _TASK: dict[str, Any] = {
     },
 }
 IMAGE_RESULT: dict[str, Any] = {"type": "object", "properties": _TASK, "required": ["status"]}
-"""Output schema of the image tools: the fields that programs rely on. Results may have more."""
+"""Output schema of the image tools: the fields that programs may rely on. Results can have further fields."""
 CALL = "seedream/call"
 """Key of a result's `_meta`, for the gallery: the call that made a task, as `{"tool": …, "args": {…}}`."""
 
-_BLOCK_KINDS = ("jpeg", "png", "webp", "gif")  # that models take
-_MAX_RESULT = 140_000  # characters; clients take 150,000
+_BLOCK_KINDS = ("jpeg", "png", "webp", "gif")  # that model APIs accept
+_MAX_RESULT = 140_000  # characters; clients accept 150,000
 _MAX_CALL = 10_000  # characters
 _MAX_PLACE = 4_000  # characters for the place of the full picture, in the text and in the structured content
-_MIN_LOOK_AGAIN = 10  # seconds until the next look at a picture that takes longer than usual
+_MIN_RETRY_SECONDS = 10  # suggested for a picture that takes longer than usual
 _MAX_REASONS = 5  # distinct reasons for failed images
 
 TASK_RESULT: dict[str, Any] = {
@@ -69,19 +69,19 @@ TASK_RESULT: dict[str, Any] = {
 def task_result(
     task: Task, shown: Sequence[bytes] = (), caption: str | None = None, *, repeatable: Collection[str] = ()
 ) -> CallToolResult:
-    """The result for one task: its pictures, or its id and what to do next, or the reason of its failure.
+    """The result for one task: its pictures, or its id and the next step, or the reason of its failure.
 
     Args:
         task: The task.
         shown: Image files for the result: a preview, or the pictures themselves.
-        caption: What a preview is, such as "is only a thumbnail"; None if the pictures themselves are shown.
-        repeatable: Arguments that the call of the task may be repeated with; given for a task that was looked up.
+        caption: The description of a preview, such as "is only a thumbnail"; None if the pictures themselves are shown.
+        repeatable: Arguments with which the gallery may repeat the call; only for tasks that were looked up.
     """
     task = _with_fitting_images(task)
     text, structured = _text(task), _structured(task)
     if blocks := _blocks(shown, _MAX_RESULT - len(text) - len(json.dumps(structured)) - _MAX_PLACE):
         note = _preview_note(task, caption) if caption else None
-        # Links and the note come first: some clients show structured content alone, and the preview is no full picture.
+        # Links and the note come first: some clients show only structured content, and the preview is not the picture.
         first: dict[str, Any] = {key: structured[key] for key in ("status", "images") if key in structured}
         structured = {**first, **({"preview": note} if note else {}), **structured}
         text = "\n".join(filter(None, [text, note]))
@@ -104,14 +104,14 @@ def tasks_result(tasks: Sequence[Task], unknown: Iterable[str] = (), shown: Sequ
         item, text = _structured(task), _text(task)
         room -= len(json.dumps(item)) + len(text)
         if room < 0:
-            note = "There is no room for this task in one result: get it alone."
+            note = "This task does not fit into the result with the others: get it alone."
             item, text = {"status": task.state, "task_id": task.id, "notes": [note]}, f"Task {task.id}: {note}"
         items.append(item)
         texts.append(text)
     for id_ in unknown:
-        error = {"code": "not_found", "message": "Unknown to the upstream, for this token.", "retryable": False}
+        error = {"code": "not_found", "message": "The upstream has no such task for this token.", "retryable": False}
         items.append({"status": "failed", "task_id": id_, "error": error})
-        texts.append(f"Task {id_} is unknown to the upstream, for this token.")
+        texts.append(f"The upstream has no task {id_} for this token.")
     states = {item["status"] for item in items}
     status = next(state for state in ("pending", "succeeded", "failed") if state in states)
     text = "\n\n".join(texts)
@@ -124,7 +124,7 @@ def tasks_result(tasks: Sequence[Task], unknown: Iterable[str] = (), shown: Sequ
 
 
 def history_result(entries: Sequence[Entry]) -> CallToolResult:
-    """The result for the newest tasks of the journal; the oldest ones are left out if there is no room."""
+    """The result for the newest tasks of the journal; the oldest ones are left out if they do not fit."""
     tasks = [
         {
             "status": entry.state,
@@ -158,14 +158,14 @@ def history_text(entries: Sequence[Entry]) -> str:
 
 
 def _quoted(prompt: str) -> str:
-    """The first 60 characters of a prompt in quotation marks; "" for an empty one, as layers may have."""
+    """The first 60 characters of a prompt in quotation marks; empty for an empty prompt, as layers may have."""
     if not prompt.strip():
         return ""
     return json.dumps(prompt if len(prompt) <= 60 else f"{prompt[:60]}…", ensure_ascii=False)
 
 
 def _with_fitting_images(task: Task) -> Task:
-    """The task with as many of its pictures as one result has room for, and a note if that is not all."""
+    """The task with the pictures that fit into one result, and a note if some are left out."""
     images, room = [], _MAX_RESULT * 2 // 3
     for image in task.images:
         size = len(json.dumps(_image(image))) + len(_line(image))
@@ -174,7 +174,7 @@ def _with_fitting_images(task: Task) -> Task:
             images.append(image)
     if len(images) == len(task.images):
         return task
-    note = f"{len(task.images) - len(images)} of {len(task.images)} images have no room in a result: long links."
+    note = f"{len(task.images) - len(images)} of {len(task.images)} images have links too long for a result."
     return replace(task, images=tuple(images), notes=(*task.notes, note))
 
 
@@ -196,19 +196,19 @@ def _result(
 
 
 def _blocks(shown: Sequence[bytes], room: int) -> list[ImageContent]:
-    """The image files as content blocks; those that exceed the room, in characters, are left out."""
+    """The image files as content blocks; files that exceed `room`, in characters, are left out."""
     blocks = []
     for data in shown:
         image_kind, encoded = kind(data), base64.b64encode(data).decode()
         room -= len(encoded)
-        # The kind of its bytes: model APIs refuse a conversation that has an image with a wrong type.
+        # The type is that of its bytes: model APIs refuse a conversation with an image of a wrong type.
         if image_kind in _BLOCK_KINDS and room > 0:
             blocks.append(ImageContent(type="image", data=encoded, mime_type=f"image/{image_kind}"))
     return blocks
 
 
 def _preview_note(task: Task, caption: str) -> str:
-    """Where the full pictures are, and what the image in the result is."""
+    """A note with the place of the full pictures, and a description of the image in the result."""
     places = [place for image in task.images if (place := image.path or image.url)]
     is_short = len(task.images) == 1 and places and len(places[0]) <= _MAX_PLACE // 4
     place = f"The picture is {places[0]}. " if is_short else "The pictures are under `images`. " if places else ""
@@ -248,7 +248,7 @@ def _text(task: Task) -> str:
     took = f" in {task.elapsed:.0f} s" if task.elapsed is not None else ""
     by = f" by {task.model}" if task.model else ""
     lines = [f"{count} image{'s' if count > 1 else ''}{by}{took}:", *map(_line, task.images)]
-    until = [f"Links live until {_time(task.links_until)}."] if task.links_until else []
+    until = [f"Links work until {_time(task.links_until)}."] if task.links_until else []
     return "\n".join([*lines, *until, *_notes(task), *_usage(task), _ids(task)])
 
 
@@ -261,7 +261,7 @@ def _usage(task: Task) -> list[str]:
 
 
 def _call(task: Task, repeatable: Collection[str]) -> dict[str, Any] | None:
-    """The call that made a task; None if it cannot be repeated, such as one whose pictures were given as data."""
+    """The call that made a task; None if it can't be repeated, for example because its pictures were sent as data."""
     arguments = {name: value for name, value in (task.request or {}).items() if name in repeatable}
     images = arguments.get("image", [])
     if not isinstance(arguments.get("prompt", "" if images else None), str):
@@ -297,17 +297,17 @@ def _reason(task: Task) -> str:
     return f"No picture: {reason}."
 
 
-def _when_to_look(task: Task) -> str:
-    """When to look again for a pending picture; "" if its model or age is unknown."""
+def _retry_hint(task: Task) -> str:
+    """When to call `get_task` again for a pending picture; empty if its model or age is unknown."""
     if task.typical_seconds is None or task.elapsed is None:
         return ""
-    seconds = max(task.typical_seconds - task.elapsed, _MIN_LOOK_AGAIN)
+    seconds = max(task.typical_seconds - task.elapsed, _MIN_RETRY_SECONDS)
     return f" (such pictures take about {task.typical_seconds:.0f} s: look again in {seconds:.0f} s)"
 
 
 def _notes(task: Task) -> list[str]:
     pending = (
-        f'Its picture is not lost: get_task with task_id "{task.id}" waits for it{_when_to_look(task)}; '
+        f'Its picture is not lost: get_task with task_id "{task.id}" waits for it{_retry_hint(task)}; '
         "generating again would be billed again."
     )
     reasons = dict.fromkeys(f"{failure.message.rstrip('.')} ({failure.code})" for failure in task.failures)

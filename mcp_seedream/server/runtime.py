@@ -26,8 +26,8 @@ from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.upstream.client import SeedreamClient
 from mcp_seedream.upstream.poller import TaskWaiter, open_waiter
 
-_DECODING = 2  # large pictures at a time; each may take 350 MB
-_LATE = 0.75  # of the grace period, after which submits in progress are given up
+_DECODING = 2  # concurrently decoded large pictures; each may need 350 MB
+_CANCEL_AFTER = 0.75  # share of the grace period after which submits in progress are cancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Runtime:
         attempts: Makes sure that no paid call is lost or paid for twice.
         background: Calls whose clients fetch the result later.
         downloads: Fetches pictures.
-        decoding: Limits how many large pictures are decoded at a time.
+        decoding: Limits the number of large pictures that are decoded concurrently.
         shutdown: The state of the shutdown.
     """
 
@@ -65,7 +65,7 @@ async def open_runtime(
     redis: RedisAttempts | None,
     limits: GenerationLimits | None,
     observer: Observer,
-    remark: str | None,
+    sandbox_note: str | None,
     look_interval: float,
     timing: Timing | None,
     keeping: Keeping | None,
@@ -95,16 +95,16 @@ async def open_runtime(
             limits=limits,
             claimable_later=attempts.outlast_process,
             refusals=refusals,
-            remark=remark,
+            sandbox_note=sandbox_note,
         )
-        lookups = TaskLookups(table, client, waiter, refusals=refusals, journal=journal, remark=remark)
+        lookups = TaskLookups(table, client, waiter, refusals=refusals, journal=journal, sandbox_note=sandbox_note)
         yield Runtime(images, lookups, attempts, background, downloads, decoding, shutdown)
         group.cancel_scope.cancel()
 
 
 @asynccontextmanager
 async def _pinged(redis: RedisAttempts | None) -> AsyncIterator[None]:
-    """Ping Redis at the start, which logs whether it can be used; close it at the end."""
+    """Ping Redis at the start, to log whether it can be used; close it at the end."""
     if redis is None:
         yield
         return
@@ -118,9 +118,9 @@ async def _pinged(redis: RedisAttempts | None) -> AsyncIterator[None]:
 
 
 async def _end_upstream_calls(shutdown: Shutdown, waiter: TaskWaiter, client: SeedreamClient) -> None:
-    """Once the shutdown is requested: send nothing, end all waits, and late in the grace period give up submits."""
+    """Once the shutdown is requested, refuse submits and end all waits; cancel submits late in the grace period."""
     await shutdown.requested.wait()
-    client.end()
-    waiter.end()
-    await anyio.sleep(shutdown.grace * _LATE)
-    client.give_up()
+    client.refuse_submits()
+    waiter.end_waits()
+    await anyio.sleep(shutdown.grace * _CANCEL_AFTER)
+    client.cancel_submits()

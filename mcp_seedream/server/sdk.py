@@ -1,7 +1,7 @@
 """Every use of the MCP SDK beyond its public interface.
 
-Each item says why this project needs it and which public hook would replace it. No other module touches a private
-attribute of the SDK, overrides its methods, or imitates its streams.
+Each docstring explains why this project needs it, and which public hook would replace it. No other module uses a
+private attribute of the SDK, overrides its methods, or imitates its streams.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 def lowlevel_server(server: MCPServer[Any]) -> Server[Any]:
     """The protocol server inside an `MCPServer`.
 
-    `StreamableHTTPSessionManager` and `serve_dual_era_loop` take it. `MCPServer` only runs transports that it has put
-    together itself. A public property of `MCPServer` would replace this.
+    `StreamableHTTPSessionManager` and `serve_dual_era_loop` require it. `MCPServer` only runs transports that it has
+    created itself. A public property of `MCPServer` would replace this.
     """
     return server._lowlevel_server  # noqa: SLF001
 
@@ -49,10 +49,10 @@ def lowlevel_server(server: MCPServer[Any]) -> Server[Any]:
 class PromptSource(Protocol):
     """Lists, renders and completes prompts."""
 
-    def listed(self) -> list[Prompt]:
+    def definitions(self) -> list[Prompt]:
         """The prompts that clients see."""
 
-    def rendered(self, name: str, given: dict[str, str], /) -> GetPromptResult:
+    def render(self, name: str, arguments: dict[str, str], /) -> GetPromptResult:
         """The messages of a prompt.
 
         Raises:
@@ -72,7 +72,7 @@ class PromptSource(Protocol):
 class PromptServer(MCPServer[Any]):
     """An `MCPServer` whose prompts and completions come from a `PromptSource`.
 
-    The SDK's prompts have no titles for arguments, and their errors have code 0. A `title` in the SDK's
+    The SDK's prompts have no titles for arguments, and their errors have the code 0. A `title` in the SDK's
     `PromptArgument`, and an exception for invalid arguments of prompts, would replace this.
 
     Args:
@@ -86,7 +86,7 @@ class PromptServer(MCPServer[Any]):
         self.completion()(prompts.complete)  # type: ignore[no-untyped-call]
 
     async def list_prompts(self) -> list[Prompt]:
-        return self._prompt_source.listed()
+        return self._prompt_source.definitions()
 
     async def get_prompt(
         self,
@@ -96,7 +96,7 @@ class PromptServer(MCPServer[Any]):
     ) -> GetPromptResult:
         try:
             # In a thread: a picture may be given as megabytes of base64.
-            return await anyio.to_thread.run_sync(self._prompt_source.rendered, name, arguments or {})
+            return await anyio.to_thread.run_sync(self._prompt_source.render, name, arguments or {})
         except InvalidArguments as error:
             raise MCPError(INVALID_PARAMS, error.message) from error
 
@@ -113,12 +113,12 @@ def unchecked_tool(
 ) -> Tool:
     """A tool with given JSON schemas. Its function receives the unchecked arguments as `arguments`, and `ctx`.
 
-    `MCPServer.add_tool` computes the schema from the function's signature, and refuses what does not match it before
-    the function runs. Here, the capability table is the source of both. A public `Tool` that takes schemas would
-    replace this.
+    `MCPServer.add_tool` computes the schema from the function's signature, and refuses other arguments before the
+    function runs. Here, the schema and the checks come from the capability table. A public `Tool` that accepts schemas
+    would replace this.
 
     Args:
-        function: The tool; its name is the tool's.
+        function: The tool's function, which has the tool's name.
         schema: Schema of the arguments.
         output_schema: Schema of the structured result.
         description: Other fields of `Tool`.
@@ -135,14 +135,14 @@ def unchecked_tool(
 
 
 class _Stream:
-    """What `serve_dual_era_loop` needs of its read and write streams alike.
+    """The methods that `serve_dual_era_loop` calls on both its read and its write stream.
 
-    It takes the memory streams of `stdio_server`, whose types are private. A public `MCPServer` method that serves a
-    pair of streams, and public types for them, would replace the three classes here.
+    It expects the memory streams of `stdio_server`, whose types are private. A public `MCPServer` method that serves a
+    pair of streams, and public types for them, would replace this class and its two subclasses.
     """
 
     async def aclose(self) -> None:
-        """Do nothing: the process's own streams end with it."""
+        """Do nothing: the streams are closed when the process ends."""
 
     async def __aenter__(self) -> Self:
         return self

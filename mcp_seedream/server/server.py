@@ -44,7 +44,7 @@ def build_server(
     journal: Journal | None = None,
     shutdown: Shutdown | None = None,
     look_interval: float = 2,
-    remark: str | None = None,
+    sandbox_note: str | None = None,
     image_hosts: Sequence[str] = (),
     limits: CallLimits | None = None,
     observer: Observer | None = None,
@@ -57,25 +57,25 @@ def build_server(
     Args:
         table: The capability table.
         connect: Makes the upstream's client when the server starts; the server closes it.
-        token_of: Finds the API token of a caller.
+        token_of: Returns the API token of a call's caller.
         defaults: How the tools behave unless a call says otherwise.
         journal: Records tasks on the caller's own machine.
         shutdown: Ends all waits once it is requested.
         look_interval: Seconds between two rounds of look-ups for one caller.
-        remark: A note for every picture, if its upstream ends with this process.
+        sandbox_note: A note for pictures, if the upstream is a sandbox that ends with this process.
         image_hosts: Origins from which the gallery may load pictures.
         limits: The limits of callers, for a hosted server.
         observer: Receives an event for each call.
-        redis: What replicas share; the server closes it.
-        timing: When identical calls are one.
-        keeping: How long results of background calls are kept.
+        redis: The attempts and refusals that replicas share; the server closes it.
+        timing: The time limits for identical calls.
+        keeping: The limits for results of background calls.
     """
     defaults, shutdown, observer = defaults or ToolDefaults(), shutdown or Shutdown(), observer or Observer()
     tools = ImageTools(table, token_of, defaults, journal=journal, observer=observer)
     server = PromptServer(
         Prompts(table, local=defaults.local is not None),
         **server_description(with_journal=journal is not None),
-        tools=tools.listed(),
+        tools=tools.definitions(),
         lifespan=lambda _: open_runtime(
             table,
             connect,
@@ -86,13 +86,13 @@ def build_server(
             redis=redis,
             limits=limits,
             observer=observer,
-            remark=remark,
+            sandbox_note=sandbox_note,
             look_interval=look_interval,
             timing=timing,
             keeping=keeping,
         ),
         extensions=[gallery(table, image_hosts), Tasks(tools, limits)],
-        subscriptions=False,  # no list ever changes, and an open subscription would delay the shutdown
+        subscriptions=False,  # the lists never change, and an open subscription would delay the shutdown
         middleware=[_parse_arguments],
     )
     add_resources(server, table, journal)
@@ -100,7 +100,7 @@ def build_server(
 
 
 async def _parse_arguments(ctx: ServerRequestContext[Runtime, Any], call_next: CallNext) -> HandlerResult:
-    """Parse the arguments of a tool call that are JSON in a string, or empty: some models send them so."""
+    """Parse arguments of a tool call that are JSON in a string, or empty, as some models send them."""
     arguments = (ctx.params or {}).get("arguments")
     if ctx.method == "tools/call" and arguments is not None and not isinstance(arguments, dict):
         ctx = replace(ctx, params={**(ctx.params or {}), "arguments": _as_object(arguments)})

@@ -25,19 +25,19 @@ from mcp_seedream.server import jsonrpc
 from mcp_seedream.server.sdk import OneResponseStream, ReadStream, lowlevel_server, wait_until_written
 
 logger = logging.getLogger(__name__)
-_LAST_CALLS = 0.2  # seconds in which calls that came just before the end of stdin start
+_LAST_CALLS = 0.2  # seconds for the last calls before the end of stdin to start
 _PROBE = "server/discover"
 
 
 async def serve_stdio(server: MCPServer[Any], shutdown: Shutdown) -> None:
     """Serve until stdin is closed or a signal arrives; calls in progress are answered first.
 
-    `MCPServer.run_stdio_async` drops lines that it cannot parse, takes the protocol of a probe for the client's, and
-    cancels all calls when stdin ends. This function does not.
+    It replaces `MCPServer.run_stdio_async`, which drops lines that it cannot parse, assumes that the client uses the
+    protocol of its first probe, and cancels all calls when stdin ends.
 
     Args:
         server: The server; its waits end with `shutdown`.
-        shutdown: Requested at the end of stdin, or by a signal.
+        shutdown: The shutdown, requested at the end of stdin or by a signal.
     """
     server.middleware.append(partial(_count_call, shutdown))
     lowlevel = lowlevel_server(server)
@@ -67,7 +67,7 @@ async def serve_stdio(server: MCPServer[Any], shutdown: Shutdown) -> None:
             serve = partial(serve_dual_era_loop, lowlevel, lifespan_state=state, init_options=options)
 
             async def answer_probe(probe: JSONRPCRequest) -> None:
-                """Serve one request as a session of its own."""
+                """Serve one request in a separate session."""
                 send, receive = anyio.create_memory_object_stream[SessionMessage | Exception](1)
                 await send.send(SessionMessage(probe))
                 await serve(receive, OneResponseStream(write, send.aclose))
@@ -83,7 +83,7 @@ async def _count_call(shutdown: Shutdown, ctx: ServerRequestContext[Any, Any], c
 
 
 def _stdin() -> BinaryIO:
-    """Standard input under a second descriptor: at exit, Python waits for threads that read `sys.stdin`."""
+    """Standard input with a second descriptor: at exit, Python would wait for a thread that reads `sys.stdin`."""
     try:
         return os.fdopen(os.dup(sys.stdin.fileno()), "rb", closefd=False)
     except (OSError, ValueError):
@@ -93,14 +93,13 @@ def _stdin() -> BinaryIO:
 class _Input(ReadStream):
     """The messages that a client sends over stdin.
 
-    Invalid lines are answered here. So is `server/discover` until another request arrives: the SDK assumes that the
-    protocol of the first request is that of all others, but clients that get no answer to a probe continue with
-    `initialize`.
+    It answers invalid lines itself, and `server/discover` until another request arrives: the SDK assumes that all
+    requests use the protocol of the first one, but clients that get no response to a probe continue with `initialize`.
 
     Args:
         file: Standard input.
-        write: Takes the errors for invalid lines.
-        answer_probe: Starts to answer a probe.
+        write: The stream for errors about invalid lines.
+        answer_probe: Starts the response to a probe.
         finish_calls: Called at the end of stdin; returns once the calls in progress are answered.
     """
 
@@ -129,7 +128,7 @@ class _Input(ReadStream):
         raise anyio.EndOfStream
 
     async def _parse(self, line: bytes) -> Any:
-        """The message in a line; None for an invalid one, which is answered with errors."""
+        """The message in a line; None for an invalid one, whose errors are sent to the client."""
         message = jsonrpc.parse(line)
         if isinstance(message, dict):
             try:
@@ -143,7 +142,7 @@ class _Input(ReadStream):
         return None
 
     def _is_probe(self, message: Any) -> bool:
-        """Whether a message is a probe that came before all other requests."""
+        """Whether a message is a probe that arrived before all other requests."""
         if isinstance(message, JSONRPCRequest) and message.method != _PROBE:
             self._only_probes = False
         return self._only_probes and isinstance(message, JSONRPCRequest)

@@ -1,7 +1,7 @@
 """The Tasks extension: clients that declare it get a task at once, and fetch its result later.
 
-The task is the upstream's: `get_task` takes its id, too, and every replica knows it. Its result is the one that the
-tool call would have returned, since the call continues in the background.
+The task is the upstream's task, so `get_task` and all replicas accept its id. Its result is that of the tool call,
+which continues in the background.
 
 Facts: SEP-2663 (`io.modelcontextprotocol/tasks`), for protocol revision 2026-07-28.
 """
@@ -44,10 +44,10 @@ from mcp_seedream.server.tools import ImageTools
 EXTENSION = "io.modelcontextprotocol/tasks"
 _POLL_INTERVAL = 1000  # milliseconds: a poll costs little, and clients get the picture soon after it is made
 _CANCELLED = (
-    "This server no longer waits for it. The picture may still be made, and billed: get_task with this id finds it, "
-    "and the same call, made again within 10 minutes, gets it."
+    "This server no longer waits for it. The picture may still be made, and billed: get_task with this id returns it, "
+    "and so does the same call within 10 minutes."
 )
-_DELIVERY_SECONDS = 5  # that a poll waits at most for pictures to be fetched and saved
+_DELIVERY_SECONDS = 5  # longest time that a poll waits for pictures to be downloaded and saved
 ExtensionContext: TypeAlias = ServerRequestContext[Runtime, Any]
 
 
@@ -58,12 +58,12 @@ class CallLimits(GenerationLimits, Protocol):
         """Count a background call while the context lasts.
 
         Raises:
-            LimitExceeded: The caller has too many.
+            LimitExceeded: The caller has too many background calls.
         """
 
 
 class TaskParams(RequestParams):
-    """Names a task."""
+    """The params of a request about a task."""
 
     task_id: str = Field(alias="taskId", min_length=1, max_length=200)
 
@@ -105,10 +105,10 @@ class Tasks(Extension):
     async def intercept_tool_call(
         self, params: CallToolRequestParams, ctx: ExtensionContext, call_next: CallNext
     ) -> HandlerResult:
-        """Return a task as soon as the upstream has accepted one. Calls that fail before get the tool's usual result.
+        """Return a task as soon as the upstream has accepted one. Calls that fail earlier get the tool's usual result.
 
         So do calls with `wait_seconds` 0, which return at once: the gallery makes them through hosts that declare the
-        extension for themselves.
+        extension, but the gallery itself does not support it.
         """
         tool = self._calls.get(params.name)
         arguments = params.arguments or {}
@@ -139,9 +139,9 @@ class Tasks(Extension):
         return {**self._task_fields(call), **outcome}
 
     async def cancel(self, ctx: ExtensionContext, params: TaskParams) -> HandlerResult:
-        """Stop waiting for a task. The upstream has no cancellation, and a task that has ended does not change.
+        """Stop waiting for a task. The upstream can't cancel it.
 
-        Neither does a task that another process waits for.
+        Tasks that have ended, and tasks that another process waits for, do not change.
         """
         call = await self._find(ctx, params)
         if call.started_here:
@@ -154,7 +154,7 @@ class Tasks(Extension):
         return {}
 
     async def _find(self, ctx: ExtensionContext, params: TaskParams) -> BackgroundCall:
-        """The background call of a task; if this process has none, a new one that follows the task."""
+        """The background call of a task; if this process has none, a new call that follows the task."""
         require_client_extension(ctx, EXTENSION)
         _check_name(ctx, params.task_id)
         runtime, caller = ctx.lifespan_context, self._caller(ctx)
@@ -174,7 +174,7 @@ class Tasks(Extension):
         return call
 
     def _caller(self, ctx: ExtensionContext) -> str:
-        """A hash of the caller's token: results are kept for longer than the token should be."""
+        """A hash of the caller's token, since results are stored longer than tokens should be."""
         token = self._tools.token_of(Context(request_context=ctx)) or ""
         return hashlib.sha256(token.encode()).hexdigest()
 
@@ -195,7 +195,7 @@ class Tasks(Extension):
 
 
 def _in_progress(ctx: ExtensionContext, work: Work) -> Work:
-    """The work, counted as a call in progress: a shutdown waits until it has saved its pictures."""
+    """The work, counted as a call in progress, so that a shutdown waits until its pictures are saved."""
 
     async def work_in_progress(call: BackgroundCall) -> HandlerResult:
         with ctx.lifespan_context.shutdown.call_in_progress():
@@ -208,7 +208,7 @@ def _in_progress(ctx: ExtensionContext, work: Work) -> Work:
 
 
 def _declares_extension(ctx: ExtensionContext) -> bool:
-    """Whether the client declares the extension; older protocol revisions do not have its results."""
+    """Whether the client declares the extension, in a protocol revision that supports it."""
     if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
         return False
     capabilities = ctx.session.client_capabilities
@@ -216,14 +216,14 @@ def _declares_extension(ctx: ExtensionContext) -> bool:
 
 
 def _check_name(ctx: ExtensionContext, task_id: str) -> None:
-    """Check that the header that proxies route by names the same task; clients may leave it out."""
+    """Check that the header by which proxies route names the same task. Clients may leave it out."""
     header = ctx.request.headers.get(MCP_NAME_HEADER) if isinstance(ctx.request, Request) else None
     if header is not None and decode_header_value(header) != task_id:
         raise MCPError(HEADER_MISMATCH, f"The header {MCP_NAME_HEADER} and taskId name different tasks.")
 
 
 def _is_pending(call: BackgroundCall) -> bool:
-    """Whether the call ended before its task: it waited for the longest time, or the server shuts down."""
+    """Whether the call ended before its task, because its time was up or the server shuts down."""
     content = call.result.structured_content if isinstance(call.result, CallToolResult) else None
     return isinstance(content, dict) and content.get("status") == "pending"
 
@@ -237,7 +237,7 @@ def _status(call: BackgroundCall) -> str:
 
 
 def _outcome(call: BackgroundCall) -> dict[str, Any]:
-    """The result or error of a task that has ended; results include those of tools that failed."""
+    """The result or error of a task that has ended; a tool's error is a result as well."""
     status = _status(call)
     if status == "completed" and isinstance(call.result, CallToolResult):
         return {"result": call.result.model_dump(by_alias=True, mode="json", exclude_none=True)}

@@ -41,12 +41,12 @@ from mcp_seedream.upstream.types import Task
 logger = logging.getLogger(__name__)
 
 INTERNAL = (
-    "Unexpected error in this server; its log has the details. If a picture was generated, get_task finds it by its "
-    "id, and the same call made again within 10 minutes gets it without paying again."
+    "Unexpected error in this server; its log has the details. If a picture was generated, get_task returns it by its "
+    "id, and the same call within 10 minutes returns it without another bill."
 )
 ToolContext = Context[Runtime, Any]
 TokenOf = Callable[[ToolContext], str | None]
-"""Finds the API token of a call's caller."""
+"""Returns the API token of a call's caller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class ImageTools:
 
     Args:
         table: The capability table.
-        token_of: Finds the caller's API token.
+        token_of: Returns the API token of a call's caller.
         defaults: See `ToolDefaults`.
         journal: The history of tasks, if there is one.
         observer: Receives an event for each call.
@@ -93,8 +93,8 @@ class ImageTools:
         self._observer = observer or Observer()
         self._origin: CallOrigin = "local" if defaults.local else "hosted"
 
-    def listed(self) -> list[Tool]:
-        """The tools as the SDK takes them."""
+    def definitions(self) -> list[Tool]:
+        """The tools in the SDK's form."""
         table, seconds, local = self.table, self._defaults.wait_seconds, self._defaults.local is not None
         generate = image_schema(table, "generate", seconds, local=local)
         edit = image_schema(table, "edit", seconds, local=local)
@@ -184,7 +184,7 @@ class ImageTools:
         local, journal, runtime = self._defaults.local, self._journal, ctx.request_context.lifespan_context
         folder = (save_target(save_to, local) if save_to else local.output) if local else None
         if save_to and task.state == "pending":
-            note = f'Give get_task save_to "{save_to}" too: nothing is saved yet.'
+            note = f'Nothing is saved yet: call get_task with save_to "{save_to}" as well.'
             return Delivered(replace(task, notes=(*task.notes, note)))
         name = f"{(task.prompt or 'seedream')[:40]} {task.id[:8]}"
         files = await journal.files(task.id) if journal and local else ()
@@ -196,9 +196,9 @@ class ImageTools:
         return delivered
 
     async def _run(self, tool: str, ctx: ToolContext, work: Awaitable[CallToolResult]) -> CallToolResult:
-        """The result of a call; the observer receives how it ended."""
+        """The result of a call, whose outcome is sent to the observer."""
         began = time.monotonic()
-        content: dict[str, Any] = {"status": "left"}  # unless there is a result, its caller left
+        content: dict[str, Any] = {"status": "left"}  # without a result, the caller has left
         try:
             result = await _errors_as_results(tool, work)
             content = result.structured_content or content
@@ -221,7 +221,7 @@ class ImageTools:
 def make_tools(table: ModelTable, defaults: ToolDefaults, *, listing: bool = False) -> list[Tool]:
     """The three tools as clients see them, with or without a journal (`listing`). For documents and checks."""
     journal = Journal(IN_MEMORY) if listing else None
-    return ImageTools(table, lambda _: None, defaults, journal=journal).listed()
+    return ImageTools(table, lambda _: None, defaults, journal=journal).definitions()
 
 
 def _tool(
@@ -233,7 +233,7 @@ def _tool(
 
 
 async def _errors_as_results(tool: str, work: Awaitable[CallToolResult]) -> CallToolResult:
-    """Turn errors into results; nothing else does."""
+    """Turn errors into results. No other function does this."""
     try:
         return await work
     except SeedreamError as error:
@@ -246,7 +246,7 @@ async def _errors_as_results(tool: str, work: Awaitable[CallToolResult]) -> Call
 
 
 def _event(tool: str, ctx: ToolContext, content: dict[str, Any], seconds: float) -> events.ToolCall:
-    """The event of a call for the operator: without the prompt and links."""
+    """The event of a call for logs and metrics, without the prompt and links."""
     state = getattr(ctx.request_context.request, "state", None)
     error = content.get("error") or {}
     generating = content.get("elapsed_seconds") if tool != "get_task" and content["status"] == "succeeded" else None
@@ -263,8 +263,8 @@ def _event(tool: str, ctx: ToolContext, content: dict[str, Any], seconds: float)
 
 
 def _with_missing_previews(done: list[Delivered], shown: int) -> list[Task]:
-    """The tasks, with a note for each whose pictures are not all among the first `shown` pictures."""
-    note = "There is no room to show its picture here: get this task alone."
+    """The tasks. A task gets a note if one of its pictures is not among the first `shown` pictures."""
+    note = "Its picture does not fit into this result: get this task alone."
     tasks = []
     for each in done:
         shown -= len(each.shown)
@@ -273,5 +273,5 @@ def _with_missing_previews(done: list[Delivered], shown: int) -> list[Task]:
 
 
 def _repeatable_arguments(table: ModelTable) -> tuple[str, ...]:
-    """The arguments with which the call of a task can be made again."""
+    """The arguments with which the call of a task can be repeated."""
     return ("prompt", "image", "model", "size", *table.parameters)

@@ -22,7 +22,7 @@ def log_to_stderr(level: str, form: Literal["text", "json"] = "text") -> None:
         from pythonjsonlogger.json import JsonFormatter  # noqa: PLC0415  (stdio starts faster without it)
 
         names = {"asctime": "time", "levelname": "level", "name": "logger"}
-        omitted = [*RESERVED_ATTRS, "color_message"]  # uvicorn repeats its message there, with colours
+        omitted = [*RESERVED_ATTRS, "color_message"]  # uvicorn repeats its message in it, with colours
         fields = "%(asctime)s %(levelname)s %(name)s %(message)s"
         handler.setFormatter(JsonFormatter(fields, rename_fields=names, reserved_attrs=omitted))
     else:

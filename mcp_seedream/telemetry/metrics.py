@@ -23,7 +23,7 @@ class Metrics(Observer):
     """Counts events in its own registry.
 
     Args:
-        models: Model ids that are used as labels; any other is counted as "other", which limits the number of labels.
+        models: Model ids that are used as labels. All others are counted as "other", which limits the number of labels.
         on_key_refused: As for `Observer`.
         folder: The folder in which several processes share their metrics; None for one process.
     """

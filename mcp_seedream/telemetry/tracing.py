@@ -1,4 +1,4 @@
-"""Exports OpenTelemetry spans: the SDK has one for each call, `upstream.connections` one for each request."""
+"""Exports OpenTelemetry spans: the SDK makes one for each call, `upstream.connections` one for each request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from mcp_seedream.core.errors import ConfigurationError
 
 
 def unusable_propagators() -> str:
-    """Why OTEL_PROPAGATORS can't be used, so that importing OpenTelemetry would fail; empty where it can."""
+    """Why OTEL_PROPAGATORS can't be used, so that importing OpenTelemetry would fail; empty if it can be used."""
     try:
         import opentelemetry.propagate  # noqa: F401, PLC0415
     except ValueError as error:

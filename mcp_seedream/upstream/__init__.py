@@ -4,5 +4,5 @@ Front door: `client.SeedreamClient` (submit, stream, look up), `poller.TaskWaite
 callers), `types` (dataclasses for requests, tasks and images).
 
 The table in `client` lists which requests are retried: a generation that may have been accepted is never sent again. A
-token is an argument of each request and is never stored.
+token is an argument of each request, and is never stored.
 """

@@ -6,7 +6,7 @@
 
 Which requests are retried (`retries.Retries`: limited attempts, exponential back-off with jitter, `Retry-After`):
 
-    | what happened                                | submit, stream    | look_up  | download |
+    | failure                                      | submit, stream    | look_up  | download |
     |----------------------------------------------|-------------------|----------|----------|
     | no connection was made                       | retried           | retried  | retried  |
     | 429; 503 with `Retry-After`                  | retried           | retried  | retried  |
@@ -57,7 +57,7 @@ from mcp_seedream.upstream.types import ImageRequest, StreamEvent, Task
 logger = logging.getLogger(__name__)
 BATCH = 50  # ids in one look-up request
 Look = Literal["look up", "round", "check", "probe"]
-"""The purpose of a look-up: a caller's request, the poller's round, a key check, or a readiness probe.
+"""The purpose of a look-up: a caller's request, a round of the poller, a key check, or a readiness probe.
 
 Key checks and probes are not retried.
 """
@@ -85,7 +85,7 @@ class SeedreamClient:
     Args:
         base_url: The upstream's address.
         timeouts: See `Timeouts`.
-        retries: For look-ups, and for submits that were not accepted.
+        retries: The retry policy for look-ups, and for submits that were not accepted.
         connections: The largest number of open connections for each kind of request, so that submits and streams can't
             delay look-ups. Callers share them round-robin.
         observer: Notified of every request.
@@ -106,7 +106,7 @@ class SeedreamClient:
         patience = self._timeouts.read
         self._pools = ConnectionPools(self.base_url, connections=connections, patience=patience, observer=observer)
         self._submits: set[anyio.CancelScope] = set()
-        self._ending = False
+        self._refusing = False
 
     @property
     def is_local(self) -> bool:
@@ -125,7 +125,7 @@ class SeedreamClient:
         Args:
             request: The generation.
             token: The caller's API token.
-            progress: Told when the request is about to be written.
+            progress: Notified when the request is about to be written.
 
         Raises:
             SubmissionUncertain: The response was lost or is unreadable: it may have been accepted and billed.
@@ -137,9 +137,9 @@ class SeedreamClient:
         content = json.dumps(request.body).encode()
         within = self._timeouts.connect + self._timeouts.read + len(content) / _SLOWEST_UPLOAD
         async with self._pools.connection("submit", token) as http:
-            self._check_ending()
+            self._check_shutdown()
             # Cancelling the call while the request is in progress would lose a task that is paid for.
-            with anyio.CancelScope(shield=True) as scope, self._under_way(scope):
+            with anyio.CancelScope(shield=True) as scope, self._in_progress(scope):
                 async with submission(self.base_url, progress):
                     sender = _sender(token, progress)
                     call = http.build_request(
@@ -150,25 +150,25 @@ class SeedreamClient:
                     if task.state == "failed" and task.error:
                         raise_known(reply, task)
                 if task.id:
-                    _accepted(task.id, task.trace_id)
+                    _log_accepted(task.id, task.trace_id)
                 return task
         raise SubmissionUncertain(f"The server was stopped before the upstream answered. {UNCERTAIN}")
 
-    def end(self) -> None:
+    def refuse_submits(self) -> None:
         """Refuse new submits and retries of submits, because the process is about to exit."""
-        self._ending = True
+        self._refusing = True
 
-    def give_up(self) -> None:
-        """Cancel submits in progress."""
+    def cancel_submits(self) -> None:
+        """Cancel the submits in progress."""
         for scope in self._submits:
             scope.cancel()
 
-    def _check_ending(self) -> None:
-        if self._ending:
+    def _check_shutdown(self) -> None:
+        if self._refusing:
             raise ServerShuttingDown
 
     @contextmanager
-    def _under_way(self, scope: anyio.CancelScope) -> Iterator[None]:
+    def _in_progress(self, scope: anyio.CancelScope) -> Iterator[None]:
         self._submits.add(scope)
         try:
             yield
@@ -183,40 +183,40 @@ class SeedreamClient:
         Args:
             request: The generation.
             token: The caller's API token.
-            progress: Told when the request is about to be written.
+            progress: Notified when the request is about to be written.
 
         Raises:
             SubmissionUncertain: The stream could not be read to its end.
             UpstreamError: The request was refused, or not sent.
         """
         async with self._opened(request, token, progress) as response:
-            known, said, since = False, 0, anyio.current_time()
-            unread: UnreadableReply | None = None
+            is_accepted, count, last_event = False, 0, anyio.current_time()
+            unreadable: UnreadableReply | None = None
             async for line in read_lines(response):
                 try:
                     event = read_event(line)
                 except UnreadableReply as error:
                     logger.warning("a line of a streamed response is not JSON")
-                    unread, event = error, None
+                    unreadable, event = error, None
                 if event:
-                    said, since = said + 1, anyio.current_time()
-                    if event.task_id and not known:
-                        known = True
-                        _accepted(event.task_id, event.trace_id)
+                    count, last_event = count + 1, anyio.current_time()
+                    if event.task_id and not is_accepted:
+                        is_accepted = True
+                        _log_accepted(event.task_id, event.trace_id)
                     yield event
-                if said == _MAX_EVENTS or anyio.current_time() - since > self._timeouts.stream:
+                if count == _MAX_EVENTS or anyio.current_time() - last_event > self._timeouts.stream:
                     raise UnreadableReply("The upstream's stream has no end.")
-            if unread and not said:
-                raise unread
+            if unreadable and not count:
+                raise unreadable
 
     @asynccontextmanager
     async def _opened(self, request: ImageRequest, token: str, progress: SendProgress) -> AsyncIterator[httpx.Response]:
-        """A streamed response with status 200. Failures before it may be retried; later ones are uncertain."""
+        """A streamed response with status 200. Failures before it may be retried; failures after it are uncertain."""
         sender = _sender(token, progress, Accept="application/x-ndjson")
         timeout = self._timeout(self._timeouts.stream)
 
         async def attempt(http: httpx.AsyncClient) -> httpx.Response:
-            self._check_ending()
+            self._check_shutdown()
             async with submission(self.base_url, progress):
                 call = http.build_request("POST", "/seedream/images", json=request.body, timeout=timeout, **sender)
                 with at_most(self._timeouts.stream):
@@ -244,8 +244,8 @@ class SeedreamClient:
 
         Args:
             task_ids: Any number of ids.
-            token: The caller's.
-            kind: The purpose; each has its own connection pool.
+            token: The caller's API token.
+            kind: The purpose; each purpose has its own connection pool.
 
         Raises:
             UpstreamError: A request was refused, failed or could not be sent.
@@ -290,7 +290,7 @@ class SeedreamClient:
         return {} if is_unknown(reply) else {ids[0]: read_task(reply, ids[0])}
 
     def _timeout(self, pause: float | None = None) -> httpx.Timeout:
-        """The time-outs of one request; `pause` is the longest pause within its response."""
+        """The time-outs of one request; `pause` is the longest pause within its response, in seconds."""
         return httpx.Timeout(self._timeouts.read, connect=self._timeouts.connect, read=pause or self._timeouts.read)
 
 
@@ -303,7 +303,7 @@ def _is_transient(error: UpstreamError) -> bool:
     return error.retryable or isinstance(error, UnreadableReply)
 
 
-def _accepted(task_id: str, trace_id: str | None) -> None:
+def _log_accepted(task_id: str, trace_id: str | None) -> None:
     logger.info("task %s accepted, trace_id %s", task_id, trace_id)
 
 

@@ -1,4 +1,4 @@
-"""Explains why a request got no response: the cause, and what a person can do about it."""
+"""Explains why a request got no response: the cause, and advice for a person."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mcp_seedream.core.setting_rules import LOOPBACK
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 """Errors after which the upstream has received nothing of a request."""
 _ONLINE = "Is this machine online? A VPN, a firewall or the DNS server may be in the way."
-_BLOCKED = "Is the address right? A firewall may be in the way; where the network has a proxy, HTTPS_PROXY names it."
+_BLOCKED = "Is the address right? A firewall may be in the way; if the network has a proxy, set HTTPS_PROXY to it."
 _SILENT = "Is the address right? If so, try again later."
-_DOCTOR = "`mcp-seedream doctor` says more."
+_DOCTOR = "`mcp-seedream doctor` finds more."
 _UNTRUSTED = (
     "A proxy or virus scanner may inspect TLS with its own certificates: set SSL_CERT_FILE to the file with its "
     "authority's certificate."
@@ -26,7 +26,7 @@ _UNTRUSTED = (
 
 
 def unreachable_message(error: httpx.HTTPError, url: str) -> str:
-    """An error message for a request that got no response: the cause, and what to do."""
+    """An error message for a request that got no response: the cause and the remedy."""
     if isinstance(error, httpx.ProxyError):
         return f"AceDataCloud could not be reached: the proxy answers {error}. {_DOCTOR}"
     if not isinstance(error, NEVER_SENT):
@@ -51,12 +51,12 @@ def _proxy(url: httpx.URL) -> str | None:
 
 
 def diagnose(error: Exception, host: str, *, connected: bool = False) -> tuple[str, str]:
-    """The cause of a failed request, and advice, from the errors that led to it.
+    """The cause of a failed request, and advice, from its error and the errors that caused it.
 
     Args:
         error: The error of the request.
         host: The server or proxy.
-        connected: A connection was made.
+        connected: Whether a connection was made.
     """
     if isinstance(error, httpx.TimeoutException | TimeoutError):
         if connected:
@@ -87,7 +87,7 @@ def diagnose(error: Exception, host: str, *, connected: bool = False) -> tuple[s
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, its causes, and the members of exception groups."""
+    """Yield an error, its causes, and the members of exception groups."""
     pending, seen = [error], set[int]()
     while pending:
         each = pending.pop(0)

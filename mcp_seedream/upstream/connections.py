@@ -30,8 +30,8 @@ class ConnectionPools:
 
     Args:
         base_url: The upstream's address.
-        connections: The largest number of open connections in each pool. Requests wait here, not in httpx's own queue,
-            which is first come, first served and slow to search when it is long.
+        connections: The largest number of open connections in each pool. Requests wait here and not in httpx's queue,
+            which serves them in their order of arrival and becomes slow when it is long.
         patience: Seconds to wait for a free connection.
         observer: Notified of each request.
     """
@@ -83,7 +83,7 @@ class ConnectionPools:
 
 
 class ObservingTransport(httpx.AsyncBaseTransport):
-    """Wraps a transport: each request gets a span, trace headers, and an `UpstreamRequest` event when its answer ends.
+    """Wraps a transport: each request gets a span, trace headers, and an `UpstreamRequest` event at its response's end.
 
     `extensions["caller"]` of a request is the key that `on_key_refused` receives after a 401.
     """
@@ -129,11 +129,11 @@ class ObservingTransport(httpx.AsyncBaseTransport):
 
 
 class _ObservedStream(httpx.AsyncByteStream):
-    """The body of an answer. At its end, `closed` is called with the number of bytes that were read, which may be 0."""
+    """The body of a response. At its end, `on_close` is called with the number of bytes that were read."""
 
-    def __init__(self, stream: httpx.AsyncByteStream, closed: Callable[[int], None]) -> None:
+    def __init__(self, stream: httpx.AsyncByteStream, on_close: Callable[[int], None]) -> None:
         self._stream = stream
-        self._closed = closed
+        self._on_close = on_close
         self._received = 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -145,7 +145,7 @@ class _ObservedStream(httpx.AsyncByteStream):
         try:
             await self._stream.aclose()
         finally:
-            self._closed(self._received)
+            self._on_close(self._received)
 
 
 def tls_context() -> ssl.SSLContext:
@@ -162,7 +162,7 @@ def tls_context() -> ssl.SSLContext:
 
 
 def http_client(base_url: str, tls: ssl.SSLContext, **options: Any) -> httpx.AsyncClient:
-    """A client for one upstream; it uses the proxy of the environment, but not for addresses of this machine.
+    """A client for one upstream. It uses the proxy of the environment, except for addresses of this machine.
 
     Raises:
         ConfigurationError: The proxy can't be used.

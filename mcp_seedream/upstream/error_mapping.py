@@ -1,8 +1,8 @@
 """Maps the upstream's error responses to `UpstreamError`s, with advice for the agent.
 
-Statuses and codes are the vendor's documented ones (400, 401, 403, 404, 413, 429, 5xx). A code that says more than its
-status takes precedence: `token_mismatched` comes with 400 and with 401. The wording of refused models and sizes is
-from public reports and from Ark's documents up to 2026-11.
+Statuses and codes are those of the vendor's documents (400, 401, 403, 404, 413, 429, 5xx). A code that is more specific
+than its status takes precedence: `token_mismatched` comes with 400 and with 401. The wording of refused models and
+sizes is from public reports and from Ark's documents up to 2026-11.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from mcp_seedream.upstream.types import Failure, Task
 _TOKEN_CODES = {"invalid_token", "token_expired", "token_mismatched", "no_token"}
 _OTHER_CODES = _TOKEN_CODES | {"used_up", "too_many_requests", "disabled", "request_too_large", "no_api"}
 UNCERTAIN = (
-    "The generation may have been accepted and billed, so it was not sent again. The user can see in the usage at "
-    f"{TOKEN_PAGE} whether it was; ask before repeating it."
+    "The generation may have been accepted and billed, so it was not sent again. The usage at "
+    f"{TOKEN_PAGE} shows whether it was; ask the user before repeating it."
 )
-"""The message for a submit that may have been accepted."""
+"""The end of the message for a submit that may have been accepted."""
 
 _GONE = (
     r"(?:not|doesn't) exist|not found|(?:not|no longer) (?:available|supported|served|offered|open)|"
@@ -48,7 +48,7 @@ _OTHER_SUBJECTS = (
     r"parameter|argument|field|image|prompt|text|stream|watermark|format|size|resolution|search|tool|"
     r"layer|output|result|response|answer|file|url|task|inference|upload|download|\w+_\w+"
 )
-"""Words between "model" and `_GONE` that show that the error is about another parameter, or about the output."""
+"""Words between "model" and `_GONE` that show that the error concerns another parameter, or the output."""
 _MODEL_CODES = re.compile(
     r"InvalidEndpointOrModel|Model(?:NotFound|NotOpen|Retired|Deprecated)|model_not_found", re.IGNORECASE
 )
@@ -58,7 +58,7 @@ _MODEL_WORDS = re.compile(
     re.IGNORECASE,
 )
 _MODEL_IN_PASSING = re.compile(r"\b(?:of|by|to|from) (?:the )?model\b", re.IGNORECASE)
-"""Mentions of a model that the error is not about: "the image you gave to the model is invalid"."""
+"""Mentions of a model in an error that concerns something else: "the image you gave to the model is invalid"."""
 _SIZE_WORDS = re.compile(
     r"\b(?:size|resolution)\b(?:(?!\. ).){0,120}?\b"
     r"(?:must be|should be|not supported|unsupported|invalid|not valid|not allowed|not available|out of range)"
@@ -83,9 +83,9 @@ _TRANSIENT = re.compile(r"temporar|try again|retry|overload|busy|at the moment|c
 
 
 def refused_part(failure: Failure) -> Literal["model", "size"] | None:
-    """Which choice a failure refuses, by its code and message; None if it has another reason.
+    """Whether a failure refuses the model or the size, by its code and message; None if it has another reason.
 
-    Nothing is billed for such a request. Ambiguous messages count as another reason, because the call would be sent
+    Nothing is billed for such a request. Ambiguous messages count as another reason: otherwise the call would be sent
     again, and refused again or billed.
     """
     words = _QUOTED.sub(_keep_quoted_name, failure.message)
@@ -98,7 +98,7 @@ def refused_part(failure: Failure) -> Literal["model", "size"] | None:
 
 
 def refused_in(task: Task) -> Literal["model", "size"] | None:
-    """Which choice was refused inside an accepted task that was not billed, by the code and message of its error."""
+    """Whether an accepted task failed because of its model or size and was not billed; None for other tasks."""
     is_billed = (task.usage or {}).get("generated_images")
     return refused_part(task.error) if task.error and not is_billed else None
 
@@ -127,7 +127,7 @@ def refusal(status: int, reply: Any, headers: Mapping[str, str], *, submitting: 
         pause = "a minute" if retry_after is None else f"{retry_after:.0f} s"
         advice = f"Wait {pause}, then repeat the call."
     if kind is SubmissionUncertain and status == 503 and retry_after is not None:
-        # The only 5xx that says that nothing was accepted.
+        # The only 5xx response that means that nothing was accepted.
         kind, advice = UpstreamUnavailable, f"Nothing was accepted. Wait {retry_after:.0f} s, then repeat the call."
     return kind(
         f"{failure.message.rstrip('.')}. {advice}".strip(),
@@ -142,9 +142,9 @@ def _classify(status: int, failure: Failure, *, submitting: bool, readable: bool
     """The error class, and advice for the agent."""
     code = failure.code
     if code in _TOKEN_CODES or status == 401:
-        return TokenRefused, f"The API token was refused: the user can check it, or get one, at {TOKEN_PAGE}."
+        return TokenRefused, f"The API token was refused: the user can check it, or get a new one, at {TOKEN_PAGE}."
     if code == "used_up" or status == 402:
-        return BalanceUsedUp, f"The user can top up at {TOKEN_PAGE}; the same call works then."
+        return BalanceUsedUp, f"The user can top up at {TOKEN_PAGE}; then the same call works."
     if code == "too_many_requests" or status == 429:
         return RateLimited, ""
     if status < 500 and (part := refused_part(failure)):

@@ -13,7 +13,7 @@ class FairLimiter:
     """A semaphore whose waiters are served round-robin by caller, and in order within a caller.
 
     Args:
-        capacity: How many may hold it at once.
+        capacity: The number of slots.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -30,7 +30,7 @@ class FairLimiter:
             self.release()
 
     async def acquire(self, caller: str) -> None:
-        """Wait for a slot and take it; `release` gives it back."""
+        """Wait for a slot and occupy it until `release`."""
         if self._free:
             self._free -= 1
             return
@@ -41,7 +41,7 @@ class FairLimiter:
             await ready.wait()
         except BaseException:
             if ready.is_set():
-                self.release()  # the slot was granted after this waiter had left
+                self.release()  # the slot was granted, but this waiter was cancelled
             else:
                 queue.remove(ready)
                 if not queue:
@@ -49,7 +49,7 @@ class FairLimiter:
             raise
 
     def release(self) -> None:
-        """Give a slot back; the next caller's first waiter gets it."""
+        """Free a slot; the next caller's first waiter gets it."""
         if not self._waiting:
             self._free += 1
             return

@@ -31,7 +31,7 @@ _TASK_FIELDS = ("id", "task_id", "request", "response", "data", "status", "state
 """A response with none of these fields contains no task."""
 _LINK_FIELDS = ("image_url", "image_urls", "url")
 _NESTED_FIELDS = (*_LINK_FIELDS, "uri", "b64_json")
-"""Fields of an object that stands in place of a link."""
+"""Fields of an object that is used instead of a link."""
 _MAX_DEPTH = 4  # of nested lists and objects
 _MAX_MESSAGE = 1000  # characters of an error message
 _MAX_COUNTS = 20  # entries of `usage`
@@ -89,7 +89,7 @@ def is_unknown(reply: Any) -> bool:
 
 
 def _state(reply: JSONObject, answer: JSONObject, images: tuple[Image, ...], error: Failure | None) -> State:
-    """A task has ended by its status, `success: false`, an error, its pictures, or a finishing time."""
+    """The state of a task, from its status, `success`, error, pictures and finishing time."""
     data = answer.get("data")
     statuses = (o.get(key) for o in (_object(data), answer, reply) for key in ("status", "state"))
     status = _first(each.strip().lower() for each in statuses if isinstance(each, str))
@@ -160,7 +160,7 @@ def read_event(line: str) -> StreamEvent | None:
     failures = [failure for item in items if (failure := read_failure(item))]
     if kind == "partial_failed" and not failures:
         failures = [Failure("api_error", "no reason given")]
-    # A failure that is not of a single picture ends the stream.
+    # A failure that does not concern a single picture ends the stream.
     ended = kind == "completed" or (bool(failures) and kind != "partial_failed")
     images = _images(items)
     failures += [failure for item in items if (failure := _unreadable(item))]
@@ -254,7 +254,7 @@ def _is_link(text: str) -> bool:
 
 
 def _unreadable(item: JSONObject) -> Failure | None:
-    """The failure of an item whose picture can't be read; None if it can, or if the item has none. Contains no link."""
+    """The failure of an item whose picture can't be read, without the link; None for other items."""
     if _item_images(item) or read_failure(item):
         return None
     values = {key: item[key] for key in ("image_url", "image_urls", "b64_json") if item.get(key)}
@@ -291,7 +291,7 @@ def _object(value: Any) -> JSONObject:
 
 
 def _text(value: Any) -> str | None:
-    # A server that cuts text by UTF-16 units may leave half of a surrogate pair, which can't be encoded.
+    # A server that truncates text by UTF-16 units may leave half of a surrogate pair, which can't be encoded.
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) and value else None
 
 

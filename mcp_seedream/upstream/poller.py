@@ -1,7 +1,7 @@
 """Polls tasks: one round of look-ups per caller covers all tasks that the caller's calls wait for.
 
 A round starts every `interval` seconds. Its cost depends on the number of tasks, not on the number of waits. A wait
-that is cancelled or times out only stops polling: the task goes on upstream.
+that is cancelled or times out only stops polling: the task continues upstream.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 _WAKE_INTERVAL = 0.001  # seconds between two waits that end in the same round
 _LONGEST_PAUSE = 10.0
-_LONGEST_RETRY_AFTER = 60.0  # a date from a clock that is years off would stop a caller's look-ups for good
+_LONGEST_RETRY_AFTER = 60.0  # a date from a wrong clock could stop a caller's look-ups for years
 
 
 class Report(Protocol):
@@ -61,7 +61,7 @@ class TaskWaiter:
 
         Args:
             task_ids: Tasks that the upstream has accepted.
-            token: The caller's.
+            token: The caller's API token.
             seconds: The longest time to wait.
             report: Called about every five seconds.
             typical: Seconds that a picture of this model usually takes, for the report.
@@ -90,7 +90,7 @@ class TaskWaiter:
             raise copy(wait.error)  # each call gets its own object, with its own traceback
         return wait.ended
 
-    def end(self) -> None:
+    def end_waits(self) -> None:
         """End all waits, because the process is about to exit."""
         for waits in self._waits.values():
             for wait in waits.all():
@@ -103,7 +103,7 @@ class TaskWaiter:
         return self._waits[token]
 
     async def _poll(self, token: str, waits: _WaitsByTask) -> None:
-        """Run rounds of look-ups for one caller until none of its calls waits."""
+        """Run rounds of look-ups for one caller until none of its calls is waiting."""
         pause = self._interval
         due = anyio.current_time() + pause
         try:
@@ -117,27 +117,27 @@ class TaskWaiter:
                 else:
                     pause = self._interval
                     due = max(due + pause, anyio.current_time())
-        except Exception:  # the top of a task: one caller's answer must not end the server
+        except Exception:  # the top of a background task: one caller's response must not end the server
             logger.exception("the look-ups of one caller failed")
-            self._wake(waits.fail(UnreadableReply("The upstream's answer to a look-up could not be understood.")))
+            self._wake(waits.fail(UnreadableReply("The upstream's response to a look-up could not be read.")))
         finally:
             del self._waits[token]
 
     async def _round(self, token: str, waits: _WaitsByTask) -> UpstreamError | None:
-        """Look up all tasks once and wake the waits that are over; returns a failure that a later round may not have.
+        """Look up all tasks once and wake the waits that are over; returns a transient failure.
 
-        A failed look-up ends no wait: it costs nothing and the tasks go on, so each wait's own time limit decides.
+        A failed look-up ends no wait: it costs nothing and the tasks continue, so each wait ends at its own time limit.
         """
         task_ids = sorted(waits.by_task)
         try:
-            found = await self._client.look_up(task_ids, token, kind="round")
+            tasks = await self._client.look_up(task_ids, token, kind="round")
         except TokenRefused as error:
             self._wake(waits.fail(error))
         except UpstreamError as error:
             logger.warning("look-up of %d tasks failed: %s", len(task_ids), error.code)
             return error
         else:
-            self._wake(waits.finish(task for task in found.values() if task.ended))
+            self._wake(waits.finish(task for task in tasks.values() if task.ended))
         return None
 
     def _pause_after(self, error: UpstreamError, pause: float) -> float:
@@ -153,7 +153,7 @@ class TaskWaiter:
     async def _wake_in_turn(self, waits: list[_Wait]) -> None:
         """Wake waits one at a time, so that other work runs in between when a thousand tasks end at once.
 
-        The lock is fair: callers whose tasks end at the same time alternate.
+        The lock serves its waiters in order, so callers whose tasks end at the same time alternate.
         """
         for wait in waits:
             async with self._waking:
@@ -215,7 +215,7 @@ class _WaitsByTask:
                 del self.by_task[task_id]
 
     def finish(self, ended: Iterable[Task]) -> list[_Wait]:
-        """Give ended tasks to their waits; returns the waits that have no running task any more."""
+        """Add ended tasks to their waits; returns the waits that have no running tasks any more."""
         finished = []
         for task in ended:
             for wait in self.by_task.pop(task.id, ()):

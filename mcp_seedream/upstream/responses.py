@@ -19,7 +19,7 @@ from mcp_seedream.upstream.types import Failure, Task
 
 _MAX_BYTES = 128 * 2**20  # of a decompressed response; a set as base64 takes tens of MiB
 _PIECE = 2**16  # bytes that are decompressed in one step
-_MAX_RATIO = 100  # of compression, beyond `_UNCHECKED` bytes; only a decompression bomb exceeds it
+_MAX_RATIO = 100  # of compression, checked above `_UNCHECKED` bytes; only a decompression bomb exceeds it
 _UNCHECKED = 2**18
 
 ENCODING = "gzip"
@@ -53,7 +53,7 @@ async def exchange(http: httpx.AsyncClient, call: httpx.Request, within: float) 
     """Send a request and read its response within `within` seconds.
 
     Raises:
-        httpx.HTTPError: There is no complete response in time.
+        httpx.HTTPError: The response was not complete in time.
     """
     with at_most(within):
         response = await http.send(call, stream=True)
@@ -67,7 +67,7 @@ async def read_whole(response: httpx.Response) -> Reply:
     """Read a response to its end.
 
     Raises:
-        httpx.HTTPError: It broke off, or is too large.
+        httpx.HTTPError: The connection was lost, or the response is too large.
     """
     parts, size = [], 0
     async for part in _decompressed(response):
@@ -83,7 +83,7 @@ async def read_lines(response: httpx.Response) -> AsyncIterator[str]:
     Blank lines are skipped, but an empty one is yielded before each piece, so that the reader can check the time.
 
     Raises:
-        httpx.HTTPError: It broke off, or a line is too long.
+        httpx.HTTPError: The connection was lost, or a line is too long.
     """
     rest = bytearray()
     async for piece in _decompressed(response):
@@ -100,10 +100,10 @@ async def read_lines(response: httpx.Response) -> AsyncIterator[str]:
 
 
 async def _decompressed(response: httpx.Response) -> AsyncIterator[bytes]:
-    """The body, decompressed in small pieces: httpx would expand gigabytes before their size can be checked.
+    """The body, decompressed in small pieces: httpx would decompress gigabytes before their size can be checked.
 
     Raises:
-        httpx.HTTPError: It broke off, has another compression than was requested, or expands too much.
+        httpx.HTTPError: The connection was lost, or the response has another compression or expands too much.
     """
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", ENCODING):
@@ -150,7 +150,7 @@ def decoded(reply: Reply, *, submitting: bool) -> Any:
 
 
 def raise_known(reply: Reply, task: Task) -> None:
-    """Raise the error for a failed task that came with HTTP 200, if its code is a known one."""
+    """Raise the error for a failed task that came with HTTP 200, if its code is known."""
     failure = task.error or Failure("api_error", "no reason given")
     body = {"error": {"code": failure.code, "message": failure.message}, "trace_id": task.trace_id}
     error = refusal(reply.status, body, reply.headers, submitting=True)

@@ -1,6 +1,6 @@
 """A retry policy for requests: how many attempts, and how long to wait between them.
 
-The caller decides which failures may be retried, because only it knows whether a request may have been accepted.
+The caller decides which failures may be retried, since only the caller knows whether a request may have been accepted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Retries:
     Args:
         attempts: The largest number of attempts, including the first.
         seconds: No attempt starts later than this after the first; a longer `Retry-After` ends the retries at once.
-        first: Seconds before the second attempt; doubled for each further one. Up to as much is added as jitter.
+        first: Seconds before the second attempt, doubled for each further one. A jitter of up to `first` is added.
         longest: The longest pause, unless `Retry-After` is longer.
     """
 
@@ -38,12 +38,12 @@ class Retries:
     first: float = 0.5
     longest: float = 8
 
-    async def __call__(self, request: Callable[[], Awaitable[T]], again: Callable[[UpstreamError], bool]) -> T:
-        """Make a request until it succeeds, fails for good, or the attempts are used up.
+    async def __call__(self, request: Callable[[], Awaitable[T]], may_retry: Callable[[UpstreamError], bool]) -> T:
+        """Repeat a request until it succeeds, fails with an error that is not retried, or the attempts are used up.
 
         Args:
             request: Makes one attempt.
-            again: Whether a failure may be retried.
+            may_retry: Whether a failure may be retried.
 
         Raises:
             UpstreamError: The failure of the last attempt.
@@ -53,7 +53,7 @@ class Retries:
 
         attempts = AsyncRetrying(
             sleep=anyio.sleep,
-            retry=retry_if_exception(lambda error: isinstance(error, UpstreamError) and again(error)),
+            retry=retry_if_exception(lambda error: isinstance(error, UpstreamError) and may_retry(error)),
             stop=stop_after_attempt(self.attempts) | stop_before_delay(self.seconds),
             wait=self._pause,
             before_sleep=_log_retry,

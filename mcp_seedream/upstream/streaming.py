@@ -1,6 +1,6 @@
-"""Reads a streamed response, reports each picture as it arrives, and keeps them if the stream breaks off.
+"""Reads a streamed response, reports each picture when it arrives, and keeps the pictures if the stream breaks off.
 
-`wait_seconds` does not end a streamed call, because pictures that had not arrived would be billed and lost.
+`wait_seconds` does not end a streamed call, because the missing pictures would be billed and lost.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ async def read_stream(
         tick: Seconds between two progress reports.
 
     Returns:
-        The task with its pictures; pending if the stream broke off after the task's id and before a picture.
+        The task with its pictures; pending if the stream broke off after the task's id and before the first picture.
 
     Raises:
         SubmissionUncertain: It ended without a picture, a failure or a task id.

@@ -1,4 +1,4 @@
-"""Whether a generation may have reached the upstream: only then can it be billed."""
+"""Tracks whether a generation may have reached the upstream: only then can it be billed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mcp_seedream.upstream.error_mapping import UNCERTAIN
 
 
 class SendProgress(Protocol):
-    """Told about the sending of a generation."""
+    """Receives the progress of sending a generation."""
 
     async def sending(self) -> None:
-        """There is a connection, and the request is about to be written."""
+        """The connection exists, and the request is about to be written."""
 
     async def not_sent(self) -> None:
-        """The request was surely not accepted: it was refused, or never sent."""
+        """The request was certainly not accepted: it was refused, or never sent."""
 
 
 class _Unwatched:
@@ -33,9 +33,9 @@ UNWATCHED = _Unwatched()
 
 
 def trace_extension(progress: SendProgress) -> dict[str, Any]:
-    """The extension of a request that tells when its head is about to be written.
+    """A request extension that calls `progress.sending` before the request's headers are written.
 
-    Fact: `trace` of httpcore. A proxy is asked for a tunnel first, with a request of its own.
+    Fact: `trace` of httpcore. For a proxy, a separate request (CONNECT) opens a tunnel first.
     """
 
     async def trace(event: str, info: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Dataclasses for requests to the upstream, and for the tasks, images and events that its responses contain.
+"""Dataclasses for requests to the upstream, and for the tasks, images and events in its responses.
 
 Facts: the vendor's API documents of `POST /seedream/images` and `POST /seedream/tasks`, 2026.
 """
@@ -45,10 +45,10 @@ class ImageRequest:
 
 
 def wrapped(table: ModelTable, name: str, value: Value) -> Any:
-    """A parameter's value as the upstream and the tools expect it: in an object or a list if the table says so."""
+    """A parameter's value in the form of the upstream and the tools: in an object or a list if the table says so."""
     parameter = table.parameters[name]
-    inner: Any = {parameter.inside: value} if parameter.inside else value
-    return [inner] if parameter.listed else inner
+    inner: Any = {parameter.object_key: value} if parameter.object_key else value
+    return [inner] if parameter.in_list else inner
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,4 +110,4 @@ def test_named_modules_exist() -> None:
     assert not exists("server.nothing")
     assert not exists("server.results.nothing")
     assert exists("server.descriptions.TOOLS")
-    assert exists("server.tools.ImageTools.listed")
+    assert exists("server.tools.ImageTools.definitions")

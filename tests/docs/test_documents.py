@@ -93,7 +93,7 @@ COMMANDS: dict[str, Runs | Serves | Asks | Adds] = {
     ".venv/bin/mcp-seedream install claude-desktop": Runs(),
     ".venv/bin/mcp-seedream uninstall claude-desktop": Runs(),
     ".venv/bin/mcp-seedream doctor https://seedream.example.com/mcp": Asks(
-        "https://seedream.example.com", ("All is well.",)
+        "https://seedream.example.com", ("No problems found.",)
     ),
     "curl http://127.0.0.1:8000/health\ncurl http://127.0.0.1:8000/ready": Asks(
         "http://127.0.0.1:8000", ('"ok"', '"ready"')

@@ -71,8 +71,8 @@ def test_the_command_of_the_readme(tmp_path: Path) -> None:
     done = run(sys.executable, str(FOLDER / "mcp_client.py"), "a red fox", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Drawn by the sandbox" in done.stdout
-    assert "Links live as long as this server." in done.stdout
-    assert "Links live until" not in done.stdout
+    assert "Links work as long as this server runs." in done.stdout
+    assert "Links work until" not in done.stdout
     (picture,) = tmp_path.iterdir()
     assert str(picture) in done.stdout
 

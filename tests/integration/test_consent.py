@@ -1,4 +1,4 @@
-"""The consent page: what it shows, whom it lets through, and the vendor's sign-in that it leads to."""
+"""The consent page: its content, its protection, and the sign-in at the vendor."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.anyio
 def with_vendor(
     table: ModelTable, upstream: str, seconds: float = 30, store: Store | None = None
 ) -> AbstractContextManager[Hosted]:
-    """An endpoint whose people can sign in at the sandbox."""
+    """An endpoint where people can sign in at the sandbox."""
     return hosted(
         table,
         upstream,
@@ -57,7 +57,7 @@ def server(table: ModelTable, upstream: str) -> Iterator[Hosted]:
 
 @pytest.fixture
 async def raw(server: Hosted) -> AsyncIterator[Raw]:
-    """A client that is registered."""
+    """A registered client."""
     async with httpx.AsyncClient(timeout=30) as web:
         raw = Raw(server.address, web)
         await raw.register()
@@ -65,7 +65,7 @@ async def raw(server: Hosted) -> AsyncIterator[Raw]:
 
 
 async def test_what_the_page_says(raw: Raw) -> None:
-    """Who asks, where the answer goes; and it is kept from caches, frames and scripts."""
+    """It shows the client and its redirect URI, and forbids caching, framing and scripts."""
     page = await Person().look(raw.url())
     assert "<strong>Claude</strong>" in page.text
     assert "<strong>claude.ai</strong>" in page.text
@@ -83,7 +83,7 @@ async def test_what_the_page_says(raw: Raw) -> None:
 
 
 async def test_the_cookie_of_a_public_address(table: ModelTable, upstream: str) -> None:
-    """Goes over https alone, and no other host can set it."""
+    """It is sent over https only, and other hosts can't set it."""
     with hosted(table, upstream, public_url="https://seedream.example.com") as server:
         async with httpx.AsyncClient() as web:
             raw = Raw(server.address, web)
@@ -99,7 +99,7 @@ async def test_the_cookie_of_a_public_address(table: ModelTable, upstream: str) 
 
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", "</strong><img src=x onerror=alert(1)>", "$form \"'&"])
 async def test_markup_in_names_stays_text(raw: Raw, name: str) -> None:
-    """A client calls itself what it likes."""
+    """A client may register any name."""
     await raw.register(client_name=name)
     page = (await Person().look(raw.url())).text
     assert "<script" not in page
@@ -108,7 +108,7 @@ async def test_markup_in_names_stays_text(raw: Raw, name: str) -> None:
 
 
 async def test_names_are_one_short_line(raw: Raw) -> None:
-    """Without characters that hide others, or turn them around."""
+    """Characters that hide others or change the text direction are removed."""
     await raw.register(client_name="Cl\u202eau\x00de\n\n" + "x" * 500)
     page = (await Person().look(raw.url())).text
     assert "<strong>Claudexxx" in page or "<strong>Claude xxx" in page
@@ -118,14 +118,14 @@ async def test_names_are_one_short_line(raw: Raw) -> None:
 
 
 async def test_a_problem_in_the_address_is_one_of_ours(raw: Raw) -> None:
-    """Nobody else's words are shown."""
+    """The page shows only our own messages."""
     page = await Person().look(raw.url())
     text = (await Person().look(f"{page.url}&problem=<b>You+have+won</b>")).text
     assert "won" not in text
 
 
 async def test_a_wrong_key(raw: Raw, sandbox: Sandbox) -> None:
-    """Is said so, on the same page; the next one may be right, with what people paste around it."""
+    """The same page says so; then a valid key is accepted, with whitespace and quotes around it."""
     person = Person(key="invalid")
     page = await person.look(raw.url())
     for person.key in ("invalid", "", "two words", "x" * 600):
@@ -141,7 +141,7 @@ async def test_a_wrong_key(raw: Raw, sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("key", ["your-api-key", "${ACEDATACLOUD_API_TOKEN}", "<your token>"])
 async def test_a_placeholder_is_no_key(raw: Raw, sandbox: Sandbox, key: str) -> None:
-    """It is said so, and not sent."""
+    """The page says so, and the placeholder is not sent."""
     person = Person(key=key)
     page = await person.decide(await person.look(raw.url()))
     assert (page.status_code, "is a placeholder" in page.text) == (400, True)
@@ -149,7 +149,7 @@ async def test_a_placeholder_is_no_key(raw: Raw, sandbox: Sandbox, key: str) -> 
 
 
 async def test_a_token_of_ours_is_no_key(raw: Raw, sandbox: Sandbox) -> None:
-    """Whatever is around it: it is not sent upstream."""
+    """It is not sent upstream, in any quotes."""
     person = Person()
     tokens = (await raw.exchange(await raw.code(person))).json()
     page = await person.look(raw.url())
@@ -174,7 +174,7 @@ async def test_the_upstream_is_not_there(table: ModelTable) -> None:
 
 
 async def test_cancel(raw: Raw) -> None:
-    """The client is told, without a key."""
+    """The client gets `access_denied`, and no code."""
     person = Person(key="")
     response = await person.decide(await person.look(raw.url()), "cancel")
     told = answer_in(response.headers["location"])
@@ -183,7 +183,7 @@ async def test_cancel(raw: Raw) -> None:
 
 
 async def test_a_form_is_for_the_browser_it_was_shown_in(raw: Raw) -> None:
-    """Without its cookie, or with another's, nothing is given; nor at the vendor's."""
+    """Without this browser's cookie, or with another one, no code is issued, nor after sign-in at the vendor."""
     person, other = Person(), Person()
     page = await person.look(raw.url())
     await other.look(raw.url())
@@ -199,7 +199,7 @@ async def test_a_form_is_for_the_browser_it_was_shown_in(raw: Raw) -> None:
     "headers", [{"origin": "https://evil.example.com"}, {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "none"}]
 )
 async def test_a_form_comes_from_our_page(raw: Raw, headers: dict[str, str]) -> None:
-    """Not from another site's."""
+    """A form from another site is refused."""
     person = Person()
     page = await person.look(raw.url())
     assert (await person.decide(page, **headers)).status_code == 403
@@ -208,7 +208,7 @@ async def test_a_form_comes_from_our_page(raw: Raw, headers: dict[str, str]) -> 
 
 
 async def test_what_is_no_form_of_ours(raw: Raw) -> None:
-    """Tampered with, of another kind, or none: a page that says so."""
+    """A form that was changed, has another kind or is missing leads to an error page."""
     person = Person()
     page = await person.look(raw.url())
     form = form_of(page.text)
@@ -222,7 +222,7 @@ async def test_what_is_no_form_of_ours(raw: Raw) -> None:
 
 
 async def test_the_official_client_with_the_vendors_sign_in(server: Hosted, sandbox: Sandbox) -> None:
-    """The key is made in the person's account, under our name, and is the one that the upstream sees."""
+    """The key is created in the person's account with our name, and is sent upstream."""
     async with official(server.endpoint, Person(at_vendor=True), Kept()) as client:
         result = await client.call_tool("generate_image", {"prompt": "a fox"})
     assert answer(result)["status"] == "succeeded"
@@ -232,7 +232,7 @@ async def test_the_official_client_with_the_vendors_sign_in(server: Hosted, sand
 
 
 async def test_what_is_there_at_the_vendor_is_used_again(raw: Raw, sandbox: Sandbox) -> None:
-    """One application, one credential, however often somebody signs in."""
+    """Any number of sign-ins uses one application and one credential."""
     for _ in range(2):
         await raw.code(Person(at_vendor=True))
     assert (len(sandbox.accounts.applications), len(sandbox.accounts.credentials)) == (1, 1)
@@ -241,7 +241,7 @@ async def test_what_is_there_at_the_vendor_is_used_again(raw: Raw, sandbox: Sand
 async def test_the_vendors_key_is_nowhere_to_be_read(
     raw: Raw, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nor is its token."""
+    """Nor is the vendor's access token."""
     caplog.set_level(logging.DEBUG)
     person = Person(at_vendor=True)
     tokens = await raw.exchange(await raw.code(person))
@@ -262,8 +262,8 @@ async def test_the_vendors_key_is_nowhere_to_be_read(
     ],
 )
 async def test_what_goes_wrong_at_the_vendor(raw: Raw, sandbox: Sandbox, trouble: str, words: str) -> None:
-    """Brings the person back to the page, which works as before."""
-    sandbox.accounts.trouble = trouble
+    """The person is shown the consent page again, which works as before."""
+    sandbox.accounts.fault = trouble
     person = Person()
     page = await person.look(raw.url())
     page = await person.look(str(page.url.join(vendor_link(page.text))))
@@ -273,8 +273,8 @@ async def test_what_goes_wrong_at_the_vendor(raw: Raw, sandbox: Sandbox, trouble
 
 
 async def test_a_vendor_that_takes_too_long(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
-    """Is not waited for."""
-    sandbox.accounts.trouble = "slow"
+    """The callback stops waiting, and the consent page says so."""
+    sandbox.accounts.fault = "slow"
     with with_vendor(table, upstream, seconds=0.5) as server:
         async with httpx.AsyncClient() as web:
             raw, person = Raw(server.address, web), Person()
@@ -286,7 +286,7 @@ async def test_a_vendor_that_takes_too_long(table: ModelTable, upstream: str, sa
 
 
 async def test_a_vendor_that_is_not_there(table: ModelTable, upstream: str) -> None:
-    """Nobody listens."""
+    """The consent page says that the sign-in failed."""
     nowhere = Vendor(CLIENT_ID, upstream, "http://127.0.0.1:9", "")
     with hosted(table, upstream, vendor=lambda public: replace(nowhere, callback=f"{public}/oauth/callback")) as server:
         async with httpx.AsyncClient() as web:
@@ -298,7 +298,7 @@ async def test_a_vendor_that_is_not_there(table: ModelTable, upstream: str) -> N
 
 
 async def test_the_vendors_answer_is_for_who_left(raw: Raw, upstream: str) -> None:
-    """In that browser, once; a state that nobody was given leads nowhere."""
+    """It is valid once and in the same browser; an unknown state leads to an error page."""
     person, other = Person(), Person()
     page = await person.look(raw.url())
     away = await person.ask("GET", str(page.url.join(vendor_link(page.text))))
@@ -317,7 +317,7 @@ async def test_the_vendors_answer_is_for_who_left(raw: Raw, upstream: str) -> No
 
 
 async def test_the_cookie_of_who_left_is_of_no_use_to_another(raw: Raw) -> None:
-    """Nor a second time to the same person: the vendor's code is used up."""
+    """Nor for the same person a second time, since the vendor's code is used up."""
     person, other = Person(), Person()
     page = await person.look(raw.url())
     away = await person.ask("GET", str(page.url.join(vendor_link(page.text))))
@@ -335,7 +335,7 @@ async def test_the_cookie_of_who_left_is_of_no_use_to_another(raw: Raw) -> None:
 
 
 async def test_of_two_that_left_the_second_counts(raw: Raw) -> None:
-    """There is one cookie in a browser, however often it goes to the vendor's."""
+    """A browser has one cookie for this, so the second redirect replaces the first."""
     person = Person()
     page = await person.look(raw.url())
     backs = []
@@ -352,7 +352,7 @@ async def test_of_two_that_left_the_second_counts(raw: Raw) -> None:
 
 
 async def test_nothing_is_stored_before_there_is_a_key(table: ModelTable, upstream: str) -> None:
-    """A store without any room: whoever wants to can go to the vendor's, and only a code does not fit."""
+    """With a full store, a person can be redirected to the vendor; only issuing the code fails."""
     with with_vendor(table, upstream, store=MemoryStore(max_entries=0)) as server:
         async with httpx.AsyncClient() as web:
             raw, person = Raw(server.address, web), Person()
@@ -367,7 +367,7 @@ async def test_nothing_is_stored_before_there_is_a_key(table: ModelTable, upstre
 
 @pytest.mark.parametrize("state", ["x" * 1000, "\u00e4" * 500, "\U0001f98a" * 250, '"' * 500])
 async def test_the_longest_that_a_client_asks_fits_a_cookie(raw: Raw, state: str) -> None:
-    """Browsers keep 4096 bytes."""
+    """Browsers accept cookies of up to 4096 bytes."""
     await raw.register(client_name="\U0001f98a" * 60, redirect_uris=["https://a.example/" + "x" * 282])
     raw.state, person = state, Person(at_vendor=True)
     assert answer_in(await person.sign_in(raw.url()))["state"] == state
@@ -378,13 +378,13 @@ async def test_the_longest_that_a_client_asks_fits_a_cookie(raw: Raw, state: str
 
 @pytest.mark.parametrize("state", ["x" * 1001, "\u00e4" * 501, '"' * 501, "\x00" * 200])
 async def test_a_state_that_is_too_long(raw: Raw, state: str) -> None:
-    """In bytes, as they are kept."""
+    """The limit counts bytes, as in the cookie."""
     told = answer_in((await raw.web.get(raw.url(state=state))).headers["location"])
     assert told["error"] == "invalid_request"
 
 
 async def test_without_the_vendor_there_is_only_the_key(table: ModelTable, upstream: str) -> None:
-    """No button, and no way round it."""
+    """The page has no button for the vendor, and the vendor's routes do not exist."""
     with hosted(table, upstream) as server:
         async with httpx.AsyncClient() as web:
             raw, person = Raw(server.address, web), Person()
@@ -398,7 +398,7 @@ async def test_without_the_vendor_there_is_only_the_key(table: ModelTable, upstr
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_in_a_browser(server: Hosted, raw: Raw, scheme: str) -> None:
-    """Narrow, and by keyboard: a wrong key, a good one, back at the client; nothing that its policy forbids."""
+    """In a narrow window and by keyboard: a wrong key, a valid key, the redirect; the page obeys its own policy."""
     arrived: list[str] = []
 
     async def arrive(scope: Scope, receive: Receive, send: Send) -> None:

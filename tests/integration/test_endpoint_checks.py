@@ -209,7 +209,7 @@ async def test_one_for_everybody() -> None:
 
     with serving(recorded) as address:
         found = await looked(f"{address}/mcp")
-    assert (found["sign-in"].level, "Anyone may call it" in found["sign-in"].found) == ("warning", True)
+    assert (found["sign-in"].level, "anyone can call it" in found["sign-in"].found) == ("warning", True)
     assert found["token"].level == "not checked"
     assert seen
     assert not any("authorization" in headers for headers in seen)
@@ -228,7 +228,7 @@ async def test_a_server_that_says_yes_to_everything() -> None:
     with serving(Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])])) as address:
         found = await looked(f"{address}/mcp")
     assert found["token"].level == "problem"
-    assert "not that of an MCP server: Failed to parse JSON response" in found["token"].found
+    assert "not the answer of an MCP server: Failed to parse JSON response" in found["token"].found
     assert "\n" not in found["token"].found
 
 

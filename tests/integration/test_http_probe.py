@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_seedream.core.settings_report import survey
+from mcp_seedream.core.settings_report import read_report
 from mcp_seedream.doctor.findings import Finding, Result, run_checks
 from mcp_seedream.doctor.upstream_checks import UpstreamChecks
 from mcp_seedream.sandbox.app import Sandbox
@@ -37,7 +37,7 @@ async def looked(monkeypatch: pytest.MonkeyPatch, address: str, **settings: str)
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     told: list[Result] = []
-    await run_checks(UpstreamChecks(survey()).checks(), told.append)
+    await run_checks(UpstreamChecks(read_report()).checks(), told.append)
     assert [result.name for result in told] == ["proxy", "network", "clock", "pictures", "token", "account"]
     assert TOKEN not in repr(told)
     return {result.name: result.finding for result in told}
@@ -114,7 +114,7 @@ async def test_a_redirect(monkeypatch: pytest.MonkeyPatch) -> None:
         (Says(200, b"pong", "text/plain"), "not that of the API"),
         (Says(404, b'{"detail": "Not Found"}'), "not that of the API"),
         (Says(404, b'{"error": {"code": "no_api", "message": "API does not exist."}}'), "API does not exist"),
-        (Says(503, b'{"error": {"code": "api_error", "message": "down"}}'), "The API has a fault (HTTP 503)"),
+        (Says(503, b'{"error": {"code": "api_error", "message": "down"}}'), "The API fails (HTTP 503)"),
     ],
 )
 async def test_something_else_answers(monkeypatch: pytest.MonkeyPatch, says: Says, words: str) -> None:
@@ -219,7 +219,7 @@ async def test_a_proxy_that_forbids_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_through_a_proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """All is well, though the name is not known here; but for a name in NO_PROXY the proxy is not used."""
+    """No problems found, though the name is not known here; but for a name in NO_PROXY the proxy is not used."""
     tls, file = certificate(tmp_path, "api.example.invalid")
     says = Says()
     with saying(says, tls=tls) as port, tunnelling(port) as proxy:
@@ -270,17 +270,17 @@ async def test_an_account_that_can_not_be_asked(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("written", "words"),
     [
-        ("", "None is set"),
-        ("${user_config.api_token}", "None is set"),
-        ("your-token", "`your-token` stands where it should be"),
-        ("YOUR_API_TOKEN", "stands where it should be"),
+        ("", "No token is set"),
+        ("${user_config.api_token}", "No token is set"),
+        ("your-token", "`your-token` is not a token"),
+        ("YOUR_API_TOKEN", "is not a token"),
         ("<token>", "stands in brackets"),
         ("{a-real-one-of-9876}", "stands in brackets"),
         ("${ACEDATACLOUD_API_TOKEN}", "stands in brackets"),
-        ("$TOKEN", "is a reference that was not replaced"),
+        ("$TOKEN", "is a variable that was not replaced"),
         ("<your token>", "stands in brackets"),
-        ("xxxx", "stands where it should be"),
-        ("two words of-9876", "It is not a token: it has blanks"),
+        ("xxxx", "is not a token"),
+        ("two words of-9876", "It is not a token: it contains blanks"),
         ("t\u00f6ken-of-some-length", "It is not a token"),
     ],
 )
@@ -338,8 +338,8 @@ async def test_hosts_of_pictures(monkeypatch: pytest.MonkeyPatch, upstream: str)
     assert "Results still have links" in found["pictures"].advice
     with saying(Says(404, b"<html>no</html>", "text/html"), host="127.0.0.2") as port:
         found = await looked(monkeypatch, upstream, SEEDREAM_IMAGE_HOSTS=f"http://127.0.0.2:{port}")
-    assert "127.0.0.2 has a private address here" in found["pictures"].found
+    assert "127.0.0.2 has a private address" in found["pictures"].found
     found = await looked(monkeypatch, upstream, SEEDREAM_IMAGE_HOSTS="https://*.example.com")
-    assert found["pictures"] == Finding("ok", "https://*.example.com is a pattern for many hosts")
+    assert found["pictures"] == Finding("ok", "https://*.example.com is a pattern, which is not checked")
     found = await looked(monkeypatch, upstream, SEEDREAM_IMAGE_HOSTS="nonsense")
     assert found["pictures"].level == "not checked"

@@ -120,7 +120,7 @@ ODD: list[tuple[str, Callable[[Path], Any], str]] = [
     ("loop.png", lambda path: path.symlink_to(path), "can't be read"),
     ("missing.png", lambda _: None, "can't be read: No such file or directory"),
     ("bomb.png", bomb, "has more pixels than can be handled"),
-    ("tiny.png", lambda path: save(path, size=(5, 5)), "has 5x5 pixels; the upstream takes sides of 15 or more"),
+    ("tiny.png", lambda path: save(path, size=(5, 5)), "has 5x5 pixels; each side must have 15 or more"),
     ("cut.png", lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(9)), "can't be decoded"),
     ("half.png", lambda path: path.write_bytes(save(path).read_bytes()[:600]), "can't be decoded"),
 ]
@@ -214,10 +214,10 @@ async def test_a_long_side_alone_is_no_reason(
 @pytest.mark.parametrize(
     ("size", "says"),
     [
-        ((40, 800), "has 40x800 pixels; the upstream takes aspect ratios from 1:16 to 16:1"),
-        ((15 * 16 + 1, 15), "has 241x15 pixels; the upstream takes aspect ratios from 1:16 to 16:1"),
-        ((8100, 500), "has 8100x500 pixels; the upstream takes aspect ratios from 1:16 to 16:1"),
-        ((14, 20), "has 14x20 pixels; the upstream takes sides of 15 or more"),
+        ((40, 800), "has 40x800 pixels; the aspect ratio must be from 1:16 to 16:1"),
+        ((15 * 16 + 1, 15), "has 241x15 pixels; the aspect ratio must be from 1:16 to 16:1"),
+        ((8100, 500), "has 8100x500 pixels; the aspect ratio must be from 1:16 to 16:1"),
+        ((14, 20), "has 14x20 pixels; each side must have 15 or more"),
     ],
 )
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])  # looked at in this process, and in one of its own

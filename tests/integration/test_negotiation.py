@@ -1,4 +1,4 @@
-"""What clients send and accept in other forms than the SDK's own do: media types, addresses, arguments."""
+"""Requests in other forms than the SDK's: media types, addresses, arguments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FOX = {"name": "generate_image", "arguments": {"prompt": "a fox"}, "_meta": {"pr
 async def posted(
     address: str, body: Any, headers: dict[str, str], *, without: tuple[str, ...] = (), **others: str
 ) -> httpx.Response:
-    """The answer to a request with other headers, or without some that httpx would add."""
+    """The response to a request with other headers, or without headers that httpx would add."""
     async with httpx.AsyncClient(timeout=30) as web:
         for name in without:
             web.headers.pop(name, None)
@@ -57,7 +57,7 @@ async def posted(
 async def test_whatever_form_a_client_accepts(
     endpoint: str, revision: str, accept: str | None, form: str | None
 ) -> None:
-    """The picture comes in that form; progress on the way is left out where only JSON is accepted."""
+    """The response has an accepted form; progress is omitted if only JSON is accepted."""
     without = ("accept",) if accept is None else ()
     for method, params in (("tools/list", {}), ("tools/call", FOX)):
         body, headers = message(method, revision, params)
@@ -73,7 +73,7 @@ async def test_whatever_form_a_client_accepts(
 
 @pytest.mark.parametrize("revision", REVISIONS)
 async def test_a_form_that_there_is_not(endpoint: str, revision: str) -> None:
-    """Is refused as before, and nothing is begun."""
+    """The request is refused as before, and no call starts."""
     body, headers = message("tools/call", revision, FOX)
     assert (await posted(endpoint, body, headers, accept="text/html, image/png")).status_code == 406
 
@@ -83,7 +83,7 @@ async def test_a_form_that_there_is_not(endpoint: str, revision: str) -> None:
     "kind", ["Application/JSON", "application/json; charset=utf-8", "APPLICATION/JSON;charset=UTF-8"]
 )
 async def test_a_media_type_in_other_letters(endpoint: str, revision: str, kind: str) -> None:
-    """Is the same one; another one is refused, as a browser may send it from anywhere."""
+    """The media type is not case-sensitive. Other types are refused, since web pages of any site may send them."""
     body, headers = message("tools/list", revision)
     assert (await posted(endpoint, body, headers, content_type=kind)).status_code == 200
     for other in ("text/plain", "application/x-www-form-urlencoded", ""):
@@ -93,7 +93,7 @@ async def test_a_media_type_in_other_letters(endpoint: str, revision: str, kind:
 @pytest.mark.parametrize("accept", [f"{JSON}, {EVENTS}", JSON, EVENTS, ""])
 @pytest.mark.parametrize("revision", REVISIONS)
 async def test_notifications_and_errors_keep_their_status(endpoint: str, revision: str, accept: str) -> None:
-    """Whatever is accepted: 202 without a body, 4xx as JSON."""
+    """For any `Accept` header: 202 without a body, 4xx as JSON."""
     body, headers = message("notifications/initialized", revision)
     del body["id"]
     response = await posted(endpoint, body, headers, accept=accept)
@@ -107,7 +107,7 @@ async def test_notifications_and_errors_keep_their_status(endpoint: str, revisio
 
 
 async def test_other_methods(endpoint: str) -> None:
-    """Listening, where a client accepts a stream; nothing to end, nothing else to ask for."""
+    """GET opens a stream if the client accepts one; DELETE and other methods are refused."""
     _, headers = message("tools/list", OLD)
     async with httpx.AsyncClient(timeout=5) as web:
         for path in (endpoint, f"{endpoint}/"):
@@ -123,7 +123,7 @@ async def test_other_methods(endpoint: str) -> None:
 
 @pytest.mark.parametrize("accept", [f"{JSON}, {EVENTS}", EVENTS, "*/*"])
 async def test_the_head_of_an_answer_comes_before_its_result(endpoint: str, sandbox: Sandbox, accept: str) -> None:
-    """Without a progress token, too: what stands between can tell that the client has left, which ends the waiting."""
+    """Even without a progress token, so that a proxy can report that the client left, which ends the wait."""
     call = {"name": "generate_image", "arguments": {"prompt": "slow [sandbox:slow=2]"}}
     body, headers = message("tools/call", LATEST, call)
     async with httpx.AsyncClient(timeout=30) as web:
@@ -137,7 +137,7 @@ async def test_the_head_of_an_answer_comes_before_its_result(endpoint: str, sand
 
 
 async def test_an_answer_at_once_is_json_as_before(endpoint: str) -> None:
-    """In revision 2026-07-28, and a refusal has its own status."""
+    """In revision 2026-07-28, and errors have their own status."""
     body, headers = message("tools/call", LATEST, {"name": "get_task", "arguments": {}})
     response = await posted(endpoint, body, headers)
     assert (response.status_code, response.headers["content-type"]) == (200, JSON)
@@ -145,7 +145,7 @@ async def test_an_answer_at_once_is_json_as_before(endpoint: str) -> None:
 
 @pytest.mark.parametrize("revision", REVISIONS)
 async def test_a_slash_at_the_end_of_the_address(endpoint: str, revision: str) -> None:
-    """Is the same endpoint, with no redirect."""
+    """It is the same endpoint, without a redirect."""
     body, headers = message("tools/list", revision)
     for end in ("/", "//", "/?preview=off"):
         response = await posted(endpoint + end, body, headers)
@@ -154,7 +154,7 @@ async def test_a_slash_at_the_end_of_the_address(endpoint: str, revision: str) -
 
 
 async def test_a_slash_passes_no_guard(table: ModelTable, upstream: str) -> None:
-    """A caller, a host, an origin, a body's size and how many calls there may be are checked there, too."""
+    """Token, host, origin, body size and the limit of calls are checked as for the address without a slash."""
     with hosted(table, upstream, max_body_mib=1, cors_origins=["https://app.example.com"]) as address:
         body, headers = message("tools/list", OLD)
         slashed = f"{address}/mcp/"
@@ -170,7 +170,7 @@ async def test_a_slash_passes_no_guard(table: ModelTable, upstream: str) -> None
 
 @pytest.mark.parametrize("path", ["/", "/sse", "/messages", "/messages/", "/mcp/v1", "/v1/mcp", "/api", "/MCP"])
 async def test_an_address_that_is_not_the_endpoints(table: ModelTable, upstream: str, path: str) -> None:
-    """Says which one is, to hosts it knows, and to nobody who only comes by another name."""
+    """The response has the endpoint's address, but only for allowed hosts."""
     with hosted(table, upstream) as address:
         body, headers = message("initialize", OLD)
         response = await posted(address + path, body, headers)
@@ -205,7 +205,7 @@ CALL = b'{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"get_tas
     ids=lambda value: repr(value)[:24],
 )
 async def test_a_body_that_is_no_message(endpoint: str, body: bytes, code: int, id_: int | None) -> None:
-    """Is answered as over stdio, to clients of older revisions."""
+    """It gets the same error as over stdio, for clients of older revisions."""
     _, headers = message("tools/list", OLD)
     response = await posted(endpoint, body, headers)
     assert response.status_code == 400
@@ -214,7 +214,7 @@ async def test_a_body_that_is_no_message(endpoint: str, body: bytes, code: int, 
 
 @pytest.mark.parametrize("revision", REVISIONS)
 async def test_a_byte_order_mark_means_nothing(endpoint: str, revision: str) -> None:
-    """As over stdio."""
+    """It is ignored, as over stdio."""
     body, headers = message("tools/list", revision)
     response = await posted(endpoint, b"\xef\xbb\xbf" + json.dumps(body).encode(), headers)
     assert (response.status_code, read(response)[-1]["id"]) == (200, 1)
@@ -242,7 +242,7 @@ GIVEN: list[tuple[Any, str]] = [
 async def test_arguments_that_are_no_object(
     endpoint: str, sandbox: Sandbox, revision: str, given: Any, told: str
 ) -> None:
-    """JSON in text is taken, nothing at all is nothing, and what is neither is told so; nothing is sent for it."""
+    """JSON in a string is parsed, empty values count as no arguments, and others get an error; nothing is sent."""
     body, headers = message("tools/call", revision, {"name": "generate_image", "arguments": given})
     found = json.dumps(read(await posted(endpoint, body, headers))[-1], ensure_ascii=False)
     assert told in found

@@ -1,4 +1,4 @@
-"""Sign-in over HTTP, through a real uvicorn: the official client's whole dance, and what is refused."""
+"""Sign-in over HTTP, through a real uvicorn: the complete flow of the official client, and refused requests."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def keys_seen(sandbox: Sandbox) -> set[str]:
 
 
 async def test_the_official_client_signs_in(server: Hosted, sandbox: Sandbox, mode: str) -> None:
-    """Finds out where, registers, sends its person to the consent page, gets a token, and calls a tool with it."""
+    """It discovers the server, registers, opens the consent page, gets a token, and calls a tool with it."""
     kept = Kept()
     async with official(server.endpoint, Person(), kept, mode) as client:
         result = await client.call_tool("generate_image", {"prompt": "a fox"})
@@ -69,14 +69,14 @@ async def test_the_official_client_signs_in(server: Hosted, sandbox: Sandbox, mo
 
 
 async def test_the_official_client_refreshes(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
-    """It refreshes an expired token by itself; its user is not asked again."""
+    """It refreshes an expired token itself, without asking its user again."""
     kept, person, now = Kept(), Person(), [time.time()]
     with hosted(table, upstream, lifetimes=Lifetimes(access=1), clock=lambda: now[0]) as server:
         async with official(server.endpoint, person, kept) as client:
             await client.list_tools()
             first = kept.tokens
             person.key = "nobody asks for it again"
-            await anyio.sleep(1.1)  # by the client's own clock
+            await anyio.sleep(1.1)  # the client measures the expiry with its own clock
             now[0] += 10
             result = await client.call_tool("generate_image", {"prompt": "a fox"})
     assert answer(result)["status"] == "succeeded"
@@ -87,12 +87,12 @@ async def test_the_official_client_refreshes(table: ModelTable, upstream: str, s
 
 
 async def test_a_key_of_ones_own_is_still_a_token(server: Hosted, raw: Raw) -> None:
-    """For clients that have a place for one."""
+    """Clients with a setting for a key send it directly."""
     assert (await raw.call("a-key-of-my-own")).status_code == 200
 
 
 async def test_metadata(server: Hosted, web: httpx.AsyncClient) -> None:
-    """A refusal says where to look; what is there has what clients look for."""
+    """A 401 names the metadata's address, and the metadata has the fields that clients read."""
     refusal = await web.post(server.endpoint, json={})
     assert refusal.status_code == 401
     where = f"{server.address}/.well-known/oauth-protected-resource/mcp"
@@ -108,7 +108,7 @@ async def test_metadata(server: Hosted, web: httpx.AsyncClient) -> None:
 
 
 async def test_claude_as_it_registers(raw: Raw) -> None:
-    """A public client: no secret, a scope that we replace, an id that is short enough for an address."""
+    """A public client has no secret, gets our scope, and its id is short enough for a URL."""
     response = await raw.register()
     found = response.json()
     assert response.status_code == 201
@@ -122,7 +122,7 @@ async def test_claude_as_it_registers(raw: Raw) -> None:
 
 @pytest.mark.parametrize("method", ["client_secret_post", "client_secret_basic"])
 async def test_a_client_with_a_secret(raw: Raw, method: str) -> None:
-    """Has to show it; nobody stores it."""
+    """It must send the secret, which the server does not store."""
     await raw.register(token_endpoint_auth_method=method)
     code = await raw.code()
     assert (await raw.exchange(code)).status_code == 401
@@ -139,7 +139,7 @@ async def test_a_client_with_a_secret(raw: Raw, method: str) -> None:
 
 @pytest.mark.parametrize("id_", ["", "sdm_client_nonsense", "%"])
 async def test_a_client_that_is_named_in_its_header_alone(raw: Raw, id_: str) -> None:
-    """Gets, refreshes and revokes a token; both parts may be encoded for addresses; a wrong one gets nothing."""
+    """It gets, refreshes and revokes a token. Id and secret may be percent-encoded; wrong ones are refused."""
     await raw.register(token_endpoint_auth_method="client_secret_basic")
     code = await raw.code()
     form = {"grant_type": "authorization_code", "code": code, "redirect_uri": raw.redirect_uri}
@@ -189,14 +189,14 @@ async def test_a_client_that_is_named_in_its_header_alone(raw: Raw, id_: str) ->
     ],
 )
 async def test_redirect_uris_that_will_not_do(raw: Raw, uri: str) -> None:
-    """Are refused when a client registers."""
+    """Registration refuses them."""
     response = await raw.register(redirect_uris=[CLAUDE, uri])
     assert response.status_code == 400
     assert response.json()["error"] in ("invalid_redirect_uri", "invalid_client_metadata")
 
 
 async def test_apps_come_back_by_their_own_scheme(raw: Raw) -> None:
-    """Those that are known; the person is told which."""
+    """Schemes of known apps are accepted, and the consent page shows the app."""
     uri = "cursor://anysphere.cursor-mcp/oauth/callback"
     assert (await raw.register(redirect_uris=[uri])).status_code == 201
     page = await Person().look(raw.url())
@@ -205,7 +205,7 @@ async def test_apps_come_back_by_their_own_scheme(raw: Raw) -> None:
 
 
 async def test_a_registration_from_before_is_looked_at_again(raw: Raw) -> None:
-    """What was once taken for a redirect URI, and is not any more, is not gone to."""
+    """A redirect URI that was accepted earlier and is not accepted any more is not used."""
     for uri, status in (("https://a.example;script-src/", 400), (CLAUDE, 302)):
         raw.id = Sealer([SECRET], f"{raw.address}/mcp").seal("client", {"u": [uri], "t": 1})
         for asked in (uri, None):
@@ -225,14 +225,14 @@ async def test_a_registration_from_before_is_looked_at_again(raw: Raw) -> None:
     ],
 )
 async def test_hosts_that_will_do(raw: Raw, uri: str, policy: str) -> None:
-    """Are in the page's policy as they are, if there is a way to write them there."""
+    """The page's policy contains them unchanged, or their whole scheme if a policy can't contain them."""
     assert (await raw.register(redirect_uris=[uri])).status_code == 201
     page = await Person().look(raw.url())
     assert f"form-action 'self' {policy};" in page.headers["content-security-policy"]
 
 
 async def test_redirect_uris_are_not_too_many(raw: Raw) -> None:
-    """Ten are enough."""
+    """Registration refuses more than ten."""
     assert (await raw.register(redirect_uris=[f"https://a.example/{n}" for n in range(10)])).status_code == 201
     assert (await raw.register(redirect_uris=[f"https://a.example/{n}" for n in range(11)])).status_code == 400
 
@@ -252,7 +252,7 @@ async def test_redirect_uris_are_not_too_many(raw: Raw) -> None:
     ],
 )
 async def test_nobody_is_sent_where_the_client_did_not_register(raw: Raw, uri: str) -> None:
-    """An error page, not a redirect."""
+    """The response is an error page, not a redirect."""
     await raw.register()
     response = await raw.web.get(raw.url(redirect_uri=uri))
     assert (response.status_code, response.headers.get("location")) == (400, None)
@@ -264,7 +264,7 @@ async def test_nobody_is_sent_where_the_client_did_not_register(raw: Raw, uri: s
 )
 @pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded", "multipart/form-data"])
 async def test_nonsense_is_the_senders_fault(raw: Raw, content: bytes, kind: str) -> None:
-    """Everywhere."""
+    """All endpoints answer with a client error."""
     for path in ("register", "token", "revoke", "authorize", "consent", "token?resource=x"):
         response = await raw.web.post(f"{raw.address}/{path}", content=content, headers={"content-type": kind})
         assert 400 <= response.status_code < 500
@@ -294,7 +294,7 @@ FORM = "application/x-www-form-urlencoded"
 async def test_forms_that_can_not_be_read(
     raw: Raw, caplog: pytest.LogCaptureFixture, content: bytes, kind: str
 ) -> None:
-    """The sender is told, and there is no traceback in the log."""
+    """The response is a client error, and the log has no traceback."""
     for path in ("authorize", "token", "revoke"):
         response = await raw.web.post(f"{raw.address}/{path}", content=content, headers={"content-type": kind})
         assert (response.status_code, response.json()["error"]) == (400, "invalid_request")
@@ -304,7 +304,7 @@ async def test_forms_that_can_not_be_read(
 
 
 async def test_a_client_asks_by_form(raw: Raw) -> None:
-    """As it may, instead of by the address."""
+    """The authorization request may be a form instead of a query."""
     await raw.register()
     address, _, query = raw.url().partition("?")
     response = await raw.web.post(address, content=query, headers={"content-type": FORM})
@@ -312,7 +312,7 @@ async def test_a_client_asks_by_form(raw: Raw) -> None:
 
 
 async def test_a_client_on_this_machine_may_take_any_port(raw: Raw) -> None:
-    """It learns its port when it starts (RFC 8252); another path is another place."""
+    """Its port is known only when it starts (RFC 8252), so any port matches; another path does not."""
     await raw.register(redirect_uris=["http://localhost/callback"])
     assert (await raw.web.get(raw.url(redirect_uri="http://localhost:54321/callback"))).status_code == 302
     assert (await raw.web.get(raw.url(redirect_uri="http://localhost:54321/other"))).status_code == 400
@@ -331,7 +331,7 @@ async def test_a_client_on_this_machine_may_take_any_port(raw: Raw) -> None:
     ],
 )
 async def test_what_the_client_is_told_in_its_redirect(raw: Raw, changes: dict[str, str | None], error: str) -> None:
-    """PKCE is S256, the resource is ours; the answer has state and issuer."""
+    """Errors in an authorization request are sent in the redirect, with state and issuer."""
     await raw.register()
     response = await raw.web.get(raw.url(**changes))
     assert response.status_code == 302
@@ -342,7 +342,7 @@ async def test_what_the_client_is_told_in_its_redirect(raw: Raw, changes: dict[s
 
 
 async def test_the_resource_is_ours_however_it_is_written(raw: Raw) -> None:
-    """With a slash, a query, or not at all."""
+    """The resource may have a slash at the end or a query, or be missing."""
     await raw.register()
     for resource in (f"{raw.address}/mcp/", f"{raw.address}/mcp?preview=on", None):
         response = await raw.web.get(raw.url(resource=resource))
@@ -350,7 +350,7 @@ async def test_the_resource_is_ours_however_it_is_written(raw: Raw) -> None:
 
 
 async def test_a_token_for_another_resource_is_refused(raw: Raw) -> None:
-    """In the request for it; the code is still good then."""
+    """The request for a token is refused; the code remains valid."""
     await raw.register()
     code = await raw.code()
     response = await raw.exchange(code, resource="https://elsewhere.example.com/mcp")
@@ -361,7 +361,7 @@ async def test_a_token_for_another_resource_is_refused(raw: Raw) -> None:
 
 
 async def test_a_wrong_verifier(raw: Raw) -> None:
-    """Is refused, and the code is gone with it."""
+    """The request is refused, and the code becomes invalid."""
     await raw.register()
     code = await raw.code()
     for verifier in ("x" * 43, raw.verifier):
@@ -370,7 +370,7 @@ async def test_a_wrong_verifier(raw: Raw) -> None:
 
 
 async def test_a_code_is_bound_to_client_and_redirect_uri(raw: Raw) -> None:
-    """Another client's request for it is refused, and so is one for another place."""
+    """A request by another client, or for another redirect URI, is refused."""
     await raw.register()
     other = Raw(raw.address, raw.web)
     await other.register()
@@ -381,7 +381,7 @@ async def test_a_code_is_bound_to_client_and_redirect_uri(raw: Raw) -> None:
 
 
 async def test_a_replayed_code_ends_its_grant(raw: Raw) -> None:
-    """Somebody else has it: what came of it is no longer good."""
+    """A second use means that the code was stolen, so the tokens issued for it are revoked."""
     await raw.register()
     code = await raw.code()
     tokens = (await raw.exchange(code)).json()
@@ -392,7 +392,7 @@ async def test_a_replayed_code_ends_its_grant(raw: Raw) -> None:
 
 
 async def test_of_many_that_bring_a_code_one_gets_a_token(raw: Raw) -> None:
-    """At once; and then nobody has one that is good."""
+    """Of concurrent requests with one code, one gets a token; then the grant is revoked."""
     await raw.register()
     code = await raw.code()
     answers: list[httpx.Response] = []
@@ -420,7 +420,7 @@ async def test_a_code_that_has_expired(table: ModelTable, upstream: str, web: ht
 
 
 async def test_refresh_tokens_are_good_once(raw: Raw) -> None:
-    """A second time ends the grant: one of the two who have it stole it."""
+    """A second use means that the token was stolen, so the grant is revoked."""
     first = await raw.tokens()
     second = (await raw.refresh(first["refresh_token"])).json()
     assert second["access_token"] != first["access_token"]
@@ -433,7 +433,7 @@ async def test_refresh_tokens_are_good_once(raw: Raw) -> None:
 
 
 async def test_refreshing_takes_no_more_room(table: ModelTable, upstream: str, web: httpx.AsyncClient) -> None:
-    """There is one entry for a grant, however often; in a full memory it can still be ended, and so can another."""
+    """A grant has one entry for any number of refreshes. With a full store, it can still be revoked."""
     store = MemoryStore(max_entries=1)
     with hosted(table, upstream, store=store) as server:
         raw, other = Raw(server.address, web), Raw(server.address, web)
@@ -447,7 +447,7 @@ async def test_refreshing_takes_no_more_room(table: ModelTable, upstream: str, w
 
 
 async def test_a_store_that_lost_its_memory(table: ModelTable, upstream: str, web: httpx.AsyncClient) -> None:
-    """A used token gets through once; when the one that was next comes, the grant is over."""
+    """A used token is accepted once; the use of its successor revokes the grant."""
     store = MemoryStore()
     with hosted(table, upstream, store=store) as server:
         raw = Raw(server.address, web)
@@ -461,7 +461,7 @@ async def test_a_store_that_lost_its_memory(table: ModelTable, upstream: str, we
 
 
 async def test_a_refresh_token_is_bound_to_its_client(raw: Raw) -> None:
-    """Another one can't use it, and does not end the grant by trying."""
+    """Another client can't use it, and its attempt does not revoke the grant."""
     tokens = await raw.tokens()
     other = Raw(raw.address, raw.web)
     await other.register()
@@ -471,7 +471,7 @@ async def test_a_refresh_token_is_bound_to_its_client(raw: Raw) -> None:
 
 @pytest.mark.parametrize("kind", ["access_token", "refresh_token"])
 async def test_revocation(raw: Raw, kind: str) -> None:
-    """Of either token ends the grant; of nonsense, or by another client, nothing, and says so to nobody."""
+    """Revoking either token revokes the grant. For invalid tokens and other clients, it has no effect."""
     tokens = await raw.tokens()
     other = Raw(raw.address, raw.web)
     await other.register()
@@ -500,7 +500,7 @@ async def test_an_expired_token(table: ModelTable, upstream: str, web: httpx.Asy
 
 
 async def test_kinds_are_not_exchangeable(raw: Raw, sandbox: Sandbox) -> None:
-    """A refresh token is no access token, nor the other way round, whatever it is made to look like."""
+    """A refresh token is not accepted as an access token or vice versa, even with another prefix."""
     tokens = await raw.tokens()
     access, refresh = tokens["access_token"], tokens["refresh_token"]
     sandbox.requests.clear()
@@ -513,7 +513,7 @@ async def test_kinds_are_not_exchangeable(raw: Raw, sandbox: Sandbox) -> None:
 
 
 async def test_a_tampered_token_or_client_id(raw: Raw) -> None:
-    """One character is enough."""
+    """Changing one character makes it invalid."""
     tokens = await raw.tokens()
     for place in (12, 40, -1):
         access = changed(tokens["access_token"], place)
@@ -526,7 +526,7 @@ async def test_a_tampered_token_or_client_id(raw: Raw) -> None:
 
 
 async def test_a_token_for_another_endpoint(table: ModelTable, upstream: str, raw: Raw) -> None:
-    """Is refused, though the same secrets made it."""
+    """It is refused, although the same secrets encrypted it."""
     tokens = await raw.tokens()
     with hosted(table, upstream) as other:
         elsewhere = Raw(other.address, raw.web)
@@ -536,7 +536,7 @@ async def test_a_token_for_another_endpoint(table: ModelTable, upstream: str, ra
 
 
 async def test_secrets_are_changed(table: ModelTable, upstream: str, web: httpx.AsyncClient) -> None:
-    """The first seals, all open: what an old one sealed is good until it is taken out."""
+    """The first secret encrypts, all decrypt. Tokens of an old secret are valid until it is removed."""
     public = "http://localhost:1"
     with hosted(table, upstream, public_url=public) as before:
         raw = Raw(before.address, web)
@@ -553,7 +553,7 @@ async def test_secrets_are_changed(table: ModelTable, upstream: str, web: httpx.
 
 
 async def test_a_restart_forgets_nobody(table: ModelTable, upstream: str, web: httpx.AsyncClient) -> None:
-    """Registrations and tokens are in what clients hold."""
+    """Registrations and tokens are contained in the values that clients hold, so they stay valid."""
     public = "http://localhost:1"
     with hosted(table, upstream, public_url=public) as before:
         first = Raw(before.address, web)
@@ -567,7 +567,7 @@ async def test_a_restart_forgets_nobody(table: ModelTable, upstream: str, web: h
 async def test_the_key_is_nowhere_to_be_read(
     server: Hosted, raw: Raw, caplog: pytest.LogCaptureFixture, sandbox: Sandbox
 ) -> None:
-    """Not in an address, a page, an answer or a log line; a wrong one neither."""
+    """No URL, page, response or log line contains it, nor a wrong key."""
     caplog.set_level(logging.DEBUG)
     person = Person(key="invalid")
     await raw.register()
@@ -589,11 +589,11 @@ async def test_the_key_is_nowhere_to_be_read(
 
 
 def basic(id_: str, secret: str) -> dict[str, str]:
-    """The header of a client that shows its secret so."""
+    """The header of HTTP Basic authentication."""
     return {"authorization": f"Basic {base64.b64encode(f'{id_}:{secret}'.encode()).decode()}"}
 
 
 def changed(text: str, place: int) -> str:
-    """The text with another character there."""
+    """The text with another character at this position."""
     place %= len(text)
     return text[:place] + ("A" if text[place] != "A" else "Q") + text[place + 1 :]

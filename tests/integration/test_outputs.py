@@ -239,7 +239,7 @@ async def test_spellings_of_a_place(table: ModelTable, upstream: str, tmp_path: 
 async def test_a_pending_call_says_that_nothing_is_saved_yet(session: Session, tmp_path: Path) -> None:
     """The note says what to pass to get_task."""
     result = await session.call("generate_image", prompt="a", save_to=str(tmp_path), wait_seconds=0)
-    assert f'Give get_task save_to "{tmp_path}" too' in text(result)
+    assert f'call get_task with save_to "{tmp_path}" as well' in text(result)
 
 
 async def test_data_that_could_not_be_saved_can_still_be_had(session: Session, tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ async def test_hosted_image_data_that_does_not_fit_says_what_to_do(
 async def test_results_say_until_when_links_live(session: Session) -> None:
     """If the link has no expiry date, the table's lifetime is used."""
     result = await session.call("generate_image", prompt="a")
-    assert f"Links live until {answer(result)['links_until']}." in text(result)
+    assert f"Links work until {answer(result)['links_until']}." in text(result)
 
 
 async def test_a_hosted_server_knows_no_save_to(

@@ -1,4 +1,4 @@
-"""Calls that leave the choice of model and size to the server, against an upstream that refuses as production does."""
+"""Calls that do not name a model or size, against an upstream with the refusals of production."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ CALLS: dict[str, dict[str, Any]] = {
 
 
 def refuses_most_sizes(model: str, size: str) -> bool:
-    """At the models that are chosen first, wherever another takes them."""
+    """Whether the models that are chosen first refuse a size that another model accepts."""
     return model == V5 or (model == PRO and size != "1.5K")
 
 
@@ -100,11 +100,11 @@ CASES = [
         if status == 200 or status == (400, 404)[number % 2]
     ],
 ]
-"""How production may have moved on, in which words it says so, and where."""
+"""Changes of production: the kind of refusal, its wording, and its place."""
 
 
 def moved_on(moved: str, number: int, place: Place, status: int) -> Production:
-    """Production as it is, with the default model gone, or with sizes refused at the models that are chosen first."""
+    """An upstream without changes, without the default model, or whose first models refuse sizes."""
     gone = [V5] if moved == "model" else []
     refused = refuses_most_sizes if moved == "sizes" else lambda _model, _size: False
     return Production(place, status, MODEL_WORDS[number], SIZE_WORDS[number], gone, refused)
@@ -114,7 +114,7 @@ def moved_on(moved: str, number: int, place: Place, status: int) -> Production:
 async def test_every_default_call_comes_to_a_picture(
     table: ModelTable, switch: Switch, moved: str, number: int, place: Place, status: int
 ) -> None:
-    """In one tool call, however and wherever a refusal comes; the next of its kind goes with exactly one submit."""
+    """Each call needs one tool call for any refusal; the next similar call needs exactly one submit."""
     there = {name.replace(" ", "-"): moved_on(moved, number, place, status) for name in CALLS}
     switch.app = Several(there)
     came: dict[str, tuple[Any, ...]] = {}
@@ -144,7 +144,7 @@ async def test_every_default_call_comes_to_a_picture(
 async def test_what_get_task_finds_refused_is_learned(
     session: Session, production: Production, name: str, shape: int
 ) -> None:
-    """A call that did not wait is not sent again by looking; but the same call then goes to another choice at once."""
+    """`get_task` does not send the call again, but the next identical call uses another model."""
     production.place, production.shape = "task", shape
     if "size" in CALLS[name]:
         production.refused = refuses_most_sizes
@@ -164,7 +164,7 @@ async def test_what_get_task_finds_refused_is_learned(
 
 
 async def test_get_task_tells_of_a_withdrawn_model(session: Session, production: Production) -> None:
-    """The same call would be refused again."""
+    """A note says that the same call would be refused again."""
     production.place = "task"
     async with session.open() as client:
         told = await call(client, "a fox", {"seed": 7, "wait_seconds": 0})
@@ -177,7 +177,7 @@ async def test_get_task_tells_of_a_withdrawn_model(session: Session, production:
 async def test_a_call_that_does_not_wait_is_accepted_by_the_next_model(
     session: Session, production: Production, place: Place
 ) -> None:
-    """Where the refusal is the answer to the submit."""
+    """If the refusal is the response to the submit."""
     production.place, production.gone = place, [V5]
     async with session.open() as client:
         told = await call(client, "a fox", {"wait_seconds": 0})
@@ -194,7 +194,7 @@ async def test_a_call_that_does_not_wait_is_accepted_by_the_next_model(
 async def test_what_only_withdrawn_models_have(
     session: Session, production: Production, name: str, expected: dict[str, Any], place: Place
 ) -> None:
-    """An error that says so, and what to do; it costs nothing."""
+    """The error says so, and gives advice; nothing is billed."""
     production.place = place
     async with session.open() as client:
         result = await call(client, "a fox", expected)
@@ -221,7 +221,7 @@ async def test_what_only_withdrawn_models_have(
 async def test_what_was_named_is_not_swapped(
     session: Session, production: Production, asked: dict[str, Any], said: list[str], place: Place
 ) -> None:
-    """An error that says what that model takes, or who takes the call; one submit, nothing billed."""
+    """The error lists the sizes of the model, or models that support the call; one submit, nothing billed."""
     production.place = place
     async with session.open() as client:
         result = await call(client, "a fox", asked)
@@ -231,7 +231,7 @@ async def test_what_was_named_is_not_swapped(
 
 
 async def test_adaptive_is_dropped_from_a_named_model(session: Session, production: Production) -> None:
-    """It means what no size means: the model stays."""
+    """It has the same effect as no size, so the model stays the same."""
     async with session.open() as client:
         for place in ("answer", "task"):
             production.place = place
@@ -252,7 +252,7 @@ ENDED: list[Words] = [
     ("too_many_requests", "You have exceeded the rate limit of the model."),
     ("empty_result", "no reason given"),
 ]
-"""How tasks end without a picture, for other reasons than the choice of a model or a size."""
+"""Reasons for which tasks end without a picture, apart from a refused model or size."""
 
 
 @pytest.mark.parametrize("words", ENDED)
@@ -260,7 +260,7 @@ ENDED: list[Words] = [
 async def test_a_task_that_failed_is_not_sent_again(
     session: Session, production: Production, words: Words, name: str
 ) -> None:
-    """It may have been billed; and no model is remembered for it."""
+    """It may have been billed, and no refusal is remembered."""
     production.failure = words
     async with session.open() as client:
         for n, prompt in enumerate(("a fox", "a hare"), 1):
@@ -287,7 +287,7 @@ ANSWERED: list[tuple[int, Any]] = [
 async def test_an_answer_that_refuses_something_else_is_the_end(
     session: Session, production: Production, answered: tuple[int, Any]
 ) -> None:
-    """Content, balance, token, trouble, or an answer of which nobody knows what it means."""
+    """Content, balance, token, failures, and unknown responses."""
     production.answer = answered
     async with session.open() as client:
         result = await call(client, "a fox", {})
@@ -299,7 +299,7 @@ async def test_an_answer_that_refuses_something_else_is_the_end(
 async def test_a_refused_size_that_was_not_sent_is_not_remembered(
     session: Session, production: Production, place: Place
 ) -> None:
-    """The model itself is not refused: the next call tries it as before, whoever finds the refusal."""
+    """The model is not refused, so the next call tries it again, in whichever place the refusal was."""
     production.place, production.shape = place, 2
     production.gone, production.model_words = [V5], SIZE_WORDS[0]
     async with session.open() as client:
@@ -316,7 +316,7 @@ async def test_a_refused_size_that_was_not_sent_is_not_remembered(
 async def test_a_task_that_made_a_picture_is_not_sent_again(
     session: Session, switch: Switch, production: Production
 ) -> None:
-    """Whatever its error says: the usage tells that it is billed."""
+    """Its usage shows that it was billed, for any error message."""
     production.failure = MODEL_WORDS[0]
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -340,7 +340,7 @@ async def test_a_task_that_made_a_picture_is_not_sent_again(
 
 
 async def test_a_rate_limit_chooses_no_other_model(session: Session, production: Production) -> None:
-    """It is waited out with the same request, which was not accepted."""
+    """The same request is sent again after the pause, since it was not accepted."""
     production.answer = (429, {"error": {"code": "too_many_requests", "message": "the model is not available"}})
     async with session.open() as client:
         result = await call(client, "a fox", {})
@@ -350,11 +350,11 @@ async def test_a_rate_limit_chooses_no_other_model(session: Session, production:
 
 @pytest.mark.parametrize("place", ["answer", "task"])
 async def test_when_every_model_is_gone(session: Session, production: Production, place: Place) -> None:
-    """Each is tried once, and the error says so."""
+    """Each model is tried once, and the error says so."""
     production.place, production.gone = place, [V5, LITE, PRO, V45, V4]
     async with session.open() as client:
         result = await call(client, "a fox", {})
     assert result.is_error
     tried = [body["model"] for body in production.submits]
     assert sorted(tried) == sorted({V5, LITE, PRO, V45, V4, T2I})
-    assert "No other model can serve this call" in text(result)
+    assert "No other model supports this call" in text(result)

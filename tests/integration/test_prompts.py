@@ -149,7 +149,7 @@ async def test_a_local_server_takes_paths(table: ModelTable, upstream: str, mode
 def test_without_a_model_for_sets(table: ModelTable) -> None:
     """There is no prompt for them."""
     few = Prompts(only(table, T2I, SEEDEDIT))
-    assert [prompt.name for prompt in few.listed()] == ["create_image", "edit_photo"]
+    assert [prompt.name for prompt in few.definitions()] == ["create_image", "edit_photo"]
 
 
 async def offered(

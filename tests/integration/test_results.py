@@ -181,7 +181,7 @@ async def test_long_links_and_many_pictures_stay_small(plain: Session, canned: C
     if 2 * count * length < 93_000:
         assert len(there) == count
     else:
-        assert f"{count - len(there)} of {count} images have no room in a result" in text(result)
+        assert f"{count - len(there)} of {count} images have links too long for a result" in text(result)
 
 
 async def test_many_reasons_for_failed_pictures_stay_small(hosted: Session, canned: Canned) -> None:

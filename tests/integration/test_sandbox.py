@@ -331,7 +331,7 @@ async def test_without_pictures(table: ModelTable) -> None:
             found = await post(web, "images", model=V5, prompt="a fox")
             assert (await web.get(found["data"][0]["image_url"])).status_code == 404
             refused = await post(web, "images", model=V5, prompt="a fox", response_format="b64_json")
-    assert refused["error"]["message"] == "This sandbox draws no pictures: ask for links."
+    assert refused["error"]["message"] == "This sandbox draws no pictures: request links."
 
 
 async def test_no_such_picture(web: httpx.AsyncClient, sandbox: Sandbox) -> None:

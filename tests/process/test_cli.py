@@ -51,7 +51,7 @@ def test_the_sandbox_by_setting(tmp_path: Path) -> None:
     command = [sys.executable, "-c", serve]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert "SEEDREAM_SANDBOX is for the command mcp-seedream" in done.stderr
+    assert "SEEDREAM_SANDBOX needs the command mcp-seedream" in done.stderr
 
 
 def test_try_makes_a_picture_without_a_token(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_try_makes_a_picture_without_a_token(tmp_path: Path) -> None:
     assert f"saved as {path} 1024x1024" in result.stderr
     assert "Drawn by the sandbox" in result.stderr
     assert "http" not in result.stderr  # a link would be dead by now
-    assert "Links live" not in result.stderr
+    assert "Links work" not in result.stderr
     assert "thumbnail" not in result.stderr  # a terminal shows none
 
 
@@ -126,10 +126,10 @@ def test_try_says_when_a_name_had_to_end_otherwise(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["x", "--output", "text.png/more"], "text.png/more can't be made (Not a directory)"),
-        (["x", "--output", "file/"], "file can't be made (there is a file of that name)"),
+        (["x", "--output", "text.png/more"], "text.png/more can't be created (Not a directory)"),
+        (["x", "--output", "file/"], "file can't be created (a file has this name)"),
         (["x", "--set", "sed=1"], "Did you mean `seed`?"),
-        (["x", "--set", "size"], "--set takes NAME=VALUE"),
+        (["x", "--set", "size"], "--set needs NAME=VALUE"),
         (["x", "--edit", "missing.png"], "The file 'missing.png' can't be read: No such file"),
         (["x", "--edit", "text.png"], "text.png is not a jpeg, png"),
         (["x [sandbox:used_up]"], "used_up: Your balance is not sufficient"),

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from mcp_seedream import DISTRIBUTION, __version__
 from mcp_seedream.core.errors import ConfigurationError, why_invalid
 from mcp_seedream.core.settings import Settings, read_settings
-from mcp_seedream.core.settings_report import survey
+from mcp_seedream.core.settings_report import read_report
 from mcp_seedream.doctor import machine
 from mcp_seedream.doctor.findings import Check, Finding, Result, as_text, in_background, run_checks
 from mcp_seedream.doctor.machine import MachineChecks, client_entries
@@ -75,7 +75,7 @@ def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
 def machines(*, packages: bool = False) -> dict[str, Finding]:
     """What the checks of this machine find, with that of packages (`pip check` takes a second) or without."""
     told: list[Result] = []
-    checks = [check for check in MachineChecks(survey()).checks() if packages or check.name != "packages"]
+    checks = [check for check in MachineChecks(read_report()).checks() if packages or check.name != "packages"]
     anyio.run(run_checks, checks, told.append)
     return {result.name: result.finding for result in told}
 
@@ -84,7 +84,7 @@ def test_all_is_well() -> None:
     """With the sandbox as the upstream, and a picture of it; nothing is left behind."""
     done = run("doctor", "--sandbox")
     assert done.returncode == 0, done.stdout
-    assert done.stdout.endswith("\nAll is well.\n")
+    assert done.stdout.endswith("\nNo problems found.\n")
     lines = done.stdout.splitlines()
     assert [line.split()[1] for line in lines if line.startswith("ok")] == ALL
     assert "a sandbox picture took" in done.stdout
@@ -285,7 +285,7 @@ def test_wrong_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     found = machines()
     assert found["settings"].level == "problem"
     assert all(name in found["settings"].found for name in wrong)
-    assert "it has to be a number: 'soon'" in found["settings"].found
+    assert "it must be a number: 'soon'" in found["settings"].found
     assert "under `env`" in found["settings"].advice
     assert found["output"].level == "ok"
     with pytest.raises(ConfigurationError) as raised:
@@ -328,17 +328,17 @@ def test_a_file_of_settings_in_another_encoding() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("SEEDREAM_WAIT_SECONDS", "soon", "it has to be a number"),
-        ("SEEDREAM_WAIT_SECONDS", "601", "it has to be 600 or less"),
-        ("SEEDREAM_SHUTDOWN_SECONDS", "-0.5", "it has to be 0 or more"),
-        ("SEEDREAM_READ_TIMEOUT", "0", "it has to be above 0"),
-        ("SEEDREAM_CONNECTIONS", "0", "it has to be 1 or more"),
-        ("SEEDREAM_CALLS_AT_ONCE", "1.5", "it has to be a whole number"),
+        ("SEEDREAM_WAIT_SECONDS", "soon", "it must be a number"),
+        ("SEEDREAM_WAIT_SECONDS", "601", "it must be 600 or less"),
+        ("SEEDREAM_SHUTDOWN_SECONDS", "-0.5", "it must be 0 or more"),
+        ("SEEDREAM_READ_TIMEOUT", "0", "it must be above 0"),
+        ("SEEDREAM_CONNECTIONS", "0", "it must be 1 or more"),
+        ("SEEDREAM_CALLS_AT_ONCE", "1.5", "it must be a whole number"),
         ("SEEDREAM_ACCESS_SECONDS", "9" * 5000, "it has too many digits"),
-        ("SEEDREAM_SANDBOX", "perhaps", "it has to be true or false"),
-        ("SEEDREAM_PREVIEW", "maybe", "it has to be 'on' or 'off'"),
-        ("SEEDREAM_LOG_LEVEL", "loud", "it has to be debug, info, warning or error"),
-        ("SEEDREAM_LOG_FORMAT", "xml", "it has to be 'text' or 'json'"),
+        ("SEEDREAM_SANDBOX", "perhaps", "it must be true or false"),
+        ("SEEDREAM_PREVIEW", "maybe", "it must be 'on' or 'off'"),
+        ("SEEDREAM_LOG_LEVEL", "loud", "it must be debug, info, warning or error"),
+        ("SEEDREAM_LOG_FORMAT", "xml", "it must be 'text' or 'json'"),
         ("SEEDREAM_SEAL_KEYS", "short", "each has at least 32 characters (`openssl rand -hex 32` makes one)"),
         ("ACEDATACLOUD_API_BASE_URL", "api.example.com", "it must start with https:// or http://"),
     ],
@@ -504,7 +504,7 @@ def test_an_installation_that_can_not_work() -> None:
     assert "Zed starts /moved/.venv/bin/mcp-seedream, which does not exist" in found.found
     assert "`mcp-seedream install zed` again" in found.advice
     found = clients(zed=with_token("your-token"))
-    assert (found.level, "Zed has no token: `your-token` stands" in found.found) == ("problem", True)
+    assert (found.level, "Zed has no token: `your-token` is not a token" in found.found) == ("problem", True)
     found = clients(zed={"command": sys.executable})
     assert (found.level, "Zed has no token in " in found.found) == ("warning", True)
     CLIENTS["zed"].settings_path(folders_here()).file.write_text("{", "utf-8")
@@ -554,12 +554,12 @@ def test_the_token_of_a_client() -> None:
     clients(vscode=with_token("${input:token}"))
     found = checks()["token"]
     assert found["level"] == "warning"
-    assert found["found"] == "None is visible here: VS Code provides it."
+    assert found["found"] == "No token can be read here: VS Code provides it."
     clients(claude_desktop=with_token(f"Bearer {TOKEN}"))
     found = checks()["token"]
     assert (found["level"], found["found"]) == ("ok", "...9876, from Claude Desktop's settings")
     clients(claude_desktop=with_token("two words"))
-    assert "it has blanks" in checks()["token"]["found"]
+    assert "it contains blanks" in checks()["token"]["found"]
 
 
 def installed(folder: Path, name: str, version: str, *lines: str) -> None:
@@ -646,6 +646,6 @@ def test_what_production_recent_refusals(tmp_path: Path) -> None:
     assert anyio.run(find, ("over", None, -1.0)).level == "ok"
     found = anyio.run(find, ("a-model", None, 600.0), ("another", "1K", 900.0))
     assert found.level == "warning"
-    assert "production refused a-model (remembered until " in found.found
+    assert "the upstream refused a-model (remembered until " in found.found
     assert "size 1K for another (remembered until " in found.found
     assert anyio.run(recent_refusals, read_settings(journal="off")).level == "ok"

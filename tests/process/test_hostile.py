@@ -226,8 +226,8 @@ FRAMES = [Image.new("P", (60, 40), n) for n in range(3)]
 Judge = Callable[[bytes, bytes], bool]
 # The file's bytes, and what is right: what is sent, or what the error says of a file, and of data.
 FILES: dict[str, tuple[bytes, Judge | tuple[str, str]]] = {
-    "text.png": (b"not a picture", ("is not a jpeg, png", "is not a picture the upstream can read")),
-    "empty.png": (b"", ("is not a jpeg, png", "is not a picture the upstream can read")),
+    "text.png": (b"not a picture", ("is not a jpeg, png", "is not a picture that the upstream can read")),
+    "empty.png": (b"", ("is not a jpeg, png", "is not a picture that the upstream can read")),
     "bomb.png": (huge_png(40_000, 40_000), ("has more pixels than can be handled",) * 2),
     "half.png": (picture()[:60], ("can't be decoded",) * 2),
     "print.jpg": (picture("CMYK", "JPEG"), in_rgb),

@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from mcp_seedream.catalog.table import ModelTable
-from mcp_seedream.core.settings_report import survey
+from mcp_seedream.core.settings_report import read_report
 from mcp_seedream.doctor.findings import Check, Finding, Result, run_checks
 from mcp_seedream.doctor.hosting_checks import HostingChecks
 from tests.process.test_doctor import environment as environment  # noqa: PLC0414  (a fixture: none of our own settings)
@@ -27,7 +27,7 @@ from tests.support.services import free_port, listens, program, redis_running, s
 
 KEYS = "8f2c6ab1d94e07355c1e7fa08b62d3490be7a4"
 PASSWORD = "a-redis-password-1234"
-NAMES = ["hosting", "redis", "figures", "address"]
+NAMES = ["hosting", "redis", "metrics", "address"]
 PUBLIC = "https://seedream.example.invalid"
 Set = Mapping[str, str]
 
@@ -43,7 +43,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Any:
             for name, value in env.items():
                 here.setenv(name, value)
             checks = [
-                Check(each.name, each.find) for each in HostingChecks(survey()).checks() if only in ("", each.name)
+                Check(each.name, each.find) for each in HostingChecks(read_report()).checks() if only in ("", each.name)
             ]
             told: list[Result] = []
             anyio.run(run_checks, checks, told.append)
@@ -60,7 +60,7 @@ def test_who_serves_nobody(given: Any) -> None:
     assert given(SEEDREAM_WAIT_SECONDS="5", ACEDATACLOUD_API_TOKEN="a-token-of-some-length") == {}
     assert given(SEEDREAM_PUBLIC_URL="", WEB_CONCURRENCY="1") == {}
     for env in ({"WEB_CONCURRENCY": "2"}, {"SEEDREAM_PUBLIC_URL": "nonsense"}, {"SEEDREAM_SEAL_KEYS": KEYS}):
-        assert list(given("figures", **env)) == ["figures"]
+        assert list(given("metrics", **env)) == ["metrics"]
 
 
 def test_in_the_report(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_redis(given: Any, tmp_path: Path) -> None:
             assert client.dbsize() == 0
     assert found.level == "ok", found
     assert found.found.startswith("Redis ")
-    assert given("redis", WEB_CONCURRENCY="2")["redis"] == Finding("ok", "none; one process needs none")
+    assert given("redis", WEB_CONCURRENCY="2")["redis"] == Finding("ok", "not set; a single process does not need it")
 
 
 @pytest.mark.parametrize(
@@ -214,18 +214,18 @@ def test_the_folder_for_figures(given: Any) -> None:
     """One that can't be written to, one that nobody would make, and good ones; it is not touched."""
     Path("file").touch()
     for folder in ("file", "file/below"):
-        found = given("figures", PROMETHEUS_MULTIPROC_DIR=folder, WEB_CONCURRENCY="2")["figures"]
+        found = given("metrics", PROMETHEUS_MULTIPROC_DIR=folder, WEB_CONCURRENCY="2")["metrics"]
         assert (found.level, "can't be written to" in found.found) == ("problem", True)
-    assert "does not exist" in given("figures", PROMETHEUS_MULTIPROC_DIR="new")["figures"].found
-    assert given("figures", PROMETHEUS_MULTIPROC_DIR="new", WEB_CONCURRENCY="2")["figures"].level == "ok"
+    assert "does not exist" in given("metrics", PROMETHEUS_MULTIPROC_DIR="new")["metrics"].found
+    assert given("metrics", PROMETHEUS_MULTIPROC_DIR="new", WEB_CONCURRENCY="2")["metrics"].level == "ok"
     assert [path.name for path in Path.cwd().iterdir()] == ["file"]
     Path("new").mkdir()
     (Path("new") / "counter_1.db").touch()
-    assert given("figures", PROMETHEUS_MULTIPROC_DIR="new")["figures"].found == str(Path.cwd() / "new")
+    assert given("metrics", PROMETHEUS_MULTIPROC_DIR="new")["metrics"].found == str(Path.cwd() / "new")
     found = given(PROMETHEUS_MULTIPROC_DIR="new", WEB_CONCURRENCY="2")
-    assert found["figures"].level == found["hosting"].level == "ok"
+    assert found["metrics"].level == found["hosting"].level == "ok"
     assert [path.name for path in Path("new").iterdir()] == ["counter_1.db"]
-    assert "temporary" in given("figures", WEB_CONCURRENCY="2")["figures"].found
+    assert "temporary" in given("metrics", WEB_CONCURRENCY="2")["metrics"].found
 
 
 def test_figures_of_one_process_need_their_folder(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_public_address_without_sign_in(given: Any) -> None:
         assert "names ['odd']" in given("address", SEEDREAM_PUBLIC_URL=f"http://127.0.0.1:{port}")["address"].found
         says.status, says.body = 502, b"<html>Bad Gateway</html>"
         found = given("address", SEEDREAM_PUBLIC_URL=f"http://127.0.0.1:{port}")["address"]
-        assert (found.level, "does not run now" in found.found) == ("not checked", True)
+        assert (found.level, "is not running" in found.found) == ("not checked", True)
         says.status, says.body, says.kind = 200, b"<html><title>WiFi</title></html>", "text/html"
         found = given("address", SEEDREAM_PUBLIC_URL=f"http://127.0.0.1:{port}")["address"]
         assert (found.level, 'A web page answers ("WiFi")' in found.found) == ("problem", True)

@@ -26,7 +26,7 @@ from mcp_seedream.install.clients import (
     CLIENTS,
     HOSTED,
     INPUT,
-    INPUT_REFERENCE,
+    INPUT_VARIABLE,
     TOKEN,
     Folders,
     installed_client,
@@ -351,11 +351,11 @@ def test_a_hosted_entry(person: Person, client: str, token: str | None) -> None:
     typed = {"claude-code": "type", "devin": "transport", **dict.fromkeys(VSCODES, "type")}
     more = {typed[client]: "http"} if client in typed else {}
     address = "serverUrl" if client == "windsurf" else "url"
-    bearer = token or (INPUT_REFERENCE if client in VSCODES else None)
+    bearer = token or (INPUT_VARIABLE if client in VSCODES else None)
     headers = {"headers": {"Authorization": f"Bearer {bearer}"}} if bearer else {}
     assert person.entry(client) == {**more, address: HOSTED, **headers}
     assert ("lets you sign in at" in said) is (bearer is None)
-    assert (f"It has no token: {CLIENTS[client].title} asks" in said) is (bearer == INPUT_REFERENCE)
+    assert (f"It has no token: {CLIENTS[client].title} asks" in said) is (bearer == INPUT_VARIABLE)
 
 
 def test_claude_desktop_has_no_remote_servers(person: Person) -> None:
@@ -375,11 +375,11 @@ def test_another_hosted_server(person: Person) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--url", "seedream.example.com"], "--url takes an address"),
-        (["--url", "http://example.com/mcp"], "--url takes an address"),
-        (["--url", "https://a b/mcp"], "--url takes an address"),
-        (["--url", "https://"], "--url takes an address"),
-        (["--url", "https://user:word@example.com/mcp"], "--url takes an address"),
+        (["--url", "seedream.example.com"], "--url must be an address"),
+        (["--url", "http://example.com/mcp"], "--url must be an address"),
+        (["--url", "https://a b/mcp"], "--url must be an address"),
+        (["--url", "https://"], "--url must be an address"),
+        (["--url", "https://user:word@example.com/mcp"], "--url must be an address"),
         (["--hosted", "--sandbox"], "--sandbox is for a local server"),
         (["--name", ""], "--name takes"),
         (["--name", "my seedream"], "--name takes"),
@@ -413,10 +413,10 @@ def test_without_a_token(person: Person) -> None:
     ("typed", "says"),
     [
         (f" Bearer {SECRET}\n", "Added"),
-        ("\n", "There is no API token"),
+        ("\n", "No API token is set"),
         (f"two words\nyour-token\n{SECRET}\n", "It has blanks"),
         ('two words\n"Bearer "\n<token>\n', "Nothing was changed."),
-        ("x\n\n", "`x` stands where it should be"),
+        ("x\n\n", "`x` is not a token"),
         ("\x04", "no"),
     ],
 )
@@ -447,11 +447,11 @@ def test_what_only_stands_for_a_token(person: Person, token: str) -> None:
     """Is not written, for either kind of server; one that is in the file is no token to keep."""
     for hosted in ([], ["--hosted"]):
         said = person.refused("install", "cursor", *hosted, token=token)
-        assert f"{TOKEN} has no token" in said
+        assert f"{TOKEN} is wrong" in said
         assert "Nothing was changed." in said
     assert not person.file("cursor").exists()
     person.has("cursor", json.dumps({"mcpServers": {"seedream": {"command": "c", "env": {TOKEN: token}}}}))
-    assert "There is no API token" in person.refused("install", "cursor", token=None)
+    assert "No API token is set" in person.refused("install", "cursor", token=None)
 
 
 def test_a_short_token(person: Person) -> None:
@@ -484,7 +484,7 @@ def test_settings_are_taken_along(person: Person) -> None:
         "SEEDREAM_ALLOWED_DIRS": f"{person.home / 'a'},{person.home / 'b'}",
     }
     assert person.entry("cursor")["env"] == env
-    assert f"It has these settings from here: {', '.join([*env][1:])}." in said
+    assert f"It has these settings: {', '.join([*env][1:])}." in said
     assert "already" in person.done("install", "cursor")
     for name in ("SEEDREAM_OUTPUT_DIR", "SEEDREAM_PREVIEW"):
         del person.env[name]
@@ -543,7 +543,7 @@ def test_everything_else_stays(person: Person, client: str, remote: bool) -> Non
     assert file.stat().st_mtime_ns == moment
     assert backups(file) == kept
 
-    assert "The file is as it was before." in person.done("uninstall", client)
+    assert "The file has its previous content again." in person.done("uninstall", client)
     assert file.read_bytes() == before
     assert mode(file) == 0o600
     assert backups(file) == kept
@@ -558,7 +558,7 @@ def test_another_token(person: Person) -> None:
     file.write_text(text)
     said = person.done("install", "zed", token=SECRET)
     assert 'Updated "seedream"' in said
-    assert "which has a token: " in said
+    assert "which contains a token: " in said
     assert file.read_text() == text.replace("an-old-token", SECRET)
     assert [backup.read_text() for backup in backups(file)] == [text]
 
@@ -625,7 +625,7 @@ def test_a_dry_run(person: Person) -> None:
     shown = person.done("install", "cursor", "--dry-run", token=None)
     assert shown.startswith(f"--- {file}\n+++ {file}")
     assert f'+      "command": "{SCRIPT}"' in shown
-    assert f'+        "{TOKEN}": "(a token will be asked for)"' in shown
+    assert f'+        "{TOKEN}": "(you will be asked for the token)"' in shown
     assert '"OTHER_API_KEY": "***"' in shown
     assert "other-secret" not in person.done("install", "cursor", "--dry-run", "--hosted") + shown
     assert file.read_text() == before
@@ -655,7 +655,7 @@ def test_what_was_changed_since_stays_changed(person: Person) -> None:
     file = person.has("zed", '{\n  "theme": "One Dark"\n}\n')
     person.done("install", "zed")
     file.write_text(file.read_text().replace("One Dark", "Ayu"))
-    assert "which has a token" in person.done("uninstall", "zed")
+    assert "which contains a token" in person.done("uninstall", "zed")
     assert file.read_text() == '{\n  "theme": "Ayu",\n  "context_servers": {}\n}\n'
     assert len(backups(file)) == 2
 
@@ -681,13 +681,13 @@ def test_backups_that_hold_a_token(person: Person) -> None:
     person.done("install", "zed", token="another-token")
     [with_token] = [backup for backup in backups(file) if SECRET in backup.read_text()]
     said = person.done("uninstall", "zed")
-    assert f"These backups still hold a token. Delete them if you don't need them: {with_token}\n" in said
+    assert f"These backups still contain a token. Delete them if you don't need them: {with_token}\n" in said
 
 
 def test_a_file_that_was_not_there_is_gone_again(person: Person) -> None:
     """With every copy of the token."""
     person.done("install", "cursor")
-    assert "The file held nothing else, and was deleted." in person.done("uninstall", "cursor")
+    assert "The file had no other content, and was deleted." in person.done("uninstall", "cursor")
     assert list(person.file("cursor").parent.iterdir()) == []
 
 
@@ -702,7 +702,7 @@ def test_the_client_asks(person: Person, more: list[str]) -> None:
     file = person.has("vscode", "{}")
     file.chmod(0o644)
     shown = person.done("install", "vscode", *more, "--dry-run", token=None)
-    place, value = ("headers", f"Bearer {INPUT_REFERENCE}") if more else ("env", INPUT_REFERENCE)
+    place, value = ("headers", f"Bearer {INPUT_VARIABLE}") if more else ("env", INPUT_VARIABLE)
     assert f'": "{value}"' in shown
     assert f'+      "id": "{INPUT["id"]}",' in shown
     assert "VS Code asks for it" in person.done("install", "vscode", *more, token=None)
@@ -711,7 +711,7 @@ def test_the_client_asks(person: Person, more: list[str]) -> None:
     assert mode(file) == 0o644
     assert "already" in person.done("install", "vscode", *more, token=None)
     assert f'-      "id": "{INPUT["id"]}",' in person.done("uninstall", "vscode", "--dry-run")
-    assert "The file is as it was before." in person.done("uninstall", "vscode")
+    assert "The file has its previous content again." in person.done("uninstall", "vscode")
     assert file.read_text() == "{}"
 
 
@@ -721,7 +721,7 @@ def test_from_a_token_to_being_asked_and_back(person: Person, more: list[str]) -
     person.uses("vscode")
     assert "plain text. With --ask, VS Code asks" in person.done("install", "vscode", *more)
     assert "already" in person.done("install", "vscode", *more, token=None)
-    assert ", which has a token: " in person.done("install", "vscode", *more, "--ask")
+    assert ", which contains a token: " in person.done("install", "vscode", *more, "--ask")
     file = person.file("vscode")
     assert (SECRET in file.read_text(), asked(person)) == (False, [INPUT])
     assert "already" in person.done("install", "vscode", *more, token=None)
@@ -732,8 +732,8 @@ def test_from_a_token_to_being_asked_and_back(person: Person, more: list[str]) -
     assert asked(person) == []
     person.done("install", "vscode", *more, "--ask")
     said = person.done("uninstall", "vscode")
-    assert "The file held nothing else, and was deleted." in said
-    assert "These backups still hold a token" in said
+    assert "The file had no other content, and was deleted." in said
+    assert "These backups still contain a token" in said
     assert not file.exists()
 
 
@@ -779,7 +779,7 @@ def test_other_questions_stay(person: Person, before: str, touched: bool) -> Non
     if touched:
         file.write_bytes(file.read_bytes() + b"// since then\n")
     said = person.done("uninstall", "vscode")
-    assert ("The file is as it was before." in said) is not touched
+    assert ("The file has its previous content again." in said) is not touched
     if touched:
         assert asked(person) == old
         assert in_order(content, file.read_bytes())
@@ -792,8 +792,8 @@ def test_other_questions_stay(person: Person, before: str, touched: bool) -> Non
     [
         ({"inputs": [{**INPUT, "description": "mine"}]}, [{**INPUT, "description": "mine"}]),
         ({"inputs": [{"id": INPUT["id"], "type": "command"}]}, [{"id": INPUT["id"], "type": "command"}]),
-        ({"inputs": [INPUT], "servers": {"mine": {"headers": {"Authorization": f"Token {INPUT_REFERENCE}"}}}}, [INPUT]),
-        ({"servers": {"mine": {"args": ["--token", INPUT_REFERENCE]}}}, [INPUT]),
+        ({"inputs": [INPUT], "servers": {"mine": {"headers": {"Authorization": f"Token {INPUT_VARIABLE}"}}}}, [INPUT]),
+        ({"servers": {"mine": {"args": ["--token", INPUT_VARIABLE]}}}, [INPUT]),
         ({"inputs": [INPUT]}, []),
     ],
 )
@@ -831,7 +831,7 @@ def test_questions_that_are_no_list(person: Person, inputs: str, kind: str) -> N
     assert re.search(rf"VS Code can't read \S+: `inputs` is {kind}", said)
     assert file.read_text() == before
     person.done("install", "vscode")
-    file.write_text(file.read_text().replace(SECRET, INPUT_REFERENCE))
+    file.write_text(file.read_text().replace(SECRET, INPUT_VARIABLE))
     person.done("uninstall", "vscode")
     assert file.read_text() == before
 
@@ -846,9 +846,9 @@ def test_several_entries(person: Person) -> None:
 
 ODD = [
     ("{", "settings.json: line 1, column 2"),
-    ('{"context_servers": []}', "`context_servers` is a list where an object has to be"),
-    ("[]", "it is a list where an object has to be"),
-    ("null", "it is null where an object has to be"),
+    ('{"context_servers": []}', "`context_servers` must be an object, not a list"),
+    ("[]", "it must be an object, not a list"),
+    ("null", "it must be an object, not null"),
     (b"\xff\xfe{\x00}\x00", "is not UTF-8"),
     (b'{"a": "\xe9"}', "is not UTF-8"),
     ("<settings/>", "line 1, column 1"),
@@ -1098,7 +1098,7 @@ def test_links_are_printed(person: Person, client: str) -> None:
     said = [person.run("install", client, "--link", *more) for more in ([], ["--hosted"], ["--sandbox"])]
     assert [status for status, _, _ in said] == [0, 0, 0]
     # The links of VS Code have it ask; at a hosted server people sign in.
-    assert [f"set {TOKEN} in its own environment" in err for _, _, err in said] == [
+    assert [f"set {TOKEN} in the environment of" in err for _, _, err in said] == [
         client == "cursor",
         False,
         False,
@@ -1106,4 +1106,4 @@ def test_links_are_printed(person: Person, client: str) -> None:
     links = [out.split() for _, out, _ in said]
     assert len({link for pair in links for link in pair}) == 6
     assert list(person.home.iterdir()) == []
-    assert "has no links to add a server" in person.refused("install", "zed", "--link")
+    assert "has no links that add a server" in person.refused("install", "zed", "--link")

@@ -1,4 +1,4 @@
-"""deploy/nginx.conf in a real nginx: what passes it, and what callers see when one of two replicas is stopped."""
+"""deploy/nginx.conf in a real nginx: the forwarded requests, and the calls while one of two replicas is stopped."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ http {{
 
 @dataclass
 class Front:
-    """nginx on loopback, and the two replicas behind it."""
+    """nginx on loopback, with two replicas behind it."""
 
     address: str
     trust: ssl.SSLContext
@@ -72,7 +72,7 @@ class Front:
             return await client.call_tool("generate_image", {"prompt": prompt, **arguments})
 
     async def port_of(self, token: str) -> int:
-        """Which replica this caller gets to, as nginx has it in its log."""
+        """The port of the replica that serves this caller, from nginx's log."""
         headers = {"Authorization": f"Bearer {token}", "Host": NAME}
         async with httpx.AsyncClient(verify=self.trust) as web:
             response = await web.post(f"{self.address}/mcp", headers=headers)
@@ -82,7 +82,7 @@ class Front:
         return int(line.split()[-2].rpartition(":")[2])
 
     async def answer_to(self, head: str) -> int:
-        """The status that a request gets by its head alone."""
+        """The status of the response to a request's headers alone."""
         port = httpx.URL(self.address).port or 0
         how: dict[str, Any] = {"ssl_context": self.trust, "tls_hostname": NAME, "tls_standard_compatible": False}
         async with await anyio.connect_tcp("127.0.0.1", port, **how) as stream:
@@ -97,7 +97,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 def set_up(folder: Path, ports: list[int]) -> tuple[int, int]:
-    """The file as it is, with other ports and paths, and a certificate; yields the ports of http and https."""
+    """The configuration with other ports and paths, and a certificate; returns the ports of http and https."""
     plain, front = free_port(), free_port()
     certificate = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={NAME}"]
     names = ["-addext", f"subjectAltName=DNS:{NAME},IP:127.0.0.1", "-keyout", "privkey.pem", "-out", "fullchain.pem"]
@@ -140,7 +140,7 @@ def fronted(folder: Path, upstream: str) -> Iterator[Front]:
 
 
 async def test_what_passes(upstream: str, tmp_path: Path) -> None:
-    """Progress as it comes, pages, sign-in; not the figures, nothing unknown. Nothing secret is in the log."""
+    """Pages, sign-in and prompt progress are forwarded; metrics and unknown paths are not. The log has no secrets."""
     heard: list[tuple[float, str | None]] = []
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:
@@ -178,7 +178,7 @@ async def test_what_passes(upstream: str, tmp_path: Path) -> None:
 
 
 async def test_the_doctor_looks_from_outside(upstream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Probes that are kept back are as they should be: the server is known by its card, and no warning comes of it."""
+    """Private probes are not a problem: the server card identifies the server, without a warning."""
     told: list[Result] = []
     with fronted(tmp_path, upstream) as front:
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "fullchain.pem"))
@@ -188,13 +188,13 @@ async def test_the_doctor_looks_from_outside(upstream: str, tmp_path: Path, monk
     assert found["server"].found.startswith(f"mcp-seedream {__version__}; a proxy in front keeps /health")
     assert "keeps /ready private" in found["upstream"].found
     assert {name for name, finding in found.items() if finding.level in ("warning", "problem")} == {
-        "certificate",  # good for two days
-        "sign-in",  # its name leads nowhere
+        "certificate",  # valid for two days
+        "sign-in",  # its host name does not resolve
     }
 
 
 async def test_a_replica_is_stopped(upstream: str, sandbox: Sandbox, tmp_path: Path) -> None:
-    """Its calls come back with their ids; new ones go to the other, while it ends and once it is gone."""
+    """Its calls return their ids; new calls are sent to the other replica, during and after the shutdown."""
     first: list[CallToolResult] = []
 
     async def wait(token: str) -> None:
@@ -202,7 +202,7 @@ async def test_a_replica_is_stopped(upstream: str, sandbox: Sandbox, tmp_path: P
 
     with fronted(tmp_path, upstream) as front:
         callers: dict[int, list[str]] = {port: [] for port in front.ports}
-        while min(len(tokens) for tokens in callers.values()) < 3:  # whoever has which replica is nginx's to say
+        while min(len(tokens) for tokens in callers.values()) < 3:  # nginx decides which replica serves a caller
             token = f"caller-{sum(len(tokens) for tokens in callers.values())}"
             callers[await front.port_of(token)].append(token)
         stopped, others = callers.values()
@@ -211,19 +211,19 @@ async def test_a_replica_is_stopped(upstream: str, sandbox: Sandbox, tmp_path: P
             for token in tokens:
                 group.start_soon(wait, token)
             await until(lambda: len(sandbox.jobs) == len(tokens))
-            # One request is under way that takes a while: the replica goes on to answer, and takes nothing new.
+            # A request is in progress for a while: the replica still answers, and accepts no new calls.
             group.start_soon(front.call, stopped[0], "a hare [sandbox:hang=4]")
             await until(lambda: len(submits(sandbox)) == len(tokens) + 1)
             front.replicas[0].send_signal(signal.SIGTERM)
             await until(lambda: len(first) == len(stopped))
             assert {answer(result)["status"] for result in first} == {"pending"}
             assert all(answer(result)["task_id"] in sandbox.jobs for result in first)
-            # It still takes connections, and says of each call that it will not begin it.
+            # It still accepts connections, and rejects each call.
             during = await front.call(stopped[0], "an owl")
             assert f"127.0.0.1:{front.ports[0]} : 127.0.0.1:{front.ports[1]} " in front.log
             await anyio.to_thread.run_sync(front.replicas[0].wait, PATIENCE)
             after = await front.call(stopped[0], "a cat")
             assert (answer(during)["status"], answer(after)["status"]) == ("succeeded", "succeeded")
-            front.replicas[1].send_signal(signal.SIGTERM)  # and the others need not wait for a minute
+            front.replicas[1].send_signal(signal.SIGTERM)  # so that the others do not wait for a minute
         assert len({answer(result)["task_id"] for result in first}) == len(tokens)
         assert not re.search(r'" 50[024] ', front.log)

@@ -63,7 +63,7 @@ async def test_a_store_swaps(store: Store) -> None:
     await anyio.sleep(0.2)
     assert await store.swap("a", "2", "5", 60)
     assert await store.get("a") == "5"
-    await store.put("a", "ended", 60, vital=True)
+    await store.put("a", "ended", 60, must_store=True)
     assert not await store.swap("a", "5", "6", 60)
     assert await store.take("a") == "ended"
     assert await store.get("a") is None
@@ -98,17 +98,17 @@ async def test_a_full_memory_forgets_nothing_that_is_vital() -> None:
         with pytest.raises(StoreUnavailable):
             await refused
     assert await store.swap("oldest", "1", "2", 60)
-    await store.put("revoked", "1", 60, vital=True)
+    await store.put("revoked", "1", 60, must_store=True)
     assert [await store.get(name) for name in ("oldest", "older", "code")] == ["2", "1", "1"]
-    await store.put("revoked too", "1", 60, vital=True)
+    await store.put("revoked too", "1", 60, must_store=True)
     assert [await store.get(name) for name in ("oldest", "older", "code")] == ["2", None, "1"]
     now[0] += 2
     await store.put("another", "1", 60)
     for name in ("oldest", "another"):
-        await store.put(name, "ended", 60, vital=True)
+        await store.put(name, "ended", 60, must_store=True)
     assert [await store.get(name) for name in ("revoked", "revoked too", "oldest")] == ["1", "1", "ended"]
     with pytest.raises(StoreUnavailable):
-        await store.put("one more", "1", 60, vital=True)
+        await store.put("one more", "1", 60, must_store=True)
 
 
 async def test_a_redis_that_is_not_there() -> None:
@@ -224,7 +224,7 @@ async def everything_in(redis: str) -> str:
 async def test_redis_goes_and_comes_back(
     table: ModelTable, upstream: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody can sign in then, and is told so; who is signed in goes on working."""
+    """Sign-in does not work then, and is told so; who is signed in goes on working."""
     port = free_port()
     with hosted(table, upstream, store=RedisStore(f"redis://127.0.0.1:{port}/0")) as server:
         async with httpx.AsyncClient(timeout=30) as web:
@@ -233,7 +233,7 @@ async def test_redis_goes_and_comes_back(
                 tokens = await raw.tokens(person)
                 assert (await raw.call(tokens["access_token"])).status_code == 200
             assert (await raw.call(tokens["access_token"])).status_code == 200
-            assert "Revoked access tokens are taken until it is back" in caplog.text
+            assert "Revoked access tokens are accepted until it is back" in caplog.text
             for response in (await raw.refresh(tokens["refresh_token"]), await raw.revoke(tokens["access_token"])):
                 assert (response.status_code, response.json()["error"]) == (503, "temporarily_unavailable")
             page = await person.look(raw.url())

@@ -101,7 +101,7 @@ def test_a_folder_can_not_send_the_token_elsewhere(
     found = sources("local")
     settings, usual = found.settings(), Settings()
     assert settings == usual.model_copy(update={"wait_seconds": 7})
-    assert found.passed_over == tuple(sorted(GUARDED))
+    assert found.ignored == tuple(sorted(GUARDED))
     [warning] = found.warnings()
     assert all(name in warning for name in GUARDED)
     # No request reaches the address of `.env`; one that does not resolve stands for the real one.
@@ -145,8 +145,8 @@ def test_what_is_no_token_of_its_own(monkeypatch: pytest.MonkeyPatch, filed: str
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     found = sources("local")
-    assert found.passed_over == (BASE_URL,)
-    assert BASE_URL not in found.filed
+    assert found.ignored == (BASE_URL,)
+    assert BASE_URL not in found.env_file
 
 
 def test_a_folder_reads_no_variable_into_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ def test_over_http_a_folder_says_nothing_of_where_tokens_go(tmp_path: Path) -> N
     }
     write({**GUARDED, **hosted, TOKEN: "of-the-file", "SEEDREAM_CHECK_SECONDS": "30"})
     found = sources("hosted")
-    assert found.passed_over == tuple(sorted({**GUARDED, **hosted}))
+    assert found.ignored == tuple(sorted({**GUARDED, **hosted}))
     usual = read_settings().model_dump() | {"token": None}
     assert usual == Settings().model_dump() | {"check_seconds": 30}
 

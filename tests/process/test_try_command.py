@@ -1,4 +1,4 @@
-"""Ctrl-C in `mcp-seedream try`: what it says is true, of a real process and what its upstream got."""
+"""Ctrl-C in `mcp-seedream try`: its message agrees with the requests that the upstream received."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SLOW = "a fox [sandbox:slow=60]"
 
 
 class Trial:
-    """The command in a folder of its own, with a token, against an upstream that would bill it."""
+    """The command in a separate folder, with a token, against an upstream that would bill it."""
 
     def __init__(self, folder: Path, upstream: str) -> None:
         self.folder = folder
@@ -60,7 +60,7 @@ def trial(tmp_path: Path, upstream: str) -> Trial:
 
 
 def until(process: subprocess.Popen[str], pattern: str | re.Pattern[str]) -> str:
-    """Read its stderr up to a line that has this; what the first group is, or the whole."""
+    """Read stderr up to a line that matches; returns the match's first group, or all of it."""
     assert process.stderr
     said = ""
     for line in process.stderr:
@@ -71,7 +71,7 @@ def until(process: subprocess.Popen[str], pattern: str | re.Pattern[str]) -> str
 
 
 def stopped(process: subprocess.Popen[str]) -> str:
-    """Press Ctrl-C; what it says then."""
+    """Press Ctrl-C; returns the output after that."""
     process.send_signal(signal.SIGINT)
     out, said = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
@@ -80,13 +80,13 @@ def stopped(process: subprocess.Popen[str]) -> str:
 
 
 def test_an_accepted_task_goes_on(trial: Trial, sandbox: Sandbox) -> None:
-    """Its id is said, and the same command gets its picture without a second submit."""
+    """The message has its id, and the same command gets its picture without a second submit."""
     with trial.running(SLOW) as process:
         id_ = until(process, ACCEPTED)
         said = stopped(process)
-    assert f"The task {id_} goes on at AceDataCloud, and is billed." in said
+    assert f"The task {id_} continues at AceDataCloud, and is billed." in said
     assert f'get_task with task_id "{id_}"' in said
-    assert "Run the same command again within 10 minutes" in said
+    assert "Run the same command within 10 minutes" in said
     finish(sandbox)
     with trial.running(SLOW) as process:
         out, said = process.communicate(timeout=60)
@@ -96,7 +96,7 @@ def test_an_accepted_task_goes_on(trial: Trial, sandbox: Sandbox) -> None:
 
 
 def test_a_second_interruption(trial: Trial, sandbox: Sandbox) -> None:
-    """Of the command that took the task over: it is the same task still."""
+    """The second command claimed the task, and its interruption names the same task."""
     prompt = "a fox [sandbox:slow=60]"
     with trial.running(prompt) as process:
         id_ = until(process, ACCEPTED)
@@ -108,7 +108,7 @@ def test_a_second_interruption(trial: Trial, sandbox: Sandbox) -> None:
 
 
 def test_without_a_journal(trial: Trial) -> None:
-    """The same command would be billed again, so only get_task is offered."""
+    """The same command would be billed again, so the message only offers get_task."""
     with trial.running(SLOW, SEEDREAM_JOURNAL="off") as process:
         id_ = until(process, ACCEPTED)
         said = stopped(process)
@@ -117,27 +117,27 @@ def test_without_a_journal(trial: Trial) -> None:
 
 
 def test_a_pending_task(trial: Trial) -> None:
-    """Its answer was heard: the same command would be another picture."""
+    """Its result was delivered: the same command would make another picture."""
     with trial.running(SLOW, "--set", "wait_seconds=0.2") as process:
         until(process, r"is still running|pending")
         said = stopped(process)
-    assert "goes on at AceDataCloud" in said
+    assert "continues at AceDataCloud" in said
     assert 'get_task with task_id "' in said
     assert "same command" not in said
 
 
 def test_in_the_sandbox(trial: Trial) -> None:
-    """Nothing goes on, and nothing is billed."""
+    """No task continues, and nothing is billed."""
     with trial.running(SLOW, "--sandbox", "--sandbox-seconds", "30") as process:
         until(process, ACCEPTED)
         said = stopped(process)
-    assert "The sandbox's picture is gone; nothing was billed." in said
+    assert "The sandbox's picture is lost; nothing was billed." in said
     assert "AceDataCloud" not in said
     assert "get_task" not in said
 
 
 def test_before_anything_was_sent(trial: Trial, sandbox: Sandbox) -> None:
-    """The server has not even begun."""
+    """The server has not started yet."""
     begun = trial.folder / "begun"
     wait = f"pathlib.Path({str(begun)!r}).touch(); time.sleep(30)"
     slow = f"import pathlib, sys, time\nif '-P' in sys.orig_argv:\n    {wait}"
@@ -153,7 +153,7 @@ def test_before_anything_was_sent(trial: Trial, sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("seconds", [0.7, 30])
 def test_while_it_is_sent(trial: Trial, switch: Switch, seconds: float) -> None:
-    """The answer that still comes has the id; where none comes, nobody claims to know."""
+    """A response that still arrives has the id; without one, the message says that the call may be billed."""
     asked = Event()
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -167,7 +167,7 @@ def test_while_it_is_sent(trial: Trial, switch: Switch, seconds: float) -> None:
         assert asked.wait(30)
         said = stopped(process)
     if seconds < 1:
-        assert "The task late-1 goes on at AceDataCloud, and is billed." in said
+        assert "The task late-1 continues at AceDataCloud, and is billed." in said
     else:
         assert "It may have been accepted and billed" in said
         assert "goes on" not in said

@@ -1,4 +1,4 @@
-"""Several workers on one port: their figures, their end, and what can't be started."""
+"""Several workers on one port: metrics, shutdown, and failures at startup."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PATIENCE = 60
 
 @contextmanager
 def working(upstream: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Two workers in a process group of their own, both of which serve, and their address."""
+    """Two workers in a separate process group, once both serve, and their address."""
     port = free_port()
     env = {**os.environ, **environment(upstream, folder), "WEB_CONCURRENCY": "2", "TMPDIR": str(folder)}
     command = [*HTTP, "--port", str(port)]
@@ -58,7 +58,7 @@ def waiting(address: str) -> float:
 @pytest.mark.anyio
 @pytest.mark.parametrize("whole_group", [False, True])
 async def test_workers_end_in_order(upstream: str, sandbox: Sandbox, tmp_path: Path, whole_group: bool) -> None:
-    """Whether the signal comes to the first process alone or to all: each call has its task's id; no file is left."""
+    """For a signal to the first process or to the group: each call returns its task's id, and no files remain."""
     results = []
 
     async def wait(address: str, token: str, word: str = "slow=60") -> None:
@@ -72,13 +72,13 @@ async def test_workers_end_in_order(upstream: str, sandbox: Sandbox, tmp_path: P
             with anyio.fail_after(PATIENCE):
                 while len(sandbox.jobs) < 6:  # noqa: ASYNC110  (in other processes)
                     await anyio.sleep(0.05)
-            # These are still being sent when the first process hears the signal, half a second later, and passes it on.
+            # These are being sent when the first process gets the signal, which it passes on after half a second.
             for n in range(4):
                 group.start_soon(wait, address, f"another-{n}", "hang=3")
             with anyio.fail_after(PATIENCE):
                 while len(submits(sandbox)) < 10:  # noqa: ASYNC110
                     await anyio.sleep(0.05)
-            # Whichever worker is asked, it knows of all.
+            # Each worker returns the metrics of all.
             assert [await anyio.to_thread.run_sync(waiting, address) for _ in range(4)] == [10] * 4
             (os.killpg if whole_group else os.kill)(process.pid, signal.SIGTERM)
         assert await anyio.to_thread.run_sync(process.wait, PATIENCE) == 0
@@ -89,7 +89,7 @@ async def test_workers_end_in_order(upstream: str, sandbox: Sandbox, tmp_path: P
 
 
 def test_warnings_about_settings_are_logged_once(upstream: str, tmp_path: Path) -> None:
-    """By the first process, not by every worker again."""
+    """The first process logs them, and the workers do not repeat them."""
     (tmp_path / ".env").write_text("SEEDREAM_OUTPUT=x\nSEEDREAM_PUBLIC_URL=https://example.com\n", "utf-8")
     with working(upstream, tmp_path):
         log = (tmp_path / "log").read_text()
@@ -99,7 +99,7 @@ def test_warnings_about_settings_are_logged_once(upstream: str, tmp_path: Path) 
 
 @pytest.mark.anyio
 async def test_a_worker_that_is_killed_is_replaced(upstream: str, sandbox: Sandbox, tmp_path: Path) -> None:
-    """Its calls are lost, and no longer counted as waiting."""
+    """Its calls are lost, and no longer count as waiting."""
 
     async def lost(address: str) -> None:
         async with httpx.AsyncClient(timeout=PATIENCE) as web:
@@ -133,7 +133,7 @@ async def test_a_worker_that_is_killed_is_replaced(upstream: str, sandbox: Sandb
     [
         (["--workers", "2", "--sandbox"], {}, "A sandbox serves one process"),
         (["--workers", "0"], {}, "WEB_CONCURRENCY is wrong"),
-        # These are found out by each worker: none of them is started again.
+        # Each worker detects these errors. None of them is restarted.
         (["--workers", "2"], {"SEEDREAM_REDIS_URL": "what"}, "SEEDREAM_REDIS_URL is wrong"),
         (["--workers", "2"], {"SEEDREAM_PUBLIC_URL": "https://a.b", "SEEDREAM_REDIS_URL": "redis://a"}, "SEAL_KEYS"),
     ],
@@ -141,7 +141,7 @@ async def test_a_worker_that_is_killed_is_replaced(upstream: str, sandbox: Sandb
 def test_what_can_not_be_started_says_so(
     tmp_path: Path, arguments: list[str], settings: dict[str, str], words: str
 ) -> None:
-    """With an exit status, and without a traceback."""
+    """With an exit status and without a traceback."""
     command = [*HTTP, "--port", str(free_port()), *arguments]
     done = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, **settings}, capture_output=True, text=True, check=False, timeout=60
@@ -152,7 +152,7 @@ def test_what_can_not_be_started_says_so(
 
 
 def test_a_named_folder_of_figures_is_emptied(tmp_path: Path) -> None:
-    """What an earlier server counted there is not this one's."""
+    """The metrics of an earlier server are removed."""
     from mcp_seedream.hosting.workers import metrics_folder  # noqa: PLC0415  (uvicorn, for one test)
 
     folder = tmp_path / "figures"
@@ -165,7 +165,7 @@ def test_a_named_folder_of_figures_is_emptied(tmp_path: Path) -> None:
 
 
 def test_it_takes_as_many_files_as_calls_may_need(tmp_path: Path) -> None:
-    """Many systems begin with 1,024 for a process; each call is a connection or two."""
+    """Many systems start a process with a limit of 1,024, and each call needs one or two connections."""
     resource = pytest.importorskip("resource")
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     port = free_port()
@@ -179,7 +179,7 @@ def test_it_takes_as_many_files_as_calls_may_need(tmp_path: Path) -> None:
 
 
 def test_the_most_talkative_log_has_no_prompts(tmp_path: Path) -> None:
-    """Not even what libraries would say of the messages that they hand on."""
+    """Libraries that log whole messages are limited to INFO."""
     port = free_port()
     log = tmp_path / "log"
     with log.open("wb") as errors:
@@ -196,7 +196,7 @@ def test_the_most_talkative_log_has_no_prompts(tmp_path: Path) -> None:
             assert (
                 "nobody should read"
                 in httpx.post(f"http://127.0.0.1:{port}/mcp", json=request, headers=accepted, timeout=30).text
-            )  # in what a page in the chat is told of the call
+            )  # the gallery's page about the call
         finally:
             process.terminate()
             process.wait(20)

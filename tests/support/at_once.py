@@ -1,4 +1,4 @@
-"""An upstream that answers at once: for tests that make hundreds of calls."""
+"""An upstream that responds at once, for tests that make hundreds of calls."""
 
 from __future__ import annotations
 

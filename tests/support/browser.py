@@ -1,6 +1,6 @@
-"""What tests in a browser share: a browser. Where there is none, the test is skipped.
+"""A browser for tests. Tests are skipped if the system has none.
 
-Playwright drives the browser that the system has: it brings none itself.
+Playwright uses the browser that is installed on the system.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Time that passes as soon as nothing else is left to do: exact, and at no cost, however busy the machine is."""
+"""An event loop with virtual time: the clock advances as soon as no callback is ready."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The upstream's contract as a JSON schema, written down by hand from its documents: the judge of what is sent.
+"""The upstream's contract as a JSON schema, written by hand from its documents, to validate requests.
 
-It owes nothing to the capability table: fields, types and values are those of the vendor's OpenAPI document
-of `POST /seedream/images`, with what its newer pages add (`WIDTHxHEIGHT`, 5.0 Pro, layers, background).
+It does not depend on the capability table: fields, types and values are those of the vendor's OpenAPI document of
+`POST /seedream/images` and of its newer pages (`WIDTHxHEIGHT`, 5.0 Pro, layers, background).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the tests of sign-in share: a hosted endpoint with it, a person with a browser, and clients."""
+"""Helpers for tests of sign-in: a hosted endpoint with sign-in, a person with a browser, and clients."""
 
 from __future__ import annotations
 

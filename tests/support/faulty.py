@@ -1,7 +1,7 @@
-"""An upstream on raw sockets that does to each call what the call's name says: `stdio:wait.reset` and the like.
+"""An upstream on raw sockets with a fault for each call, selected by the call's name, such as `stdio:wait.reset`.
 
-A name is a prompt, a task's id or the end of a picture's address. Its place says which answer goes wrong (the
-submit's, a look-up's, a picture's), its fault how; everything else about that call is answered well.
+A name is a prompt, a task's id or the end of a picture's address. It has the place of the fault (the response to the
+submit, a look-up or a picture) and its kind; all other responses to that call are valid.
 """
 
 from __future__ import annotations

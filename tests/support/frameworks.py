@@ -1,4 +1,4 @@
-"""The examples as their readers run them: each with its framework in an environment of its own.
+"""Runs the examples as users would, each with its framework in a separate environment.
 
 The server is this project's, in the environment of the tests; the model is `examples/fake_model.py`.
 """

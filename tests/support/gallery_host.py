@@ -1,4 +1,4 @@
-"""A host of MCP Apps in a real browser: the official bridge, our page in its frame, our server behind it."""
+"""A host of MCP Apps in a real browser: the official bridge, our page in its frame, and our server."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""The Dockerfile's steps without Docker: in a clean Debian by debootstrap, whose Python stands for the image's.
+"""Runs the Dockerfile's steps without Docker, in a clean Debian from debootstrap with Debian's Python.
 
-Needs root, debootstrap, a Debian mirror and what pip needs. Mounts are made in a namespace of each step, and end with
-it.
+Needs root, debootstrap, a Debian mirror and a package index. Each step has its own mount namespace.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The MCP Inspector, as tests start it: alone with a folder, in which it keeps what it keeps."""
+"""Starts the MCP Inspector in a separate folder for its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What takes long to fetch is kept in the user's cache, from one run of the tests to the next."""
+"""A cache in the user's cache folder for slow downloads, shared by runs of the tests."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What `kubectl apply -k` would send: as much of kustomize as deploy/kubernetes uses, and nothing it would not do.
+"""The manifests that `kubectl apply -k` would send: implements the features of kustomize that deploy/kubernetes uses.
 
-Secrets come from the examples. Generated names have no hash here.
+Secrets come from the examples. Generated names have no hash.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Markdown as far as the documents use it: fenced blocks and the mark above them, links, headings and their anchors."""
+"""Parses the Markdown of the documents: fenced blocks and the comments above them, links, headings and anchors."""
 
 from __future__ import annotations
 

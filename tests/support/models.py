@@ -1,4 +1,4 @@
-"""The ids of the models that tests name."""
+"""The ids of the models that tests use."""
 
 from __future__ import annotations
 

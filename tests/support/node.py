@@ -1,7 +1,7 @@
-"""Node and packages of npm, for the tests that have something of theirs look at the server.
+"""Node and npm packages, for tests that run the server with JavaScript clients.
 
-Node comes from PyPI, as a system's own is often too old. Packages are kept in the user's cache from one run to the
-next. What is not to be had here skips the test; on CI, which has it, the test fails.
+Node comes from PyPI, since the system's version is often too old. Packages are cached in the user's cache folder. If
+they are not available, the test is skipped; on CI, it fails.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What stands between a machine and the upstream, for real: servers that say anything, proxies, certificates."""
+"""Real obstacles between a machine and the upstream: servers with any response, proxies, certificates."""
 
 from __future__ import annotations
 

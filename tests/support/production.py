@@ -1,7 +1,7 @@
-"""An upstream that behaves as production does, and owes nothing to the table.
+"""An upstream with the behaviour of production, independent of the capability table.
 
-Its facts are written down by hand, from public reports and the vendor's and Ark's documents up to 2026-11. The
-package's own sandbox reads the capability table, so that a fault of the table is a fault of both; this one judges them.
+Its facts are written by hand, from public reports and the vendor's and Ark's documents up to 2026-11. The package's
+sandbox reads the capability table, so an error in the table would be in both; this upstream finds it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What tests of several replicas start: Redis, nginx, servers as processes. What the system lacks skips the test."""
+"""Starts Redis, nginx and servers as processes, for tests of several replicas. Missing programs skip the test."""
 
 from __future__ import annotations
 

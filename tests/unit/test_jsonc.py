@@ -159,7 +159,7 @@ def test_the_parser_of_vscode_reads_lists() -> None:
 @pytest.mark.parametrize(("value", "kind"), [("null", "null"), ("{}", "an object"), ("1", "a number")])
 def test_what_is_no_list(value: str, kind: str) -> None:
     """Is named, and nothing is added to it."""
-    with pytest.raises(ValueError, match=f"`k` is {kind} where a list has to be"):
+    with pytest.raises(ValueError, match=f"`k` must be a list, not {kind}"):
         with_item(f'{{"k": {value}}}', ["k"], 1)
 
 
@@ -176,13 +176,13 @@ def test_only_what_differs_is_touched() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("null", "it is null where an object has to be"),
-        ("[]", "it is a list where an object has to be"),
-        ("true", "it is a boolean where an object has to be"),
-        ('{"mcpServers": null}', "`mcpServers` is null where an object has to be"),
-        ('{"mcpServers": [{}]}', "`mcpServers` is a list where an object has to be"),
-        ('{"mcpServers": "x"}', "`mcpServers` is a string where an object has to be"),
-        ('{"mcpServers": 1}', "`mcpServers` is a number where an object has to be"),
+        ("null", "it must be an object, not null"),
+        ("[]", "it must be an object, not a list"),
+        ("true", "it must be an object, not a boolean"),
+        ('{"mcpServers": null}', "`mcpServers` must be an object, not null"),
+        ('{"mcpServers": [{}]}', "`mcpServers` must be an object, not a list"),
+        ('{"mcpServers": "x"}', "`mcpServers` must be an object, not a string"),
+        ('{"mcpServers": 1}', "`mcpServers` must be an object, not a number"),
         ("{", "line 1, column 2: Expecting property name"),
         ('{\n  "a": 1\n  "b": 2\n}', "line 3, column 3: Expecting ',' delimiter"),
         ('{\n  // one\n  "a": /* two */ ?\n}', "line 3, column 18: Expecting value"),

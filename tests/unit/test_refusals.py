@@ -85,7 +85,7 @@ def test_adaptive_that_is_refused_becomes_no_size(table: ModelTable) -> None:
         model = choice.model
         assert choice.refuse(model.id, "size")
         assert (choice.model, choice.spec.size) == (model, None)
-        assert "no longer takes `size` adaptive; leaving `size` out means the same" in choice.notes()[0]
+        assert "no longer accepts `size` adaptive; it was left out, to the same effect" in choice.notes()[0]
     known = ModelChoice(table, spec(size="adaptive"), avoiding=[(V5, "adaptive")])
     assert (known.model.id, known.spec.size) == (V5, None)
     assert ModelChoice(table, spec(size="adaptive"), "4.0", avoiding=[(V5, "adaptive")]).spec.size == "adaptive"
@@ -96,7 +96,8 @@ def test_what_the_caller_named_is_not_swapped(table: ModelTable) -> None:
     choice = ModelChoice(table, spec(size="1K"), "5.0")
     assert not choice.refuse(V5, "size")
     assert choice.advice(V5) == (
-        "5.0 takes `size` 2K, 3K, 4K or WIDTHxHEIGHT. Lite, Pro, 4.5 or 4.0 can serve this call; or leave `model` out."
+        "5.0 accepts `size` 2K, 3K, 4K or WIDTHxHEIGHT. "
+        "Lite, Pro, 4.5 or 4.0 can serve this call; or leave `model` out."
     )
 
 
@@ -119,9 +120,9 @@ def test_a_parameter_of_withdrawn_models_alone_is_told(table: ModelTable) -> Non
         ({"size": "2048x2048"}, []),
         ({"aspect_ratio": "16:9"}, []),
         ({"size": "1024x1024"}, ["1024x1024 is below 5.0's minimum of 3,686,400 pixels, so Pro was used."]),
-        ({"size": "1K"}, ["5.0 does not take 1K, so Pro was used."]),
-        ({"size": "1K", "aspect_ratio": "16:9"}, ["5.0 does not take 16:9 with 1K, so Pro was used."]),
-        ({"size": "1.5K", "images": ONE}, ["5.0 does not take 1.5K, so Pro was used."]),
+        ({"size": "1K"}, ["5.0 does not accept 1K, so Pro was used."]),
+        ({"size": "1K", "aspect_ratio": "16:9"}, ["5.0 does not accept 16:9 with 1K, so Pro was used."]),
+        ({"size": "1.5K", "images": ONE}, ["5.0 does not accept 1.5K, so Pro was used."]),
     ],
 )
 def test_a_size_that_needs_another_model_says_so(table: ModelTable, given: dict[str, Any], note: list[str]) -> None:
@@ -133,7 +134,7 @@ def test_a_refusal_of_the_last_hours_is_told(table: ModelTable) -> None:
     """The next call avoids the refused model, and a note gives the reason."""
     choice = ModelChoice(table, spec(), avoiding=[(V5, None)])
     assert choice.model.id == LITE
-    assert choice.notes() == ["The upstream refused 5.0 lately, so Lite was used."]
+    assert choice.notes() == ["The upstream recently refused 5.0, so Lite was used."]
     with pytest.raises(InvalidArguments):
         ModelChoice(table, spec(size="8K"), avoiding=[(V5, None)])
 

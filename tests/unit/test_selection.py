@@ -102,8 +102,8 @@ def test_what_the_vendors_page_offers_is_never_refused(table: ModelTable, model:
         (generate(size="3K"), V4, f"`size` '3K' must be 1K, 2K, 4K or WIDTHxHEIGHT. {V5} or {LITE} can"),
         (generate(), SEEDEDIT, "it can't generate from text alone (edit_image edits with it)"),
         (edit(), T2I, "it can't edit images"),
-        (edit(TWO), SEEDEDIT, "it takes at most 1 input image."),
-        (edit(ONE * 11), PRO, "it takes at most 10 input images."),
+        (edit(TWO), SEEDEDIT, "it accepts at most 1 input image."),
+        (edit(ONE * 11), PRO, "it accepts at most 10 input images."),
         (generate(options={"optimize_prompt_options": "fast"}), V5, "`optimize_prompt_options.mode` must be standard"),
         (generate(options={"guidance_scale": 50}), T2I, "`guidance_scale` must be from 1 to 10"),
         (generate(options={"seed": -2}), T2I, "`seed` must be from -1 to 2147483647"),
@@ -117,7 +117,7 @@ def test_what_the_vendors_page_offers_is_never_refused(table: ModelTable, model:
         (generate(size="2150x2151"), PRO, "must have from 921,600 to 4,624,220 pixels"),
         (generate(size="511x1024"), T2I, "must have sides from 512 to 2048 pixels"),
         (edit(size="2049x1024"), SEEDEDIT, "must have sides from 512 to 2048 pixels"),
-        (generate(size="8208x512"), V4, "must not be more than 16 times as long as it is wide"),
+        (generate(size="8208x512"), V4, "must have an aspect ratio from 1:16 to 16:1"),
         (generate(size="0x0"), V4, "`size` '0x0' must be 1K, 2K, 4K or WIDTHxHEIGHT"),
         (generate(size="002048x02048"), V4, "4K or WIDTHxHEIGHT"),
         (generate(size="\N{FULLWIDTH DIGIT NINE}999x2048"), V4, "4K or WIDTHxHEIGHT"),
@@ -137,9 +137,9 @@ def test_a_named_model_that_can_not_serve_says_why_and_what_would(
     [
         (
             generate(options={"guidance_scale": 0.5}),
-            "No model can do this: 3.0 (`guidance_scale` must be from 1 to 10)",
+            "No model supports this call: 3.0 (`guidance_scale` must be from 1 to 10)",
         ),
-        (edit(ONE * 15), "it takes at most 14 input images"),
+        (edit(ONE * 15), "it accepts at most 14 input images"),
         (
             generate(options={"seed": 1, "output_format": "png"}),
             "`seed` works only with 3.0 (`output_format` is not one of its parameters)",
@@ -230,11 +230,11 @@ def test_combinations_that_exclude_each_other(table: ModelTable, spec: ImageSpec
 @pytest.mark.parametrize(
     ("picture", "options", "says"),
     [
-        ("R0lGODlhAQABAAAAACw=", {"layer_decomposition": True}, "takes png or jpeg, but `image` number 1 is a gif"),
+        ("R0lGODlhAQABAAAAACw=", {"layer_decomposition": True}, "needs png or jpeg, but `image` number 1 is a gif"),
         (
             "data:image/jpeg;base64,/9j/4AAQSkZJRgABAQAAAQABAAA=",
             {"background": "transparent", "output_format": "png"},
-            "takes png, but `image` number 1 is a jpeg",
+            "needs png, but `image` number 1 is a jpeg",
         ),
     ],
 )

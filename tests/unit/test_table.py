@@ -106,13 +106,13 @@ def test_a_name_that_means_no_model_finds_none(table: ModelTable, written: str) 
 @pytest.mark.parametrize(
     ("right", "wrong", "complaint"),
     [
-        ("max_images = 14", 'max_images = "14"', "max_images: it has to be a whole number"),
+        ("max_images = 14", 'max_images = "14"', "max_images: it must be a whole number"),
         ("seed = { minimum = -1", "sed = { minimum = -1", "parameters.sed: is not one of [parameters]"),
-        ("generate = false", "generat = false", "generat: there is no such name"),
-        ('type = "url"', 'type = "uri"', "parameters.callback_url.type: it has to be 'boolean', 'integer'"),
+        ("generate = false", "generat = false", "generat: the name is unknown"),
+        ('type = "url"', 'type = "uri"', "parameters.callback_url.type: it must be 'boolean', 'integer'"),
         ("aspect_ratio = 16", "aspect_ratio = ", "can't be read: Invalid value (at line"),
         (f'id = "{LITE}"', f'id = "{V5}"', "is used twice"),
-        ("default = 2.5", "defualt = 2.5", "guidance_scale.defualt: there is no such name"),
+        ("default = 2.5", "defualt = 2.5", "guidance_scale.defualt: the name is unknown"),
         ("default = 2.5", "default = 25", "guidance_scale: default must be from 1 to 10"),
         ("when = { stream = true }", "when = { streem = true }", "streem is not one of [parameters]"),
         ("default = 2.5", "default = true", "guidance_scale: default is not a number"),
@@ -120,7 +120,7 @@ def test_a_name_that_means_no_model_finds_none(table: ModelTable, written: str) 
         ("default = 2.5", "values = ['a']", "guidance_scale: only a string has values"),
         ('label = "Lite"', 'label = "5.0"', "5.0 is used twice"),
         ("pixels = [921_600, 4_624_220]", "pixels = [9, 4]", "pixels: the lower bound must come first"),
-        ("pixels = [921_600, 4_624_220]", "pixels = [9]", "pixels: it has to have 2 or more"),
+        ("pixels = [921_600, 4_624_220]", "pixels = [9]", "pixels: it must have 2 or more"),
     ],
 )
 def test_a_wrong_table_names_the_line_at_fault(tmp_path: Path, right: str, wrong: str, complaint: str) -> None:
