@@ -34,6 +34,8 @@ KEPT_SECONDS = 3600
 """How long shared stores keep an attempt: longer than any call and `claims.Timing.claimable`."""
 MAX_ABANDONED = 10_000
 """Attempts that the store in memory keeps for callers that left."""
+_WRITTEN_AT_ONCE = 500
+"""Attempts that are written between two renewals of a lease, after the shared store could not be used."""
 
 
 class State(StrEnum):
@@ -185,7 +187,7 @@ class FailoverAttempts:
     def __init__(self, shared: AttemptStore | None) -> None:
         self._shared = shared
         self._memory = MemoryAttempts()
-        self._unwritten: dict[str, Attempt] = {}  # closed ones too, which the shared store may still have
+        self._unwritten: OrderedDict[str, Attempt] = OrderedDict()  # closed ones too: the shared store may have them
 
     async def find(self, name: str) -> list[Stored]:
         found = await self._memory.find(name)
@@ -202,6 +204,8 @@ class FailoverAttempts:
         outcome = await self._memory.save(attempt, before)
         if self._shared and outcome != "lost":
             self._unwritten[attempt.id] = replace(attempt)
+            if len(self._unwritten) > MAX_ABANDONED:
+                self._memory.forget(self._unwritten.popitem(last=False)[0])
         return outcome
 
     async def mark_left(self, attempt: Attempt, left_at: float | None) -> None:
@@ -218,9 +222,9 @@ class FailoverAttempts:
                 await self._shared.renew(owner, seconds)
 
     async def write_again(self) -> None:
-        """Write to the shared store what it missed while it could not be used."""
+        """Write to the shared store what it missed while it could not be used, or the first part of it."""
         with suppress(StoreUnavailable):
-            for id_, attempt in list(self._unwritten.items()):
+            for id_, attempt in list(self._unwritten.items())[:_WRITTEN_AT_ONCE]:
                 if self._shared:
                     await self._shared.save(attempt)
                 if self._unwritten.get(id_) is attempt:  # otherwise it has changed meanwhile

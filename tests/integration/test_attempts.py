@@ -17,6 +17,7 @@ from mcp_seedream.generation.attempt_store import (
     MAX_ABANDONED,
     Attempt,
     AttemptStore,
+    FailoverAttempts,
     MemoryAttempts,
     Outcome,
     State,
@@ -104,6 +105,30 @@ async def claim(process: Attempts, call: str = CALL, patience: float = 0) -> Cla
 async def die(process: Attempts) -> None:
     """The lease of a process that was killed is over."""
     await process._owner.store.renew(process._owner.id, 0)
+
+
+class Shared(MemoryAttempts):
+    """A shared store that can be out of reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_away = False
+
+    async def find(self, name: str) -> list[Stored]:
+        self._reach()
+        return await super().find(name)
+
+    async def save(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
+        self._reach()
+        return await super().save(attempt, before)
+
+    async def renew(self, owner: str, seconds: float) -> None:
+        self._reach()
+        await super().renew(owner, seconds)
+
+    def _reach(self) -> None:
+        if self.is_away:
+            raise StoreUnavailable("away")
 
 
 async def test_an_abandoned_task_is_claimed_once(world: World) -> None:
@@ -472,6 +497,19 @@ async def test_the_memory_is_bounded() -> None:
     assert await store.find(f"call {MAX_ABANDONED + 49}") != []
 
 
+async def test_an_outage_does_not_fill_the_memory() -> None:
+    """What could not be written is bounded, too."""
+    shared = Shared()
+    shared.is_away = True
+    store = FailoverAttempts(shared)
+    for n in range(MAX_ABANDONED + 50):
+        opened = Attempt(str(n), f"call {n}", "", "h", "o", 0, 0)
+        await store.save(opened)
+        await store.save(replace(opened, state=State.WITHDRAWN))
+    assert len(store._unwritten) == MAX_ABANDONED
+    assert store._memory._attempts == {}
+
+
 async def test_a_lease_expires_in_redis(redis: Any) -> None:
     """By the clock of Redis, since those of replicas differ."""
     store = RedisAttempts(redis, Timing(lease=0.05))
@@ -496,30 +534,6 @@ async def test_redis_goes_and_comes_back(tmp_path: Path, caplog: pytest.LogCaptu
         "Redis can be used again",
         "Redis can't be used (ConnectionError)",
     ]
-
-
-class Shared(MemoryAttempts):
-    """A shared store that can be out of reach."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.is_away = False
-
-    async def find(self, name: str) -> list[Stored]:
-        self._reach()
-        return await super().find(name)
-
-    async def save(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
-        self._reach()
-        return await super().save(attempt, before)
-
-    async def renew(self, owner: str, seconds: float) -> None:
-        self._reach()
-        await super().renew(owner, seconds)
-
-    def _reach(self) -> None:
-        if self.is_away:
-            raise StoreUnavailable("away")
 
 
 async def test_what_a_shared_store_missed_is_written_when_it_is_back() -> None:
