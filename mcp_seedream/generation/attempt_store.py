@@ -33,9 +33,7 @@ from mcp_seedream.core.errors import StoreUnavailable
 KEPT_SECONDS = 3600
 """How long shared stores keep an attempt: longer than any call and `claims.Timing.claimable`."""
 MAX_ABANDONED = 10_000
-"""Attempts that the store in memory keeps for callers that left."""
-_WRITTEN_AT_ONCE = 500
-"""Attempts that are written between two renewals of a lease, after the shared store could not be used."""
+"""Attempts that a process keeps for callers that left, and for a shared store that can't be used."""
 
 
 class State(StrEnum):
@@ -105,11 +103,12 @@ class AttemptStore(Protocol):
         """Write an attempt, unless another call holds it, and renew the lease of its owner for `Timing.lease`.
 
         What `mark_left` stored stays, unless a claim clears it. A DELIVERED attempt is removed, unless its caller has
-        left; a WITHDRAWN one is always removed. A write may be repeated.
+        left: then it is ABANDONED, or UNCERTAIN without a task. A WITHDRAWN one is always removed. A task is written
+        even if another call was told that the attempt is uncertain. A write may be repeated.
 
         Args:
             attempt: The attempt.
-            before: The attempt as another call held it, if this call claims it. It must still be stored.
+            before: The attempt before this write, if it must still be stored; of another holder for a claim.
         """
 
     async def mark_left(self, attempt: Attempt, left_at: float | None) -> None:
@@ -177,74 +176,106 @@ class MemoryAttempts:
                 del self._by_name[name]
 
 
+@dataclass(frozen=True, slots=True)
+class _Missed:
+    """An attempt that the shared store missed, and the holder that it knows; closed ones too, which it may have."""
+
+    attempt: Attempt
+    known_holder: str
+
+
 class FailoverAttempts:
     """A shared store, with the memory of this process while that store can't be used. Raises nothing.
 
     Args:
-        shared: The store that other processes use too; None: memory alone.
+        shared: The store that other processes use too.
     """
 
-    def __init__(self, shared: AttemptStore | None) -> None:
+    def __init__(self, shared: AttemptStore) -> None:
         self._shared = shared
         self._memory = MemoryAttempts()
-        self._unwritten: OrderedDict[str, Attempt] = OrderedDict()  # closed ones too: the shared store may have them
+        self._missed: OrderedDict[str, _Missed] = OrderedDict()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the shared store missed writes."""
+        return bool(self._missed)
 
     async def find(self, name: str) -> list[Stored]:
-        found = await self._memory.find(name)
+        found = {stored.attempt.id: stored for stored in await self._memory.find(name)}
         with suppress(StoreUnavailable):
-            shared = await self._shared.find(name) if self._shared else []
-            return [*found, *(stored for stored in shared if stored.attempt.id not in self._unwritten)]
-        return found
+            shared = await self._shared.find(name)
+            found |= {stored.attempt.id: stored for stored in shared if stored.attempt.id not in self._missed}
+        # Attempts may have moved to the memory meanwhile.
+        found |= {stored.attempt.id: stored for stored in await self._memory.find(name)}
+        return list(found.values())
 
     async def save(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
-        if self._shared and attempt.id not in self._unwritten:
+        missed = self._missed.get(attempt.id)
+        if missed is None:
             with suppress(StoreUnavailable):
                 return await self._shared.save(attempt, before)
+            known_holder = (before or attempt).holder
             before = None  # the claim may have been stored, and must not be paid for again
+        else:
+            known_holder = missed.known_holder
         outcome = await self._memory.save(attempt, before)
-        if self._shared and outcome != "lost":
-            self._unwritten[attempt.id] = replace(attempt)
-            if len(self._unwritten) > MAX_ABANDONED:
-                self._memory.forget(self._unwritten.popitem(last=False)[0])
+        if outcome != "lost":
+            self._missed[attempt.id] = _Missed(replace(attempt), known_holder)
+            if len(self._missed) > MAX_ABANDONED:
+                self._forget(next(iter(self._missed)))
         return outcome
 
     async def mark_left(self, attempt: Attempt, left_at: float | None) -> None:
         await self._memory.mark_left(attempt, left_at)
-        if unwritten := self._unwritten.get(attempt.id):
-            self._unwritten[attempt.id] = with_departure(unwritten, left_at)
-        elif self._shared:
+        if (missed := self._missed.get(attempt.id)) is None:
             with suppress(StoreUnavailable):
                 await self._shared.mark_left(attempt, left_at)
+        elif missed.attempt.holder == attempt.holder:
+            self._missed[attempt.id] = replace(missed, attempt=with_departure(missed.attempt, left_at))
 
     async def renew(self, owner: str, seconds: float) -> None:
         with suppress(StoreUnavailable):
-            if self._shared:
-                await self._shared.renew(owner, seconds)
+            await self._shared.renew(owner, seconds)
 
-    async def write_again(self) -> None:
-        """Write to the shared store what it missed while it could not be used, or the first part of it."""
+    async def write_missed(self) -> None:
+        """Write to the shared store what it missed, if it can be used again."""
         with suppress(StoreUnavailable):
-            for id_, attempt in list(self._unwritten.items())[:_WRITTEN_AT_ONCE]:
-                if self._shared:
-                    await self._shared.save(attempt)
-                if self._unwritten.get(id_) is attempt:  # otherwise it has changed meanwhile
-                    del self._unwritten[id_]
-                    self._memory.forget(id_)
+            for id_, missed in list(self._missed.items()):
+                attempt = missed.attempt
+                if await self._shared.save(attempt) == "lost" and missed.known_holder != attempt.holder:
+                    await self._shared.save(attempt, replace(attempt, holder=missed.known_holder))
+                if self._missed.get(id_) is missed:  # otherwise it has changed meanwhile
+                    self._forget(id_)
+
+    def _forget(self, id_: str) -> None:
+        del self._missed[id_]
+        self._memory.forget(id_)
 
 
 def is_held_elsewhere(attempt: Attempt, stored: Attempt | None, before: Attempt | None) -> bool:
-    """Whether a write is refused: another call holds the attempt, or the one to be claimed is gone."""
+    """Whether a write is refused: another call holds the attempt, or it is gone and must not be."""
     if stored is None:
         return before is not None
+    if stored.state is State.UNCERTAIN and attempt.task_id:
+        return False
     return stored.holder not in (attempt.holder, (before or attempt).holder)
 
 
 def merged(attempt: Attempt, stored: Attempt | None, before: Attempt | None) -> Attempt:
     """The attempt to store: with what is stored about its caller's departure, unless a claim clears it."""
-    if before or stored is None:
-        return replace(attempt)
-    left_at = stored.left_at if attempt.left_at is None else attempt.left_at
-    return replace(attempt, left_at=left_at, may_have_left=attempt.may_have_left or stored.may_have_left)
+    new = replace(attempt)
+    if stored and (before or attempt).holder == attempt.holder:
+        new.left_at = stored.left_at if attempt.left_at is None else attempt.left_at
+        new.may_have_left |= stored.may_have_left
+    if new.state is State.DELIVERED and new.left_at is not None:
+        new.state = undelivered(new)
+    return new
+
+
+def undelivered(attempt: Attempt) -> State:
+    """The state of an attempt whose result went to a caller that had left."""
+    return State.ABANDONED if attempt.task_id else State.UNCERTAIN
 
 
 def with_departure(attempt: Attempt, left_at: float | None) -> Attempt:
@@ -256,4 +287,4 @@ def with_departure(attempt: Attempt, left_at: float | None) -> Attempt:
 
 def is_closed(attempt: Attempt) -> bool:
     """Whether an attempt is removed instead of stored."""
-    return attempt.state is State.WITHDRAWN or (attempt.state is State.DELIVERED and attempt.left_at is None)
+    return attempt.state in (State.WITHDRAWN, State.DELIVERED)

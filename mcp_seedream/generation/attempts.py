@@ -20,7 +20,7 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from mcp_seedream.core.shutdown import Shutdown
-from mcp_seedream.generation.attempt_store import AttemptStore, FailoverAttempts
+from mcp_seedream.generation.attempt_store import AttemptStore, FailoverAttempts, MemoryAttempts
 from mcp_seedream.generation.call_attempt import CallAttempt, Owner
 from mcp_seedream.generation.claims import Timing
 
@@ -47,29 +47,37 @@ class Attempts:
     ) -> None:
         self.outlast_process = shared is not None
         self._calls: set[CallAttempt] = set()
-        self._store = FailoverAttempts(shared)
-        self._owner = Owner(self._store, shutdown or Shutdown(), timing or Timing(), clock)
+        self._failover = FailoverAttempts(shared) if shared else None
+        store = self._failover or MemoryAttempts()
+        self._owner = Owner(store, shutdown or Shutdown(), timing or Timing(), clock)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Self]:
         """Renew the lease of this process while the context lasts, and release it at the end."""
         async with anyio.create_task_group() as group:
-            group.start_soon(self._renew_lease)
+            if self._failover:
+                group.start_soon(self._renew_lease, self._failover)
+                group.start_soon(self._write_missed, self._failover)
             try:
                 yield self
             finally:
                 group.cancel_scope.cancel()
-                if self._owner.has_lease:  # a server that made nothing creates no journal
+                if self._failover and self._owner.has_lease:  # a server that made nothing creates no journal
                     with anyio.CancelScope(shield=True):
-                        await self._store.write_again()
-                        await self._store.renew(self._owner.id, 0)
+                        await self._failover.write_missed()
+                        await self._failover.renew(self._owner.id, 0)
 
-    async def _renew_lease(self) -> None:
+    async def _renew_lease(self, store: FailoverAttempts) -> None:
         while True:
             await anyio.sleep(self._owner.timing.renewal)
-            if self._owner.open_calls:
-                await self._store.renew(self._owner.id, self._owner.timing.lease)
-            await self._store.write_again()
+            if self._owner.open_calls or store.is_behind:
+                await store.renew(self._owner.id, self._owner.timing.lease)
+
+    async def _write_missed(self, store: FailoverAttempts) -> None:
+        """Apart from the renewal, which thousands of missed attempts must not hold up."""
+        while True:
+            await anyio.sleep(self._owner.timing.renewal)
+            await store.write_missed()
 
     @asynccontextmanager
     async def attempt(
@@ -104,15 +112,18 @@ class Attempts:
         Request ids are small numbers, so several clients with one token may use the same one. A notice that may mean
         more than one attempt abandons none of them; an identical call joins at once, whichever it was.
         """
-        request = _request_hash(caller, request_id)
-        found = [stored.attempt for stored in await self._store.find(request)]
-        waiting = [attempt for attempt in found if attempt.request == request and attempt.left_at is None]
-        starting = [call for call in self._calls if call.waits_to_start(request)]
-        is_clear = len(waiting) + len(starting) == 1
-        for attempt in waiting:
-            await self._store.mark_left(attempt, self._owner.clock() if is_clear else None)
-        for call in starting:
-            call.caller_left |= is_clear
+        request, store = _request_hash(caller, request_id), self._owner.store
+        # The calls of this process first: one that is opened meanwhile is then seen here or there.
+        own = {call.id: call for call in self._calls if call.request == request and not call.caller_left}
+        found = [stored.attempt for stored in await store.find(request)]
+        waiting = {each.holder: each for each in found if each.request == request and each.left_at is None}
+        is_clear = len(own.keys() | waiting.keys()) == 1
+        for holder, attempt in waiting.items():
+            if not is_clear or holder not in own:
+                await store.mark_left(attempt, self._owner.clock() if is_clear else None)
+        for call in own.values():
+            if is_clear and call in self._calls:
+                await call.abandon()
 
 
 def _request_hash(caller: str, request_id: RequestId) -> str:

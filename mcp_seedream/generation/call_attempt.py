@@ -13,7 +13,7 @@ import anyio
 
 from mcp_seedream.core.errors import CallInProgress, SeedreamError, ServerShuttingDown, SubmissionUncertain
 from mcp_seedream.core.shutdown import Shutdown
-from mcp_seedream.generation.attempt_store import Attempt, AttemptStore, Outcome, State
+from mcp_seedream.generation.attempt_store import Attempt, AttemptStore, Outcome, State, is_closed, undelivered
 from mcp_seedream.generation.claims import Candidate, Timing, candidates
 from mcp_seedream.upstream.error_mapping import UNCERTAIN
 from mcp_seedream.upstream.types import Task
@@ -57,6 +57,7 @@ class Owner:
 class CallAttempt:
     """The attempt of one tool call; `attempts.Attempts.attempt` makes it.
 
+    `id` is random; `request` is the hash by which a cancellation notice finds the call.
     `caller_left` may be set where the caller may not receive the answer although the call comes to its end.
     `deliver_later` is true if the client fetches the result later: `delivered` is called then.
     """
@@ -65,15 +66,11 @@ class CallAttempt:
         self.caller_left = False
         self.deliver_later = deliver_later
         self._owner = owner
-        self._request = request
-        self._id = uuid4().hex
+        self.request = request
+        self.id = uuid4().hex
         self._began = owner.clock()
         self._saving = anyio.Lock()
         self._attempt: Attempt | None = None  # None: not opened yet, closed, or held by another call now
-
-    def waits_to_start(self, request: str) -> bool:
-        """Whether this is the call of a request, and it holds no attempt yet."""
-        return self._request == request and self._attempt is None
 
     async def claim(self, call: str, patience: float) -> Claim | None:
         """Claim the task of an identical call, or open an attempt of this call's own.
@@ -129,7 +126,7 @@ class CallAttempt:
     async def _open(self, call: str, options: Sequence[Candidate] = ()) -> bool:
         """Hold a new attempt, or one that a process left before it was sent; false if another call was faster."""
         id_, began, owner = uuid4().hex, self._began, self._owner.id
-        opened = Attempt(id_, call, self._request, self._id, owner, opened_at=began, held_at=began)
+        opened = Attempt(id_, call, self.request, self.id, owner, opened_at=began, held_at=began)
         before = next((each.stored.attempt for each in options if each.action == "replace"), None)
         if before:
             opened.id = before.id
@@ -141,8 +138,8 @@ class CallAttempt:
         taken = replace(
             before,
             state=State.UNCERTAIN if candidate.action == "tell" else State.ACCEPTED,
-            request=self._request,
-            holder=self._id,
+            request=self.request,
+            holder=self.id,
             owner=owner.id,
             held_at=self._began,
             left_at=None,
@@ -159,13 +156,13 @@ class CallAttempt:
 
     async def _hold(self, attempt: Attempt, before: Attempt | None) -> bool:
         """Become the holder of an attempt; returns false if another call was faster."""
-        if self.caller_left:  # a notice came before there was an attempt
-            attempt.left_at = self._owner.clock()
         with anyio.CancelScope(shield=True):
             if await self._owner.save(attempt, before) == "lost":
                 return False
-        self._attempt = attempt
-        self._owner.open_calls.add(self._id)
+            self._attempt = attempt
+            self._owner.open_calls.add(self.id)
+            if self.caller_left:  # a notice came before
+                await self.abandon()
         return True
 
     async def sending(self) -> None:
@@ -174,7 +171,7 @@ class CallAttempt:
         Raises:
             CallInProgress: This process could not renew its lease, and an identical call is sent in the place of this.
         """
-        await self._advance(State.SENDING)
+        await self._advance(State.SENDING, must_exist=True)
         if self._attempt is None:
             raise CallInProgress
 
@@ -199,17 +196,17 @@ class CallAttempt:
         if self._attempt and not self.caller_left:
             accepted = self._attempt
             self._attempt = replace(accepted, state=State.QUEUED, task_id="", model="")
-            if await self._save() == "left":
+            if await self._save(must_exist=True) == "left":
                 self._attempt = accepted
                 await self.abandon()
         return not self.caller_left
 
     async def abandon(self) -> None:
         """The caller may never get the result: an identical call may claim the task."""
+        self.caller_left = True
         attempt = self._attempt
         if attempt is None or attempt.state is State.ABANDONED:
             return
-        self.caller_left = True
         attempt.left_at = attempt.left_at or self._owner.clock()
         if attempt.task_id:
             attempt.state = State.ABANDONED
@@ -260,45 +257,38 @@ class CallAttempt:
             await self.abandon()  # the caller may have heard of an error: its next call gets the task all the same
         elif attempt.task_id:
             if not self.deliver_later:
-                await self._close_if_heard()
+                await self._advance(State.DELIVERED)
         elif isinstance(failure, SubmissionUncertain) or (not caller_heard and attempt.state is State.SENDING):
             attempt.state = State.UNCERTAIN
             if caller_heard and not self.caller_left and not self._owner.shutdown.requested.is_set():
-                await self._close_if_heard()
+                await self._advance(State.DELIVERED)
             else:
                 await self.abandon()
         else:
             await self._advance(State.WITHDRAWN)
 
-    async def _advance(self, state: State) -> None:
+    async def _advance(self, state: State, *, must_exist: bool = False) -> None:
         if self._attempt:
             self._attempt.state = state
-            await self._save()
+            await self._save(must_exist=must_exist)
 
-    async def _close_if_heard(self) -> None:
-        """Remove the attempt, unless a notice or an identical call said that the caller left."""
-        if attempt := self._attempt:
-            state, attempt.state = attempt.state, State.DELIVERED
-            if await self._save() == "left":
-                attempt.state = state
-                await self.abandon()
-
-    async def _save(self) -> Outcome:
+    async def _save(self, *, must_exist: bool = False) -> Outcome:
         """Write the newest state, even for a caller that leaves, after writes that other tasks have begun."""
         with anyio.CancelScope(shield=True):
             async with self._saving:
-                outcome = await self._save_in_turn()
+                outcome = await self._save_in_turn(must_exist=must_exist)
         return outcome
 
-    async def _save_in_turn(self) -> Outcome:
-        attempt, owner = self._attempt, self._owner
-        if attempt is None:
+    async def _save_in_turn(self, *, must_exist: bool) -> Outcome:
+        if self._attempt is None:
             return "lost"
-        outcome = await owner.save(attempt)
+        owner, written = self._owner, replace(self._attempt)  # other tasks may change the state meanwhile
+        outcome = await owner.save(written, written if must_exist else None)
         self.caller_left |= outcome != "saved"
-        is_removed = attempt.state is State.WITHDRAWN or (attempt.state is State.DELIVERED and outcome == "saved")
-        if is_removed or outcome == "lost":
+        if outcome == "lost" or (is_closed(written) and (outcome == "saved" or written.state is State.WITHDRAWN)):
             self._attempt = None
-        if self._attempt is None or attempt.state in (State.ABANDONED, State.UNCERTAIN):
-            owner.open_calls.discard(self._id)  # it is removed, or can be claimed without a lease
+        elif is_closed(written) and self._attempt.state is written.state:  # the caller had left
+            self._attempt.state = undelivered(written)
+        if self._attempt is None or self._attempt.state in (State.ABANDONED, State.UNCERTAIN):
+            owner.open_calls.discard(self.id)  # it is removed, or can be claimed without a lease
         return outcome

@@ -191,8 +191,9 @@ class Journal:
                 result = await anyio.to_thread.run_sync(self._transaction, work, limiter=self._one)
         except (sqlite3.Error, OSError, ValueError) as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
-                self._busy_until = time() + _PAUSE
-                logger.warning("the journal %s is busy; nothing is written for %d s", self.path, _PAUSE)
+                was_busy, self._busy_until = time() < self._busy_until, time() + _PAUSE
+                level = logging.DEBUG if was_busy else logging.WARNING
+                logger.log(level, "the journal %s is busy; nothing is written for %d s", self.path, _PAUSE)
             else:
                 self.trouble = str(error)
                 self.close()

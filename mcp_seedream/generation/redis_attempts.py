@@ -30,23 +30,27 @@ _ATTEMPT, _INDEX, _LEASE = f"{PREFIX}attempt:", f"{PREFIX}attempts-of:", f"{PREF
 _REFUSED = f"{PREFIX}refused"
 # Writes or removes an attempt unless another call holds it. Nothing may come between the look and the write.
 # KEYS: the attempt; the sets of its call, its request and its former request; the lease of its owner.
-# ARGV: its id; its holder; `left_at`; "1" if it may have left; JSON; the holder that is expected; "claim" or ""; its
-# state; milliseconds that it is kept; milliseconds of the lease.
+# ARGV: its id; its holder; the holder that is expected; "1" if it must be stored; its state; "1" if it has a task;
+# `left_at`; "1" if it may have left; JSON; milliseconds that it is kept; milliseconds of the lease.
 _SAVE = """
-local id, holder, left, may, json, expected, claim, state, kept, lease = unpack(ARGV)
-local stored = redis.call('HMGET', KEYS[1], 'holder', 'left_at', 'may_have_left')
-if stored[1] and stored[1] ~= expected and stored[1] ~= holder or not stored[1] and claim ~= '' then return 'lost' end
-if left == '' and claim == '' then left = stored[2] or '' end
-if may == '' and claim == '' then may = stored[3] or '' end
-for n = 1, 4 do
-  if n == 1 then redis.call('DEL', KEYS[1]) else redis.call('SREM', KEYS[n], id) end
+local id, holder, expected, must, state, task, left, may, json, kept, lease = unpack(ARGV)
+local stored = redis.call('HMGET', KEYS[1], 'holder', 'state', 'left_at', 'may_have_left')
+if not stored[1] and must ~= '' then return 'lost' end
+local told = stored[2] == 'uncertain' and task ~= ''
+if stored[1] and stored[1] ~= expected and stored[1] ~= holder and not told then return 'lost' end
+if stored[1] and expected == holder then
+  if left == '' then left = stored[3] end
+  if may == '' then may = stored[4] end
 end
-if not (state == 'withdrawn' or state == 'delivered' and left == '') then
+if state == 'delivered' and left ~= '' then state = task ~= '' and 'abandoned' or 'uncertain' end
+redis.call('DEL', KEYS[1])
+for n = 2, 4 do redis.call('SREM', KEYS[n], id) end
+if state ~= 'withdrawn' and state ~= 'delivered' then
   redis.call('HSET', KEYS[1], 'holder', holder, 'state', state, 'left_at', left, 'may_have_left', may, 'json', json)
   redis.call('SADD', KEYS[2], id)
   redis.call('SADD', KEYS[3], id)
   for n = 1, 3 do redis.call('PEXPIRE', KEYS[n], kept) end
-  redis.call('SET', KEYS[5], redis.call('TIME')[1] .. redis.call('TIME')[2], 'PX', lease)
+  redis.call('SET', KEYS[5], table.concat(redis.call('TIME'), ' '), 'PX', lease)
 end
 return left == '' and 'saved' or 'left'
 """
@@ -84,7 +88,7 @@ class RedisAttempts:
             return []
         async with self._redis.pipeline(transaction=False) as pipeline:
             for id_ in ids:
-                pipeline.hmget(_ATTEMPT + id_, ["json", "left_at", "may_have_left"])
+                pipeline.hmget(_ATTEMPT + id_, ["json", "state", "left_at", "may_have_left"])
             rows = await self._do(pipeline.execute)
         attempts = [attempt for row in rows if row[0] and (attempt := _parse(*row))]
         leases = await self._do(self._redis.mget, [_LEASE + each.owner for each in attempts]) if attempts else []
@@ -95,11 +99,11 @@ class RedisAttempts:
         former = before or attempt
         names = (attempt.call, attempt.request, former.request)
         keys = [_ATTEMPT + attempt.id, *(_INDEX + name for name in names), _LEASE + attempt.owner]
-        departure = [_text(attempt.left_at), "1" if attempt.may_have_left else ""]
-        written = [attempt.id, attempt.holder, *departure, json.dumps(asdict(attempt))]
-        expected = [former.holder, "claim" if before else "", attempt.state]
+        marks = ["1" if mark else "" for mark in (before, attempt.task_id, attempt.may_have_left)]
+        written = [attempt.id, attempt.holder, former.holder, marks[0], attempt.state, marks[1]]
+        departure = [_text(attempt.left_at), marks[2]]
         times = [milliseconds(KEPT_SECONDS), milliseconds(self._timing.lease)]
-        outcome: Outcome = await self._do(self._save, keys, [*written, *expected, *times])
+        outcome: Outcome = await self._do(self._save, keys, [*written, *departure, json.dumps(asdict(attempt)), *times])
         return outcome
 
     async def mark_left(self, attempt: Attempt, left_at: float | None) -> None:
@@ -171,14 +175,13 @@ def _text(left_at: float | None) -> str:
     return "" if left_at is None else str(left_at)
 
 
-def _parse(text: str, left_at: str, may_have_left: str | None) -> Attempt | None:
+def _parse(text: str, state: str, left_at: str, may_have_left: str) -> Attempt | None:
     """An attempt; None if another version of this server wrote it in another way."""
     try:
-        fields = json.loads(text)
-        left = float(left_at) if left_at else None
-        return Attempt(
-            **{**fields, "state": State(fields["state"]), "left_at": left, "may_have_left": bool(may_have_left)}
-        )
-    except (ValueError, TypeError, KeyError):
+        attempt = Attempt(**json.loads(text))
+        attempt.state, attempt.left_at = State(state), float(left_at) if left_at else None
+    except (ValueError, TypeError):
         logger.warning("an attempt in Redis can't be read, and is ignored")
         return None
+    attempt.may_have_left = bool(may_have_left)
+    return attempt

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from mcp_seedream.core.errors import SubmissionUncertain, UpstreamError
+from mcp_seedream.core.errors import SeedreamError, SubmissionUncertain, UpstreamError
 from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.upstream.error_mapping import UNCERTAIN
 from mcp_seedream.upstream.parsing import NO_PICTURE
@@ -49,11 +49,17 @@ async def read_stream(
         await shutdown.requested.wait()
         group.cancel_scope.cancel()
 
+    failure: SeedreamError | None = None
     async with aclosing(events), anyio.create_task_group() as group:
         group.start_soon(reading.report_time, tick)
         group.start_soon(stop_at_shutdown)
-        await reading.read(events)
+        try:
+            await reading.read(events)
+        except SeedreamError as error:  # raised below: the group would wrap it
+            failure = error
         group.cancel_scope.cancel()
+    if failure:
+        raise failure
     return reading.result()
 
 

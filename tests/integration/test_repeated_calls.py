@@ -13,7 +13,7 @@ import pytest
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.errors import StoreUnavailable
 from mcp_seedream.generation import service
-from mcp_seedream.generation.attempt_store import FailoverAttempts
+from mcp_seedream.generation.attempt_store import AttemptStore, FailoverAttempts, MemoryAttempts
 from mcp_seedream.generation.journal import Journal
 from mcp_seedream.generation.sqlite_attempts import SQLiteAttempts
 from mcp_seedream.media.local_files import LocalFiles
@@ -286,7 +286,7 @@ async def test_a_doubt_that_was_heard_is_not_told_again(session: Session, sandbo
 
 async def test_nothing_is_kept_of_calls_that_are_over(session: Session, sandbox: Sandbox) -> None:
     """Neither of those that ended, nor of those that were broken off and claimed."""
-    stores: list[FailoverAttempts] = []
+    stores: list[AttemptStore] = []
 
     @asynccontextmanager
     async def watched(server: Any) -> Any:
@@ -294,7 +294,8 @@ async def test_nothing_is_kept_of_calls_that_are_over(session: Session, sandbox:
             stores.append(runtime.attempts._owner.store)
             yield runtime
             assert runtime.attempts._owner.open_calls == set()
-            if store := stores[0]._shared:
+            if isinstance(stores[0], FailoverAttempts):
+                store = stores[0]._shared
                 assert isinstance(store, SQLiteAttempts)
                 rows = await store._journal.run(lambda db: db.execute("SELECT * FROM attempts").fetchall())
                 assert rows == []
@@ -307,5 +308,6 @@ async def test_nothing_is_kept_of_calls_that_are_over(session: Session, sandbox:
         async with anyio.create_task_group() as group:
             for _ in range(3):
                 group.start_soon(client.call_tool, "generate_image", {"prompt": "a"})
-    memory = stores[0]._memory
+    memory = stores[0]._memory if isinstance(stores[0], FailoverAttempts) else stores[0]
+    assert isinstance(memory, MemoryAttempts)
     assert (memory._attempts, memory._abandoned, dict(memory._by_name)) == ({}, {}, {})

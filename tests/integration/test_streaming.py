@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from mcp_seedream.catalog.table import ModelTable
+from mcp_seedream.core.errors import CallInProgress
 from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.upstream.streaming import read_stream
 from mcp_seedream.upstream.types import Image, StreamEvent, Task
@@ -250,3 +251,16 @@ async def test_a_break_in_the_middle(session: Session, switch: Switch, rest: byt
     assert (answer(result)["task_id"], answer(result)["trace_id"]) == ("t1", "r1")
     assert 'get_task with task_id "t1" may have the others' in answer(result)["notes"][0]
     assert streamer.requests == 1
+
+
+async def test_an_error_of_this_server_is_raised_as_it_is() -> None:
+    """Clients are told its code, which an exception group would hide."""
+
+    async def events() -> AsyncGenerator[StreamEvent]:
+        yield StreamEvent()
+        raise CallInProgress
+
+    async def nothing(*_: Any, **__: Any) -> None: ...
+
+    with pytest.raises(CallInProgress):
+        await read_stream(events(), nothing, accepted=nothing, shutdown=Shutdown())
