@@ -48,7 +48,7 @@ _ADDRESS = re.compile(
 
 
 def install(options: InstallOptions, settings: Settings, sources: Sources) -> int:
-    """Write the entry, show what would be written, or print links; returns the exit status, 0.
+    """Write the entry, show the changes, or print links; returns the exit status, 0.
 
     Args:
         options: The options of the command line.
