@@ -294,7 +294,7 @@ async def test_an_unreachable_host_is_explained(monkeypatch: pytest.MonkeyPatch,
             with pytest.raises(errors.UpstreamUnavailable, match=re.escape(says)) as caught:
                 await ask()
             assert caught.value.retryable
-            assert "`mcp-seedream doctor` says more." in caught.value.message
+            assert "`mcp-seedream doctor` finds more." in caught.value.message
             assert "Error" not in caught.value.message
 
 
