@@ -20,7 +20,7 @@ import httpx
 
 from benchmarks.servers import wait_for
 from mcp_seedream.catalog.table_file import read_table
-from mcp_seedream.hosting.key_verifier import NO_TASK
+from mcp_seedream.hosting.key_verifier import UNKNOWN_TASK
 from mcp_seedream.sandbox.app import Sandbox, running
 
 PORT = 18731
@@ -83,7 +83,7 @@ def checked(sandbox: Sandbox) -> tuple[int, list[Any]]:
             continue
         ids = body.get("ids") or [body["id"]]
         # A single look-up of another's task is what was asked for, and refused; rounds are of one's own alone.
-        known = [sandbox.jobs[id_].token for id_ in ids if id_ in sandbox.jobs and id_ != NO_TASK]
+        known = [sandbox.jobs[id_].token for id_ in ids if id_ in sandbox.jobs and id_ != UNKNOWN_TASK]
         if len(ids) > 1 and any(owner != key for owner in known):
             wrong.append((key, body))
     return len(sandbox.requests), wrong

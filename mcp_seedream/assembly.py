@@ -235,7 +235,7 @@ def set_up_process(settings: Settings, warnings: Iterable[str] = (), *, local: b
 
 
 def _set_metrics_folder(settings: Settings) -> None:
-    """Set the variable from which the metrics library takes the folder that several processes share.
+    """Set the variable from which the metrics library reads the folder that several processes share.
 
     Raises:
         ConfigurationError: The folder can't be written to. It is created only for a server with several processes.

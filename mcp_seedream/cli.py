@@ -142,7 +142,7 @@ def _add_install(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         parser.add_argument(
             "--config", type=Path, metavar="PATH", help="settings file, if it is not the client's usual one"
         )
-        parser.add_argument("--dry-run", action="store_true", help="show what would change, without changing it")
+        parser.add_argument("--dry-run", action="store_true", help="show the changes without making them")
 
 
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -25,7 +25,7 @@ PACKAGE = "mcp_seedream"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a call: what calls what. `client` and `AceDataCloud` are outside, everything else is a module.
+    """One step of a call. `client` and `AceDataCloud` are outside of the package; all other names are modules.
 
     `name` is the function or class that is called, or the method or path of a request.
     """
@@ -66,7 +66,7 @@ def parts() -> dict[str, str]:
 
 
 def imports() -> str:
-    """The packages and what they import. An arrow that follows from others is left out."""
+    """The packages and their imports. An arrow that follows from others is left out."""
     imported = imports_of_packages()
     lines = ["flowchart TD", *_described("Packages", "Each package, with arrows to the packages that it imports.")]
     for name in _layered():
@@ -76,7 +76,7 @@ def imports() -> str:
 
 def packages() -> str:
     """What each package is for, by the first line of its docstring, from the top down."""
-    rows = ["| package | what it is |", "| --- | --- |"]
+    rows = ["| package | description |", "| --- | --- |"]
     for name in _layered():
         folder = ROOT / PACKAGE / name
         path = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
@@ -149,7 +149,7 @@ def imports_of_packages() -> dict[str, AbstractSet[str]]:
 
 
 def _direct(imported: Mapping[str, AbstractSet[str]], name: str) -> set[str]:
-    """What a package imports, without what follows from other arrows."""
+    """The imports of a package, without those that follow from other arrows."""
     return {
         other
         for other in imported[name]

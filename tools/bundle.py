@@ -51,10 +51,10 @@ CONFIG = {
 _ABOUT = f"""\
 Ask for a picture in words: Seedream makes it, changes it, or combines pictures that you have.
 
-- Real pictures take an AceDataCloud API token: get one at {TOKEN_PAGE}. Each picture is billed to it.
-- To try it without one, switch the sandbox on: it draws placeholders, at no cost.
-- Pictures are links that live about a day, unless you name a folder for them.
-- The first start installs what the server needs, which takes a minute; it needs nothing else on your machine.
+- Real pictures need an AceDataCloud API token: get one at {TOKEN_PAGE}. Each picture is billed to it.
+- To try it without a token, switch the sandbox on: it draws placeholders, at no cost.
+- Pictures are links that expire after about a day, unless you choose a folder for them.
+- The first start installs all requirements of the server, which takes a minute.
 """
 
 
@@ -140,7 +140,7 @@ def _user_config() -> dict[str, dict[str, Any]]:
         "wait_seconds": {
             "type": "number",
             "title": "Seconds to wait for a picture",
-            "description": f"{wait.description}. One that takes longer is fetched later, and not paid for twice.",
+            "description": f"{wait.description}. A picture that takes longer is fetched later, and billed once.",
             "required": False,
             "default": wait.default,
             "min": bounds[Ge].ge,
@@ -149,7 +149,7 @@ def _user_config() -> dict[str, dict[str, Any]]:
         "preview": {
             "type": "boolean",
             "title": "Show previews",
-            "description": "A small picture in each result, so that Claude sees what was made.",
+            "description": "A small picture in each result, so that Claude sees the picture.",
             "required": False,
             "default": True,
         },

@@ -121,7 +121,7 @@ def _combinations(table: ModelTable) -> str:
         kinds = [kind.upper() for kind in rule.input_kinds]
         parts = [f"needs {' and '.join(_spelled(rule.needs))}"] if rule.needs else []
         parts += [f"can't be combined with {or_list(_spelled(rule.excludes))}"] if rule.excludes else []
-        parts += [f"takes pictures in {or_list(kinds)}"] if kinds else []
+        parts += [f"accepts pictures in {or_list(kinds)}"] if kinds else []
         parts += ["needs them to have an alpha channel"] if rule.input_alpha else []
         lines.append(f"- {' and '.join(_spelled(rule.when))} {', and '.join(parts)}.")
     return "\n".join(lines) + "\n"

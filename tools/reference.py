@@ -44,13 +44,13 @@ _MEANINGS = {
     "images[].size": "WIDTHxHEIGHT, in pixels.",
     "images[].z_index": "Layers only: the position; 0 is the base.",
     "images[].name": "Layers only: the name.",
-    "images[].description": "Layers only: what it shows.",
+    "images[].description": "Layers only: the content.",
     "links_until": "When the links expire, in UTC. Missing with `--sandbox`, whose links end with the server.",
     "elapsed_seconds": "How long the task took, or has run so far.",
-    "notes": "Remarks: what was changed, ignored, or did not work.",
+    "notes": "Remarks, for example about changes, ignored arguments, or failures.",
     "error": "Why there is no picture.",
     "error.code": "One of [the codes](#errors), or a code of the upstream.",
-    "error.message": "What happened, and what to do.",
+    "error.message": "The reason, and advice.",
     "error.retryable": "Whether the same call can succeed later without any change.",
     "tasks": "`get_task` for several tasks only: one object like this one for each task.",
 }
@@ -202,7 +202,7 @@ def errors() -> str:
     kinds = {kind.code: kind.retryable for kind in _kinds(SeedreamError) if kind.code not in _UNSEEN}
     assert kinds.keys() <= _CODES.keys(), f"no description: {kinds.keys() - _CODES.keys()}"
     rows = [
-        "| code | what happened | can the same call succeed later without any change? |",
+        "| code | reason | can the same call succeed later? |",
         "| --- | --- | --- |",
     ]
     for code, words in _CODES.items():

@@ -119,7 +119,7 @@ class ModelChoice:
                 names = or_list(f"{m.name}, which the vendor withdrew on {m.withdrawn}" for m in models)
                 return f"`{name}` works only with {names}: leave `{name}` out."
         if self._named is None:
-            return "No other model supports this call: leave out what only this model supports."
+            return "No other model supports this call: leave out the arguments that need this model."
         others = [m.label for m in capable_models(table, spec) if m is not model and not m.withdrawn]
         instead = f" {or_list(others)} can serve this call; or leave `model` out." if others else ""
         if model.withdrawn:

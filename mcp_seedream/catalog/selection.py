@@ -254,7 +254,7 @@ def _alternative(table: ModelTable, spec: ImageSpec, violation: _Violation) -> s
         return f" {or_list(others)} can serve this call; or leave `model` out."
     if capable:
         withdrawn = or_list(f"{model.id} (withdrawn on {model.withdrawn})" for model in capable)
-        return f" Only {withdrawn} can serve this call: leave out what only it supports."
+        return f" Only {withdrawn} can serve this call: leave out the arguments that need it."
     # The violation already lists the sizes of the named model.
     return "" if violation.argument == "size" else f" {_no_model_message(table, spec)}"
 

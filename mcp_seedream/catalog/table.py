@@ -1,4 +1,4 @@
-"""The capability table as objects: what each model supports.
+"""The capability table as objects: the models, their parameters and their limits.
 
 The table (`models.toml`, or the file named by SEEDREAM_MODELS_FILE) is the only source of facts about models. Model
 choice, schemas, documents and the sandbox's rules are computed from these objects. `table_file` reads the file.

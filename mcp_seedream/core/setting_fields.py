@@ -248,7 +248,7 @@ class Settings(BaseSettings):
     @field_validator("base_url", "vendor_auth_url", "vendor_platform_url")
     @classmethod
     def _http_url(cls, value: str) -> str:
-        return setting_rules.address_of_tokens(value)
+        return setting_rules.api_address(value)
 
     @field_validator("preview", mode="before")
     @classmethod

@@ -33,7 +33,7 @@ def is_left_empty(value: str) -> bool:
     return _LEFT_EMPTY.fullmatch(value) is not None
 
 
-def address_of_tokens(value: str) -> str:
+def api_address(value: str) -> str:
     """Validate an address that tokens are sent to; returns it without a trailing slash.
 
     Raises:

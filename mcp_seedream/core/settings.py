@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 Use = Literal["local", "hosted", "doctor"]
-"""What the settings are for: a local process (stdio, `try`, `install`), an HTTP server, or `doctor`, for both."""
+"""The use of the settings: a local process (stdio, `try`, `install`), an HTTP server, or `doctor`, for both."""
 _PREFIXES = ("SEEDREAM_", "ACEDATACLOUD_")
 _FIELDS = {name_of(field): field for field in Settings.model_fields}
 
@@ -43,7 +43,7 @@ class Sources:
     """The unparsed values of the environment and `.env`, by name in upper case.
 
     Args:
-        use: What the settings are for.
+        use: The use of the settings.
         environment: All environment variables.
         env_file: The settings of `.env` that are used.
         ignored: Names of settings in `.env` that are ignored, because they could send the token to another address.

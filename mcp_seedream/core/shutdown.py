@@ -76,7 +76,7 @@ class Shutdown:
             self._idle.set()
 
 
-def die(number: int) -> NoReturn:
+def exit_by_signal(number: int) -> NoReturn:
     """End the process by a signal at once: a thread that is blocked on stdin would delay Python's normal exit."""
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
@@ -101,13 +101,13 @@ async def shutdown_on_signals(
     received: asyncio.Queue[int] = asyncio.Queue()
 
     def end(number: int, _: FrameType | None) -> None:
-        die(number)
+        exit_by_signal(number)
 
     def ignore_once(_: int, __: FrameType | None) -> None:
-        _listen(end)
+        _set_handlers(end)
 
     def receive(number: int, _: FrameType | None) -> None:
-        _listen(ignore_once if multiprocessing.parent_process() else end)
+        _set_handlers(ignore_once if multiprocessing.parent_process() else end)
         loop.call_soon_threadsafe(received.put_nowait, number)
 
     async def shut_down() -> None:
@@ -117,7 +117,7 @@ async def shutdown_on_signals(
         handler = before[signal.Signals(number)]
         await then(number, handler if callable(handler) else None)
 
-    _listen(receive)
+    _set_handlers(receive)
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(shut_down)
@@ -129,6 +129,6 @@ async def shutdown_on_signals(
                 signal.signal(number, before[number])
 
 
-def _listen(handler: Handler) -> None:
+def _set_handlers(handler: Handler) -> None:
     for number in _SIGNALS:
         signal.signal(number, handler)

@@ -32,7 +32,7 @@ from mcp_seedream.core.setting_rules import LOOPBACK
 from mcp_seedream.doctor.findings import Finding, in_background
 from mcp_seedream.upstream.connection_errors import diagnose
 from mcp_seedream.upstream.connections import http_client, tls_context
-from mcp_seedream.upstream.responses import at_most, read_whole
+from mcp_seedream.upstream.responses import read_whole, time_limit
 
 _MAX_WAIT = 10  # seconds for an answer
 _MAX_REASON = 200  # characters
@@ -145,7 +145,7 @@ class HttpProbe:
             return Finding("ok", f"none for {self.url.host}, though {unused[0]} is set" if unused else "none")
         port = proxy.url.port or {"https": 443, "socks5": 1080, "socks5h": 1080}.get(proxy.url.scheme, 80)
         try:
-            with at_most(self._timeout.connect or 0):
+            with time_limit(self._timeout.connect or 0):
                 await addresses(proxy.url.host, port)
                 await (await anyio.connect_tcp(proxy.url.host, port)).aclose()
         except (OSError, httpx.ReadTimeout) as error:
@@ -162,7 +162,7 @@ class HttpProbe:
         proxied = None
         try:
             proxied = self.proxy()
-            with at_most(limit):
+            with time_limit(limit):
                 if proxied is None:
                     stages.begin()
                     await addresses(self.url.host, self.url.port or 443)

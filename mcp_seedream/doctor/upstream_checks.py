@@ -15,7 +15,7 @@ from mcp_seedream.core.settings_report import SettingsReport
 from mcp_seedream.doctor.findings import Check, Finding
 from mcp_seedream.doctor.http_probe import Answer, HttpProbe, addresses, clock_finding, foreign_answer, timing
 from mcp_seedream.doctor.machine import invalid_setting
-from mcp_seedream.hosting.key_verifier import NO_TASK
+from mcp_seedream.hosting.key_verifier import UNKNOWN_TASK
 from mcp_seedream.media.downloads import is_public
 from mcp_seedream.upstream.parsing import read_failure
 
@@ -56,7 +56,7 @@ class UpstreamChecks:
         return invalid_setting(self._report, "base_url") or await self._probe.find_proxy()
 
     async def _network(self) -> Finding:
-        body = {"action": "retrieve", "id": NO_TASK}  # without a token: it is sent only after this check succeeds
+        body = {"action": "retrieve", "id": UNKNOWN_TASK}  # without a token: it is sent only after this check succeeds
         answer = await self._probe.exchange("POST", f"{self._settings.base_url}/seedream/tasks", json=body)
         if isinstance(answer, Finding):
             return answer
@@ -133,7 +133,7 @@ class UpstreamChecks:
         token = self._settings.token.get_secret_value()
         async with upstream_client(self._settings) as client:
             try:
-                await client.look_up([NO_TASK], token, kind="check")
+                await client.look_up([UNKNOWN_TASK], token, kind="check")
             except TokenRefused as error:
                 return Finding("problem", f"{masked_token(token)} is refused ({error.code}). {error.message}")
             except BalanceUsedUp as error:

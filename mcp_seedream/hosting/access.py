@@ -109,11 +109,11 @@ def _has_port(name: str) -> bool:
     return bool(re.search(r":\d+$", name))
 
 
-def _not_allowed(status: int, what: str, name: str, setting: str) -> JSONResponse:
+def _not_allowed(status: int, header: str, name: str, setting: str) -> JSONResponse:
     shown = json.dumps(name[:_SHOWN])
-    logger.warning("refused with %d: the %s %s is not in %s", status, what, shown, setting)
-    message = f"This server does not accept the {what} {shown}. Its operator can add it to {setting}."
-    return _error(status, f"{what}_not_allowed", message)
+    logger.warning("refused with %d: the %s %s is not in %s", status, header, shown, setting)
+    message = f"This server does not accept the {header} {shown}. Its operator can add it to {setting}."
+    return _error(status, f"{header}_not_allowed", message)
 
 
 class BearerKeyMiddleware:

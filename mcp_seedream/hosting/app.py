@@ -25,7 +25,7 @@ from starlette.routing import Route
 from mcp_seedream import __version__
 from mcp_seedream.core.credentials import KeyCheck
 from mcp_seedream.core.settings import Settings
-from mcp_seedream.core.shutdown import Handler, Shutdown, die, shutdown_on_signals
+from mcp_seedream.core.shutdown import Handler, Shutdown, exit_by_signal, shutdown_on_signals
 from mcp_seedream.hosting.access import BearerKeyMiddleware, EndpointCorsMiddleware, HostAndOriginMiddleware
 from mcp_seedream.hosting.key_verifier import KeyVerifier
 from mcp_seedream.hosting.limits import CallerLimits
@@ -220,7 +220,7 @@ async def _stop_http_server(number: int, handler: Handler | None) -> None:
     if handler:
         handler(number, None)
     else:
-        die(number)
+        exit_by_signal(number)
 
 
 async def _run_start_callbacks(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:

@@ -21,7 +21,7 @@ from mcp_seedream.core.events import caller_id
 
 logger = logging.getLogger(__name__)
 
-NO_TASK = "00000000-0000-4000-8000-000000000000"
+UNKNOWN_TASK = "00000000-0000-4000-8000-000000000000"
 """The id of a task that does not exist."""
 _CACHED_KEYS = 10_000
 _CHECKS_AT_ONCE = 500
@@ -39,7 +39,7 @@ def uncached_check(look_up: LookUp) -> KeyCheck:
     async def check(key: str) -> bool:
         with anyio.move_on_after(_PAGE_SECONDS):
             try:
-                await look_up([NO_TASK], key)
+                await look_up([UNKNOWN_TASK], key)
             except TokenRefused:
                 return False
             return True
@@ -97,7 +97,7 @@ class KeyVerifier:
     async def _check(self, digest: bytes, key: str, look_up: LookUp) -> bool:
         try:
             with anyio.fail_after(_CHECK_SECONDS):
-                await look_up([NO_TASK], key)
+                await look_up([UNKNOWN_TASK], key)
         except TokenRefused:
             self._cache(self._invalid_until, digest, self._seconds / 10)
             return False

@@ -133,13 +133,13 @@ class IncompleteRequestMiddleware:
             await anyio.lowlevel.checkpoint()
             return {"type": "http.disconnect"}
 
-        async def send_noted(message: Message) -> None:
+        async def tracking_send(message: Message) -> None:
             nonlocal responded
             responded = True
             await send(message)
 
         with anyio.CancelScope() as handling:
-            await self._app(scope, receive_body, send_noted)
+            await self._app(scope, receive_body, tracking_send)
         if timed_out and not responded:
             body = {"error": "timeout", "error_description": "The request did not arrive in time."}
             await JSONResponse(body, 408, {"Connection": "close"})(scope, receive, send)

@@ -9,7 +9,7 @@ import anyio
 
 from mcp_seedream.core.errors import UnreadableReply, UpstreamError, UpstreamUnavailable
 from mcp_seedream.core.shutdown import Shutdown
-from mcp_seedream.hosting.key_verifier import NO_TASK, LookUp
+from mcp_seedream.hosting.key_verifier import UNKNOWN_TASK, LookUp
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Readiness:
             return None
         try:
             with anyio.fail_after(_CHECK_SECONDS):
-                await self._look_up([NO_TASK], _INVALID_KEY)
+                await self._look_up([UNKNOWN_TASK], _INVALID_KEY)
         except (UpstreamUnavailable, UnreadableReply, TimeoutError):
             return "the upstream can't be reached"
         except UpstreamError:

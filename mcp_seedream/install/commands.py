@@ -30,7 +30,7 @@ from mcp_seedream.install.clients import (
     token_in,
 )
 from mcp_seedream.install.diff import TOKEN_PLACEHOLDER
-from mcp_seedream.install.jsonc import changed
+from mcp_seedream.install.jsonc import updated
 from mcp_seedream.install.links import cursor_links, entry_without_secret, vscode_links
 from mcp_seedream.install.targets import InstallOptions, Target, backup_note, say, show, target_of
 from mcp_seedream.install.vscode_inputs import refers_to_input, with_input, without_input
@@ -48,7 +48,7 @@ _ADDRESS = re.compile(
 
 
 def install(options: InstallOptions, settings: Settings, sources: Sources) -> int:
-    """Write the entry, show what would be written, or print links; returns the exit status, 0.
+    """Write the entry, show the changes, or print links; returns the exit status, 0.
 
     Args:
         options: The options of the command line.
@@ -109,7 +109,7 @@ def _check_token_is_read(target: Target, entry: dict[str, Any]) -> None:
 
 def _with_entry(target: Target, entry: dict[str, Any]) -> str:
     """The settings with this entry, and with our input variable if an entry uses it."""
-    text, inputs = changed(target.config.text, target.path, target.entry, entry), target.client.inputs
+    text, inputs = updated(target.config.text, target.path, target.entry, entry), target.client.inputs
     if inputs is None or not refers_to_input([target.entry, entry]):
         return text
     if not refers_to_input(entry):

@@ -32,11 +32,11 @@ def with_member(text: str, path: Sequence[str], value: Any) -> str:
     if not containers:
         style = _Style("", _newline(text), "  ")
         start = text if not text or text.endswith("\n") else text + style.line
-        return start + style.written(_nested(path, value)) + style.line
+        return start + style.formatted(_nested(path, value)) + style.line
     missing = path[len(containers) - 1 :]
     member = containers[-1].find(missing[0])
     if member:
-        return text[: member.value] + _style(text, bare, member.start).written(value) + text[member.end :]
+        return text[: member.value] + _style(text, bare, member.start).formatted(value) + text[member.end :]
     return _with_added(text, bare, containers, missing[0], _nested(missing[1:], value))
 
 
@@ -76,13 +76,13 @@ def without_item(text: str, path: Sequence[str], index: int) -> str:
     return _without(text, without_comments(text), items, items.members[index])
 
 
-def changed(text: str, path: Sequence[str], old: Any, new: Any) -> str:
+def updated(text: str, path: Sequence[str], old: Any, new: Any) -> str:
     """The text with `new` at `path` instead of `old`; only members that differ are changed."""
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return text if old == new else with_member(text, path, new)
     for key, value in new.items():
         inner = [*path, key]
-        text = changed(text, inner, old[key], value) if key in old else with_member(text, inner, value)
+        text = updated(text, inner, old[key], value) if key in old else with_member(text, inner, value)
     for key in old:
         if key not in new:
             text = without_member(text, [*path, key])
@@ -155,13 +155,15 @@ class _Style:
     line: str = "\n"
     unit: str = "  "
 
-    def written(self, value: Any) -> str:
+    def formatted(self, value: Any) -> str:
         if self.indent is None:
             return json.dumps(value, ensure_ascii=False)
         return json.dumps(value, ensure_ascii=False, indent=self.unit).replace("\n", self.line + self.indent)
 
     def pair(self, key: str | None, value: Any) -> str:
-        return self.written(value) if key is None else f"{json.dumps(key, ensure_ascii=False)}: {self.written(value)}"
+        return (
+            self.formatted(value) if key is None else f"{json.dumps(key, ensure_ascii=False)}: {self.formatted(value)}"
+        )
 
 
 def _style(text: str, bare: str, at: int) -> _Style:

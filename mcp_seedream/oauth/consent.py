@@ -143,7 +143,7 @@ class Consent:
             return error_page
         if form.get("action") == "cancel":
             message = "The person did not allow access."
-            return self._back(transaction, error="access_denied", error_description=message)
+            return self._redirect_to_client(transaction, error="access_denied", error_description=message)
         key = _clean_key(form.get("key"))
         if has_sealed(key):
             return self._page(request, transaction, "key_sealed", 400)
@@ -158,7 +158,7 @@ class Consent:
             return self._page(request, transaction, "key_unchecked", 503)
         if not good:
             return self._page(request, transaction, "key_refused", 400)
-        return self._back(transaction, code=await self._issue_code(transaction, key))
+        return self._redirect_to_client(transaction, code=await self._issue_code(transaction, key))
 
     async def _redirect_to_vendor(self, request: Request) -> Response:
         """Redirect to the vendor, from a page that this browser was shown."""
@@ -198,7 +198,7 @@ class Consent:
         except SignInFailed as failure:
             _log.warning("sign-in at the vendor failed: %s", failure.message)
             return _redirect(consent_address(self._sealer, self._issuer, transaction, failure.code))
-        return self._back(transaction, code=await self._issue_code(transaction, key))
+        return self._redirect_to_client(transaction, code=await self._issue_code(transaction, key))
 
     def _bound_transaction(self, request: Request, form: Any) -> tuple[Transaction | None, Response]:
         """The transaction of a form that this browser was shown, or None and an error page."""
@@ -246,7 +246,7 @@ class Consent:
             cookie, value, max_age=seconds, path="/", secure=self._secure, httponly=True, samesite="lax"
         )
 
-    def _back(self, transaction: Transaction, **values: str) -> Response:
+    def _redirect_to_client(self, transaction: Transaction, **values: str) -> Response:
         return _redirect(transaction.response_uri(self._issuer, **values))
 
     def _guarded(self, handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:

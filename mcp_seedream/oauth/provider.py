@@ -149,7 +149,7 @@ class GrantProvider(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
         grant = self._sealer.open("code", authorization_code)
         if grant is None:
             return None
-        record = self._sealer.open("record", await self._store.take(f"code:{grant}") or "")
+        record = self._sealer.open("record", await self._store.pop(f"code:{grant}") or "")
         if record is None:  # used twice or expired: the code may have been stolen
             await self._revoke(grant)
             return None

@@ -98,7 +98,7 @@ class SignIn:
 
     @property
     def challenge(self) -> str:
-        """The parameter of `WWW-Authenticate` that tells clients where the metadata is."""
+        """The parameter of `WWW-Authenticate` with the address of the metadata."""
         return f'resource_metadata="{self.metadata_url}"'
 
     async def key_of_token(self, token: str) -> str | None:

@@ -30,7 +30,7 @@ class Store(Protocol):
 
     async def get(self, key: str) -> str | None: ...
 
-    async def take(self, key: str) -> str | None:
+    async def pop(self, key: str) -> str | None:
         """Get and delete atomically: of several concurrent callers, one gets the value."""
         ...
 
@@ -76,7 +76,7 @@ class MemoryStore:
         value, until = self._entries.get(key) or self._must_store.get(key) or ("", 0.0)
         return value if until > self._clock() else None
 
-    async def take(self, key: str) -> str | None:
+    async def pop(self, key: str) -> str | None:
         value = await self.get(key)
         self._entries.pop(key, None)
         self._must_store.pop(key, None)
@@ -126,7 +126,7 @@ class RedisStore:
             value = await self._redis.get(PREFIX + key)
         return None if value is None else str(value)
 
-    async def take(self, key: str) -> str | None:
+    async def pop(self, key: str) -> str | None:
         async with redis_errors():
             value = await self._redis.getdel(PREFIX + key)
         return None if value is None else str(value)

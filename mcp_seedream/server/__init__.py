@@ -1,4 +1,4 @@
-"""What MCP clients see: tools, results, resources, prompts, the gallery, the tasks extension, and stdio.
+"""The interface for MCP clients: tools, results, resources, prompts, the gallery, the tasks extension, and stdio.
 
 Front door: `server.build_server` builds an `MCPServer` for any transport; `stdio.serve_stdio` serves it over stdin and
 stdout.

@@ -34,7 +34,7 @@ def gallery(table: ModelTable, image_hosts: Sequence[str]) -> Apps:
         page(table),
         name="gallery",
         title="Gallery",
-        description="Shows the pictures of a result, and what can be done with them",
+        description="Shows the pictures of a result, with buttons for further actions",
         csp=ResourceCsp(resource_domains=list(image_hosts)),
         permissions=ResourcePermissions(clipboard_write={}),
         prefers_border=True,

@@ -32,7 +32,7 @@ def add_resources(server: MCPServer, table: ModelTable, journal: Journal | None)
         "seedream://models",
         name="models",
         title="Seedream models",
-        description="Every model: what it is best for, its sizes, limits and parameters",
+        description="Every model: its purpose, sizes, limits and parameters",
     )
     def models() -> str:
         return f"# Models\n\n{models_markdown(table)}\n# Parameters\n\n{parameters_markdown(table)}"
@@ -143,7 +143,7 @@ def models_markdown(table: ModelTable) -> str:
 
 def parameters_markdown(table: ModelTable) -> str:
     """The optional parameters as a Markdown table: the effect of each, and the values that each model accepts."""
-    rows = ["| parameter | what it does | models |", "| --- | --- | --- |"]
+    rows = ["| parameter | effect | models |", "| --- | --- | --- |"]
     for name, parameter in table.parameters.items():
         labels_by_text: dict[str, list[str]] = {}
         for model in table.models:
@@ -178,7 +178,7 @@ def model_markdown(table: ModelTable, model: Model) -> str:
         f"- WIDTHxHEIGHT: {_dimensions(model)}{ratio}",
         f"- Takes about {number(model.typical_seconds)} s; costs about {_price(model)}",
         "",
-        "| parameter | what it does | values |",
+        "| parameter | effect | values |",
         "| --- | --- | --- |",
         *rows,
     ]

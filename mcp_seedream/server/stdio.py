@@ -20,7 +20,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCRequest, jsonrpc_message_adapter
 from pydantic import ValidationError
 
-from mcp_seedream.core.shutdown import Shutdown, die, shutdown_on_signals
+from mcp_seedream.core.shutdown import Shutdown, exit_by_signal, shutdown_on_signals
 from mcp_seedream.server import jsonrpc
 from mcp_seedream.server.sdk import OneResponseStream, ReadStream, lowlevel_server, wait_until_written
 
@@ -50,7 +50,7 @@ async def serve_stdio(server: MCPServer[Any], shutdown: Shutdown) -> None:
 
         async def end_process(number: int, _: object) -> None:
             await finish_writing()
-            die(number)
+            exit_by_signal(number)
 
         async def finish_calls() -> None:
             await anyio.sleep(_LAST_CALLS)

@@ -49,14 +49,14 @@ from mcp_seedream.upstream.connection_errors import unreachable_message
 from mcp_seedream.upstream.connections import ConnectionPools
 from mcp_seedream.upstream.error_mapping import UNCERTAIN
 from mcp_seedream.upstream.parsing import is_unknown, read_batch, read_event, read_task
-from mcp_seedream.upstream.responses import at_most, decoded, exchange, raise_known, read_lines, read_whole
+from mcp_seedream.upstream.responses import decoded, exchange, raise_known, read_lines, read_whole, time_limit
 from mcp_seedream.upstream.retries import Retries
-from mcp_seedream.upstream.submission import UNWATCHED, SendProgress, submission, trace_extension
+from mcp_seedream.upstream.submission import NO_PROGRESS, SendProgress, submission, trace_extension
 from mcp_seedream.upstream.types import ImageRequest, StreamEvent, Task
 
 logger = logging.getLogger(__name__)
 BATCH = 50  # ids in one look-up request
-Look = Literal["look up", "round", "check", "probe"]
+LookUpKind = Literal["look up", "round", "check", "probe"]
 """The purpose of a look-up: a caller's request, a round of the poller, a key check, or a readiness probe.
 
 Key checks and probes are not retried.
@@ -119,7 +119,7 @@ class SeedreamClient:
     async def __aexit__(self, *_: object) -> None:
         await self._pools.aclose()
 
-    async def submit(self, request: ImageRequest, token: str, progress: SendProgress = UNWATCHED) -> Task:
+    async def submit(self, request: ImageRequest, token: str, progress: SendProgress = NO_PROGRESS) -> Task:
         """Send one generation. The returned task is usually pending, but may have ended already.
 
         Args:
@@ -141,9 +141,9 @@ class SeedreamClient:
             # Cancelling the call while the request is in progress would lose a task that is paid for.
             with anyio.CancelScope(shield=True) as scope, self._in_progress(scope):
                 async with submission(self.base_url, progress):
-                    sender = _sender(token, progress)
+                    options = _request_options(token, progress)
                     call = http.build_request(
-                        "POST", "/seedream/images", content=content, timeout=self._timeout(), **sender
+                        "POST", "/seedream/images", content=content, timeout=self._timeout(), **options
                     )
                     reply = await exchange(http, call, within)
                     task = read_task(decoded(reply, submitting=True))
@@ -176,7 +176,7 @@ class SeedreamClient:
             self._submits.discard(scope)
 
     async def stream(
-        self, request: ImageRequest, token: str, progress: SendProgress = UNWATCHED
+        self, request: ImageRequest, token: str, progress: SendProgress = NO_PROGRESS
     ) -> AsyncGenerator[StreamEvent]:
         """Send one generation and yield the events of its streamed response as they arrive.
 
@@ -189,7 +189,7 @@ class SeedreamClient:
             SubmissionUncertain: The stream could not be read to its end.
             UpstreamError: The request was refused, or not sent.
         """
-        async with self._opened(request, token, progress) as response:
+        async with self._open_stream(request, token, progress) as response:
             is_accepted, count, last_event = False, 0, anyio.current_time()
             unreadable: UnreadableReply | None = None
             async for line in read_lines(response):
@@ -210,16 +210,18 @@ class SeedreamClient:
                 raise unreadable
 
     @asynccontextmanager
-    async def _opened(self, request: ImageRequest, token: str, progress: SendProgress) -> AsyncIterator[httpx.Response]:
+    async def _open_stream(
+        self, request: ImageRequest, token: str, progress: SendProgress
+    ) -> AsyncIterator[httpx.Response]:
         """A streamed response with status 200. Failures before it may be retried; failures after it are uncertain."""
-        sender = _sender(token, progress, Accept="application/x-ndjson")
+        options = _request_options(token, progress, Accept="application/x-ndjson")
         timeout = self._timeout(self._timeouts.stream)
 
         async def attempt(http: httpx.AsyncClient) -> httpx.Response:
             self._check_shutdown()
             async with submission(self.base_url, progress):
-                call = http.build_request("POST", "/seedream/images", json=request.body, timeout=timeout, **sender)
-                with at_most(self._timeouts.stream):
+                call = http.build_request("POST", "/seedream/images", json=request.body, timeout=timeout, **options)
+                with time_limit(self._timeouts.stream):
                     response = await http.send(call, stream=True)
                     if response.status_code == httpx.codes.OK:
                         return response
@@ -239,7 +241,7 @@ class SeedreamClient:
                 with anyio.CancelScope(shield=True):
                     await response.aclose()
 
-    async def look_up(self, task_ids: Iterable[str], token: str, *, kind: Look = "look up") -> dict[str, Task]:
+    async def look_up(self, task_ids: Iterable[str], token: str, *, kind: LookUpKind = "look up") -> dict[str, Task]:
         """Look up tasks, by id. Tasks that the upstream does not know for this token are left out.
 
         Args:
@@ -264,17 +266,17 @@ class SeedreamClient:
             raise errors.exceptions[0] from None
         return tasks
 
-    async def _retrieve(self, ids: list[str], token: str, kind: Look) -> dict[str, Task]:
+    async def _retrieve(self, ids: list[str], token: str, kind: LookUpKind) -> dict[str, Task]:
         single = len(ids) == 1
         body = {"action": "retrieve", "id": ids[0]} if single else {"action": "retrieve_batch", "ids": ids}
         content = json.dumps(body).encode()
         timeout = self._timeout(self._timeouts.look_up)
         caller = "" if kind == "check" else token  # unknown callers share one place in the queue
-        sender = _sender(token)
+        options = _request_options(token)
 
         async def attempt() -> Any:
             async with self._pools.connection(kind, caller) as http:
-                call = http.build_request("POST", "/seedream/tasks", content=content, timeout=timeout, **sender)
+                call = http.build_request("POST", "/seedream/tasks", content=content, timeout=timeout, **options)
                 try:
                     response = await exchange(http, call, self._timeouts.read)
                 except httpx.HTTPError as error:
@@ -307,7 +309,7 @@ def _log_accepted(task_id: str, trace_id: str | None) -> None:
     logger.info("task %s accepted, trace_id %s", task_id, trace_id)
 
 
-def _sender(token: str, progress: SendProgress = UNWATCHED, **headers: str) -> dict[str, Any]:
+def _request_options(token: str, progress: SendProgress = NO_PROGRESS, **headers: str) -> dict[str, Any]:
     """Arguments of `build_request`: headers with the token, and the caller for `ObservingTransport`."""
     return {
         "headers": {"Authorization": f"Bearer {token}", **headers},

@@ -36,7 +36,7 @@ class Reply:
 
 
 @contextmanager
-def at_most(seconds: float) -> Iterator[None]:
+def time_limit(seconds: float) -> Iterator[None]:
     """A time limit for a whole response; httpx limits only the time between two pieces.
 
     Raises:
@@ -55,7 +55,7 @@ async def exchange(http: httpx.AsyncClient, call: httpx.Request, within: float) 
     Raises:
         httpx.HTTPError: The response was not complete in time.
     """
-    with at_most(within):
+    with time_limit(within):
         response = await http.send(call, stream=True)
         try:
             return await read_whole(response)

@@ -23,13 +23,13 @@ class SendProgress(Protocol):
         """The request was certainly not accepted: it was refused, or never sent."""
 
 
-class _Unwatched:
+class _NoProgress:
     async def sending(self) -> None: ...
 
     async def not_sent(self) -> None: ...
 
 
-UNWATCHED = _Unwatched()
+NO_PROGRESS = _NoProgress()
 
 
 def trace_extension(progress: SendProgress) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from mcp_seedream.core.events import Observer, caller_id
 from mcp_seedream.core.settings import Settings, read_settings
 from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.hosting.app import bearer_token, build_app
-from mcp_seedream.hosting.key_verifier import NO_TASK, KeyVerifier
+from mcp_seedream.hosting.key_verifier import UNKNOWN_TASK, KeyVerifier
 from mcp_seedream.hosting.limits import CallerLimits, _Usage
 from mcp_seedream.hosting.probes import Readiness
 from mcp_seedream.sandbox.app import Sandbox
@@ -86,7 +86,7 @@ async def test_a_bad_key_is_found_out(table: ModelTable, upstream: str, sandbox:
             assert refused.status_code == 401
             assert 'error="invalid_token"' in refused.headers["www-authenticate"]
             assert (await asked(address)).status_code == 200
-    assert [body["id"] for body in look_ups(sandbox)] == [NO_TASK] * 2
+    assert [body["id"] for body in look_ups(sandbox)] == [UNKNOWN_TASK] * 2
     assert "invalid" not in refused.text.replace("invalid_token", "")
 
 

@@ -23,7 +23,7 @@ from mcp_seedream import __version__
 from mcp_seedream.core import errors
 from mcp_seedream.core.events import Observer, UpstreamRequest
 from mcp_seedream.upstream.client import SeedreamClient, Timeouts
-from mcp_seedream.upstream.submission import UNWATCHED
+from mcp_seedream.upstream.submission import NO_PROGRESS
 from mcp_seedream.upstream.types import ImageRequest
 from tests.conftest import PATIENT, PERSISTENT, QUICK, Switch, serving, until
 
@@ -294,7 +294,7 @@ async def test_an_unreachable_host_is_explained(monkeypatch: pytest.MonkeyPatch,
             with pytest.raises(errors.UpstreamUnavailable, match=re.escape(says)) as caught:
                 await ask()
             assert caught.value.retryable
-            assert "`mcp-seedream doctor` says more." in caught.value.message
+            assert "`mcp-seedream doctor` finds more." in caught.value.message
             assert "Error" not in caught.value.message
 
 
@@ -490,7 +490,7 @@ async def test_a_streamed_answer_is_an_event_at_its_end(
     async for _ in stream:
         pass
     assert [(each.kind, each.received) for each in events.requests] == [("stream", len(server.body))]
-    async with observed._opened(REQUEST, "k", UNWATCHED):
+    async with observed._open_stream(REQUEST, "k", NO_PROGRESS):
         pass
     assert [(each.kind, each.status, each.received) for each in events.requests[1:]] == [("stream", "200", 0)]
 

@@ -60,7 +60,7 @@ async def test_all_is_well(table: ModelTable, upstream: str) -> None:
     with with_sign_in(table, upstream) as server:
         found = await looked(server.endpoint)
     assert {finding.level for finding in found.values()} == {"ok", "not checked"}, found
-    assert found["certificate"] == Finding("not checked", "none without https")
+    assert found["certificate"] == Finding("not checked", "none, without https")
     assert found["sign-in"].found == "callers sign in, or send a token"
     assert found["token"].found.startswith("accepted; generate_image, edit_image, get_task listed in")
 

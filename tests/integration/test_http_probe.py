@@ -111,8 +111,8 @@ async def test_a_redirect(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("says", "words"),
     [
-        (Says(200, b"pong", "text/plain"), "not that of the API"),
-        (Says(404, b'{"detail": "Not Found"}'), "not that of the API"),
+        (Says(200, b"pong", "text/plain"), "not the answer of the API"),
+        (Says(404, b'{"detail": "Not Found"}'), "not the answer of the API"),
         (Says(404, b'{"error": {"code": "no_api", "message": "API does not exist."}}'), "API does not exist"),
         (Says(503, b'{"error": {"code": "api_error", "message": "down"}}'), "The API fails (HTTP 503)"),
     ],
@@ -173,8 +173,8 @@ async def test_other_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 @pytest.mark.parametrize(
     ("fast", "level", "words"),
     [
-        (0, "ok", "s of that of 127.0.0.1"),
-        (-45, "ok", "s of that of 127.0.0.1"),
+        (0, "ok", "differs from that of 127.0.0.1 by"),
+        (-45, "ok", "differs from that of 127.0.0.1 by"),
         (-312, "warning", "5 min 12 s ahead of"),
         (2 * 86400 + 3700, "warning", "2 days 1 h behind"),
         (None, "not checked", "sends no date"),
@@ -274,11 +274,11 @@ async def test_an_account_that_can_not_be_asked(monkeypatch: pytest.MonkeyPatch)
         ("${user_config.api_token}", "No token is set"),
         ("your-token", "`your-token` is not a token"),
         ("YOUR_API_TOKEN", "is not a token"),
-        ("<token>", "stands in brackets"),
-        ("{a-real-one-of-9876}", "stands in brackets"),
-        ("${ACEDATACLOUD_API_TOKEN}", "stands in brackets"),
+        ("<token>", "is in brackets"),
+        ("{a-real-one-of-9876}", "is in brackets"),
+        ("${ACEDATACLOUD_API_TOKEN}", "is in brackets"),
         ("$TOKEN", "is a variable that was not replaced"),
-        ("<your token>", "stands in brackets"),
+        ("<your token>", "is in brackets"),
         ("xxxx", "is not a token"),
         ("two words of-9876", "It is not a token: it contains blanks"),
         ("t\u00f6ken-of-some-length", "It is not a token"),
@@ -327,7 +327,7 @@ async def test_an_address_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None
     assert {name: finding.level for name, finding in found.items() if name != "token"} == dict.fromkeys(
         ("proxy", "network", "clock", "pictures", "account"), "not checked"
     )
-    assert found["proxy"].found == "ACEDATACLOUD_API_BASE_URL is wrong"
+    assert found["proxy"].found == "ACEDATACLOUD_API_BASE_URL is invalid"
 
 
 async def test_hosts_of_pictures(monkeypatch: pytest.MonkeyPatch, upstream: str) -> None:
@@ -335,7 +335,7 @@ async def test_hosts_of_pictures(monkeypatch: pytest.MonkeyPatch, upstream: str)
     found = await looked(monkeypatch, upstream, SEEDREAM_IMAGE_HOSTS=f"http://127.0.0.1:{nobody()},{upstream}")
     assert found["pictures"].level == "warning"
     assert "refuses" in found["pictures"].found
-    assert "Results still have links" in found["pictures"].advice
+    assert "Results have links" in found["pictures"].advice
     with saying(Says(404, b"<html>no</html>", "text/html"), host="127.0.0.2") as port:
         found = await looked(monkeypatch, upstream, SEEDREAM_IMAGE_HOSTS=f"http://127.0.0.2:{port}")
     assert "127.0.0.2 has a private address" in found["pictures"].found

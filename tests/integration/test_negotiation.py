@@ -175,11 +175,11 @@ async def test_an_address_that_is_not_the_endpoints(table: ModelTable, upstream:
         body, headers = message("initialize", OLD)
         response = await posted(address + path, body, headers)
         assert response.status_code in (404, 405)
-        assert f" {address}/mcp;" in response.json()["error_description"]
+        assert f" {address}/mcp," in response.json()["error_description"]
         assert (await posted(address + path, body, headers, host="evil.example.com")).status_code == 421
     with hosted(table, upstream, public_url="https://mcp.example.com") as address:
         response = await posted(address + path, body, headers)
-        assert " https://mcp.example.com/mcp;" in response.json()["error_description"]
+        assert " https://mcp.example.com/mcp," in response.json()["error_description"]
         assert (await asked(address, "/nothing")).status_code == 404
 
 

@@ -273,7 +273,7 @@ ODD: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "huge bomb": (lambda path: claims(path, 2**31 - 1, 2**31 - 1), "more than can be handled"),
     "wrong size": (lambda path: claims(path, 5000, 5000), "can't be decoded"),
     "noise": (lambda _: b"\0\0\0\x18ftypheic" + bytes(range(256)) * 9, "can't be decoded"),
-    "narrow": (lambda path: heic(path, corners((64, 1600))).read_bytes(), "takes aspect ratios from 1:16 to 16:1"),
+    "narrow": (lambda path: heic(path, corners((64, 1600))).read_bytes(), "aspect ratio must be from 1:16 to 16:1"),
 }
 
 

@@ -96,7 +96,7 @@ REDIS = {"SEEDREAM_REDIS_URL": f"redis://:{PASSWORD}@127.0.0.1:9/0"}
             "problem",
             "openssl rand -hex 32",
         ),
-        ({"SEEDREAM_SANDBOX": "true", "WEB_CONCURRENCY": "2"}, "problem", "A sandbox serves one process."),
+        ({"SEEDREAM_SANDBOX": "true", "WEB_CONCURRENCY": "2"}, "problem", "A sandbox serves one process only."),
         ({"SEEDREAM_SEAL_KEYS": KEYS} | REDIS, "warning", "SEEDREAM_SEAL_KEYS and SEEDREAM_REDIS_URL have no effect"),
         (SIGN_IN, "warning", "everyone must sign in again after a restart"),
         ({"WEB_CONCURRENCY": "4", "SEEDREAM_SHUTDOWN_SECONDS": "20"}, "ok", "4 processes; it takes up to 22 s to stop"),

@@ -381,9 +381,9 @@ def test_another_hosted_server(person: Person) -> None:
         (["--url", "https://"], "--url must be an address"),
         (["--url", "https://user:word@example.com/mcp"], "--url must be an address"),
         (["--hosted", "--sandbox"], "--sandbox is for a local server"),
-        (["--name", ""], "--name takes"),
-        (["--name", "my seedream"], "--name takes"),
-        (["--name", "x" * 41], "--name takes"),
+        (["--name", ""], "--name must have"),
+        (["--name", "my seedream"], "--name must have"),
+        (["--name", "x" * 41], "--name must have"),
         (["--config", "~nobodyhere/x.json"], "can't be read"),
     ],
 )
@@ -414,7 +414,7 @@ def test_without_a_token(person: Person) -> None:
     [
         (f" Bearer {SECRET}\n", "Added"),
         ("\n", "No API token is set"),
-        (f"two words\nyour-token\n{SECRET}\n", "It has blanks"),
+        (f"two words\nyour-token\n{SECRET}\n", "It contains blanks"),
         ('two words\n"Bearer "\n<token>\n', "Nothing was changed."),
         ("x\n\n", "`x` is not a token"),
         ("\x04", "no"),
@@ -676,7 +676,7 @@ def test_backups_that_hold_a_token(person: Person) -> None:
     """Are named when the entry is taken out, and no others are."""
     file = person.has("zed", "{}")
     person.done("install", "zed")
-    assert "still hold a token" not in person.done("uninstall", "zed")
+    assert "still contain a token" not in person.done("uninstall", "zed")
     person.done("install", "zed")
     person.done("install", "zed", token="another-token")
     [with_token] = [backup for backup in backups(file) if SECRET in backup.read_text()]

@@ -44,12 +44,12 @@ async def test_a_store_puts_gets_and_takes(store: Store) -> None:
     """A value that was taken, or has expired, is gone."""
     await store.put("a", "värde", 60)
     assert await store.get("a") == "värde"
-    assert await store.take("a") == "värde"
-    assert (await store.take("a"), await store.get("a")) == (None, None)
+    assert await store.pop("a") == "värde"
+    assert (await store.pop("a"), await store.get("a")) == (None, None)
     await store.put("b", "1", 0.05)
     await store.put("c", "1", 0.05)
     await anyio.sleep(0.2)
-    assert (await store.get("b"), await store.take("c")) == (None, None)
+    assert (await store.get("b"), await store.pop("c")) == (None, None)
 
 
 async def test_a_store_swaps(store: Store) -> None:
@@ -65,7 +65,7 @@ async def test_a_store_swaps(store: Store) -> None:
     assert await store.get("a") == "5"
     await store.put("a", "ended", 60, must_store=True)
     assert not await store.swap("a", "5", "6", 60)
-    assert await store.take("a") == "ended"
+    assert await store.pop("a") == "ended"
     assert await store.get("a") is None
 
 
@@ -77,7 +77,7 @@ async def test_of_many_that_take_one_gets_it(store: Store) -> None:
     swapped: list[bool] = []
 
     async def ask(number: int) -> None:
-        got.append(await store.take("a"))
+        got.append(await store.pop("a"))
         swapped.append(await store.swap("b", "0", str(number), 60))
 
     async with anyio.create_task_group() as group:
@@ -114,7 +114,7 @@ async def test_a_full_memory_forgets_nothing_that_is_vital() -> None:
 async def test_a_redis_that_is_not_there() -> None:
     """Is one kind of error, without its address or password."""
     store = RedisStore(f"redis://:the-password@127.0.0.1:{free_port()}/0")
-    for call in (store.get("a"), store.take("a"), store.put("a", "1", 1), store.swap("a", "1", "2", 1)):
+    for call in (store.get("a"), store.pop("a"), store.put("a", "1", 1), store.swap("a", "1", "2", 1)):
         with pytest.raises(StoreUnavailable) as caught:
             await call
         assert "the-password" not in caught.value.message

@@ -384,7 +384,7 @@ def test_an_argument_of_other_tools_is_answered_with_what_does_that_here(name: s
     """The error has the table's advice instead of a list of all arguments."""
     says = refusal("generate", **{"prompt": "a", name: "x"})
     assert f"`{instead}" in says or instead in says
-    assert "This tool takes" not in says
+    assert "The arguments are" not in says
     assert "Nothing was sent" in says
 
 

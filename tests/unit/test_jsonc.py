@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_seedream.install.json_positions import parsed, value_at
-from mcp_seedream.install.jsonc import changed, with_item, with_member, without_item, without_member
+from mcp_seedream.install.jsonc import updated, with_item, with_member, without_item, without_member
 from tests.support.node import JSONC_PARSER, node, npm_install
 
 PATH = ("mcpServers", "seedream")
@@ -168,9 +168,9 @@ def test_only_what_differs_is_touched() -> None:
     text = '{"s": {"command": "a", /* why */ "args": [ 1 ], "env": {"T": "old", "MINE": "x"}}}'
     old = parsed(text)["s"]
     new = {"command": "a", "args": [1.0], "env": {"T": "new", "MINE": "x"}}
-    assert changed(text, ["s"], old, new) == text.replace("old", "new")
-    assert changed(text, ["s"], old, old) == text
-    assert changed(text, ["s"], old, {"url": "u"}) == '{"s": {/* why */ "url": "u"}}'
+    assert updated(text, ["s"], old, new) == text.replace("old", "new")
+    assert updated(text, ["s"], old, old) == text
+    assert updated(text, ["s"], old, {"url": "u"}) == '{"s": {/* why */ "url": "u"}}'
 
 
 @pytest.mark.parametrize(

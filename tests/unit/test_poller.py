@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from mcp_seedream.core.errors import RateLimited, TokenRefused, UnreadableReply, UpstreamError, UpstreamUnavailable
-from mcp_seedream.upstream.client import Look, SeedreamClient
+from mcp_seedream.upstream.client import LookUpKind, SeedreamClient
 from mcp_seedream.upstream.poller import TaskWaiter, open_waiter
 from mcp_seedream.upstream.types import Task
 from tests.support.clocks import OWN_TIME
@@ -27,7 +27,7 @@ class Upstream(SeedreamClient):
         self.times: list[float] = []
         self.delay = 0.0
 
-    async def look_up(self, task_ids: Iterable[str], token: str, *, kind: Look = "look up") -> dict[str, Task]:  # noqa: ARG002
+    async def look_up(self, task_ids: Iterable[str], token: str, *, kind: LookUpKind = "look up") -> dict[str, Task]:  # noqa: ARG002
         ids = list(task_ids)
         self.asked.append((token, ids))
         self.times.append(anyio.current_time())
