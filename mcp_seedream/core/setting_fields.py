@@ -268,7 +268,7 @@ class Settings(BaseSettings):
 class ClaudeCode(BaseSettings):
     """A setting of Claude Code: where `install` finds its settings."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_ignore_empty=True, defer_build=True)
 
     config_dir: Path | None = _env("CLAUDE_CONFIG_DIR", default=None)
 
