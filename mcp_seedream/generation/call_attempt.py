@@ -68,7 +68,7 @@ class CallAttempt:
         self._request = request
         self._id = uuid4().hex
         self._began = owner.clock()
-        self._saving = anyio.Lock()
+        self._saving = anyio.Lock(fast_acquire=True)  # without a pause in each write, where none waits
         self._attempt: Attempt | None = None  # None: not opened yet, closed, or held by another call now
 
     async def claim(self, call: str, patience: float) -> Claim | None:
