@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     arguments.sandbox |= arguments.sandbox_as_documented
     run = {"try": _try, "doctor": _doctor, "install": _install, "uninstall": _uninstall}.get(arguments.command, _serve)
+    if run is _serve:
+        gc.disable()  # until the server is built: it would find little, in a tenth of the start
     try:
         _replace_unusable_propagators()
         return run(arguments)
@@ -226,7 +228,6 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    gc.disable()  # until the server is built: it would find little, in a tenth of the start
     from mcp_seedream.serve_command import ServeOptions, serve  # noqa: PLC0415
 
     http = arguments.transport == "http"
