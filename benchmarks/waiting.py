@@ -28,21 +28,21 @@ def measure(contenders: Sequence[Contender], folder: Path, *, quick: bool) -> Fi
     for count in counts:
         for each in contenders:
             with upstream(folder, _UPSTREAM) as address, serving(each, address, folder) as server:
-                grown = asyncio.run(hold(each.name, server.port, server.pid, count))
+                grown = asyncio.run(hold(each, server.port, server.pid, count))
                 found[each.name].append(grown / count / 1000)
     return _figure(counts, found)
 
 
-async def hold(name: str, port: int, pid: int, count: int) -> int:
+async def hold(contender: Contender, port: int, pid: int, count: int) -> int:
     """Hold so many calls at once; bytes by which the process grew at most, until all were answered."""
     seconds = 5 + count / 70  # long enough for the last to have begun
-    task = ""
-    if name == "vendor":
-        said = text(await Connection(port).call("seedream_generate_image", {"prompt": "a fox"}))
+    tool, task = contender.submit[0], ""
+    if tool == "seedream_generate_image":
+        said = text(await Connection(port).call(tool, {"prompt": "a fox"}))
         task = said.split('"task_id": "')[1].split('"')[0]
-    await asyncio.gather(*(_wait(name, port, number, 1, task) for number in range(5)))  # what the first calls load
+    await asyncio.gather(*(_wait(tool, port, number, 1, task) for number in range(5)))  # what the first calls load
     before = most = memory(pid)
-    waiting = asyncio.gather(*(_wait(name, port, number, seconds, task) for number in range(count)))
+    waiting = asyncio.gather(*(_wait(tool, port, number, seconds, task) for number in range(count)))
     while not waiting.done():
         most = max(most, memory(pid))
         await asyncio.sleep(_EVERY)
@@ -50,17 +50,20 @@ async def hold(name: str, port: int, pid: int, count: int) -> int:
     return most - before
 
 
-async def _wait(name: str, port: int, number: int, seconds: float, task: str) -> None:
-    """One call that waits."""
+async def _wait(tool: str, port: int, number: int, seconds: float, task: str) -> None:
+    """One call that waits, of the server whose tool for a submit is `tool`: any version of ours can be compared."""
     calls: dict[str, tuple[str, dict[str, Any]]] = {
-        "ours": ("generate_image", {"prompt": f"fox {number} [sandbox:slow={seconds:.1f}]", "wait_seconds": 300}),
-        "bare": ("sleep", {"seconds": seconds}),
-        "vendor": ("seedream_get_task", {"task_id": task}),
+        "generate_image": (
+            "generate_image",
+            {"prompt": f"fox {number} [sandbox:slow={seconds:.1f}]", "wait_seconds": 300},
+        ),
+        "sleep": ("sleep", {"seconds": seconds}),
+        "seedream_generate_image": ("seedream_get_task", {"task_id": task}),
     }
     connection = Connection(port)
-    result = await connection.call(*calls[name], f"caller-{number % _CALLERS}")
+    result = await connection.call(*calls[tool], f"caller-{number % _CALLERS}")
     connection.close()
-    if name == "ours" and result["structuredContent"]["status"] != "succeeded":
+    if tool == "generate_image" and result["structuredContent"]["status"] != "succeeded":
         raise RuntimeError(f"a call did not wait: {text(result)}")
 
 

@@ -1,6 +1,7 @@
 """Builds a process from its settings: the server over stdio, the hosted server, and the app for ASGI servers.
 
-`local` and `hosted` have no effects on the process. `set_up_process` and `tune_garbage_collector` change it; only entry
+`local` and `hosted` have no effects on the process. `set_up_process` and the functions for the garbage
+collector change it; only entry
 points call them: the command line, and the factories of this module.
 
     uvicorn --factory mcp_seedream.assembly:create_app --workers 4
@@ -32,18 +33,19 @@ from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.server.server import build_server
 from mcp_seedream.server.tools import ToolContext, ToolDefaults
 from mcp_seedream.telemetry.logs import log_to_stderr
-from mcp_seedream.upstream.client import SeedreamClient, Timeouts
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
     from starlette.applications import Starlette
 
     from mcp_seedream.oauth.routes import SignIn
+    from mcp_seedream.upstream.client import SeedreamClient
 
 logger = logging.getLogger(__name__)
 _SANDBOX_NOTE = "Drawn by the sandbox: a placeholder, not a generated picture."
-_IMAGES_AS_TEXT = re.compile(r"autogen|semantic[\W_]?kernel|llama[\W_]?index|(?<![a-z])adk(?![a-z])", re.IGNORECASE)
+_IMAGES_AS_TEXT = r"(?i)autogen|semantic[\W_]?kernel|llama[\W_]?index|(?<![a-z])adk(?![a-z])"
 """Names of frameworks that pass images to a model as base64 text."""
+_LISTING_SECONDS = 1  # in which a client over stdio has usually listed the tools
 _STARTUP_FAILURE = 3
 """The exit status after which uvicorn and gunicorn do not restart a process."""
 
@@ -74,6 +76,7 @@ def local(
         shutdown=shutdown,
         sandbox_note=_SANDBOX_NOTE if in_sandbox else None,
         image_hosts=settings.image_hosts,
+        open_after=_LISTING_SECONDS,
     )
     return server, shutdown
 
@@ -153,6 +156,8 @@ def _sign_in(settings: Settings, upstream: SeedreamClient) -> SignIn | None:
 
 def upstream_client(settings: Settings, observer: Observer | None = None) -> SeedreamClient:
     """A client of the upstream, with the address and time-outs of the settings."""
+    from mcp_seedream.upstream.client import SeedreamClient, Timeouts  # noqa: PLC0415  (imports httpx)
+
     timeouts = Timeouts(
         settings.connect_timeout,
         settings.read_timeout,
@@ -172,7 +177,7 @@ def _local_preview(setting: str | None) -> Callable[[ToolContext], bool]:
 
     def preview(call: ToolContext) -> bool:
         client = call.session.client_params
-        is_unfit = client and _IMAGES_AS_TEXT.search(client.client_info.name)
+        is_unfit = client and re.search(_IMAGES_AS_TEXT, client.client_info.name)
         return setting != "off" and (setting == "on" or not is_unfit)
 
     return preview
@@ -263,13 +268,19 @@ def set_worker_environment(settings: Settings, metrics_folder: str) -> None:
     os.environ[name_of("metrics_dir")] = metrics_folder
 
 
+def start_garbage_collector() -> None:
+    """Turn on the garbage collector, which skips everything that exists so far: modules are never freed."""
+    gc.freeze()
+    gc.enable()
+
+
 def tune_garbage_collector() -> None:
     """Make full garbage collections rare in a process that only serves the app: each takes 0.3 s with 1,000 calls.
 
     The app runs a full collection once a minute if few calls are in progress.
     """
     gc.collect()
-    gc.freeze()  # later collections skip all objects that exist now
+    start_garbage_collector()
     gc.set_threshold(10_000, 20, 50)
 
 

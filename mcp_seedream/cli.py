@@ -10,8 +10,7 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from mcp_seedream import __version__
@@ -32,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     arguments.sandbox |= arguments.sandbox_as_documented
     run = {"try": _try, "doctor": _doctor, "install": _install, "uninstall": _uninstall}.get(arguments.command, _serve)
+    if run is _serve:
+        gc.disable()  # until the server is built: it would find little, in a tenth of the start
     try:
         _replace_unusable_propagators()
         return run(arguments)
@@ -229,8 +230,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    with _without_garbage_collection():
-        from mcp_seedream.serve_command import ServeOptions, serve  # noqa: PLC0415
+    from mcp_seedream.serve_command import ServeOptions, serve  # noqa: PLC0415
 
     http = arguments.transport == "http"
     options = ServeOptions(
@@ -243,17 +243,6 @@ def _serve(arguments: argparse.Namespace) -> int:
         ignored=() if http else tuple(name for name in _HTTP_ONLY if getattr(arguments, name) is not None),
     )
     return serve(options)
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Turn the garbage collector off during imports: it would find little, and take a tenth of the start-up time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()  # later collections skip the modules, which are never freed
-        gc.enable()
 
 
 def _sandbox(arguments: argparse.Namespace, *, by_setting: bool = False) -> SandboxOptions:

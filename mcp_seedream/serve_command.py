@@ -9,7 +9,14 @@ from dataclasses import dataclass
 
 import anyio
 
-from mcp_seedream.assembly import hosted, local, set_up_process, set_worker_environment, tune_garbage_collector
+from mcp_seedream.assembly import (
+    hosted,
+    local,
+    set_up_process,
+    set_worker_environment,
+    start_garbage_collector,
+    tune_garbage_collector,
+)
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.catalog.table_file import read_table
 from mcp_seedream.core.errors import ConfigurationError
@@ -85,6 +92,7 @@ def _sandbox_settings(
 
 def _serve_stdio(settings: Settings, table: ModelTable, *, in_sandbox: bool) -> None:
     server, shutdown = local(settings, table, in_sandbox=in_sandbox)
+    start_garbage_collector()
     if sys.stdin and sys.stdin.isatty():
         print(_WAITING, file=sys.stderr)  # noqa: T201
     anyio.run(serve_stdio, server, shutdown)
@@ -103,6 +111,7 @@ def _serve_in_workers(options: ServeOptions, settings: Settings) -> int:
     from mcp_seedream.hosting.workers import metrics_folder, open_listeners, serve_in_workers  # noqa: PLC0415
 
     sockets = open_listeners(options.host, options.port)  # before emptying a folder that another server may be using
+    start_garbage_collector()
     with metrics_folder(settings.metrics_dir) as folder:
         set_worker_environment(settings, folder)
         return serve_in_workers("mcp_seedream.assembly:create_worker_app", settings.workers, sockets)

@@ -22,7 +22,8 @@ ANY = "*"
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # Only the validator of the whole table is needed, and it includes the others.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 class Rule(_Frozen):

@@ -268,7 +268,7 @@ class Settings(BaseSettings):
 class ClaudeCode(BaseSettings):
     """The setting of Claude Code that names the folder of its settings, for `install`."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_ignore_empty=True, defer_build=True)
 
     config_dir: Path | None = _env("CLAUDE_CONFIG_DIR", default=None)
 

@@ -6,7 +6,7 @@ An attempt is one paid call, from before it is sent until its caller has the res
     |-------------------|-----------|---------------------------------------------------------------|
     |                   | QUEUED    | the call is about to be sent                                  |
     | QUEUED            | SENDING   | the client has a connection and writes the request            |
-    | SENDING           | QUEUED    | the upstream surely did not accept it, and it is tried again  |
+    | SENDING           | QUEUED    | the upstream did not accept it, and it is tried again         |
     | SENDING, QUEUED   | ACCEPTED  | the upstream answered with a task                             |
     | SENDING           | UNCERTAIN | the answer was lost                                           |
     | SENDING, QUEUED   | WITHDRAWN | it was refused, or never sent                                 |

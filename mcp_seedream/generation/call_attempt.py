@@ -69,7 +69,7 @@ class CallAttempt:
         self.request = request
         self.id = uuid4().hex
         self._began = owner.clock()
-        self._saving = anyio.Lock()
+        self._saving = anyio.Lock(fast_acquire=True)  # without a pause in each write, where none waits
         self._attempt: Attempt | None = None  # None: not opened yet, closed, or held by another call now
 
     async def claim(self, call: str, patience: float) -> Claim | None:
@@ -176,7 +176,7 @@ class CallAttempt:
             raise CallInProgress
 
     async def not_sent(self) -> None:
-        """The upstream surely did not accept the request."""
+        """The upstream did not accept the request: it was refused, or never sent."""
         if self._attempt and self._attempt.state is State.SENDING:
             await self._advance(State.QUEUED)
 

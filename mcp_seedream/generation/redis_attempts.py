@@ -119,7 +119,7 @@ class RedisAttempts:
             await self._do(self._redis.delete, _LEASE + owner)
 
     async def refusals(self) -> dict[Refusal, float]:
-        """What production refused lately, as any process found, until when (Unix seconds) it is remembered."""
+        """Choices that the upstream refused, as any process found, and until when (Unix seconds) each is remembered."""
         try:
             found: dict[str, str] = await self._do(self._redis.hgetall, _REFUSED)
         except StoreUnavailable:
@@ -161,7 +161,7 @@ class RedisAttempts:
                     found = await command(*args, **options)
         except StoreUnavailable as error:
             if self._works:
-                message = "%s Until it can, nobody can sign in, and a repeated call may be billed again."
+                message = "%s Until it can, sign-in is unavailable, and a repeated call may be billed again."
                 logger.error(message, error)  # noqa: TRY400  (a traceback may contain its address)
             self._works = False
             raise

@@ -183,7 +183,7 @@ class ImageService:
     def _call_notes(self, call: ImageCall, task: Task) -> list[str]:
         notes = []
         if self._shutdown.requested.is_set() and not task.ended:
-            again = "; the same call, made again, gets this task" if self._claimable_later else ""
+            again = "; the same call gets this task if it is repeated" if self._claimable_later else ""
             notes.append(f"The server is being stopped{again}.")
         if any(self._table.parameters[name].type == "url" for name in call.spec.options):
             notes.append("The result is sent to the callback as well.")
@@ -280,6 +280,6 @@ def _claim_note(claim: Claim, age: float) -> str:
     if claim.joined:
         return (
             f"The same call began {age:.0f} s ago: this is its task, and nothing was billed again. For another "
-            "picture, change the prompt, or call again once this one is there."
+            "picture, change the prompt, or call again once this one has ended."
         )
     return f"The same call was broken off {age:.0f} s ago: this is its task, and nothing was billed again."

@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from mcp_seedream import __version__
 from mcp_seedream.core.credentials import KeyCheck
+from mcp_seedream.core.on_demand import OnDemand
 from mcp_seedream.core.settings import Settings
 from mcp_seedream.core.shutdown import Handler, Shutdown, exit_by_signal, shutdown_on_signals
 from mcp_seedream.hosting.access import BearerKeyMiddleware, EndpointCorsMiddleware, HostAndOriginMiddleware
@@ -230,10 +231,13 @@ async def _run_start_callbacks(ctx: ServerRequestContext[Any, Any], call_next: C
     return await call_next(ctx)
 
 
-async def _abandon_cancelled_call(ctx: ServerRequestContext[Runtime, Any], call_next: CallNext) -> HandlerResult:
+async def _abandon_cancelled_call(
+    ctx: ServerRequestContext[OnDemand[Runtime], Any], call_next: CallNext
+) -> HandlerResult:
     """Abandon a call that its client cancelled; clients of older revisions do so in a separate HTTP request."""
     if ctx.method == "notifications/cancelled" and isinstance(ctx.request, Request):
         request_id = (ctx.params or {}).get("requestId")
         if isinstance(request_id, int | str):
-            await ctx.lifespan_context.attempts.cancel(ctx.request.state.caller_key, request_id)
+            runtime = await ctx.lifespan_context.get()
+            await runtime.attempts.cancel(ctx.request.state.caller_key, request_id)
     return await call_next(ctx)

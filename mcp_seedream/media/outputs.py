@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
@@ -17,9 +18,11 @@ import anyio.to_thread
 from mcp_seedream.catalog.picture_kinds import kind
 from mcp_seedream.catalog.references import picture_data
 from mcp_seedream.core.errors import SeedreamError, UnreadableReply, UpstreamError
-from mcp_seedream.media.downloads import Downloads
 from mcp_seedream.media.local_files import LocalFiles, save_as
 from mcp_seedream.upstream.types import Failure, Image, Task
+
+if TYPE_CHECKING:
+    from mcp_seedream.media.downloads import Downloads
 
 logger = logging.getLogger(__name__)
 

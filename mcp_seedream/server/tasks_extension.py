@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import anyio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -35,11 +35,13 @@ from starlette.requests import Request
 from mcp_seedream.catalog.arguments import is_waited_for
 from mcp_seedream.catalog.schemas import MAX_WAIT_SECONDS
 from mcp_seedream.core.errors import InvalidArguments, LimitExceeded, TaskNotFound
-from mcp_seedream.generation.background import BackgroundCall, Work
-from mcp_seedream.generation.service import GenerationLimits
 from mcp_seedream.server import results
-from mcp_seedream.server.runtime import Runtime
 from mcp_seedream.server.tools import ImageTools
+
+if TYPE_CHECKING:
+    from mcp_seedream.core.on_demand import OnDemand
+    from mcp_seedream.generation.background import BackgroundCall, Work
+    from mcp_seedream.server.runtime import Runtime
 
 EXTENSION = "io.modelcontextprotocol/tasks"
 _POLL_INTERVAL = 1000  # milliseconds: a poll costs little, and clients get the picture soon after it is made
@@ -48,11 +50,14 @@ _CANCELLED = (
     "and so does the same call within 10 minutes."
 )
 _DELIVERY_SECONDS = 5  # longest time that a poll waits for pictures to be downloaded and saved
-ExtensionContext: TypeAlias = ServerRequestContext[Runtime, Any]
+ExtensionContext: TypeAlias = "ServerRequestContext[OnDemand[Runtime], Any]"
 
 
-class CallLimits(GenerationLimits, Protocol):
-    """The limits of callers."""
+class CallLimits(Protocol):
+    """The limits of callers; `generation.service.GenerationLimits` with those of background calls."""
+
+    def generate(self, caller: str) -> None:
+        """Count a generation."""
 
     def task(self, caller: str) -> AbstractContextManager[None]:
         """Count a background call while the context lasts.
@@ -121,7 +126,8 @@ class Tasks(Extension):
                 return await tool(arguments, Context(request_context=ctx, input_params=params), call)
 
         try:
-            call = await ctx.lifespan_context.background.start(caller, _in_progress(ctx, work))
+            background = (await ctx.lifespan_context.get()).background
+            call = await background.start(caller, _in_progress(ctx, work))
         except LimitExceeded as error:
             return results.error_result(error)
         return call.result if call.task is None else {"resultType": "task", **self._task_fields(call)}
@@ -135,7 +141,7 @@ class Tasks(Extension):
         call = await self._find(ctx, params)
         outcome = _outcome(call)
         if outcome:
-            await ctx.lifespan_context.background.delivered(call)
+            await (await ctx.lifespan_context.get()).background.delivered(call)
         return {**self._task_fields(call), **outcome}
 
     async def cancel(self, ctx: ExtensionContext, params: TaskParams) -> HandlerResult:
@@ -157,7 +163,7 @@ class Tasks(Extension):
         """The background call of a task; if this process has none, a new call that follows the task."""
         require_client_extension(ctx, EXTENSION)
         _check_name(ctx, params.task_id)
-        runtime, caller = ctx.lifespan_context, self._caller(ctx)
+        runtime, caller = await ctx.lifespan_context.get(), self._caller(ctx)
         call = runtime.background.find(caller, params.task_id)
         if call is None or call.task is None or (_is_pending(call) and not runtime.shutdown.requested.is_set()):
             arguments = {"task_id": params.task_id, "wait_seconds": MAX_WAIT_SECONDS}
@@ -198,7 +204,7 @@ def _in_progress(ctx: ExtensionContext, work: Work) -> Work:
     """The work, counted as a call in progress, so that a shutdown waits until its pictures are saved."""
 
     async def work_in_progress(call: BackgroundCall) -> HandlerResult:
-        with ctx.lifespan_context.shutdown.call_in_progress():
+        with (await ctx.lifespan_context.get()).shutdown.call_in_progress():
             result: HandlerResult = await work(call)
         if isinstance(result, CallToolResult):
             call.size = len(result.model_dump_json())

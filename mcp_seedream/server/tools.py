@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -26,17 +26,19 @@ from mcp_seedream.core import events
 from mcp_seedream.core.credentials import placeholder_reason
 from mcp_seedream.core.errors import MissingToken, SeedreamError
 from mcp_seedream.core.events import Observer
-from mcp_seedream.generation.background import BackgroundCall
+from mcp_seedream.core.on_demand import OnDemand
 from mcp_seedream.generation.journal import IN_MEMORY, Journal
-from mcp_seedream.generation.service import CallContext
 from mcp_seedream.media.local_files import LocalFiles, save_target, saved_set
 from mcp_seedream.media.outputs import PREVIEW_ROOM, Delivered, DeliveryOptions, deliver, within_budget
 from mcp_seedream.server import results
 from mcp_seedream.server.descriptions import LISTING, TOOLS
 from mcp_seedream.server.gallery import TOOL_META
-from mcp_seedream.server.runtime import Runtime
 from mcp_seedream.server.sdk import unchecked_tool
 from mcp_seedream.upstream.types import Task
+
+if TYPE_CHECKING:
+    from mcp_seedream.generation.background import BackgroundCall
+    from mcp_seedream.server.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ INTERNAL = (
     "Unexpected error in this server; its log has the details. If a picture was generated, get_task returns it by its "
     "id, and the same call within 10 minutes returns it without another bill."
 )
-ToolContext = Context[Runtime, Any]
+ToolContext: TypeAlias = "Context[OnDemand[Runtime], Any]"
 TokenOf = Callable[[ToolContext], str | None]
 """Returns the API token of a call's caller."""
 
@@ -126,6 +128,8 @@ class ImageTools:
     async def _make(
         self, operation: Operation, arguments: dict[str, Any], ctx: ToolContext, background: BackgroundCall | None
     ) -> CallToolResult:
+        from mcp_seedream.generation.service import CallContext  # noqa: PLC0415  (imports httpx: not before a call)
+
         seconds = self._defaults.wait_seconds
         check = partial(image_call, self.table, operation, arguments, wait_seconds=seconds, origin=self._origin)
         # In a thread: decoding megabytes of base64 would block other callers.
@@ -134,7 +138,7 @@ class ImageTools:
             call = replace(call, wait_seconds=MAX_WAIT_SECONDS)  # the client fetches the result later
         self._check_save_to(call.save_to)  # before the call is billed
         token = self._token(ctx)
-        runtime, request_id = ctx.request_context.lifespan_context, ctx.request_context.request_id
+        runtime, request_id = await _runtime(ctx), ctx.request_context.request_id
         async with runtime.attempts.attempt(token, request_id, deliver_later=background is not None) as attempt:
             if background:
                 background.attempt = attempt
@@ -147,7 +151,7 @@ class ImageTools:
     async def _look_up(
         self, arguments: dict[str, Any], ctx: ToolContext, background: BackgroundCall | None
     ) -> CallToolResult:
-        runtime, seconds = ctx.request_context.lifespan_context, self._defaults.wait_seconds
+        runtime, seconds = await _runtime(ctx), self._defaults.wait_seconds
         call = task_call(arguments, wait_seconds=seconds, origin=self._origin, listing=self._journal is not None)
         self._check_save_to(call.save_to)
         if not call.task_ids:
@@ -181,7 +185,7 @@ class ImageTools:
         self, task: Task, save_to: str | None, ctx: ToolContext, *, preview: bool = True, share: int = 1
     ) -> Delivered:
         """Save and preview the pictures of a task, as the call and the server's defaults say."""
-        local, journal, runtime = self._defaults.local, self._journal, ctx.request_context.lifespan_context
+        local, journal, runtime = self._defaults.local, self._journal, await _runtime(ctx)
         folder = (save_target(save_to, local) if save_to else local.output) if local else None
         if save_to and task.state == "pending":
             note = f'Nothing is saved yet: call get_task with save_to "{save_to}" as well.'
@@ -230,6 +234,10 @@ def _tool(
     fields = TOOLS[function.__name__]
     fields = {**fields, "description": fields["description"] + more}
     return unchecked_tool(function, schema, output, meta=TOOL_META, **fields)
+
+
+async def _runtime(ctx: ToolContext) -> Runtime:
+    return await ctx.request_context.lifespan_context.get()
 
 
 async def _errors_as_results(tool: str, work: Awaitable[CallToolResult]) -> CallToolResult:

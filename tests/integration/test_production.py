@@ -170,7 +170,7 @@ async def test_get_task_tells_of_a_withdrawn_model(session: Session, production:
         told = await call(client, "a fox", {"seed": 7, "wait_seconds": 0})
         refused = await client.call_tool("get_task", {"task_id": answer(told)["task_id"]})
     assert refused.is_error
-    assert "on 2026-08-05: leave out `model`, and what only that model takes" in text(refused)
+    assert "on 2026-08-05: leave out `model`, and parameters that only this model supports" in text(refused)
 
 
 @pytest.mark.parametrize("place", ["answer", "success"])

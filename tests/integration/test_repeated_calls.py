@@ -291,9 +291,10 @@ async def test_nothing_is_kept_of_calls_that_are_over(session: Session, sandbox:
     @asynccontextmanager
     async def watched(server: Any) -> Any:
         async with lifespan(server) as runtime:
-            stores.append(runtime.attempts._owner.store)
+            attempts = (await runtime.get()).attempts
+            stores.append(attempts._owner.store)
             yield runtime
-            assert runtime.attempts._owner.open_calls == set()
+            assert attempts._owner.open_calls == set()
             if isinstance(stores[0], FailoverAttempts):
                 store = stores[0]._shared
                 assert isinstance(store, SQLiteAttempts)
