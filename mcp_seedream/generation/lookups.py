@@ -129,7 +129,8 @@ class TaskLookups:
     def _refusal_note(self, part: Part, model_id: str) -> str:
         model = self._table.by_id.get(model_id)
         if model and model.withdrawn:
-            return f"Nothing was billed. {withdrawal(model)}: leave out `model`, and parameters that only this model supports."
+            advice = "leave out `model`, and parameters that only this model supports"
+            return f"Nothing was billed. {withdrawal(model)}: {advice}."
         return (
             f"The upstream refused the {part}, and nothing was billed. "
             f"Make the same call again, without `{part}`: the server chooses another {part}."

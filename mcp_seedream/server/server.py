@@ -81,8 +81,8 @@ def build_server(
     tools = ImageTools(table, token_of, defaults, journal=journal, observer=observer)
     runtime = partial(
         _open_runtime, table, connect, shutdown=shutdown, set_images=defaults.set_images, local=defaults.local,
-        journal=journal, redis=redis, limits=limits, observer=observer, sandbox_note=sandbox_note, look_interval=look_interval,
-        timing=timing, keeping=keeping,
+        journal=journal, redis=redis, limits=limits, observer=observer, sandbox_note=sandbox_note,
+        look_interval=look_interval, timing=timing, keeping=keeping,
     )  # fmt: skip
     server = PromptServer(
         Prompts(table, local=defaults.local is not None),

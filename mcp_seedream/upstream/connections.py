@@ -22,6 +22,10 @@ from mcp_seedream.core.setting_rules import LOOPBACK
 from mcp_seedream.upstream.fair_limiter import FairLimiter
 from mcp_seedream.upstream.responses import ENCODING
 
+_IDLE_SECONDS = 4
+"""Idle connections are closed after this time: many servers close them after 5 seconds, and a request that is sent at
+that moment may or may not be billed."""
+
 
 class ConnectionPools:
     """One connection pool for each kind of request, created when it is first used.
@@ -74,7 +78,9 @@ class ConnectionPools:
         return tls_context()
 
     def _client(self, kind: str) -> httpx.AsyncClient:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self._connections)
+        limits = httpx.Limits(
+            max_connections=None, max_keepalive_connections=self._connections, keepalive_expiry=_IDLE_SECONDS
+        )
         plain = http_client(self._base_url, self._tls, limits=limits)
         # httpx reads proxies from the environment only for clients without a transport, and has no public function that
         # returns the transport it would use.
