@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import hmac
 import json
 import os
 from collections.abc import Sequence
@@ -37,14 +38,25 @@ class Sealer:
     """
 
     def __init__(self, secrets: Sequence[str], audience: str) -> None:
-        self._ciphers = [AESGCM(_derived(secret)) for secret in secrets]
+        self._ciphers = [AESGCM(_derived(secret, b"mcp-seedream sealing")) for secret in secrets]
+        self._nonce_key = _derived(secrets[0], b"mcp-seedream nonces")
         self._audience = audience
 
-    def seal(self, kind: Kind, value: Any) -> str:
-        """Encrypt a JSON value to a string of letters, digits, `-` and `_`."""
-        nonce = os.urandom(_NONCE)
+    def seal(self, kind: Kind, value: Any, *, repeatable: bool = False) -> str:
+        """Encrypt a JSON value to a string of letters, digits, `-` and `_`.
+
+        Args:
+            kind: What the text is.
+            value: The value.
+            repeatable: Whether the same value gives the same text. The nonce is then a keyed hash of the value, so that
+                no two values share one (as in RFC 5297).
+        """
         plain = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-        sealed = nonce + self._ciphers[0].encrypt(nonce, plain, self._authenticated_data(kind))
+        data = self._authenticated_data(kind)
+        nonce = (
+            hmac.digest(self._nonce_key, data + b"\0" + plain, "sha256")[:_NONCE] if repeatable else os.urandom(_NONCE)
+        )
+        sealed = nonce + self._ciphers[0].encrypt(nonce, plain, data)
         return f"{PREFIX}{kind}_{base64.urlsafe_b64encode(sealed).decode().rstrip('=')}"
 
     def open(self, kind: Kind, text: str) -> Any:
@@ -84,5 +96,5 @@ def fingerprint(text: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()[:16]).decode().rstrip("=")
 
 
-def _derived(secret: str) -> bytes:
-    return HKDF(SHA256(), length=32, salt=None, info=b"mcp-seedream sealing").derive(secret.encode())
+def _derived(secret: str, purpose: bytes) -> bytes:
+    return HKDF(SHA256(), length=32, salt=None, info=purpose).derive(secret.encode())

@@ -420,7 +420,7 @@ async def test_a_code_that_has_expired(table: ModelTable, upstream: str, web: ht
 
 
 async def test_refresh_tokens_are_good_once(raw: Raw) -> None:
-    """A second time ends the grant: one of the two who have it stole it."""
+    """Once its successor was used, a second time ends the grant: one of the two who have it stole it."""
     first = await raw.tokens()
     second = (await raw.refresh(first["refresh_token"])).json()
     assert second["access_token"] != first["access_token"]
@@ -430,6 +430,27 @@ async def test_refresh_tokens_are_good_once(raw: Raw) -> None:
     for tokens in (first, second, third):
         assert (await raw.call(tokens["access_token"])).status_code == 401
     assert (await raw.refresh(third["refresh_token"])).json()["error"] == "invalid_grant"
+
+
+async def test_a_refresh_may_be_repeated_for_thirty_seconds(
+    table: ModelTable, upstream: str, web: httpx.AsyncClient
+) -> None:
+    """After a lost answer, with the store in memory: the same tokens. Later, the repetition ends the sign-in."""
+    now = [time.time()]
+    store = MemoryStore(clock=lambda: now[0])
+    with hosted(table, upstream, store=store, clock=lambda: now[0]) as server:
+        raw = Raw(server.address, web)
+        first = await raw.tokens()
+        second = (await raw.refresh(first["refresh_token"])).json()
+        now[0] += 30
+        again = (await raw.refresh(first["refresh_token"])).json()
+        assert (again["access_token"], again["refresh_token"]) == (second["access_token"], second["refresh_token"])
+        assert KEY not in str(store.__dict__)
+        assert second["refresh_token"] not in str(store.__dict__)
+        now[0] += 1
+        assert (await raw.refresh(first["refresh_token"])).json()["error"] == "invalid_grant"
+        assert (await raw.call(second["access_token"])).status_code == 401
+        assert (await raw.refresh(second["refresh_token"])).json()["error"] == "invalid_grant"
 
 
 async def test_refreshing_takes_no_more_room(table: ModelTable, upstream: str, web: httpx.AsyncClient) -> None:
