@@ -37,10 +37,10 @@ from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from pydantic import AnyUrl, SecretStr
 
 from mcp_seedream.core.errors import StoreUnavailable
-from mcp_seedream.oauth.consent import Transaction, consent_address, transaction_end
 from mcp_seedream.oauth.registrations import SCOPE, Client, register, registered
 from mcp_seedream.oauth.sealing import Sealer, fingerprint
 from mcp_seedream.oauth.store import Store
+from mcp_seedream.oauth.transactions import Transaction, consent_address, transaction_end
 
 _CHALLENGE = re.compile(r"[\w-]{43}", re.ASCII)  # the length of S256
 _MAX_STATE_BYTES = 1000  # it is encrypted into a URL and a cookie, encoded twice

@@ -37,11 +37,13 @@ from starlette.types import Message
 from mcp_seedream.core.credentials import KeyCheck
 from mcp_seedream.core.errors import ConfigurationError, StoreUnavailable
 from mcp_seedream.core.settings import Settings
-from mcp_seedream.oauth.consent import CALLBACK, PATH, Consent, read_form
+from mcp_seedream.oauth.consent import CALLBACK, Consent, read_form
+from mcp_seedream.oauth.pages import refusal_page
 from mcp_seedream.oauth.provider import GrantProvider, Lifetimes
 from mcp_seedream.oauth.registrations import AUTH_METHODS, SCOPE
 from mcp_seedream.oauth.sealing import Sealer, is_sealed
 from mcp_seedream.oauth.store import MemoryStore, Store, open_store
+from mcp_seedream.oauth.transactions import PATH
 from mcp_seedream.oauth.vendor import Vendor
 
 _MAX_BODY_BYTES = 64 * 1024
@@ -179,7 +181,7 @@ def open_sign_in(settings: Settings, endpoint: str, check_key: KeyCheck) -> Sign
 
 
 class _AuthorizationHandler(AuthorizationHandler):
-    """Adds the issuer to error responses as well (RFC 9207)."""
+    """Shows a page for errors, which has the response with the issuer (RFC 9207) as a link, instead of a redirect."""
 
     def __init__(self, provider: GrantProvider, issuer: str) -> None:
         super().__init__(provider)
@@ -191,7 +193,7 @@ class _AuthorizationHandler(AuthorizationHandler):
         response = await super().handle(request)
         location = response.headers.get("location", "")
         if location and not location.startswith(f"{self._issuer}{PATH}?"):
-            response.headers["location"] = f"{location}&{urlencode({'iss': self._issuer})}"
+            return refusal_page(f"{location}&{urlencode({'iss': self._issuer})}")
         return response
 
 

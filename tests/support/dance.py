@@ -119,6 +119,13 @@ def vendor_link(page: str) -> str:
     return html.unescape(found[1])
 
 
+def link_back(page: str) -> str:
+    """The address at the client that an error page leads to."""
+    found = re.search(r'class="button plain" href="([^"]+)"', page)
+    assert found, page
+    return html.unescape(found[1])
+
+
 def answer_in(url: str) -> dict[str, str]:
     """The query of an address."""
     return {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
