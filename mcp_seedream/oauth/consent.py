@@ -15,7 +15,6 @@ import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -29,7 +28,7 @@ from starlette.routing import Route
 from mcp_seedream.core.credentials import KeyCheck, placeholder_reason
 from mcp_seedream.core.errors import TOKEN_PAGE, SeedreamError, SignInFailed, StoreUnavailable
 from mcp_seedream.oauth.pages import consent_page, display_host, error_page, redirect
-from mcp_seedream.oauth.registrations import APP_SCHEMES
+from mcp_seedream.oauth.registrations import APP_SCHEMES, is_loopback
 from mcp_seedream.oauth.sealing import Sealer, fingerprint, has_sealed
 from mcp_seedream.oauth.transactions import PATH, SECONDS, Transaction, consent_address, valid_transaction
 from mcp_seedream.oauth.vendor import Vendor
@@ -135,7 +134,7 @@ class Consent:
         if transaction is None or self._vendor is None:
             return failure_page
         state, verifier = secrets.token_urlsafe(24), secrets.token_urlsafe(48)
-        away = {"t": asdict(transaction), "b": fingerprint(self._browser(request)), "v": verifier, "s": state}
+        away = {"t": transaction.fields(), "b": fingerprint(self._browser(request)), "v": verifier, "s": state}
         challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")
         response = redirect(self._vendor.address(state, challenge))
         self._set_cookie(response, self._away_cookie, self._sealer.seal("away", away))
@@ -191,7 +190,7 @@ class Consent:
         self, request: Request, transaction: Transaction, problem: str | None = None, status: int = 200
     ) -> Response:
         browser = self._browser(request) or secrets.token_urlsafe(16)
-        form = self._sealer.seal("form", {"t": asdict(transaction), "b": fingerprint(browser)})
+        form = self._sealer.seal("form", {"t": transaction.fields(), "b": fingerprint(browser)})
         parts = urlsplit(transaction.redirect_uri)
         # A policy cannot contain IPv6 addresses, nor the hosts of app schemes: these allow the whole scheme.
         scheme_only = parts.scheme in APP_SCHEMES or "[" in parts.netloc
@@ -201,6 +200,8 @@ class Consent:
             problem=_PROBLEMS.get(problem or "", ""),
             client=transaction.name or "(no name)",
             host=display_host(transaction.redirect_uri),
+            source=transaction.client_host or "",
+            local="yes" if is_loopback(transaction.redirect_uri) else "",
             form=form,
             vendor=f"{_VENDOR_PATH}?{urlencode({'form': form})}" if self._vendor else "",
             endpoint=urlsplit(self._issuer).netloc,

@@ -19,7 +19,8 @@ def consent_page(form_action: str, status: int, **values: str) -> Response:
     Args:
         form_action: Origins to which the form may lead, for the page's content security policy.
         status: The HTTP status.
-        values: The values of the template's variables; without `problem` or `vendor`, its part is hidden.
+        values: The values of the template's variables. The parts of `problem`, `vendor`, `source` and `local` are
+            hidden if they are empty.
     """
     return HTMLResponse(_render(title="Connect to Seedream", **values), status, _headers(f"'self' {form_action}"))
 
@@ -59,7 +60,7 @@ def _render(**values: str) -> str:
     for block in ("form", "back"):
         if block not in values:
             template = re.sub(rf"<!-- {block} -->.*<!-- end {block} -->", "", template, flags=re.DOTALL)
-    hidden = {f"no_{name}": "" if values.get(name) else "hidden" for name in ("problem", "vendor")}
+    hidden = {f"no_{name}": "" if values.get(name) else "hidden" for name in ("problem", "vendor", "source", "local")}
     return Template(template).substitute({name: escape(value) for name, value in values.items()} | hidden)
 
 

@@ -37,7 +37,16 @@ from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from pydantic import AnyUrl, SecretStr
 
 from mcp_seedream.core.errors import StoreUnavailable
-from mcp_seedream.oauth.registrations import SCOPE, Client, register, registered
+from mcp_seedream.oauth.client_documents import document_host, is_document_url
+from mcp_seedream.oauth.registrations import (
+    AUTH_METHODS,
+    SCOPE,
+    Client,
+    build_client,
+    register,
+    registered,
+    same_endpoint,
+)
 from mcp_seedream.oauth.sealing import Sealer, fingerprint
 from mcp_seedream.oauth.store import Store
 from mcp_seedream.oauth.transactions import Transaction, consent_address, transaction_end
@@ -47,7 +56,6 @@ _MAX_STATE_BYTES = 1000  # it is encrypted into a URL and a cookie, encoded twic
 _REVOKED = "ended"  # stored instead of a refresh token's serial, which is longer
 _REPEAT_SECONDS = 30  # in which a used refresh token gives its successor again
 _RETRY_SECONDS = 10  # after a failure of the store, in which access tokens are not checked for revocation
-_PORTS = {"https": 443, "http": 80}
 _log = logging.getLogger(__name__)
 
 
@@ -106,10 +114,26 @@ class GrantProvider(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
 
     def is_own_resource(self, resource: str) -> bool:
         """Whether a resource indicator (RFC 8707) names this endpoint, with any query."""
-        return _canonical(resource) == _canonical(self._resource)
+        return same_endpoint(resource, self._resource)
 
     async def get_client(self, client_id: str) -> Client | None:
+        """A client that registered here."""
         return registered(self._sealer, client_id)
+
+    def client_of_token(self, client_id: str, refresh_token: str) -> Client | None:
+        """The client of a request to the token endpoint, whose codes and tokens are bound to its id.
+
+        Nothing is fetched for an id that is a URL. A refresh token names the client's secret: a registration may be
+        encrypted with a seal key that was removed since.
+        """
+        if is_document_url(client_id):
+            return build_client(client_id)
+        if client := registered(self._sealer, client_id):
+            return client
+        claims = self._sealer.open("refresh", refresh_token)
+        if claims is None or claims["c"] != fingerprint(client_id) or "m" not in claims:
+            return None
+        return build_client(client_id, method=claims["m"], secret=claims["s"])
 
     async def register_client(self, client_info: OAuthClientInformationFull) -> None:
         register(self._sealer, client_info)
@@ -130,6 +154,7 @@ class GrantProvider(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
             challenge=params.code_challenge,
             state=params.state,
             until=transaction_end(),
+            client_host=document_host(client.client_id),
         )
         return consent_address(self._sealer, self._issuer, transaction)
 
@@ -260,15 +285,18 @@ class GrantProvider(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
             "k": source.key.get_secret_value(),
             "i": serial,
         }
-        access_end = issued + self._lifetimes.access
-        refresh_end = issued + self._lifetimes.refresh
+        access = {**claims, "e": issued + self._lifetimes.access}
+        refresh = {
+            **claims,
+            "e": issued + self._lifetimes.refresh,
+            "m": AUTH_METHODS.index(client.token_endpoint_auth_method or "none"),
+            "s": client.client_secret,
+        }
         seal = partial(self._sealer.seal, repeatable=True)
         return OAuthToken(
-            access_token=seal("access", {**claims, "e": access_end}),
-            expires_in=max(0, access_end - int(self._clock())),
-            refresh_token=seal("refresh", {**claims, "e": refresh_end})
-            if "refresh_token" in client.grant_types
-            else None,
+            access_token=seal("access", access),
+            expires_in=max(0, access["e"] - int(self._clock())),
+            refresh_token=seal("refresh", refresh) if "refresh_token" in client.grant_types else None,
             scope=SCOPE,
         )
 
@@ -282,12 +310,3 @@ def _issued(serial: str, previous: str) -> int | None:
     """When a serial was issued as the successor of another one; None if it was not."""
     issued, _, rest = serial.partition(".")
     return int(issued) if rest.endswith(f".{fingerprint(previous)}") else None
-
-
-def _canonical(resource: str) -> tuple[str, str | None, int | None, str]:
-    try:
-        parts = urlsplit(resource)
-        port = parts.port or _PORTS.get(parts.scheme)
-    except ValueError:
-        return "", None, None, ""
-    return parts.scheme, parts.hostname, port, parts.path.rstrip("/")

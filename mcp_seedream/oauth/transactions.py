@@ -30,6 +30,7 @@ class Transaction:
         challenge: The PKCE challenge, S256.
         state: The client's own value, returned to it.
         until: When it expires, in Unix seconds.
+        client_host: The host of the client's metadata document; None: it registered at this server.
     """
 
     client: str
@@ -39,6 +40,12 @@ class Transaction:
     challenge: str
     state: str | None
     until: int
+    client_host: str | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """The fields for `valid_transaction`, without the last one if it is None: older versions do not know it."""
+        fields = asdict(self)
+        return fields if self.client_host else {name: fields[name] for name in fields if name != "client_host"}
 
     def response_uri(self, issuer: str, **values: str) -> str:
         """The redirect URI with the parameters of a response."""
@@ -48,7 +55,7 @@ class Transaction:
 
 def consent_address(sealer: Sealer, issuer: str, transaction: Transaction, problem: str | None = None) -> str:
     """The address of the consent page; `problem` is the code of a message to show."""
-    query = {"transaction": sealer.seal("consent", asdict(transaction))}
+    query = {"transaction": sealer.seal("consent", transaction.fields())}
     return f"{issuer}{PATH}?{urlencode(query | ({'problem': problem} if problem else {}))}"
 
 

@@ -32,6 +32,7 @@ from mcp_seedream.core.settings import read_settings
 from mcp_seedream.hosting.app import bearer_token, build_app
 from mcp_seedream.hosting.key_verifier import KeyVerifier, uncached_check
 from mcp_seedream.hosting.middleware import ENDPOINT
+from mcp_seedream.oauth.client_documents import Fetch
 from mcp_seedream.oauth.provider import Lifetimes
 from mcp_seedream.oauth.routes import SignIn
 from mcp_seedream.oauth.store import Store
@@ -77,6 +78,7 @@ def hosted(
     vendor: Callable[[str], Vendor] | None = None,
     lifetimes: Lifetimes | None = None,
     store: Store | None = None,
+    fetch_document: Fetch | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Iterator[Hosted]:
     """An endpoint that works against `upstream`; its public address is its own unless another is given."""
@@ -97,6 +99,7 @@ def hosted(
             store=store,
             vendor=vendor(public) if vendor else None,
             lifetimes=lifetimes,
+            fetch_document=fetch_document,
             clock=clock,
         )
         server = build_server(table, connect, token_of=bearer_token, defaults=ToolDefaults(20), look_interval=0.1)
@@ -277,8 +280,13 @@ class Kept:
 
 
 @asynccontextmanager
-async def official(endpoint: str, person: Person, kept: Kept, mode: str = "auto") -> AsyncIterator[Client]:
-    """The SDK's client, which signs in by itself when it is refused; `person` does what a person has to."""
+async def official(
+    endpoint: str, person: Person, kept: Kept, mode: str = "auto", *, document: str | None = None, **changes: Any
+) -> AsyncIterator[Client]:
+    """The SDK's client, which signs in by itself when it is refused; `person` does what a person has to.
+
+    It registers as claude.ai does, with changes, or has a metadata document.
+    """
     came: list[str] = []
 
     async def redirect(url: str) -> None:
@@ -288,8 +296,8 @@ async def official(endpoint: str, person: Person, kept: Kept, mode: str = "auto"
         answer = answer_in(came[-1])
         return AuthorizationCodeResult(code=answer["code"], state=answer["state"], iss=answer["iss"])
 
-    metadata = OAuthClientMetadata.model_validate({**CLAUDE_REGISTRATION, "scope": None})
-    auth = OAuthClientProvider(endpoint, metadata, kept, redirect, callback)
+    metadata = OAuthClientMetadata.model_validate({**CLAUDE_REGISTRATION, "scope": None, **changes})
+    auth = OAuthClientProvider(endpoint, metadata, kept, redirect, callback, client_metadata_url=document)
     async with (
         httpx2.AsyncClient(auth=auth, timeout=60) as web,
         Client(streamable_http_client(endpoint, http_client=web), mode=mode) as client,
