@@ -33,7 +33,7 @@ from mcp_seedream.oauth.consent import CALLBACK, Consent
 from mcp_seedream.oauth.handlers import Authorization, Revocation, Tokens, client_form, cross_origin
 from mcp_seedream.oauth.provider import GrantProvider, Lifetimes
 from mcp_seedream.oauth.registrations import AUTH_METHODS, SCOPE
-from mcp_seedream.oauth.sealing import Sealer, is_sealed
+from mcp_seedream.oauth.sealing import Sealer, is_sealed, rotation_state
 from mcp_seedream.oauth.store import MemoryStore, Store, open_store
 from mcp_seedream.oauth.vendor import Vendor
 
@@ -157,6 +157,7 @@ def open_sign_in(
             )
         _log.warning("SEEDREAM_SEAL_KEYS is not set: all sign-ins become invalid when this process ends.")
         keys = [secrets.token_urlsafe(32)]
+    _log.info("sign-in: %s", rotation_state(keys))
     vendor = None
     if settings.vendor_client_id:
         callback = f"{settings.public_url}{CALLBACK}"

@@ -30,7 +30,10 @@ _VERSION = 1  # of the format; texts of another version do not open
 
 
 class Sealer:
-    """Seals with the first secret and opens with any, so that secrets can be rotated: new first, old ones kept a while.
+    """Seals with the first secret and opens with any, so that secrets can be rotated.
+
+    Replicas that are updated one by one must all open with a new secret before one seals with it: first `OLD,NEW` at
+    all of them, then `NEW,OLD`, then `NEW`.
 
     Args:
         secrets: Strings of at least 32 characters; AES-256 keys are derived from them (HKDF with SHA-256).
@@ -89,6 +92,21 @@ def is_sealed(text: str) -> bool:
 def has_sealed(text: str) -> bool:
     """Whether a text contains a sealed one, in any quotes or case."""
     return any(f"{PREFIX}{kind}_" in text.lower() for kind in get_args(Kind)) or is_sealed(text)
+
+
+def key_id(secret: str) -> str:
+    """A short hash of a secret, to compare settings with: 8 hexadecimal digits.
+
+    It reveals no more than a sealed text does, with which anybody could check guesses.
+    """
+    return _derived(secret, b"mcp-seedream key id")[:4].hex()
+
+
+def rotation_state(secrets: Sequence[str]) -> str:
+    """Which of the secrets seals, and which only open, for people."""
+    sealing, *others = map(key_id, secrets)
+    rest = f"{', '.join(others)} only decrypt{'s' if len(others) == 1 else ''}" if others else "there is no other"
+    return f"seal key {sealing} encrypts; {rest}"
 
 
 def fingerprint(text: str) -> str:

@@ -78,6 +78,7 @@ def hosted(
     vendor: Callable[[str], Vendor] | None = None,
     lifetimes: Lifetimes | None = None,
     store: Store | None = None,
+    port: int = 0,
     fetch_document: Fetch | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Iterator[Hosted]:
@@ -86,7 +87,7 @@ def hosted(
     def connect() -> SeedreamClient:
         return SeedreamClient(upstream, timeouts=PATIENT, retries=QUICK)
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", port)) as listener:
         own = f"http://127.0.0.1:{listener.getsockname()[1]}"
         public = public_url or own
         settings = read_settings(public_url=public)
@@ -281,11 +282,18 @@ class Kept:
 
 @asynccontextmanager
 async def official(
-    endpoint: str, person: Person, kept: Kept, mode: str = "auto", *, document: str | None = None, **changes: Any
+    endpoint: str,
+    person: Person,
+    kept: Kept,
+    mode: str = "auto",
+    *,
+    document: str | None = None,
+    expired: bool = False,
+    **changes: Any,
 ) -> AsyncIterator[Client]:
     """The SDK's client, which signs in by itself when it is refused; `person` does what a person has to.
 
-    It registers as claude.ai does, with changes, or has a metadata document.
+    It registers as claude.ai does, with changes, or has a metadata document. If its token has expired, it refreshes it.
     """
     came: list[str] = []
 
@@ -298,6 +306,7 @@ async def official(
 
     metadata = OAuthClientMetadata.model_validate({**CLAUDE_REGISTRATION, "scope": None, **changes})
     auth = OAuthClientProvider(endpoint, metadata, kept, redirect, callback, client_metadata_url=document)
+    auth.context.token_expiry_time = 1.0 if expired else None
     async with (
         httpx2.AsyncClient(auth=auth, timeout=60) as web,
         Client(streamable_http_client(endpoint, http_client=web), mode=mode) as client,
