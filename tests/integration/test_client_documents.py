@@ -143,9 +143,9 @@ async def test_a_program_on_the_persons_computer(raw: Raw) -> None:
     raw.id, raw.redirect_uri = CODE_URL, "http://localhost:54321/callback"
     page = await Person().look(raw.url())
     assert "<strong>localhost:54321</strong>" in page.text
-    assert '<p class="problem" >This address is a program on your own computer.' in page.text
+    assert '<p class="note" >This address belongs to a program on your own computer.' in page.text
     raw.id, raw.redirect_uri = URL, CLAUDE
-    assert '<p class="problem" hidden>This address is a program' in (await Person().look(raw.url())).text
+    assert '<p class="note" hidden>This address belongs to a program' in (await Person().look(raw.url())).text
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,10 @@ async def test_the_sandbox_shows_all_of_it() -> None:
     with replica_running(port, *arguments, SEEDREAM_PUBLIC_URL=address):
         async with official(f"{address}/mcp", Person(at_vendor=True), Kept()) as client:
             result = await client.call_tool("generate_image", {"prompt": "a fox"})
+        async with httpx.AsyncClient(timeout=60) as web:
+            raw = Raw(address, web)
+            raw.id = f"https://127.0.0.1:{port}/client"  # the guarded download is put together with the rest
+            assert "leads to a private address" in (await web.get(raw.url())).text
     assert answer(result)["status"] == "succeeded"
 
 
