@@ -149,9 +149,10 @@ def _check_hosted(settings: Settings, *, in_sandbox: bool) -> None:
 def _sign_in(settings: Settings, upstream: SeedreamClient) -> SignIn | None:
     from mcp_seedream.hosting.key_verifier import uncached_check  # noqa: PLC0415
     from mcp_seedream.hosting.middleware import ENDPOINT  # noqa: PLC0415
+    from mcp_seedream.media.documents import Documents  # noqa: PLC0415
     from mcp_seedream.oauth.routes import open_sign_in  # noqa: PLC0415
 
-    return open_sign_in(settings, ENDPOINT, uncached_check(upstream.look_up))
+    return open_sign_in(settings, ENDPOINT, uncached_check(upstream.look_up), Documents().fetch)
 
 
 def upstream_client(settings: Settings, observer: Observer | None = None) -> SeedreamClient:

@@ -7,6 +7,7 @@
     ├── ServerShuttingDown       the process is about to exit; nothing was sent
     ├── StoreUnavailable         the store of sign-in can't be used, because Redis is down
     ├── SignInFailed             the vendor's sign-in returned no key
+    ├── ClientDocumentError      the metadata document of a client can't be used
     ├── LimitExceeded            a limit of this server is reached; nothing was sent
     └── UpstreamError            the upstream refused, failed or could not be reached
         ├── RequestRefused       400, 404 no_api, 413: the same request would be refused again
@@ -160,6 +161,16 @@ class SignInFailed(SeedreamError):
 
     code = "vendor_failed"
     retryable = True
+
+
+class ClientDocumentError(SeedreamError):
+    """The metadata document of a sign-in's client can't be fetched, or is not accepted."""
+
+    code = "invalid_client"
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
 
 
 class LimitExceeded(SeedreamError):

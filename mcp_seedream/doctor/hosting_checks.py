@@ -26,6 +26,7 @@ from mcp_seedream.doctor.http_probe import PRIVATE_STATUSES, Answer, HttpProbe, 
 from mcp_seedream.doctor.machine import free_bytes, invalid_setting
 from mcp_seedream.hosting.middleware import ENDPOINT
 from mcp_seedream.hosting.workers import LINGER
+from mcp_seedream.oauth.sealing import rotation_state
 
 _FOR_SIGN_IN = ("seal_keys", "redis_url", "vendor_client_id")
 _REDIS_SECONDS = 3
@@ -76,7 +77,8 @@ class HostingChecks:
             text = f"Without {name_of('seal_keys')}, everyone must sign in again after a restart of the server."
             return Finding("warning", text, "`openssl rand -hex 32` makes a key. All replicas need the same key.")
         shared = "shared" if settings.redis_url else f"for one process only (several need {_REDIS_URL})"
-        return Finding("ok", f"sign-in for {settings.public_url}, {shared}; {processes}; {ending}")
+        keys = rotation_state([key.get_secret_value() for key in settings.seal_keys])
+        return Finding("ok", f"sign-in for {settings.public_url}, {shared}; {processes}; {ending}; {keys}")
 
     async def _start_error(self) -> str:
         """Why a server does not start with these settings; empty if it does. The app is built in another process.

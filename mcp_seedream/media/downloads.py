@@ -12,12 +12,12 @@ import ipaddress
 import re
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import cached_property, partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urljoin
 from urllib.request import getproxies, proxy_bypass
 
@@ -31,6 +31,7 @@ from mcp_seedream.core.errors import UnreadableReply, UpstreamUnavailable
 from mcp_seedream.upstream.error_mapping import retry_after_seconds
 from mcp_seedream.upstream.retries import Retries
 
+Resolve = Callable[..., Awaitable[Sequence[Any]]]
 MAX_BYTES = 64 * 2**20
 """Default size limit of one picture, well above a 4K PNG."""
 _MAX_REDIRECTS = 3
@@ -148,7 +149,7 @@ class Downloads:
             raise UnreadableReply("The picture's link is not https, so it was not followed.")
         if url.port is not None and not 0 < url.port <= _MAX_PORT:
             raise UnreadableReply("The picture's link has an invalid port, so it was not followed.")
-        proxy = _proxy(url.host)
+        proxy = proxy_for(url.host)
         # A proxy resolves names itself, so only hosts that are private by their name can be rejected here.
         if proxy and is_private(url.host):
             raise UnreadableReply(_PRIVATE_MESSAGE)
@@ -164,7 +165,7 @@ class Downloads:
             if route == "sandbox":
                 transport = httpx.AsyncHTTPTransport(verify=self._tls)
             elif route == "direct":
-                transport = _PublicTransport(self._tls)
+                transport = PublicTransport(self._tls)
             else:
                 transport = httpx.AsyncHTTPTransport(verify=self._tls, proxy=route)
             self._clients[route] = httpx.AsyncClient(
@@ -176,19 +177,23 @@ class Downloads:
         return self._clients[route]
 
 
-class _PublicTransport(httpx.AsyncHTTPTransport):
+class PublicTransport(httpx.AsyncHTTPTransport):
     """A transport that connects to public addresses only.
 
     Addresses are checked below the HTTP layer, so that connections are pooled and certificates verified by host name.
+
+    Args:
+        tls: The TLS settings.
+        resolve: Resolves names, with the signature of `anyio.getaddrinfo`; None: that function.
     """
 
-    def __init__(self, tls: ssl.SSLContext) -> None:
+    def __init__(self, tls: ssl.SSLContext, resolve: Resolve | None = None) -> None:
         super().__init__(verify=tls)
         # httpx has no argument for the pool's network backend. If it gets one (like httpcore's `network_backend`),
         # this class can be removed.
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls,
-            network_backend=_PublicNetwork(),
+            network_backend=_PublicNetwork(resolve),
             max_connections=100,  # the limits are the defaults of httpx
             max_keepalive_connections=20,
             keepalive_expiry=5,
@@ -197,6 +202,10 @@ class _PublicTransport(httpx.AsyncHTTPTransport):
 
 class _PublicNetwork(httpcore.AnyIOBackend):
     """A network backend that checks all addresses of a host, then connects to the first that answers."""
+
+    def __init__(self, resolve: Resolve | None) -> None:
+        super().__init__()
+        self._resolve = resolve or anyio.getaddrinfo
 
     async def connect_tcp(
         self,
@@ -229,7 +238,7 @@ class _PublicNetwork(httpcore.AnyIOBackend):
             group.cancel_scope.cancel()
 
         with anyio.move_on_after(timeout):
-            addresses = await _public_addresses(host, port)
+            addresses = await _public_addresses(host, port, self._resolve)
             async with anyio.create_task_group() as group:
                 for address in addresses:
                     failed = anyio.Event()
@@ -250,7 +259,7 @@ async def _check_is_picture(path: Path) -> None:
             raise UnreadableReply("The link did not return a picture.")
 
 
-def _proxy(host: str) -> str | None:
+def proxy_for(host: str) -> str | None:
     """Return the URL of the system's proxy for https requests to a host; None if there is none."""
     proxies = getproxies()
     proxy = proxies.get("https") or proxies.get("all")
@@ -271,7 +280,7 @@ def is_private(host: str) -> bool:
         return is_numeric or tld == host or tld in _PRIVATE_TLDS
 
 
-async def _public_addresses(host: str, port: int) -> list[str]:
+async def _public_addresses(host: str, port: int, resolve: Resolve) -> list[str]:
     """Resolve a host and return its addresses.
 
     Raises:
@@ -279,7 +288,7 @@ async def _public_addresses(host: str, port: int) -> list[str]:
         UnreadableReply: It has no addresses, or one that is not public.
     """
     try:
-        infos = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        infos = await resolve(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise UpstreamUnavailable("The host of the picture's link is unknown.") from error
     addresses = list(dict.fromkeys(str(info[4][0]).partition("%")[0] for info in infos))

@@ -14,12 +14,7 @@ import hmac
 import logging
 import re
 import secrets
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
-from html import escape
-from importlib.resources import files
-from string import Template
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -27,18 +22,19 @@ from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from mcp_seedream.core.credentials import KeyCheck, placeholder_reason
 from mcp_seedream.core.errors import TOKEN_PAGE, SeedreamError, SignInFailed, StoreUnavailable
-from mcp_seedream.oauth.registrations import APP_SCHEMES
+from mcp_seedream.oauth.pages import consent_page, display_host, error_page, redirect
+from mcp_seedream.oauth.registrations import APP_SCHEMES, is_loopback
 from mcp_seedream.oauth.sealing import Sealer, fingerprint, has_sealed
+from mcp_seedream.oauth.transactions import PATH, SECONDS, Transaction, consent_address, valid_transaction
 from mcp_seedream.oauth.vendor import Vendor
 
-PATH, CALLBACK = "/consent", "/oauth/callback"
+CALLBACK = "/oauth/callback"
 _VENDOR_PATH = f"{PATH}/vendor"
-_SECONDS = 1800  # enough time for a person to create an account first
 _BROWSER_COOKIE, _AWAY_COOKIE = "sdm_browser", "sdm_away"
 _BROWSER_ID = re.compile(r"[\w-]{22}", re.ASCII)
 _MAX_KEY_LENGTH = 512
@@ -59,34 +55,6 @@ _OTHER_BROWSER = (
 )
 _DOWN = "Sign-in is not available. Go back to the application and try again in a moment."
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Transaction:
-    """An authorization request of a client.
-
-    Args:
-        client: The fingerprint of the client's id.
-        name: The name it registered.
-        redirect_uri: Where the response is sent; one of its registered URIs.
-        explicit: Whether the request named that URI.
-        challenge: The PKCE challenge, S256.
-        state: The client's own value, returned to it.
-        until: When it expires, in Unix seconds.
-    """
-
-    client: str
-    name: str | None
-    redirect_uri: str
-    explicit: bool
-    challenge: str
-    state: str | None
-    until: int
-
-    def response_uri(self, issuer: str, **values: str) -> str:
-        """The redirect URI with the parameters of a response."""
-        query = {**values, **({} if self.state is None else {"state": self.state}), "iss": issuer}
-        return f"{self.redirect_uri}{'&' if '?' in self.redirect_uri else '?'}{urlencode(query)}"
 
 
 class Consent:
@@ -127,20 +95,20 @@ class Consent:
         return routes
 
     async def _show(self, request: Request) -> Response:
-        transaction = _valid_transaction(self._sealer.open("consent", request.query_params.get("transaction", "")))
+        transaction = valid_transaction(self._sealer.open("consent", request.query_params.get("transaction", "")))
         if transaction is None:
-            return _error_page(_EXPIRED, 400)
+            return error_page(_EXPIRED, 400)
         return self._page(request, transaction, request.query_params.get("problem"))
 
     async def _submit(self, request: Request) -> Response:
         if not self._is_same_origin(request):
-            return _error_page(_OTHER_BROWSER, 403)
+            return error_page(_OTHER_BROWSER, 403)
         form = await read_form(request)
         if form is None:
-            return _error_page(_EXPIRED, 400)
-        transaction, error_page = self._bound_transaction(request, form.get("form"))
+            return error_page(_EXPIRED, 400)
+        transaction, failure_page = self._bound_transaction(request, form.get("form"))
         if transaction is None:
-            return error_page
+            return failure_page
         if form.get("action") == "cancel":
             message = "The person did not allow access."
             return self._redirect_to_client(transaction, error="access_denied", error_description=message)
@@ -162,13 +130,13 @@ class Consent:
 
     async def _redirect_to_vendor(self, request: Request) -> Response:
         """Redirect to the vendor, from a page that this browser was shown."""
-        transaction, error_page = self._bound_transaction(request, request.query_params.get("form"))
+        transaction, failure_page = self._bound_transaction(request, request.query_params.get("form"))
         if transaction is None or self._vendor is None:
-            return error_page
+            return failure_page
         state, verifier = secrets.token_urlsafe(24), secrets.token_urlsafe(48)
-        away = {"t": asdict(transaction), "b": fingerprint(self._browser(request)), "v": verifier, "s": state}
+        away = {"t": transaction.fields(), "b": fingerprint(self._browser(request)), "v": verifier, "s": state}
         challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")
-        response = _redirect(self._vendor.address(state, challenge))
+        response = redirect(self._vendor.address(state, challenge))
         self._set_cookie(response, self._away_cookie, self._sealer.seal("away", away))
         return response
 
@@ -176,12 +144,12 @@ class Consent:
         """The redirect back from the vendor. If a browser was redirected there twice, only the second time counts."""
         away = self._sealer.open("away", request.cookies.get(self._away_cookie, ""))
         if not away or not hmac.compare_digest(away["b"], fingerprint(self._browser(request))):
-            return _error_page(_OTHER_BROWSER, 403)
-        transaction = _valid_transaction(away["t"])
+            return error_page(_OTHER_BROWSER, 403)
+        transaction = valid_transaction(away["t"])
         if transaction is None or not hmac.compare_digest(
             fingerprint(away["s"]), fingerprint(request.query_params.get("state", ""))
         ):
-            return _error_page(_EXPIRED, 400)
+            return error_page(_EXPIRED, 400)
         response = await self._vendor_response(transaction, request, away["v"])
         self._set_cookie(response, self._away_cookie, "", 0)
         return response
@@ -192,21 +160,21 @@ class Consent:
         if not code or self._vendor is None:
             denied = request.query_params.get("error") == "access_denied"
             problem = "vendor_denied" if denied else "vendor_failed"
-            return _redirect(consent_address(self._sealer, self._issuer, transaction, problem))
+            return redirect(consent_address(self._sealer, self._issuer, transaction, problem))
         try:
             key = await self._vendor.key(code, verifier)
         except SignInFailed as failure:
             _log.warning("sign-in at the vendor failed: %s", failure.message)
-            return _redirect(consent_address(self._sealer, self._issuer, transaction, failure.code))
+            return redirect(consent_address(self._sealer, self._issuer, transaction, failure.code))
         return self._redirect_to_client(transaction, code=await self._issue_code(transaction, key))
 
     def _bound_transaction(self, request: Request, form: Any) -> tuple[Transaction | None, Response]:
         """The transaction of a form that this browser was shown, or None and an error page."""
         opened = self._sealer.open("form", form) if isinstance(form, str) else None
-        if opened is None or (transaction := _valid_transaction(opened["t"])) is None:
-            return None, _error_page(_EXPIRED, 400)
+        if opened is None or (transaction := valid_transaction(opened["t"])) is None:
+            return None, error_page(_EXPIRED, 400)
         if not hmac.compare_digest(opened["b"], fingerprint(self._browser(request))):
-            return None, _error_page(_OTHER_BROWSER, 403)
+            return None, error_page(_OTHER_BROWSER, 403)
         return transaction, Response()
 
     def _is_same_origin(self, request: Request) -> bool:
@@ -222,32 +190,33 @@ class Consent:
         self, request: Request, transaction: Transaction, problem: str | None = None, status: int = 200
     ) -> Response:
         browser = self._browser(request) or secrets.token_urlsafe(16)
-        form = self._sealer.seal("form", {"t": asdict(transaction), "b": fingerprint(browser)})
+        form = self._sealer.seal("form", {"t": transaction.fields(), "b": fingerprint(browser)})
         parts = urlsplit(transaction.redirect_uri)
-        page = _render(
-            title="Connect to Seedream",
+        # A policy cannot contain IPv6 addresses, nor the hosts of app schemes: these allow the whole scheme.
+        scheme_only = parts.scheme in APP_SCHEMES or "[" in parts.netloc
+        response = consent_page(
+            f"{parts.scheme}:" if scheme_only else f"{parts.scheme}://{parts.netloc}",
+            status,
             problem=_PROBLEMS.get(problem or "", ""),
             client=transaction.name or "(no name)",
-            host=f"the app {parts.scheme}" if parts.scheme in APP_SCHEMES else parts.netloc,
+            host=display_host(transaction.redirect_uri),
+            source=transaction.client_host or "",
+            local="yes" if is_loopback(transaction.redirect_uri) else "",
             form=form,
             vendor=f"{_VENDOR_PATH}?{urlencode({'form': form})}" if self._vendor else "",
             endpoint=urlsplit(self._issuer).netloc,
             keys=TOKEN_PAGE,
         )
-        # A policy cannot contain IPv6 addresses, nor the hosts of app schemes: these allow the whole scheme.
-        scheme_only = parts.scheme in APP_SCHEMES or "[" in parts.netloc
-        origin = f"{parts.scheme}:" if scheme_only else f"{parts.scheme}://{parts.netloc}"
-        response = HTMLResponse(page, status, _headers(f"'self' {origin}"))
         self._set_cookie(response, self._browser_cookie, browser)
         return response
 
-    def _set_cookie(self, response: Response, cookie: str, value: str, seconds: int = _SECONDS) -> None:
+    def _set_cookie(self, response: Response, cookie: str, value: str, seconds: int = SECONDS) -> None:
         response.set_cookie(
             cookie, value, max_age=seconds, path="/", secure=self._secure, httponly=True, samesite="lax"
         )
 
     def _redirect_to_client(self, transaction: Transaction, **values: str) -> Response:
-        return _redirect(transaction.response_uri(self._issuer, **values))
+        return redirect(transaction.response_uri(self._issuer, **values))
 
     def _guarded(self, handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
@@ -255,7 +224,7 @@ class Consent:
                 return await handler(request)
             except StoreUnavailable as error:
                 _log.warning("sign-in: %s", error.message)
-                return _error_page(_DOWN, 503)
+                return error_page(_DOWN, 503)
 
         return answer
 
@@ -270,50 +239,6 @@ async def read_form(request: Request) -> FormData | None:
     return form
 
 
-def consent_address(sealer: Sealer, issuer: str, transaction: Transaction, problem: str | None = None) -> str:
-    """The address of the consent page; `problem` is the code of a message to show."""
-    query = {"transaction": sealer.seal("consent", asdict(transaction))}
-    return f"{issuer}{PATH}?{urlencode(query | ({'problem': problem} if problem else {}))}"
-
-
-def transaction_end() -> int:
-    """When a transaction that starts now expires, in Unix seconds."""
-    return int(time.time()) + _SECONDS
-
-
-def _valid_transaction(fields: Any) -> Transaction | None:
-    """The transaction with these fields; None if it has expired."""
-    return Transaction(**fields) if fields and fields["until"] > time.time() else None
-
-
 def _clean_key(key: Any) -> str:
     """A pasted key without whitespace, quotes, or the word `Bearer`."""
     return key.strip().strip("\"'").removeprefix("Bearer ").strip() if isinstance(key, str) else ""
-
-
-def _render(**values: str) -> str:
-    template = files("mcp_seedream.oauth").joinpath("consent.html").read_text("utf-8")
-    if "form" not in values:
-        template = re.sub(r"<!-- form -->.*<!-- end -->", "", template, flags=re.DOTALL)
-    hidden = {f"no_{name}": "" if values.get(name) else "hidden" for name in ("problem", "vendor")}
-    return Template(template).substitute({name: escape(value) for name, value in values.items()} | hidden)
-
-
-def _error_page(message: str, status: int) -> Response:
-    headers = _headers("'none'") | ({"Retry-After": "5"} if status == 503 else {})
-    return HTMLResponse(_render(title="Sign-in failed", problem=message), status, headers)
-
-
-def _redirect(url: str) -> Response:
-    return RedirectResponse(url, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
-
-
-def _headers(form_action: str) -> dict[str, str]:
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; form-action {form_action}; "
-    return {
-        "Content-Security-Policy": f"{policy}base-uri 'none'; frame-ancestors 'none'",
-        "X-Frame-Options": "DENY",
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-        "Cache-Control": "no-store",
-    }

@@ -2,7 +2,9 @@
 
 A grant is one consent of a person. Its random id is in every code and token issued from it, and is enough to revoke
 them all. Codes and refresh tokens are used once; a second use means that somebody has a stolen copy, and revokes the
-grant.
+grant. Clients may refresh concurrently, or again after a lost response: for 30 seconds, until the new refresh token is
+used, the old one gives the same tokens again. They are not stored: encryption with a nonce derived from their content
+makes the same tokens at each replica.
 
 The store has one entry for each grant that was refreshed or revoked: the serial of the current refresh token, or that
 the grant was revoked. Without an entry, any refresh token of the grant is accepted: it is the first refresh, or the
@@ -18,6 +20,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,16 +37,25 @@ from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from pydantic import AnyUrl, SecretStr
 
 from mcp_seedream.core.errors import StoreUnavailable
-from mcp_seedream.oauth.consent import Transaction, consent_address, transaction_end
-from mcp_seedream.oauth.registrations import SCOPE, Client, register, registered
+from mcp_seedream.oauth.client_documents import document_host, is_document_url
+from mcp_seedream.oauth.registrations import (
+    AUTH_METHODS,
+    SCOPE,
+    Client,
+    build_client,
+    register,
+    registered,
+    same_endpoint,
+)
 from mcp_seedream.oauth.sealing import Sealer, fingerprint
 from mcp_seedream.oauth.store import Store
+from mcp_seedream.oauth.transactions import Transaction, consent_address, transaction_end
 
 _CHALLENGE = re.compile(r"[\w-]{43}", re.ASCII)  # the length of S256
 _MAX_STATE_BYTES = 1000  # it is encrypted into a URL and a cookie, encoded twice
 _REVOKED = "ended"  # stored instead of a refresh token's serial, which is longer
+_REPEAT_SECONDS = 30  # a used refresh token returns its successor again for this time
 _RETRY_SECONDS = 10  # after a failure of the store, access tokens are not checked for revocation for this time
-_PORTS = {"https": 443, "http": 80}
 _log = logging.getLogger(__name__)
 
 
@@ -102,10 +114,26 @@ class GrantProvider(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
 
     def is_own_resource(self, resource: str) -> bool:
         """Whether a resource indicator (RFC 8707) names this endpoint, with any query."""
-        return _canonical(resource) == _canonical(self._resource)
+        return same_endpoint(resource, self._resource)
 
     async def get_client(self, client_id: str) -> Client | None:
+        """A client that registered here."""
         return registered(self._sealer, client_id)
+
+    def client_of_token(self, client_id: str, refresh_token: str) -> Client | None:
+        """The client of a request to the token endpoint, whose codes and tokens are bound to its id.
+
+        Nothing is fetched for an id that is a URL. A refresh token names the client's secret: a registration may be
+        encrypted with a seal key that was removed since.
+        """
+        if is_document_url(client_id):
+            return build_client(client_id)
+        if client := registered(self._sealer, client_id):
+            return client
+        claims = self._sealer.open("refresh", refresh_token)
+        if claims is None or claims["c"] != fingerprint(client_id) or "m" not in claims:
+            return None
+        return build_client(client_id, method=claims["m"], secret=claims["s"])
 
     async def register_client(self, client_info: OAuthClientInformationFull) -> None:
         register(self._sealer, client_info)
@@ -126,6 +154,7 @@ class GrantProvider(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
             challenge=params.code_challenge,
             state=params.state,
             until=transaction_end(),
+            client_host=document_host(client.client_id),
         )
         return consent_address(self._sealer, self._issuer, transaction)
 
@@ -171,7 +200,7 @@ class GrantProvider(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
     async def exchange_authorization_code(
         self, client: OAuthClientInformationFull, authorization_code: Code
     ) -> OAuthToken:
-        return self._tokens(client, authorization_code, secrets.token_urlsafe(12))
+        return self._tokens(client, authorization_code, secrets.token_urlsafe(12), int(self._clock()))
 
     async def load_refresh_token(self, client: OAuthClientInformationFull, refresh_token: str) -> Refresh | None:
         claims = self._sealer.open("refresh", refresh_token)
@@ -196,12 +225,16 @@ class GrantProvider(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
         refresh_token: Refresh,
         scopes: list[str],  # noqa: ARG002  (there is only one)
     ) -> OAuthToken:
-        serial, grant = secrets.token_urlsafe(12), f"grant:{refresh_token.grant}"
+        now, grant = int(self._clock()), f"grant:{refresh_token.grant}"
+        serial = _successor(refresh_token.serial, now)
         if not await self._store.swap(grant, refresh_token.serial, serial, self._lifetimes.refresh + 60):
+            serial = await self._store.get(grant) or ""
+        issued = _issued(serial, refresh_token.serial)
+        if issued is None or now - issued > _REPEAT_SECONDS:
             _log.warning("sign-in: a refresh token was used twice; its grant is revoked")
             await self._revoke(refresh_token.grant)
             raise TokenError("invalid_grant", "This refresh token was used before; sign in again")
-        return self._tokens(client, refresh_token, serial)
+        return self._tokens(client, refresh_token, serial, issued)
 
     async def load_access_token(self, token: str) -> Access | None:
         """A valid access token. While the store is down, a revoked one is accepted until it expires."""
@@ -242,26 +275,38 @@ class GrantProvider(OAuthAuthorizationServerProvider[Code, Refresh, Access]):
             _log.warning("sign-in: %s Revoked access tokens are accepted until it is back.", error.message)
             return False
 
-    def _tokens(self, client: OAuthClientInformationFull, source: Code | Refresh, serial: str) -> OAuthToken:
-        now = int(self._clock())
+    def _tokens(
+        self, client: OAuthClientInformationFull, source: Code | Refresh, serial: str, issued: int
+    ) -> OAuthToken:
+        """The tokens of a grant. The same arguments give the same tokens, while the first seal key is the same."""
         claims: dict[str, Any] = {
             "g": source.grant,
             "c": fingerprint(client.client_id),
             "k": source.key.get_secret_value(),
+            "i": serial,
         }
-        refresh = {**claims, "e": now + self._lifetimes.refresh, "i": serial}
+        access = {**claims, "e": issued + self._lifetimes.access}
+        refresh = {
+            **claims,
+            "e": issued + self._lifetimes.refresh,
+            "m": AUTH_METHODS.index(client.token_endpoint_auth_method or "none"),
+            "s": client.client_secret,
+        }
+        seal = partial(self._sealer.seal, repeatable=True)
         return OAuthToken(
-            access_token=self._sealer.seal("access", {**claims, "e": now + self._lifetimes.access}),
-            expires_in=self._lifetimes.access,
-            refresh_token=self._sealer.seal("refresh", refresh) if "refresh_token" in client.grant_types else None,
+            access_token=seal("access", access),
+            expires_in=max(0, access["e"] - int(self._clock())),
+            refresh_token=seal("refresh", refresh) if "refresh_token" in client.grant_types else None,
             scope=SCOPE,
         )
 
 
-def _canonical(resource: str) -> tuple[str, str | None, int | None, str]:
-    try:
-        parts = urlsplit(resource)
-        port = parts.port or _PORTS.get(parts.scheme)
-    except ValueError:
-        return "", None, None, ""
-    return parts.scheme, parts.hostname, port, parts.path.rstrip("/")
+def _successor(serial: str, issued: int) -> str:
+    """A new serial that names the one before and the Unix time of the refresh, in seconds."""
+    return f"{issued}.{secrets.token_urlsafe(6)}.{fingerprint(serial)}"
+
+
+def _issued(serial: str, previous: str) -> int | None:
+    """When a serial was issued as the successor of another one; None if it was not."""
+    issued, _, rest = serial.partition(".")
+    return int(issued) if rest.endswith(f".{fingerprint(previous)}") else None

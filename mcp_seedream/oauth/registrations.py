@@ -6,6 +6,7 @@ import re
 import secrets
 import time
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -40,7 +41,7 @@ class Client(OAuthClientInformationFull):
         if redirect_uri is None:
             redirect_uri = super().validate_redirect_uri(None)
         comparable = _comparable(str(redirect_uri))
-        if _uri_error(str(redirect_uri)) or comparable not in [
+        if uri_error(str(redirect_uri)) or comparable not in [
             _comparable(str(uri)) for uri in self.redirect_uris or []
         ]:
             raise InvalidRedirectUriError("This redirect_uri is not registered for the client")
@@ -57,11 +58,11 @@ def register(sealer: Sealer, info: OAuthClientInformationFull) -> None:
     if not 0 < len(uris) <= _MAX_URIS or sum(len(uri) for uri in uris) > _MAX_URIS_LENGTH:
         raise RegistrationError("invalid_redirect_uri", f"1 to {_MAX_URIS} redirect URIs, not too long, are needed")
     for uri in uris:
-        if message := _uri_error(uri):
+        if message := uri_error(uri):
             raise RegistrationError("invalid_redirect_uri", message)
     if info.token_endpoint_auth_method not in AUTH_METHODS:
         raise RegistrationError("invalid_client_metadata", "token_endpoint_auth_method is not supported")
-    info.client_name = _printable(info.client_name)
+    info.client_name = printable(info.client_name)
     info.scope = SCOPE
     method = AUTH_METHODS.index(info.token_endpoint_auth_method)
     info.client_secret = secrets.token_urlsafe(24) if method else None
@@ -82,23 +83,72 @@ def registered(sealer: Sealer, client_id: str) -> Client | None:
     registration = sealer.open("client", client_id)
     if registration is None:
         return None
-    return Client(
-        client_id=client_id,
+    return build_client(
+        client_id,
         redirect_uris=registration["u"],
-        client_name=registration.get("n"),
-        token_endpoint_auth_method=AUTH_METHODS[registration.get("m", 0)],
-        client_secret=registration.get("s"),
-        grant_types=_grants(registration),
-        client_id_issued_at=registration["t"],
-        scope=SCOPE,
+        name=registration.get("n"),
+        method=registration.get("m", 0),
+        secret=registration.get("s"),
+        grants=_grants(registration),
     )
+
+
+def build_client(
+    client_id: str,
+    *,
+    redirect_uris: list[str] | None = None,
+    name: str | None = None,
+    method: int = 0,
+    secret: str | None = None,
+    grants: Sequence[str] = ("authorization_code", "refresh_token"),
+) -> Client:
+    """A client; without redirect URIs, it is good for the token endpoint only.
+
+    Args:
+        client_id: Its id.
+        redirect_uris: Its redirect URIs.
+        name: Its name.
+        method: How it authenticates, an index of `AUTH_METHODS`.
+        secret: Its secret, if it authenticates with one.
+        grants: Its grant types.
+    """
+    return Client.model_validate(
+        {
+            "client_id": client_id,
+            "redirect_uris": redirect_uris,
+            "client_name": name,
+            "token_endpoint_auth_method": AUTH_METHODS[method],
+            "client_secret": secret,
+            "grant_types": list(grants),
+            "scope": SCOPE,
+        }
+    )
+
+
+def is_loopback(uri: str) -> bool:
+    """Whether a redirect URI leads to a program on the person's own computer."""
+    parts = urlsplit(uri)
+    return parts.scheme == "http" and parts.hostname in _LOOPBACK
+
+
+def same_endpoint(one: str, other: str) -> bool:
+    """Whether two resource indicators (RFC 8707) name the same endpoint, with any query."""
+    try:
+        return _endpoint(one) == _endpoint(other)
+    except ValueError:
+        return False
+
+
+def _endpoint(resource: str) -> tuple[str, str | None, int | None, str]:
+    parts = urlsplit(resource)
+    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme), parts.path.rstrip("/")
 
 
 def _grants(registration: dict[str, Any]) -> list[str]:
     return ["authorization_code", *(["refresh_token"] if registration.get("r") else [])]
 
 
-def _uri_error(uri: str) -> str | None:
+def uri_error(uri: str) -> str | None:
     """Why a redirect URI is not accepted; None if it is. Tokens are sent there, and they stand for a person's key."""
     parts = urlsplit(uri)
     if len(uri) > _MAX_URI_LENGTH or not uri.isascii() or any(c in uri for c in "\\\"'<> ") or not uri.isprintable():
@@ -108,20 +158,18 @@ def _uri_error(uri: str) -> str | None:
     # It is shown on the consent page and becomes part of that page's content security policy.
     if not (_APP_HOST if parts.scheme in APP_SCHEMES else _HOST).fullmatch(parts.netloc):
         return "A redirect URI's host is of letters, digits, dots and hyphens, or an IPv6 address"
-    local = parts.scheme == "http" and parts.hostname in _LOOPBACK
-    if parts.scheme != "https" and not local and parts.scheme not in APP_SCHEMES:
+    if parts.scheme != "https" and not is_loopback(uri) and parts.scheme not in APP_SCHEMES:
         return "A redirect URI starts with https://, with http:// on this machine, or with the scheme of a known app"
     return None
 
 
 def _comparable(uri: str) -> tuple[str, str | None, int | None, str, str]:
     parts: SplitResult = urlsplit(uri)
-    loopback = parts.scheme == "http" and parts.hostname in _LOOPBACK
-    port = None if loopback else parts.port or _PORTS.get(parts.scheme)
+    port = None if is_loopback(uri) else parts.port or _PORTS.get(parts.scheme)
     return parts.scheme, parts.hostname, port, parts.path or "/", parts.query
 
 
-def _printable(name: str | None) -> str | None:
+def printable(name: str | None) -> str | None:
     """A client's name for display, without control characters and characters that change the text direction."""
     printable = "".join(c for c in name or "" if unicodedata.category(c)[0] != "C" or c == " ")
     return " ".join(printable.split())[:_MAX_NAME_LENGTH].strip() or None

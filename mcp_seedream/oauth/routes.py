@@ -7,21 +7,15 @@ revocations are stored, in a `Store` that replicas share.
 
 from __future__ import annotations
 
-import base64
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from urllib.parse import unquote, urlencode
+from collections.abc import Callable, Sequence
 
-from mcp.server.auth.handlers.authorize import AuthorizationHandler
 from mcp.server.auth.handlers.metadata import MetadataHandler
-from mcp.server.auth.handlers.token import TokenErrorResponse, TokenHandler
-from mcp.server.auth.middleware.client_auth import AuthenticationError, ClientAuthenticator
 from mcp.server.auth.routes import (
     build_metadata,
     build_resource_metadata_url,
-    cors_middleware,
     create_auth_routes,
     create_protected_resource_routes,
 )
@@ -29,30 +23,24 @@ from mcp.server.auth.settings import ClientRegistrationOptions, RevocationOption
 from mcp.server.transport_security import RequestBodyLimitMiddleware
 from mcp.shared.auth import OAuthMetadata
 from pydantic import AnyHttpUrl, ConfigDict, TypeAdapter
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Message
 
 from mcp_seedream.core.credentials import KeyCheck
-from mcp_seedream.core.errors import ConfigurationError, StoreUnavailable
+from mcp_seedream.core.errors import ConfigurationError
 from mcp_seedream.core.settings import Settings
-from mcp_seedream.oauth.consent import CALLBACK, PATH, Consent, read_form
+from mcp_seedream.oauth.client_documents import ClientDocuments, Fetch
+from mcp_seedream.oauth.consent import CALLBACK, Consent
+from mcp_seedream.oauth.handlers import Authorization, Revocation, Tokens, client_form, cross_origin
 from mcp_seedream.oauth.provider import GrantProvider, Lifetimes
 from mcp_seedream.oauth.registrations import AUTH_METHODS, SCOPE
-from mcp_seedream.oauth.sealing import Sealer, is_sealed
+from mcp_seedream.oauth.sealing import Sealer, is_sealed, rotation_state
 from mcp_seedream.oauth.store import MemoryStore, Store, open_store
 from mcp_seedream.oauth.vendor import Vendor
 
 _MAX_BODY_BYTES = 64 * 1024
 _URL = TypeAdapter(AnyHttpUrl, config=ConfigDict(url_preserve_empty_path=True))
-_NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
-_BAD_FORM = {"error": "invalid_request", "error_description": "The request's form cannot be read."}
-_DOWN = {"error": "temporarily_unavailable", "error_description": "Sign-in is not available. Try again soon."}
 _REGISTRATION, _REVOCATION = ClientRegistrationOptions(enabled=True), RevocationOptions(enabled=True)
 _log = logging.getLogger(__name__)
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 class SignIn:
@@ -66,6 +54,7 @@ class SignIn:
         store: State that replicas share; in memory by default.
         vendor: The vendor's sign-in, as an alternative to pasting a key.
         lifetimes: The lifetimes of codes and tokens.
+        fetch_document: Downloads metadata documents of clients; None: ids of clients can't be URLs.
         clock: Returns the Unix time in seconds.
     """
 
@@ -79,10 +68,12 @@ class SignIn:
         store: Store | None = None,
         vendor: Vendor | None = None,
         lifetimes: Lifetimes | None = None,
+        fetch_document: Fetch | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._issuer, self._resource = public_url, f"{public_url}{endpoint}"
         self._store = store or MemoryStore()
+        self._documents = ClientDocuments(fetch_document, clock=clock) if fetch_document else None
         sealer = Sealer(seal_keys, self._resource)
         self._provider = GrantProvider(
             sealer, self._store, public_url, self._resource, lifetimes=lifetimes or Lifetimes(), clock=clock
@@ -114,12 +105,12 @@ class SignIn:
     def routes(self) -> list[Route]:
         """The SDK's OAuth routes, some of them replaced, and those of the consent page."""
         issuer, resource = _URL.validate_python(self._issuer), _URL.validate_python(self._resource)
-        authenticator = ClientAuthenticator(self._provider)
+        authorization = Authorization(self._provider, self._documents, self._issuer)
         own_routes = [
-            _cross_origin("/.well-known/oauth-authorization-server", MetadataHandler(self._metadata()).handle, "GET"),
-            _client_form("/token", _TokenHandler(self._provider, authenticator).handle),
-            _client_form("/revoke", _RevocationHandler(self._provider, authenticator).handle),
-            Route("/authorize", _AuthorizationHandler(self._provider, self._issuer).handle, methods=["GET", "POST"]),
+            cross_origin("/.well-known/oauth-authorization-server", MetadataHandler(self._metadata()).handle, "GET"),
+            client_form("/token", Tokens(self._provider).handle),
+            client_form("/revoke", Revocation(self._provider).handle),
+            Route("/authorize", authorization.handle, methods=["GET", "POST"]),
         ]
         sdk_routes = create_auth_routes(
             self._provider, issuer, client_registration_options=_REGISTRATION, revocation_options=_REVOCATION
@@ -143,10 +134,13 @@ class SignIn:
         metadata.token_endpoint_auth_methods_supported = AUTH_METHODS
         metadata.revocation_endpoint_auth_methods_supported = AUTH_METHODS
         metadata.authorization_response_iss_parameter_supported = True
+        metadata.client_id_metadata_document_supported = self._documents is not None
         return metadata
 
 
-def open_sign_in(settings: Settings, endpoint: str, check_key: KeyCheck) -> SignIn | None:
+def open_sign_in(
+    settings: Settings, endpoint: str, check_key: KeyCheck, fetch_document: Fetch | None = None
+) -> SignIn | None:
     """Build sign-in from the settings; None without a public address.
 
     Raises:
@@ -163,6 +157,7 @@ def open_sign_in(settings: Settings, endpoint: str, check_key: KeyCheck) -> Sign
             )
         _log.warning("SEEDREAM_SEAL_KEYS is not set: all sign-ins become invalid when this process ends.")
         keys = [secrets.token_urlsafe(32)]
+    _log.info("sign-in: %s", rotation_state(keys))
     vendor = None
     if settings.vendor_client_id:
         callback = f"{settings.public_url}{CALLBACK}"
@@ -175,105 +170,5 @@ def open_sign_in(settings: Settings, endpoint: str, check_key: KeyCheck) -> Sign
         store=open_store(redis_url),
         vendor=vendor,
         lifetimes=Lifetimes(settings.access_seconds, settings.refresh_seconds),
+        fetch_document=fetch_document,
     )
-
-
-class _AuthorizationHandler(AuthorizationHandler):
-    """Adds the issuer to error responses as well (RFC 9207)."""
-
-    def __init__(self, provider: GrantProvider, issuer: str) -> None:
-        super().__init__(provider)
-        self._issuer = issuer
-
-    async def handle(self, request: Request) -> Response:
-        if request.method == "POST" and await read_form(request) is None:
-            return JSONResponse(_BAD_FORM, 400, _NO_STORE)
-        response = await super().handle(request)
-        location = response.headers.get("location", "")
-        if location and not location.startswith(f"{self._issuer}{PATH}?"):
-            response.headers["location"] = f"{location}&{urlencode({'iss': self._issuer})}"
-        return response
-
-
-class _TokenHandler(TokenHandler):
-    """Refuses requests for another resource (RFC 8707), which the SDK's handler ignores."""
-
-    def __init__(self, provider: GrantProvider, authenticator: ClientAuthenticator) -> None:
-        super().__init__(provider, authenticator)
-        self._is_own_resource = provider.is_own_resource
-
-    async def handle(self, request: Request) -> Response:
-        form = await request.form()
-        if not all(isinstance(value, str) and self._is_own_resource(value) for value in form.getlist("resource")):
-            message = "This server gives access to its own endpoint only"
-            refusal: Response = self.response(TokenErrorResponse(error="invalid_target", error_description=message))
-            return refusal
-        answer: Response = await super().handle(request)
-        return answer
-
-
-class _RevocationHandler:
-    """Token revocation (RFC 7009). The SDK's handler requires a secret of public clients."""
-
-    def __init__(self, grants: GrantProvider, authenticator: ClientAuthenticator) -> None:
-        self._provider, self._authenticator = grants, authenticator
-
-    async def handle(self, request: Request) -> Response:
-        try:
-            client = await self._authenticator.authenticate_request(request)
-        except AuthenticationError as error:
-            return JSONResponse({"error": "invalid_client", "error_description": error.message}, 401, _NO_STORE)
-        token = (await request.form()).get("token")
-        if not isinstance(token, str):
-            return JSONResponse({"error": "invalid_request", "error_description": "token is missing"}, 400, _NO_STORE)
-        await self._provider.revoke(client, token)
-        return Response(status_code=200, headers=_NO_STORE)
-
-
-async def _with_client_id(request: Request) -> Request | None:
-    """The request with `client_id` in its form; None if the form cannot be read.
-
-    With HTTP Basic authentication the id is in the header alone (RFC 6749, 2.3.1), where the SDK does not read it.
-    """
-    form = await read_form(request)
-    if form is None or "client_id" in form:
-        return None if form is None else request
-    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-    try:
-        client_id, colon, _ = base64.b64decode(credentials).decode().partition(":")
-    except ValueError:
-        return request
-    if scheme.lower() != "basic" or not colon:
-        return request
-    body = urlencode([*form.multi_items(), ("client_id", unquote(client_id))]).encode()
-    headers = [pair for pair in request.scope["headers"] if pair[0] not in (b"content-type", b"content-length")]
-    headers.append((b"content-type", b"application/x-www-form-urlencoded"))
-
-    async def receive() -> Message:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return Request({**request.scope, "headers": headers}, receive)
-
-
-def _client_form(path: str, handler: Handler) -> Route:
-    """A route for forms of authenticated clients."""
-
-    async def answer(request: Request) -> Response:
-        with_id = await _with_client_id(request)
-        return await handler(with_id) if with_id else JSONResponse(_BAD_FORM, 400, _NO_STORE)
-
-    return _cross_origin(path, answer, "POST")
-
-
-def _cross_origin(path: str, handler: Handler, method: str) -> Route:
-    """A route with CORS, for clients in a browser; 503 while the store is down."""
-
-    async def answer(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except StoreUnavailable as error:
-            _log.warning("sign-in: %s", error.message)
-            return JSONResponse(_DOWN, 503, {"Retry-After": "5", **_NO_STORE})
-
-    methods = [method, "OPTIONS"]
-    return Route(path, cors_middleware(answer, methods), methods=methods)

@@ -29,6 +29,7 @@ from tests.support.dance import (
     Raw,
     answer_in,
     hosted,
+    link_back,
     official,
 )
 
@@ -330,15 +331,44 @@ async def test_a_client_on_this_machine_may_take_any_port(raw: Raw) -> None:
         ({"state": "x" * 2000}, "invalid_request"),
     ],
 )
-async def test_what_the_client_is_told_in_its_redirect(raw: Raw, changes: dict[str, str | None], error: str) -> None:
-    """Errors in an authorization request are sent in the redirect, with state and issuer."""
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_request_that_is_not_valid_leads_nowhere_by_itself(
+    raw: Raw, changes: dict[str, str | None], error: str, method: str
+) -> None:
+    """PKCE is S256, the resource is ours. A stranger's redirect URI gets nobody who has not clicked (RFC 9700, 4.11.2).
+
+    The page names the application's host; its link has the error, the state and the issuer.
+    """
     await raw.register()
-    response = await raw.web.get(raw.url(**changes))
-    assert response.status_code == 302
-    assert response.headers["location"].startswith(CLAUDE)
-    told = answer_in(response.headers["location"])
+    address, _, query = raw.url(**changes).partition("?")
+    response = (
+        await raw.web.get(f"{address}?{query}")
+        if method == "GET"
+        else await raw.web.post(address, content=query, headers={"content-type": FORM})
+    )
+    assert (response.status_code, response.headers.get("location")) == (400, None)
+    assert response.headers["content-type"].startswith("text/html")
+    assert response.headers["content-security-policy"].startswith("default-src 'none'")
+    assert response.headers["cache-control"] == "no-store"
+    assert "<strong>claude.ai</strong>" in response.text
+    assert "<form" not in response.text
+    back = link_back(response.text)
+    assert back.startswith(f"{CLAUDE}?")
+    told = answer_in(back)
     assert (told["error"], told["iss"]) == (error, raw.address)
     assert told["state"] == changes.get("state", raw.state)
+
+
+async def test_markup_in_a_request_that_is_not_valid_stays_text(raw: Raw) -> None:
+    """On the error page as well."""
+    await raw.register(redirect_uris=["https://a.example/?a=1&error=mine"])
+    raw.state = '"><script>alert(1)</script>'
+    for wrong in ({"response_type": "<script>"}, {"code_challenge_method": '"><img>'}, {"code_challenge": "<img>"}):
+        page = (await raw.web.get(raw.url(**wrong))).text
+        assert "<script" not in page
+        assert "<img" not in page
+        assert "(mine)" not in page
+        assert answer_in(link_back(page))["state"] == raw.state
 
 
 async def test_the_resource_is_ours_however_it_is_written(raw: Raw) -> None:
@@ -420,7 +450,7 @@ async def test_a_code_that_has_expired(table: ModelTable, upstream: str, web: ht
 
 
 async def test_refresh_tokens_are_good_once(raw: Raw) -> None:
-    """A second use means that the token was stolen, so the grant is revoked."""
+    """Once its successor was used, a second time ends the grant: one of the two who have it stole it."""
     first = await raw.tokens()
     second = (await raw.refresh(first["refresh_token"])).json()
     assert second["access_token"] != first["access_token"]
@@ -430,6 +460,27 @@ async def test_refresh_tokens_are_good_once(raw: Raw) -> None:
     for tokens in (first, second, third):
         assert (await raw.call(tokens["access_token"])).status_code == 401
     assert (await raw.refresh(third["refresh_token"])).json()["error"] == "invalid_grant"
+
+
+async def test_a_refresh_may_be_repeated_for_thirty_seconds(
+    table: ModelTable, upstream: str, web: httpx.AsyncClient
+) -> None:
+    """After a lost answer, with the store in memory: the same tokens. Later, the repetition ends the sign-in."""
+    now = [time.time()]
+    store = MemoryStore(clock=lambda: now[0])
+    with hosted(table, upstream, store=store, clock=lambda: now[0]) as server:
+        raw = Raw(server.address, web)
+        first = await raw.tokens()
+        second = (await raw.refresh(first["refresh_token"])).json()
+        now[0] += 30
+        again = (await raw.refresh(first["refresh_token"])).json()
+        assert (again["access_token"], again["refresh_token"]) == (second["access_token"], second["refresh_token"])
+        assert KEY not in str(store.__dict__)
+        assert second["refresh_token"] not in str(store.__dict__)
+        now[0] += 1
+        assert (await raw.refresh(first["refresh_token"])).json()["error"] == "invalid_grant"
+        assert (await raw.call(second["access_token"])).status_code == 401
+        assert (await raw.refresh(second["refresh_token"])).json()["error"] == "invalid_grant"
 
 
 async def test_refreshing_takes_no_more_room(table: ModelTable, upstream: str, web: httpx.AsyncClient) -> None:

@@ -19,8 +19,10 @@ from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.core.settings_report import read_report
 from mcp_seedream.doctor.findings import Check, Finding, Result, run_checks
 from mcp_seedream.doctor.hosting_checks import HostingChecks
+from mcp_seedream.oauth.sealing import key_id
 from tests.process.test_doctor import environment as environment  # noqa: PLC0414  (a fixture: none of our own settings)
 from tests.process.test_doctor import run
+from tests.support.dance import OTHER_SECRET
 from tests.support.dance import hosted as with_sign_in
 from tests.support.obstacles import Says, certificate, nobody, saying, silent
 from tests.support.services import free_port, listens, program, redis_running, started
@@ -74,7 +76,7 @@ def test_in_the_report(tmp_path: Path) -> None:
     assert "every caller sends one" in found["token"]["found"]
     assert found["hosting"]["found"] == (
         f"sign-in for {PUBLIC}, for one process only (several need SEEDREAM_REDIS_URL); 1 process; "
-        "it takes up to 8 s to stop"
+        f"it takes up to 8 s to stop; seal key {key_id(KEYS)} encrypts; there is no other"
     )
     assert found["address"]["level"] == "not_checked"
     assert list(tmp_path.rglob("*")) == []
@@ -101,6 +103,11 @@ REDIS = {"SEEDREAM_REDIS_URL": f"redis://:{PASSWORD}@127.0.0.1:9/0"}
         (SIGN_IN, "warning", "everyone must sign in again after a restart"),
         ({"WEB_CONCURRENCY": "4", "SEEDREAM_SHUTDOWN_SECONDS": "20"}, "ok", "4 processes; it takes up to 22 s to stop"),
         (SIGN_IN | REDIS | {"SEEDREAM_SEAL_KEYS": KEYS, "WEB_CONCURRENCY": "2"}, "ok", "shared; 2 processes"),
+        (
+            SIGN_IN | {"SEEDREAM_SEAL_KEYS": f"{OTHER_SECRET},{KEYS}"},
+            "ok",
+            f"seal key {key_id(OTHER_SECRET)} encrypts; {key_id(KEYS)} only decrypts",
+        ),
     ],
 )
 def test_settings_that_belong_together(given: Any, env: Set, level: str, words: str) -> None:

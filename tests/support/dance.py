@@ -32,6 +32,7 @@ from mcp_seedream.core.settings import read_settings
 from mcp_seedream.hosting.app import bearer_token, build_app
 from mcp_seedream.hosting.key_verifier import KeyVerifier, uncached_check
 from mcp_seedream.hosting.middleware import ENDPOINT
+from mcp_seedream.oauth.client_documents import Fetch
 from mcp_seedream.oauth.provider import Lifetimes
 from mcp_seedream.oauth.routes import SignIn
 from mcp_seedream.oauth.store import Store
@@ -77,6 +78,8 @@ def hosted(
     vendor: Callable[[str], Vendor] | None = None,
     lifetimes: Lifetimes | None = None,
     store: Store | None = None,
+    port: int = 0,
+    fetch_document: Fetch | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Iterator[Hosted]:
     """An endpoint that works against `upstream`; its public address is its own unless another is given."""
@@ -84,7 +87,7 @@ def hosted(
     def connect() -> SeedreamClient:
         return SeedreamClient(upstream, timeouts=PATIENT, retries=QUICK)
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", port)) as listener:
         own = f"http://127.0.0.1:{listener.getsockname()[1]}"
         public = public_url or own
         settings = read_settings(public_url=public)
@@ -97,6 +100,7 @@ def hosted(
             store=store,
             vendor=vendor(public) if vendor else None,
             lifetimes=lifetimes,
+            fetch_document=fetch_document,
             clock=clock,
         )
         server = build_server(table, connect, token_of=bearer_token, defaults=ToolDefaults(20), look_interval=0.1)
@@ -115,6 +119,13 @@ def form_of(page: str) -> str:
 
 def vendor_link(page: str) -> str:
     found = re.search(r'class="button" href="([^"]+)"', page)
+    assert found, page
+    return html.unescape(found[1])
+
+
+def link_back(page: str) -> str:
+    """The address at the client that an error page leads to."""
+    found = re.search(r'class="button plain" href="([^"]+)"', page)
     assert found, page
     return html.unescape(found[1])
 
@@ -270,8 +281,20 @@ class Kept:
 
 
 @asynccontextmanager
-async def official(endpoint: str, person: Person, kept: Kept, mode: str = "auto") -> AsyncIterator[Client]:
-    """The SDK's client, which signs in by itself when it is refused; `person` does what a person has to."""
+async def official(
+    endpoint: str,
+    person: Person,
+    kept: Kept,
+    mode: str = "auto",
+    *,
+    document: str | None = None,
+    expired: bool = False,
+    **changes: Any,
+) -> AsyncIterator[Client]:
+    """The SDK's client, which signs in by itself when it is refused; `person` does what a person has to.
+
+    It registers as claude.ai does, with changes, or has a metadata document. If its token has expired, it refreshes it.
+    """
     came: list[str] = []
 
     async def redirect(url: str) -> None:
@@ -281,8 +304,9 @@ async def official(endpoint: str, person: Person, kept: Kept, mode: str = "auto"
         answer = answer_in(came[-1])
         return AuthorizationCodeResult(code=answer["code"], state=answer["state"], iss=answer["iss"])
 
-    metadata = OAuthClientMetadata.model_validate({**CLAUDE_REGISTRATION, "scope": None})
-    auth = OAuthClientProvider(endpoint, metadata, kept, redirect, callback)
+    metadata = OAuthClientMetadata.model_validate({**CLAUDE_REGISTRATION, "scope": None, **changes})
+    auth = OAuthClientProvider(endpoint, metadata, kept, redirect, callback, client_metadata_url=document)
+    auth.context.token_expiry_time = 1.0 if expired else None
     async with (
         httpx2.AsyncClient(auth=auth, timeout=60) as web,
         Client(streamable_http_client(endpoint, http_client=web), mode=mode) as client,
