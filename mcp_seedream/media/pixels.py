@@ -1,7 +1,7 @@
 """Decodes pictures with Pillow: reads headers, decodes at reduced size, and applies the EXIF orientation.
 
-The functions are synchronous: run them in a thread, or in a subprocess for large pictures. Each decodes a picture at
-most once, and needs at most `_MAX_BYTES` of memory.
+The functions run in the decoder's subprocess, since a stranger's picture may crash a library or occupy it for long.
+Each decodes a picture at most once, and needs at most `_MAX_BYTES` of memory.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import math
 import struct
 import warnings
 import zlib
-from pathlib import Path
+from importlib import import_module
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from mcp_seedream.catalog.picture_kinds import kind
 from mcp_seedream.core.errors import InvalidArguments
 
-Source = Path | BinaryIO
-
+_PLUGINS = {"jpeg": "Jpeg", "png": "Png", "gif": "Gif", "bmp": "Bmp", "webp": "WebP", "tiff": "Tiff", "avif": "Avif"}
+"""Pillow's modules by kind; the names of its formats are the same in upper case."""
 _MAX_BYTES = 302_000_000  # memory for a decoded picture and its reduced copy: 60 megapixels and a quarter of them
 # All exceptions that Pillow raises for broken files.
 UNREADABLE = (
@@ -37,22 +38,41 @@ TRANSPOSITIONS = {
 _ORIENTATION_TAG = 0x0112
 
 
-def open_image(source: Source, formats: tuple[str, ...] | None = None) -> Image.Image:
-    """Open a picture without decoding its pixels; `formats` limits the accepted formats (Pillow's names).
+def picture_kind(source: BinaryIO) -> str:
+    """Return the kind of a picture. A file with one of HEIF's brands is "avif" if it holds AV1, otherwise "heif"."""
+    source.seek(0)
+    head = source.read(64)
+    source.seek(0)
+    found = kind(head[:16]) or ""
+    return found if found not in ("heic", "heif") else "avif" if b"avif" in head else "heif"
+
+
+def load_plugin(source: BinaryIO) -> str:
+    """Import Pillow's module for a picture; return the name of its format. Otherwise, Pillow imports and tries all."""
+    plugin = _PLUGINS.get(picture_kind(source))
+    if plugin is None:
+        raise InvalidArguments("can't be decoded.")
+    module = import_module(f"PIL.{plugin}ImagePlugin")
+    if plugin == "Avif":
+        module.DEFAULT_MAX_THREADS = 1  # type: ignore[attr-defined]
+    return plugin.upper()
+
+
+def open_image(source: BinaryIO) -> Image.Image:
+    """Open a picture without decoding its pixels.
 
     Raises:
         InvalidArguments: It can't be decoded.
     """
+    plugin = load_plugin(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about many pixels (this module limits bytes instead) and broken EXIF
-            return Image.open(source, formats=formats)
+            return Image.open(source, formats=[plugin])
     except Image.DecompressionBombError as error:
         raise InvalidArguments("has more pixels than can be handled: give a smaller one.") from error
     except UnidentifiedImageError as error:  # its message contains the repr of a file object
         raise InvalidArguments("can't be decoded.") from error
-    except UNREADABLE as error:
-        raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
 
 
 def decode_within(image: Image.Image, box: tuple[int, int], *, keep_alpha: bool) -> Image.Image:

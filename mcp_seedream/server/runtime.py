@@ -20,13 +20,15 @@ from mcp_seedream.generation.redis_attempts import RedisAttempts
 from mcp_seedream.generation.refusal_memory import RefusalMemory
 from mcp_seedream.generation.service import GenerationLimits, ImageService
 from mcp_seedream.generation.sqlite_attempts import SQLiteAttempts
+from mcp_seedream.media.decoding import Decoders
 from mcp_seedream.media.downloads import Downloads
-from mcp_seedream.media.input_pictures import InputPictures
+from mcp_seedream.media.inputs import InputPictures
 from mcp_seedream.media.local_files import LocalFiles
+from mcp_seedream.media.outputs import Delivery
+from mcp_seedream.media.temporary_files import TemporaryFiles
 from mcp_seedream.upstream.client import SeedreamClient
 from mcp_seedream.upstream.poller import TaskWaiter, open_waiter
 
-_DECODING = 2  # large pictures at a time; each may take 350 MB
 _LATE = 0.75  # of the grace period, after which submits in progress are given up
 
 
@@ -39,8 +41,7 @@ class Runtime:
         lookups: Looks up tasks.
         attempts: Makes sure that no paid call is lost or paid for twice.
         background: Calls whose clients fetch the result later.
-        downloads: Fetches pictures.
-        decoding: Limits how many large pictures are decoded at a time.
+        delivery: Saves and previews pictures.
         shutdown: The state of the shutdown.
     """
 
@@ -48,8 +49,7 @@ class Runtime:
     lookups: TaskLookups
     attempts: Attempts
     background: BackgroundCalls
-    downloads: Downloads
-    decoding: anyio.CapacityLimiter
+    delivery: Delivery
     shutdown: Shutdown
 
 
@@ -61,6 +61,8 @@ async def open_runtime(
     shutdown: Shutdown,
     set_images: int,
     local: LocalFiles | None,
+    preview_seconds: float,
+    save_seconds: float,
     journal: Journal | None,
     redis: RedisAttempts | None,
     limits: GenerationLimits | None,
@@ -71,7 +73,7 @@ async def open_runtime(
     keeping: Keeping | None,
 ) -> AsyncIterator[Runtime]:
     """The services of a server while the context lasts; `server.build_server` describes the arguments."""
-    decoding = anyio.CapacityLimiter(_DECODING)
+    decoders, files = Decoders(), TemporaryFiles()
     store = redis or (SQLiteAttempts(journal, timing) if journal else None)
     refusals = RefusalMemory(redis or journal, observer)
     async with (
@@ -88,7 +90,7 @@ async def open_runtime(
             table,
             client,
             waiter,
-            InputPictures(table, client, downloads, local, decoding),
+            InputPictures(table, client, downloads=downloads, decoders=decoders, files=files, local=local),
             shutdown=shutdown,
             set_images=set_images,
             history=journal,
@@ -98,7 +100,10 @@ async def open_runtime(
             remark=remark,
         )
         lookups = TaskLookups(table, client, waiter, refusals=refusals, journal=journal, remark=remark)
-        yield Runtime(images, lookups, attempts, background, downloads, decoding, shutdown)
+        delivery = Delivery(
+            downloads, decoders, files, local, preview_seconds=preview_seconds, save_seconds=save_seconds
+        )
+        yield Runtime(images, lookups, attempts, background, delivery, shutdown)
         group.cancel_scope.cancel()
 
 

@@ -82,6 +82,8 @@ def build_server(
             shutdown=shutdown,
             set_images=defaults.set_images,
             local=defaults.local,
+            preview_seconds=defaults.preview_seconds,
+            save_seconds=defaults.save_seconds,
             journal=journal,
             redis=redis,
             limits=limits,

@@ -18,9 +18,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mcp_seedream.catalog.table import ModelTable
+from mcp_seedream.media.decoding import Decoders
 from mcp_seedream.media.downloads import Downloads
 from mcp_seedream.media.local_files import LocalFiles
-from mcp_seedream.media.outputs import DeliveryOptions, deliver
+from mcp_seedream.media.outputs import Delivery, DeliveryOptions
+from mcp_seedream.media.temporary_files import TemporaryFile, TemporaryFiles
 from mcp_seedream.server.results import task_result
 from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.types import Image, Task
@@ -72,7 +74,7 @@ def canned(switch: Switch) -> Canned:
 
 @pytest.fixture
 def hosted(table: ModelTable, canned: Canned) -> Session:
-    return Session(table, canned.address, defaults=ToolDefaults(5, lambda _: True))
+    return Session(table, canned.address, defaults=ToolDefaults(5, lambda _: True, preview_seconds=60))
 
 
 @pytest.fixture
@@ -83,7 +85,11 @@ def plain(table: ModelTable, canned: Canned) -> Session:
 
 @pytest.fixture
 def local(table: ModelTable, canned: Canned, tmp_path: Path) -> Session:
-    return Session(table, canned.address, defaults=ToolDefaults(5, lambda _: True, LocalFiles(output=tmp_path / "out")))
+    return Session(
+        table,
+        canned.address,
+        defaults=ToolDefaults(5, lambda _: True, LocalFiles(output=tmp_path / "out"), preview_seconds=60),
+    )
 
 
 def blocks(result: Any) -> list[ImageContent]:
@@ -97,8 +103,8 @@ def size(result: Any) -> int:
 class Broken(Downloads):
     """Fails in a way that nobody foresaw."""
 
-    async def fetch(self, url: str, path: Path) -> None:
-        raise RuntimeError(f"a bug: {path} {url}")
+    async def fetch(self, url: str, file: TemporaryFile) -> None:
+        raise RuntimeError(f"a bug: {file} {url}")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +117,8 @@ async def test_a_bug_in_the_delivery_costs_no_link(
     """It is logged; the caller has the link, and a note."""
     monkeypatch.setattr("mcp_seedream.media.outputs.picture_data", lambda _: 1 / 0)
     wanted = DeliveryOptions(target=tmp_path, preview=True)
-    done = await deliver(Task("t1", "succeeded", (image,)), wanted, Broken(), LocalFiles(), anyio.CapacityLimiter(1))
+    delivery = Delivery(Broken(), Decoders(), TemporaryFiles(), LocalFiles())
+    done = await delivery.deliver(Task("t1", "succeeded", (image,)), wanted)
     result = task_result(done.task, done.shown, done.caption)
     assert not result.is_error
     assert answer(result)["images"][0]["url"] == LINK
@@ -232,7 +239,7 @@ async def test_a_layer_with_an_odd_box(hosted: Session, canned: Canned, box: Any
     url = f"{canned.address}/white"
     layer = {"image_url": url, "z_index": 1, "name": "x", "bounding_box": {"absolute": box, "normalized": box}}
     canned.says({"image_url": url, "z_index": 0}, layer)
-    with anyio.fail_after(3):
+    with anyio.fail_after(60):
         result = await hosted.call("generate_image", prompt="a")
     assert not result.is_error
     assert len(answer(result)["images"]) == 2
