@@ -35,9 +35,9 @@ class Limits:
     seconds: int
 
 
-_SMALL = Limits(48_000_000, 5)  # reads headers, and converts pictures of up to 4 megapixels
-_MEDIUM = Limits(165_000_000, 15)  # a phone's 12 megapixels
-LARGEST = Limits(330_000_000, 20)
+SMALL = Limits(48_000_000, 5)  # reads headers, and converts pictures of up to 4 megapixels
+MEDIUM = Limits(165_000_000, 15)  # a phone's 12 megapixels
+LARGE = Limits(330_000_000, 20)
 """The limits of the largest pictures: 60 megapixels of HEIC need 315 MB."""
 _BUSY_FACTOR = 3  # seconds of a subprocess on a busy machine, by its seconds of computing
 _RETRY_AFTER = 10  # seconds
@@ -99,26 +99,26 @@ class Decoders:
             LimitExceeded: No slot was free before the deadline.
         """
         job = {"operation": "fit", "bounds": astuple(bounds), "keep_alpha": keep_alpha}
-        limits, needed = _SMALL, _SMALL.memory
+        limits, needed = SMALL, SMALL.memory
         while True:
             answer, data = await self._run(job, limits, source, caller, deadline)
             if "memory" not in answer:
                 return Fit(answer["has_alpha"], data or None, answer.get("note"))
             needed = max(needed + 1, answer["memory"])
-            limits = _MEDIUM if limits is _SMALL and needed <= _MEDIUM.memory else LARGEST
+            limits = MEDIUM if limits is SMALL and needed <= MEDIUM.memory else LARGE
 
     async def thumbnail(self, source: OpenSource, caller: str, deadline: float) -> bytes:
         """Return a preview of one picture; raises as `fit` does."""
-        return (await self._run({"operation": "thumbnail"}, _MEDIUM, source, caller, deadline))[1]
+        return (await self._run({"operation": "thumbnail"}, MEDIUM, source, caller, deadline))[1]
 
     async def tile(self, source: OpenSource, columns: int, caller: str, deadline: float) -> Tile:
         """Return a picture scaled down for a preview with so many columns; raises as `fit` does."""
-        answer, data = await self._run({"operation": "tile", "columns": columns}, _MEDIUM, source, caller, deadline)
+        answer, data = await self._run({"operation": "tile", "columns": columns}, MEDIUM, source, caller, deadline)
         return Tile(data, tuple(answer["size"]))
 
     async def joined(self, job: dict[str, Any], source: OpenSource, caller: str, deadline: float) -> bytes:
         """Return one preview of the tiles in a file: see the operations `sheet` and `composed` of the decoder."""
-        return (await self._run(job, _SMALL, source, caller, deadline))[1]
+        return (await self._run(job, SMALL, source, caller, deadline))[1]
 
     async def _run(
         self, job: dict[str, Any], limits: Limits, source: OpenSource, caller: str, deadline: float
@@ -128,17 +128,17 @@ class Decoders:
             async with self._slot(limits, caller):
                 is_running = True
                 with anyio.move_on_after(limits.seconds * _BUSY_FACTOR):
-                    return await _decoded(job, limits, source, is_last=limits is LARGEST)
+                    return await _decoded(job, limits, source, is_last=limits is LARGE)
         if not is_running:
             raise LimitExceeded("the server is busy with the pictures of other calls", _RETRY_AFTER)
         raise InvalidArguments(_TOO_LONG)
 
     @asynccontextmanager
     async def _slot(self, limits: Limits, caller: str) -> AsyncIterator[None]:
-        if limits is _SMALL:
+        if limits is SMALL:
             async with self._small.slot(caller):
                 yield
-        elif limits is _MEDIUM:
+        elif limits is MEDIUM:
             async with self._medium.slot(caller):
                 yield
         else:
@@ -158,6 +158,7 @@ async def _decoded(
     # -P: never import modules from the working directory.
     command = [sys.executable, "-P", "-m", "mcp_seedream.media.decoder", json.dumps(job)]
     with await anyio.to_thread.run_sync(source) as file:
+        file.flush()
         process = await anyio.run_process(command, stdin=file, stderr=subprocess.DEVNULL, check=False)
     line, _, data = process.stdout.partition(b"\n")
     if process.returncode == _OUT_OF_TIME:

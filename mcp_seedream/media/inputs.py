@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 
 from mcp_seedream.catalog.picture_kinds import CONVERTED_KINDS, Bounds, kind
-from mcp_seedream.catalog.references import data_uri, picture_data, reference_kind, shortened
+from mcp_seedream.catalog.references import data_uri, picture_data, picture_pieces, reference_kind, shortened
 from mcp_seedream.catalog.selection import ImageSpec, needs_alpha, requires_input_kind
 from mcp_seedream.catalog.table import Model, ModelTable
 from mcp_seedream.core.errors import InvalidArguments, TaskNotFound, UpstreamError
@@ -195,11 +195,15 @@ class InputPictures:
 
 
 def _data_file(reference: str) -> BinaryIO:
-    return new_file(_decoded(reference))
+    """Return a file with the bytes of a checked data URI or base64."""
+    file = new_file()
+    for piece in picture_pieces(reference):
+        file.write(piece)
+    return file
 
 
 def _decoded(reference: str) -> bytes:
-    """Return the bytes of a data URI or base64."""
+    """Return the bytes of a task's image data."""
     try:
         data = picture_data(reference)
     except ValueError as error:

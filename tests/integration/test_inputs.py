@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from mcp_seedream.catalog.references import picture_data
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.media import inputs
-from mcp_seedream.media.decoding import LARGEST
+from mcp_seedream.media.decoding import LARGE as LARGE_JOB
 from mcp_seedream.media.local_files import LocalFiles, open_local
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.server.tools import ToolDefaults
@@ -345,7 +345,7 @@ def test_sixty_megapixels_take_less_than_350_mb(tmp_path: Path, name: str) -> No
         "print(open('/proc/self/status').read(), file=sys.stderr)"
     )
     job = {"operation": "fit", "bounds": [10 * 2**20, 15, 36_000_000, 16], "keep_alpha": True}
-    job |= {"memory": LARGEST.memory, "seconds": 60, "is_last": True}
+    job |= {"memory": LARGE_JOB.memory, "seconds": 60, "is_last": True}
     command = [sys.executable, "-c", script, json.dumps(job)]
     with (tmp_path / "large").open("rb") as file:
         done = subprocess.run(command, stdin=file, capture_output=True, check=True)
@@ -445,11 +445,12 @@ async def test_data_is_decoded_in_threads_that_are_counted(
     """Decoding megabytes of base64 does not block other callers."""
     threads: list[str] = []
 
-    def watched(reference: str) -> bytes:
+    def watched(decode: Callable[[str], Any], reference: str) -> Any:
         threads.append(threading.current_thread().name)
-        return picture_data(reference)
+        return decode(reference)
 
-    monkeypatch.setattr("mcp_seedream.media.inputs.picture_data", watched)
+    for name in ("picture_data", "picture_pieces"):
+        monkeypatch.setattr(inputs, name, partial(watched, getattr(inputs, name)))
     file = io.BytesIO()
     Image.new("RGB", (50, 50), "red").save(file, "PNG")
     data = base64.b64encode(file.getvalue()).decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from mcp_seedream.server.results import task_result
 from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.types import Image, Task
 from tests.conftest import Session, Switch, answer, text
+from tests.unit.test_structure import MILLION, jpeg_with, progressive, segment
 
 pytestmark = pytest.mark.anyio
 LINK = "https://cdn.example.com/1.jpg"
@@ -51,6 +53,7 @@ class Canned:
         self.address = address
         self.reply = "{}"
         self.submits = 0
+        self.padding = 0
         posts = [Route(f"/seedream/{path}", self.post, methods=["POST"]) for path in ("images", "tasks")]
         self.app = Starlette(routes=[*posts, Route("/{colour}", self.picture)])
 
@@ -59,7 +62,7 @@ class Canned:
         return Response(self.reply, media_type="application/json")
 
     async def picture(self, request: Request) -> Response:
-        return Response(file(request.path_params["colour"]), media_type="image/png")
+        return Response(file(request.path_params["colour"]) + bytes(self.padding), media_type="image/png")
 
     def says(self, *items: Any, **more: Any) -> None:
         self.reply = json.dumps({"success": True, "task_id": "t1", "data": items, **more})
@@ -125,6 +128,63 @@ async def test_a_bug_in_the_delivery_costs_no_link(
     assert LINK in text(result)
     assert says in answer(result)["notes"][0]
     assert list(tmp_path.iterdir()) == []
+
+
+class CountedFiles(TemporaryFiles):
+    """Counts the MiB of all files, and their maximum."""
+
+    now = most = 0
+
+    async def acquire(self, size: int, caller: str) -> int:
+        units = await super().acquire(size, caller)
+        self.now += units
+        self.most = max(self.most, self.now)
+        return units
+
+    def release(self, units: int) -> None:
+        self.now -= units
+        super().release(units)
+
+
+async def test_previews_of_large_pictures_have_a_budget(
+    canned: Canned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures that find no room wait; all of them are shown, and nothing is written to disk on Linux."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(canned, "padding", 3_000_000)
+    images = tuple(Image(f"{canned.address}/{colour}") for colour in ("red", "green", "blue", "white", "black", "gray"))
+    files = CountedFiles(8 * 2**20)
+    async with Downloads(sandbox=canned.address) as downloads:
+        delivery = Delivery(downloads, Decoders(), files, None, preview_seconds=60)
+        done = await delivery.deliver(Task("t1", "succeeded", images), DeliveryOptions(preview=True))
+    assert (len(done.shown), done.caption, done.task.notes) == (1, "shows all of them, reduced", ())
+    assert (files.most, files.now) == (6, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_preview_that_finds_no_room_is_left_out(canned: Canned) -> None:
+    """A note says so; the links are there."""
+    files = TemporaryFiles(8 * 2**20)
+    async with Downloads(sandbox=canned.address) as downloads, files.open("other") as other:
+        await other.restart(8 * 2**20)
+        delivery = Delivery(downloads, Decoders(), files, None, preview_seconds=0.3)
+        image = Image(f"{canned.address}/red")
+        done = await delivery.deliver(Task("t1", "succeeded", (image,)), DeliveryOptions(preview=True))
+    assert done.task.images == (image,)
+    assert done.task.notes == ("Not fetched: it took longer than 0.3 s.",)
+    assert done.shown == ()
+
+
+@pytest.mark.parametrize("made", ["scans", "segments"])
+async def test_a_result_that_is_made_to_occupy_the_decoder(canned: Canned, monkeypatch: Any, made: str) -> None:
+    """It has no preview, at once; its link is there."""
+    bomb = progressive(3000, 1800) if made == "scans" else jpeg_with(segment(0xFE) * MILLION)
+    monkeypatch.setattr("tests.integration.test_results.file", lambda _: bomb)
+    async with Downloads(sandbox=canned.address) as downloads:
+        delivery = Delivery(downloads, Decoders(), TemporaryFiles(), None, preview_seconds=60)
+        image = Image(f"{canned.address}/red")
+        done = await delivery.deliver(Task("t1", "succeeded", (image,)), DeliveryOptions(preview=True))
+    assert (done.task.images, done.shown, done.task.notes) == ((image,), (), ())
 
 
 @pytest.mark.parametrize("given", ["!!!!", "a", "aGk", "aGk=", "\u00e9", "\u96ea" * 40, "<html>" * 9])
