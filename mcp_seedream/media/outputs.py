@@ -23,7 +23,7 @@ from mcp_seedream.core.errors import InvalidArguments, LimitExceeded, SeedreamEr
 from mcp_seedream.media.decoding import Decoders, Tile
 from mcp_seedream.media.downloads import Downloads
 from mcp_seedream.media.local_files import LocalFiles, open_picture
-from mcp_seedream.media.saved_files import save_as
+from mcp_seedream.media.saved_files import name_part, save_as
 from mcp_seedream.media.temporary_files import TemporaryFile, TemporaryFiles, new_file, reopened
 from mcp_seedream.upstream.types import Failure, Image, Task
 
@@ -108,8 +108,8 @@ class Delivery:
             return await self._deliver(task, options)
         except Exception:  # the pictures were billed, so their links must reach the caller
             logger.exception("the pictures of task %s could not be delivered", task.id)
-            has_links = any(image.url for image in task.images)
-            rest = "only their links are available" if has_links else "get_task may return them"
+            links = any(image.url for image in task.images)
+            rest = "only their links are available" if links else "get_task may return them"
             note = f"The pictures could not be fetched, saved or shown here; {rest}."
             return Delivered(replace(task, notes=(*task.notes, note)))
 
@@ -148,8 +148,10 @@ class Delivery:
                     pictures.notes[f"Not fetched: it took longer than {pictures.seconds} s."] = None
                 elif file:
                     with file:
-                        await self._add_tile(pictures, index, file)
-                        await anyio.to_thread.run_sync(_save, pictures, index, file)
+                        if pictures.options.preview:
+                            await self._add_tile(pictures, index, file)
+                        if pictures.target:
+                            await anyio.to_thread.run_sync(_save, pictures, index, file, pictures.target)
 
         async with anyio.create_task_group() as group:
             for index in range(len(pictures.images)):
@@ -167,17 +169,13 @@ class Delivery:
             elif image.url:
                 await self._downloads.fetch(image.url, temporary)
             return reopened(temporary.content)
-        except (UpstreamError, InvalidArguments) as error:
-            pictures.notes[f"Not fetched: {error.message}"] = None
-        except (OSError, ValueError) as error:
-            pictures.notes[f"Not fetched: {error}."] = None
+        except (UpstreamError, InvalidArguments, OSError, ValueError) as error:
+            pictures.notes[_not_fetched(error)] = None
         return None
 
     async def _add_tile(self, pictures: _Pictures, index: int, file: BinaryIO) -> None:
         """Decode a picture for the preview: the only picture to the preview itself, others to a tile of it."""
         options, source = pictures.options, partial(reopened, file)
-        if not options.preview:
-            return
         with pictures.without_preview():
             if len(pictures.images) == 1:
                 data = await self._decoders.thumbnail(source, options.caller, pictures.deadline)
@@ -272,38 +270,30 @@ def _with_data(task: Task, max_bytes: int) -> Delivered:
         if image.b64_json:
             try:
                 data.append(_image_data(image.b64_json))
-            except UpstreamError as error:
-                notes[f"Not fetched: {error.message}"] = None
-            except ValueError as error:
-                notes[f"Not fetched: {error}."] = None
+            except (UpstreamError, ValueError) as error:
+                notes[_not_fetched(error)] = None
     shown = within_budget(data, max_bytes)
     if notes:
-        return Delivered(_undecodable(task, list(notes)))
+        failure = Failure("unreadable_reply", f"its data can't be decoded. {' '.join(notes)}")
+        return Delivered(replace(task, state="failed", images=(), error=failure))
     if len(shown) < len(data):
         return Delivered(_too_large(task))
     return Delivered(replace(task, images=tuple(replace(image, b64_json=None) for image in task.images)), tuple(shown))
 
 
 def _image_data(text: str) -> bytes:
-    """Decode image data.
-
-    Raises:
-        ValueError: It is not base64.
-        UnreadableReply: It is not a picture.
-    """
+    """Decode image data. Raises ValueError for other text, and UnreadableReply for what is not a picture."""
     data = picture_data(text)
     if kind(data) is None:
         raise UnreadableReply("The image data is not a picture.")
     return data
 
 
-def _save(pictures: _Pictures, index: int, file: BinaryIO) -> None:
-    """Save a picture, if that is wanted; a failure is a note."""
-    image, target = pictures.images[index], pictures.target
-    if target is None:
-        return
+def _save(pictures: _Pictures, index: int, file: BinaryIO, target: Path) -> None:
+    """Save a picture; a failure is a note."""
+    image = pictures.images[index]
     try:
-        path = save_as(file, target, pictures.options.name, _part(image, index, len(pictures.images)))
+        path = save_as(file, target, pictures.options.name, name_part(image, index, len(pictures.images)))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         link = " The link still works." if image.url else ""
@@ -312,11 +302,8 @@ def _save(pictures: _Pictures, index: int, file: BinaryIO) -> None:
         pictures.images[index] = replace(image, path=str(path))
 
 
-def _part(image: Image, index: int, count: int) -> str:
-    """Return the part to append to a file name: a layer's number and name, or the picture's number in a set."""
-    if image.z_index is not None:
-        return f"{image.z_index} {image.name or ''}"
-    return str(index + 1) if count > 1 else ""
+def _not_fetched(error: Exception) -> str:
+    return f"Not fetched: {str(error).rstrip('.')}."
 
 
 def _too_large(task: Task) -> Task:
@@ -327,9 +314,3 @@ def _too_large(task: Task) -> Task:
         "with response_format url returns links; it is billed again."
     )
     return replace(task, state="failed", images=(), error=Failure("result_too_large", reason))
-
-
-def _undecodable(task: Task, notes: list[str]) -> Task:
-    """Return the task as failed, since its image data can't be decoded."""
-    error = Failure("unreadable_reply", f"its data can't be decoded. {' '.join(notes)}".strip())
-    return replace(task, state="failed", images=(), error=error)

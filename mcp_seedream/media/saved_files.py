@@ -19,6 +19,7 @@ from mcp_seedream.core.errors import InvalidArguments
 from mcp_seedream.core.paths import expand_home
 from mcp_seedream.media.local_files import LocalFiles, open_picture, parsed_path
 from mcp_seedream.media.temporary_files import reopened
+from mcp_seedream.upstream.types import Image
 
 _SUFFIXES = {"jpeg": ".jpg"}  # by kind, where it is not the kind's own name
 _FILE_TYPES = mimetypes.MimeTypes()  # without those of the system, which differ between machines
@@ -98,6 +99,13 @@ def save_as(source: BinaryIO, target: Path, name: str, part: str = "") -> Path:
     finally:
         copied.unlink(missing_ok=True)
     return path.resolve()
+
+
+def name_part(image: Image, index: int, count: int) -> str:
+    """Return the part to append to a file name: a layer's number and name, or the picture's number in a set."""
+    if image.z_index is not None:
+        return f"{image.z_index} {image.name or ''}"
+    return str(index + 1) if count > 1 else ""
 
 
 def saved_set(files: Sequence[str], count: int, target: Path | None) -> tuple[Path, ...]:

@@ -20,12 +20,9 @@ from mcp_seedream.generation.redis_attempts import RedisAttempts
 from mcp_seedream.generation.refusal_memory import RefusalMemory
 from mcp_seedream.generation.service import GenerationLimits, ImageService
 from mcp_seedream.generation.sqlite_attempts import SQLiteAttempts
-from mcp_seedream.media.decoding import Decoders
 from mcp_seedream.media.downloads import Downloads
 from mcp_seedream.media.inputs import InputPictures
-from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.media.outputs import Delivery
-from mcp_seedream.media.temporary_files import TemporaryFiles
 from mcp_seedream.upstream.client import SeedreamClient
 from mcp_seedream.upstream.poller import TaskWaiter, open_waiter
 
@@ -60,9 +57,7 @@ async def open_runtime(
     *,
     shutdown: Shutdown,
     set_images: int,
-    local: LocalFiles | None,
-    preview_seconds: float,
-    save_seconds: float,
+    picture_services: Callable[[SeedreamClient, Downloads], tuple[InputPictures, Delivery]],
     journal: Journal | None,
     redis: RedisAttempts | None,
     limits: GenerationLimits | None,
@@ -73,7 +68,6 @@ async def open_runtime(
     keeping: Keeping | None,
 ) -> AsyncIterator[Runtime]:
     """The services of a server while the context lasts; `server.build_server` describes the arguments."""
-    decoders, files = Decoders(), TemporaryFiles()
     store = redis or (SQLiteAttempts(journal, timing) if journal else None)
     refusals = RefusalMemory(redis or journal, observer)
     async with (
@@ -86,11 +80,12 @@ async def open_runtime(
         open_background_calls(keeping) as background,
     ):
         group.start_soon(_end_upstream_calls, shutdown, waiter, client)
+        pictures, delivery = picture_services(client, downloads)
         images = ImageService(
             table,
             client,
             waiter,
-            InputPictures(table, client, downloads=downloads, decoders=decoders, files=files, local=local),
+            pictures,
             shutdown=shutdown,
             set_images=set_images,
             history=journal,
@@ -100,9 +95,6 @@ async def open_runtime(
             remark=remark,
         )
         lookups = TaskLookups(table, client, waiter, refusals=refusals, journal=journal, remark=remark)
-        delivery = Delivery(
-            downloads, decoders, files, local, preview_seconds=preview_seconds, save_seconds=save_seconds
-        )
         yield Runtime(images, lookups, attempts, background, delivery, shutdown)
         group.cancel_scope.cancel()
 

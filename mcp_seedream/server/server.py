@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -19,6 +20,11 @@ from mcp_seedream.generation.background import Keeping
 from mcp_seedream.generation.claims import Timing
 from mcp_seedream.generation.journal import Journal
 from mcp_seedream.generation.redis_attempts import RedisAttempts
+from mcp_seedream.media.decoding import Decoders
+from mcp_seedream.media.downloads import Downloads
+from mcp_seedream.media.inputs import InputPictures
+from mcp_seedream.media.outputs import Delivery
+from mcp_seedream.media.temporary_files import TemporaryFiles
 from mcp_seedream.server.descriptions import server_description
 from mcp_seedream.server.gallery import gallery
 from mcp_seedream.server.prompts import Prompts
@@ -81,9 +87,7 @@ def build_server(
             connect,
             shutdown=shutdown,
             set_images=defaults.set_images,
-            local=defaults.local,
-            preview_seconds=defaults.preview_seconds,
-            save_seconds=defaults.save_seconds,
+            picture_services=partial(_picture_services, table, defaults),
             journal=journal,
             redis=redis,
             limits=limits,
@@ -99,6 +103,18 @@ def build_server(
     )
     add_resources(server, table, journal)
     return server
+
+
+def _picture_services(
+    table: ModelTable, defaults: ToolDefaults, client: SeedreamClient, downloads: Downloads
+) -> tuple[InputPictures, Delivery]:
+    """The services for input and output pictures, which share subprocesses and temporary files."""
+    decoders, files, local = Decoders(), TemporaryFiles(), defaults.local
+    times = {"preview_seconds": defaults.preview_seconds, "save_seconds": defaults.save_seconds}
+    return (
+        InputPictures(table, client, downloads=downloads, decoders=decoders, files=files, local=local),
+        Delivery(downloads, decoders, files, local, **times),
+    )
 
 
 async def _parse_arguments(ctx: ServerRequestContext[Runtime, Any], call_next: CallNext) -> HandlerResult:
