@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -29,6 +30,8 @@ from mcp_seedream.generation.claims import Timing
 from mcp_seedream.generation.journal import Journal
 from mcp_seedream.generation.redis_attempts import RedisAttempts
 from mcp_seedream.hosting.limits import CallerLimits
+from mcp_seedream.media.downloads import Downloads
+from mcp_seedream.media.temporary_files import TemporaryFiles, reopened
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.server.server import build_server
 from mcp_seedream.server.tools import TokenOf, ToolDefaults
@@ -193,6 +196,14 @@ def only(table: ModelTable, *ids: str) -> ModelTable:
     models = [table.by_id[id_] for id_ in ids]
     fields = {field.alias or name: getattr(table, name) for name, field in ModelTable.model_fields.items()}
     return ModelTable(**fields | {"models": models})
+
+
+async def download(downloads: Downloads, url: str, path: Path) -> None:
+    """Download a picture to a path."""
+    async with TemporaryFiles().open("") as file:
+        await downloads.fetch(url, file)
+        with reopened(file.content) as content:
+            path.write_bytes(content.read())
 
 
 def huge_png(width: int, height: int) -> bytes:

@@ -239,3 +239,10 @@ def picture_data(reference: str) -> bytes:
         ValueError: It is not base64.
     """
     return base64.b64decode(_payload(_DATA_URI.sub("", reference[:200], count=1) + reference[200:]))
+
+
+def picture_pieces(reference: str) -> Iterator[bytes]:
+    """Decode a data URI or base64 from `checked_reference` in pieces of 768 kB, since it may be large."""
+    start = reference.find(",") + 1  # base64 has no comma
+    for position in range(start, len(reference), 2**20):
+        yield base64.b64decode(reference[position : position + 2**20])

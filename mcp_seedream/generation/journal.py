@@ -108,7 +108,7 @@ class Journal:
                     links = [image.url for image in task.images if image.url]
                     saved = [image.path for image in task.images if image.path]
                     older = [path for path in json.loads(known[0]) if path not in saved]
-                    # Complete sets come last, each in the order of its pictures: see `local_files.saved_set`.
+                    # Complete sets come last, each in the order of its pictures: see `saved_files.saved_set`.
                     files = [*older, *saved] if len(saved) == len(task.images) else [*saved, *older]
                     row = (task.state, json.dumps(links), json.dumps(files), task.id)
                     db.execute("UPDATE tasks SET state = ?, links = ?, files = ? WHERE id = ?", row)

@@ -33,7 +33,7 @@ from mcp_seedream.generation.call_attempt import CallAttempt, Claim
 from mcp_seedream.generation.journal import Entry
 from mcp_seedream.generation.refusal_memory import RefusalMemory
 from mcp_seedream.generation.task_notes import typical_seconds, with_link_expiry
-from mcp_seedream.media.input_pictures import InputPictures
+from mcp_seedream.media.inputs import InputPictures
 from mcp_seedream.upstream.client import SeedreamClient
 from mcp_seedream.upstream.error_mapping import refused_in
 from mcp_seedream.upstream.poller import Report, TaskWaiter

@@ -1,6 +1,12 @@
-"""Converts, rotates and scales down input pictures that the upstream would not accept.
+"""The program that decodes pictures: a subprocess with limited memory and time for each. `decoding` starts it.
 
-`main` does this for one picture in a subprocess with limited memory.
+It reads a job (JSON) from its only argument, and the picture from standard input, which is a file. It writes one line
+of JSON, followed by the bytes of a new picture, if there is one. The keys of the line:
+
+- `error`: why the picture is refused.
+- `memory`: the job needs about so many bytes, more than it may allocate.
+- `has_alpha` and `note`: the results of `fit`. Without `note`, the picture needs no change, and no bytes follow.
+- `size`: width and height of the original, the result of `tile`.
 """
 
 from __future__ import annotations
@@ -9,130 +15,99 @@ import ctypes
 import io
 import json
 import math
+import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from PIL import AvifImagePlugin, Image
+from PIL import Image
 
-from mcp_seedream.catalog.picture_kinds import Bounds, kind
+from mcp_seedream.catalog.picture_kinds import CONVERTED_KINDS, Bounds
 from mcp_seedream.core.errors import InvalidArguments
 from mcp_seedream.media.pixels import (
     TRANSPOSITIONS,
     UNREADABLE,
-    Source,
+    HeifPicture,
     decode_within,
+    load_heif,
+    load_plugin,
     open_image,
     orientation_of,
+    picture_kind,
     reduction_factor,
     scaled_upright,
 )
+from mcp_seedream.media.structure import checked_size
 
-_MAX_MEMORY = 330_000_000  # bytes that the subprocess may allocate; 60 megapixels of HEIC need 315 MB
-SAFE_HEADERS = ("PNG", "JPEG", "GIF", "BMP")
-"""Pillow's names of formats whose headers are safe to read: others can make Pillow allocate unlimited memory."""
-_ACCEPTED = {*SAFE_HEADERS, "MPO", "WEBP", "TIFF"}  # formats that the upstream accepts; an MPO is a JPEG with extras
+Answer = tuple[dict[str, Any], bytes]
+"""The line of JSON, and the bytes of a new picture."""
+
+# Kinds whose libraries allocate all pixels to read the header.
+_ALLOCATED_AT_ONCE = ("webp", *CONVERTED_KINDS)
+_MEMORY_PER_PIXEL = {"webp": 16, "avif": 16}  # bytes for decoding, turning and encoding
+_OTHER_MEMORY_PER_PIXEL = 10
+_OUTPUT_MEMORY = 8_000_000
 # Markers of EXIF data in a PNG. Pillow must decode the pixels to read EXIF data after them; a search is cheaper.
 _PNG_EXIF_MARKERS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+_NICENESS = 5  # the server, which answers other callers meanwhile, goes first
 
 
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """A picture that the upstream accepts, and a note about the changes."""
-
-    data: bytes
-    note: str
+class _NeedsMemory(Exception):
+    """The job needs about so many bytes."""
 
 
-def has_alpha(source: Source) -> bool:
-    """Whether the picture has an alpha channel or a transparent color.
-
-    Raises:
-        InvalidArguments: It can't be decoded.
-    """
-    with open_image(source) as image:
-        return "A" in image.getbands() or "transparency" in image.info
-
-
-def fits(source: BinaryIO, size: int, bounds: Bounds, *, header_only: bool = True) -> bool:
-    """Whether the upstream accepts the picture without changes. Checks the file's integrity without decoding pixels.
+def fit(source: BinaryIO, job: dict[str, Any], size: tuple[int, int]) -> Answer:
+    """Convert a picture to one that the upstream accepts, if necessary.
 
     Args:
         source: The picture's file.
-        size: The file's size in bytes.
-        bounds: The upstream's limits.
-        header_only: Read only formats in `SAFE_HEADERS`, and return False if the header is not sufficient.
+        job: `bounds`: the fields of `Bounds`. `keep_alpha`: keep transparency; otherwise, transparent pixels of a
+            changed picture become white.
+        size: Width and height, from the file's header.
 
     Raises:
-        InvalidArguments: It is not a readable picture, or breaks a limit even if it is scaled down.
+        InvalidArguments: It can't be decoded, or breaks a limit even if it is scaled down.
     """
-    with open_image(source, SAFE_HEADERS if header_only else None) as image:
-        width, height = image.size
-        _check_size(width, height, bounds)
-        accepted = size <= bounds.max_bytes and width * height <= bounds.max_pixels and image.mode != "CMYK"
-        accepted = accepted and image.format in _ACCEPTED
-        accepted = accepted and not _is_rotated(image, source, markers_only=header_only)
-        try:
-            image.verify()
-        except UNREADABLE as error:
-            raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
-        return accepted
-
-
-def fitted(source: BinaryIO, size: int, bounds: Bounds, *, keep_alpha: bool) -> Fitted:
-    """Convert a picture to one that the upstream accepts. Needs up to 350 MB of memory: see `main`.
-
-    Args:
-        source: The picture's file.
-        size: The file's size in bytes.
-        bounds: The upstream's limits.
-        keep_alpha: Keep transparency. Otherwise, transparent pixels become white.
-
-    Raises:
-        InvalidArguments: It can't be decoded, breaks a limit even if it is scaled down, or needs too much memory.
-    """
-    if _is_heif(source):
-        return _fitted_heif(source, size, bounds, keep_alpha=keep_alpha)
+    bounds, kind, length = Bounds(*job["bounds"]), picture_kind(source), os.fstat(source.fileno()).st_size
+    per_pixel = _MEMORY_PER_PIXEL.get(kind, _OTHER_MEMORY_PER_PIXEL)
+    needed = size[0] * size[1] * per_pixel + _OUTPUT_MEMORY
+    if kind in _ALLOCATED_AT_ONCE:
+        _check_memory(needed, job)
+    if kind == "heif":
+        return _fit_heif(source, length, bounds, keep_alpha=job["keep_alpha"])
     with open_image(source) as image:
-        width, height = image.size
-        _check_size(width, height, bounds)
-        converted = f"converted from {image.format}" if image.format not in _ACCEPTED else ""
-        rotated = "turned upright" if _is_rotated(image, source, markers_only=False) else ""
-        flattened = not keep_alpha and image.has_transparency_data
-        try:
-            picture = decode_within(image, bounds.box(width, height), keep_alpha=keep_alpha)
-            data = _encoded(picture, bounds.max_bytes)
-        except UNREADABLE as error:
-            raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
-    return _with_note(data, [converted, rotated], (width, height), size, flattened=flattened)
+        size = image.size
+        _check_size(size, bounds)
+        converted = f"converted from {image.format}" if kind in CONVERTED_KINDS else ""
+        rotated = "turned upright" if _is_rotated(image, source, needed, job) else ""
+        is_small = length <= bounds.max_bytes and size[0] * size[1] <= bounds.max_pixels
+        if is_small and not converted and not rotated and image.mode != "CMYK":
+            return {"has_alpha": "A" in image.getbands() or "transparency" in image.info}, b""
+        _check_memory(needed, job)
+        flattened = not job["keep_alpha"] and image.has_transparency_data
+        picture = decode_within(image, bounds.box(*size), keep_alpha=job["keep_alpha"])
+    return _fitted(picture, bounds, [converted, rotated], size, length, flattened=flattened)
 
 
-def _fitted_heif(source: BinaryIO, size: int, bounds: Bounds, *, keep_alpha: bool) -> Fitted:
-    from mcp_seedream.media.heif import HeifPicture  # noqa: PLC0415  (loaded only for HEIC)
-
+def _fit_heif(source: BinaryIO, length: int, bounds: Bounds, *, keep_alpha: bool) -> Answer:
     image = HeifPicture(source)
-    width, height = image.size
-    _check_size(width, height, bounds)
+    (width, height), flattened = image.size, image.has_alpha and not keep_alpha
+    _check_size((width, height), bounds)
     box = bounds.box(width, height)
     small = image.reduced(reduction_factor((width, height), box, width * height * image.bands))
-    flattened = image.has_alpha and not keep_alpha
     del image  # frees the decoded pixels
-    data = _encoded(scaled_upright(small, box, keep_alpha=keep_alpha), bounds.max_bytes)
-    return _with_note(data, ["converted from HEIC"], (width, height), size, flattened=flattened)
+    picture = scaled_upright(small, box, keep_alpha=keep_alpha)
+    return _fitted(picture, bounds, ["converted from HEIC"], (width, height), length, flattened=flattened)
 
 
-def _is_heif(source: BinaryIO) -> bool:
-    """Whether pillow-heif must read the file; Pillow reads AVIF, which can have HEIF's major brand."""
-    source.seek(0)
-    head = source.read(64)
-    source.seek(0)
-    return kind(head[:16]) in ("heic", "heif") and b"avif" not in head
-
-
-def _with_note(data: bytes, changes: list[str], size: tuple[int, int], file_size: int, *, flattened: bool) -> Fitted:
-    """Return an encoded picture with a note about its changes; `size` and `file_size` are those of the original."""
+def _fitted(
+    picture: Image.Image, bounds: Bounds, changes: list[str], size: tuple[int, int], length: int, *, flattened: bool
+) -> Answer:
+    """Encode a picture, and describe its changes; `size` and `length` are those of the original."""
+    data = _encoded(picture, bounds.max_bytes)
     with Image.open(io.BytesIO(data)) as sent:
         scaled = sent.width * sent.height < size[0] * size[1]
         result = f"{sent.width}x{sent.height} {sent.format}, {_formatted_bytes(len(data))}"
@@ -140,29 +115,28 @@ def _with_note(data: bytes, changes: list[str], size: tuple[int, int], file_size
     changes += ["made to fit"] if scaled or not changes else []
     words = ", ".join(changes[:-1]) + (" and " if changes[1:] else "") + changes[-1]
     without = ", without its transparency" if flattened else ""
-    original = f"{size[0]}x{size[1]}, {_formatted_bytes(file_size)}"
-    return Fitted(data, f"was {words}: {result}{without}, instead of {original}.")
+    note = f"was {words}: {result}{without}, instead of {size[0]}x{size[1]}, {_formatted_bytes(length)}."
+    return {"note": note, "has_alpha": picture.mode == "RGBA"}, data
 
 
-def _check_size(width: int, height: int, bounds: Bounds) -> None:
-    if violation := bounds.violation(width, height):
+def _check_size(size: tuple[int, int], bounds: Bounds) -> None:
+    if violation := bounds.violation(*size):
         raise InvalidArguments(violation)
 
 
-def _is_rotated(image: Image.Image, source: BinaryIO, *, markers_only: bool) -> bool:
-    """Whether the EXIF orientation is not upright; with `markers_only`, any EXIF data in a PNG counts as rotated."""
-    if image.format != "PNG":
-        return orientation_of(image) in TRANSPOSITIONS
-    position = source.tell()
-    source.seek(0)
-    data = source.read()
-    rotated = any(marker in data for marker in _PNG_EXIF_MARKERS)
-    source.seek(0)
-    if rotated and not markers_only:
-        with open_image(source) as reopened:
-            rotated = orientation_of(reopened) in TRANSPOSITIONS
-    source.seek(position)
-    return rotated
+def _check_memory(needed: int, job: dict[str, Any]) -> None:
+    if needed > job["memory"] and not job["is_last"]:
+        raise _NeedsMemory(needed)
+
+
+def _is_rotated(image: Image.Image, source: BinaryIO, needed: int, job: dict[str, Any]) -> bool:
+    """Whether the EXIF orientation is not upright; this may decode a PNG, which needs so much memory."""
+    if image.format == "PNG" and "exif" not in image.info:
+        with mmap(source.fileno(), 0, access=ACCESS_READ) as data:
+            if all(data.find(marker) < 0 for marker in _PNG_EXIF_MARKERS):
+                return False
+        _check_memory(needed, job)
+    return orientation_of(image) in TRANSPOSITIONS
 
 
 def _encoded(picture: Image.Image, max_bytes: int) -> bytes:
@@ -186,47 +160,99 @@ def _formatted_bytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
-def main() -> None:
-    """Process the picture on standard input in this subprocess. Arguments: `BYTES SIDE PIXELS RATIO alpha|flat`.
+def _thumbnail(source: BinaryIO, _: dict[str, Any], __: tuple[int, int]) -> Answer:
+    from mcp_seedream.media import previews  # noqa: PLC0415  (not for input pictures)
 
-    The first four are the fields of `Bounds`. Writes one line of JSON with the key `fits`, `note` or `error`; the
-    bytes of the new picture follow a `note`.
-    """
-    max_bytes, min_side, max_pixels, max_ratio, alpha = sys.argv[1:]
-    bounds = Bounds(int(max_bytes), int(min_side), int(max_pixels), float(max_ratio))
-    source: BinaryIO = sys.stdin.buffer
-    if not source.seekable():
-        source = io.BytesIO(source.read())
-    size = source.seek(0, io.SEEK_END)
+    return {}, previews.thumbnail(source)
+
+
+def _tile(source: BinaryIO, job: dict[str, Any], size: tuple[int, int]) -> Answer:
+    from mcp_seedream.media import previews  # noqa: PLC0415  (not for input pictures)
+
+    return {"size": size}, previews.tile(source, job["columns"])
+
+
+def _sheet(source: BinaryIO, job: dict[str, Any], _: tuple[int, int]) -> Answer:
+    """A contact sheet of the tiles in the file, each of which has one of `lengths`."""
+    from mcp_seedream.media import previews  # noqa: PLC0415  (not for input pictures)
+
+    return {}, previews.contact_sheet(_parts(source, job["lengths"]))
+
+
+def _composed(source: BinaryIO, job: dict[str, Any], _: tuple[int, int]) -> Answer:
+    """A base, whose original has width and height `size`, and a layer for each of `boxes`: the tiles in the file."""
+    from mcp_seedream.media import previews  # noqa: PLC0415  (not for input pictures)
+
+    base, *layers = _parts(source, job["lengths"])
+    return {}, previews.composed(base, job["size"], [*zip(layers, job["boxes"], strict=True)])
+
+
+def _parts(source: BinaryIO, lengths: list[int]) -> list[io.BytesIO]:
     source.seek(0)
-    if is_heif := _is_heif(source):
-        import mcp_seedream.media.heif  # noqa: F401, PLC0415  (before the limit: its libraries map 30 MB)
-    _limit_memory(_MAX_MEMORY)
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-    answer: dict[str, str | bool] = {"fits": True}
-    data = b""
+    return [io.BytesIO(source.read(length)) for length in lengths]
+
+
+_OPERATIONS: dict[str, Callable[[BinaryIO, dict[str, Any], tuple[int, int]], Answer]] = {
+    "fit": fit,
+    "thumbnail": _thumbnail,
+    "tile": _tile,
+    "sheet": _sheet,
+    "composed": _composed,
+}
+
+
+def main() -> None:
+    """Do the job in this process's argument."""
+    job: dict[str, Any] = json.loads(sys.argv[1])
+    source: BinaryIO = sys.stdin.buffer
+    with mmap(source.fileno(), 0, access=ACCESS_READ) as data:
+        try:
+            _import_libraries(source)
+            _limit_resources(job["memory"], job["seconds"])
+            answer, picture = _answer(source, data, job)
+        except InvalidArguments as error:
+            answer, picture = {"error": error.message}, b""
+    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + picture)
+
+
+def _import_libraries(source: BinaryIO) -> None:
+    """Import the libraries for the picture before the memory is limited: some map 30 MB."""
+    if picture_kind(source) == "heif":
+        load_heif()
+    else:
+        load_plugin(source)
+
+
+def _answer(source: BinaryIO, data: mmap, job: dict[str, Any]) -> Answer:
+    """Do a job, and turn what a decoder raises into answers."""
     try:
-        if is_heif or not fits(source, size, bounds, header_only=False):
-            source.seek(0)
-            result = fitted(source, size, bounds, keep_alpha=alpha == "alpha")
-            answer, data = {"note": result.note}, result.data
-    except InvalidArguments as error:
-        answer = {"error": error.message}
+        return _OPERATIONS[job["operation"]](source, job, checked_size(data, picture_kind(source)))
+    except _NeedsMemory as error:
+        return {"memory": error.args[0]}, b""
     except MemoryError:
-        answer = {"error": "needs too much memory to decode: give a smaller one, or a JPEG or PNG."}
-    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + data)
+        pass
+    except UNREADABLE as error:
+        if not any(words in str(error) for words in ("out of memory", "Memory allocation")):
+            return {"error": f"can't be decoded ({str(error)[:200]})."}, b""
+    if job["is_last"]:
+        return {"error": "needs too much memory to decode: give a smaller one, or a JPEG or PNG."}, b""
+    return {"memory": job["memory"] + 1}, b""
 
 
-def _limit_memory(extra: int) -> None:
-    """Limit this process's memory to its current size plus `extra` bytes (on Linux only)."""
+def _limit_resources(memory: int, seconds: int) -> None:
+    """Limit this process to its current size plus `memory` bytes (on Linux only), and to seconds of computing."""
+    if sys.platform == "win32":
+        return
+    import resource  # noqa: PLC0415  (not on Windows)
+
+    os.nice(_NICENESS)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))  # SIGXCPU, then SIGKILL
     statm = Path("/proc/self/statm")
     if statm.exists():
-        import resource  # noqa: PLC0415  (not on Windows)
-
         with suppress(AttributeError):  # only glibc has mallopt
             ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX: otherwise each thread reserves an arena of 64 MB
-        current = int(statm.read_text("utf-8").split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (current + extra, current + extra))
+        limit = int(statm.read_text("utf-8").split()[0]) * resource.getpagesize() + memory
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 if __name__ == "__main__":

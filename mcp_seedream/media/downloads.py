@@ -3,7 +3,7 @@
 - Only https; http only to the sandbox on this machine.
 - Each connection resolves the host, requires all of its addresses to be public, and connects to a checked address.
 - The certificate must match the URL's host.
-- At most three redirects, a time limit and a size limit; the body is streamed to disk.
+- At most three redirects, a time limit and a size limit; the body is streamed to a temporary file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import cached_property, partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urljoin
@@ -28,6 +27,7 @@ import httpx
 from mcp_seedream import __version__
 from mcp_seedream.catalog.picture_kinds import kind
 from mcp_seedream.core.errors import UnreadableReply, UpstreamUnavailable
+from mcp_seedream.media.temporary_files import TemporaryFile
 from mcp_seedream.upstream.error_mapping import retry_after_seconds
 from mcp_seedream.upstream.retries import Retries
 
@@ -81,26 +81,27 @@ class Downloads:
         while self._clients:
             await self._clients.popitem()[1].aclose()
 
-    async def fetch(self, url: str, path: Path) -> None:
-        """Download a picture to a file.
+    async def fetch(self, url: str, file: TemporaryFile) -> None:
+        """Download a picture to a file. It waits until there is room for it.
 
         Raises:
-            UpstreamUnavailable: The download failed or timed out, and may work later. The file may be incomplete.
+            UpstreamUnavailable: The download failed or timed out, and may work later.
             UnreadableReply: The URL is not allowed or has expired, or the response is too large or not a picture.
             OSError: The file can't be written.
         """
         try:
             with anyio.fail_after(self._seconds):
-                await self._retries(partial(self._follow, url, path), lambda error: error.retryable)
-                await _check_is_picture(path)
+                await self._retries(partial(self._follow, url, file), lambda error: error.retryable)
+                if kind(file.head()) is None:  # error pages can have status 200 as well
+                    raise UnreadableReply("The link did not return a picture.")
         except TimeoutError as error:
             raise UpstreamUnavailable(f"The picture took longer than {self._seconds:.0f} s to fetch.") from error
 
-    async def _follow(self, url: str, path: Path) -> None:
+    async def _follow(self, url: str, file: TemporaryFile) -> None:
         """Download a picture, following redirects."""
         try:
             for _ in range(_MAX_REDIRECTS + 1):
-                location = await self._request(url, path)
+                location = await self._request(url, file)
                 if location is None:
                     return
                 url = location
@@ -110,7 +111,7 @@ class Downloads:
             raise UnreadableReply(f"The picture could not be fetched ({type(error).__name__}).") from error
         raise UnreadableReply(f"The picture's link was redirected more than {_MAX_REDIRECTS} times.")
 
-    async def _request(self, url: str, path: Path) -> str | None:
+    async def _request(self, url: str, file: TemporaryFile) -> str | None:
         """Send one request; return the URL of a redirect, or None after writing the picture to the file."""
         target = httpx.URL(url)
         client = self._client(self._route(target))
@@ -125,16 +126,22 @@ class Downloads:
                 failure = UpstreamUnavailable if is_temporary else UnreadableReply
                 pause = retry_after_seconds(response.headers)
                 raise failure(f"The picture's link answered HTTP {response.status_code}.", retry_after=pause)
+            length = response.headers.get("content-length", "")
+            declared = int(length) if length.isdecimal() else self._max_bytes
+            self._check_length(declared)
+            await file.restart(declared)
             received = 0
-            async with await anyio.open_file(path, "wb") as file:
-                async for chunk in response.aiter_raw():
-                    received += len(chunk)
-                    if received > self._max_bytes:
-                        raise UnreadableReply(f"The picture is larger than {self._max_bytes // 2**20} MiB.")
-                    await file.write(chunk)
+            async for chunk in response.aiter_raw():
+                received += len(chunk)
+                self._check_length(received)
+                await file.write(chunk)
             return None
         finally:
             await response.aclose()
+
+    def _check_length(self, length: int) -> None:
+        if length > self._max_bytes:
+            raise UnreadableReply(f"The picture is larger than {self._max_bytes // 2**20} MiB.")
 
     def _route(self, url: httpx.URL) -> str:
         """Return the route to a URL: "sandbox", "direct", or the URL of a proxy.
@@ -250,13 +257,6 @@ class _PublicNetwork(httpcore.AnyIOBackend):
         if connected:
             return connected[0]
         raise failures[-1] if failures else httpcore.ConnectTimeout
-
-
-async def _check_is_picture(path: Path) -> None:
-    """Check the first bytes of a file, since error pages can have the status 200."""
-    async with await anyio.open_file(path, "rb") as file:
-        if kind(await file.read(16)) is None:
-            raise UnreadableReply("The link did not return a picture.")
 
 
 def proxy_for(host: str) -> str | None:

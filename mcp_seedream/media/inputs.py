@@ -1,4 +1,4 @@
-"""Prepares input pictures for the upstream.
+"""The pictures of an edit call, in the form that the upstream accepts.
 
 Files are read, task ids are replaced by the task's picture, and links to kinds that the upstream does not accept are
 downloaded. Pictures are converted, turned upright and scaled down if necessary.
@@ -6,162 +6,204 @@ downloaded. Pictures are converted, turned upright and scaled down if necessary.
 
 from __future__ import annotations
 
-import io
-import json
 import re
-import sys
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
 
 from mcp_seedream.catalog.picture_kinds import CONVERTED_KINDS, Bounds, kind
-from mcp_seedream.catalog.references import data_uri, picture_data, reference_kind, shortened
+from mcp_seedream.catalog.references import data_uri, picture_data, picture_pieces, reference_kind, shortened
+from mcp_seedream.catalog.selection import ImageSpec, needs_alpha, requires_input_kind
+from mcp_seedream.catalog.table import Model, ModelTable
 from mcp_seedream.core.errors import InvalidArguments, TaskNotFound, UpstreamError
+from mcp_seedream.media.decoding import Decoders, OpenSource
 from mcp_seedream.media.downloads import Downloads, is_private
-from mcp_seedream.media.local_files import LocalFiles, local_path, open_picture
+from mcp_seedream.media.local_files import LocalFiles, open_local
+from mcp_seedream.media.temporary_files import TemporaryFiles, new_file, reopened
 from mcp_seedream.upstream.client import SeedreamClient
-
-_DECODE_SECONDS = 60  # time limit of one subprocess
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
-    """Pictures as they are sent to the upstream (URLs, data URIs or base64), and notes about changes to them."""
+class _Call:
+    """What holds for all pictures of a call.
 
-    images: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-
-
-async def prepare_pictures(
-    references: Sequence[str],
-    bounds: Bounds,
-    *,
-    keep_alpha: bool,
-    needs_alpha: str | None,
-    local: LocalFiles | None,
-    client: SeedreamClient,
-    downloads: Downloads,
-    token: str,
-    decode_limiter: anyio.CapacityLimiter,
-) -> Inputs:
-    """Convert input pictures to a form that the upstream accepts.
-
-    Args:
-        references: Validated URLs, data URIs and base64; `task:ID` and `task:ID/N`; paths.
+    Attributes:
+        token: The caller's API token.
         bounds: The upstream's limits of one picture.
         keep_alpha: Keep transparency in pictures that are changed.
         needs_alpha: The options that need an alpha channel, for the error message; None if there are none.
-        local: The files that may be read; None if this server reads no files.
-        client: Looks up tasks.
-        downloads: Downloads links to kinds that the upstream does not accept. Other links are passed on unchanged.
-        token: The caller's API token.
-        decode_limiter: Limits concurrent decoding in the whole process.
-
-    Raises:
-        InvalidArguments: A picture can't be read or converted.
-        UpstreamError: A task lookup failed.
+        deadline: When to give up, on anyio's clock.
     """
-    images: list[str] = []
-    notes: list[str] = []
-    fit = _Fitter(bounds, keep_alpha, decode_limiter)
-    for position, reference in enumerate(references, 1):
-        where = f"`image` number {position}"
-        note = None
-        try:
-            match reference_kind(reference):
-                case "url":
-                    image, note = await _from_url(reference, client, downloads, fit)
-                case "task":
-                    image, note = await _from_task(reference, client, token, fit)
-                case "data":
-                    image, note = await _from_data(reference, fit)
-                case "path":
-                    image, note = await _from_path(reference, local, fit)
-            if needs_alpha:
-                await anyio.to_thread.run_sync(_check_alpha, image, needs_alpha)
-        except InvalidArguments as error:
-            separator = " " if error.message[:1].islower() else ": "
-            raise InvalidArguments(f"{where}{separator}{error.message}") from error
-        images.append(image)
-        if note:
-            notes.append(f"{where} {note}")
-    return Inputs(tuple(images), tuple(notes))
+
+    token: str
+    bounds: Bounds
+    keep_alpha: bool
+    needs_alpha: str | None
+    deadline: float
 
 
-async def _from_task(reference: str, client: SeedreamClient, token: str, fit: _Fitter) -> tuple[str, str | None]:
-    """Return a picture of a finished task: its URL, or a data URI and a note about changes."""
-    id_, _, number = reference.removeprefix("task:").partition("/")
-    task = (await client.look_up([id_], token)).get(id_)
-    if task is None:
-        raise TaskNotFound(f"The upstream knows no task {id_} for this token.", task_id=id_)
-    position = int(number) if re.fullmatch(r"[0-9]{1,3}", number) else 0 if number else 1
-    if not 1 <= position <= len(task.images):
-        if not task.images:
-            wait = ": get_task waits for it" if task.state == "pending" else ""
-            raise InvalidArguments(f"task {id_} is {task.state} and has no picture{wait}.")
-        raise InvalidArguments(f"task {id_} has pictures 1 to {len(task.images)}: name one as task:{id_}/1.")
-    image = task.images[position - 1]
-    if image.url:
-        return image.url, None
-    data, note = await _fitted(image.b64_json or "", fit)
-    return data_uri(data), note
+_Prepared = tuple[str, str | None]
+"""A picture as it is sent (a URL, a data URI or base64), and a note about changes to it."""
 
 
-def _check_alpha(image: str, needed_by: str) -> None:
-    """Reject a data URI or base64 without an alpha channel. URLs are not downloaded to check them."""
-    from mcp_seedream.media import decoder  # noqa: PLC0415  (Pillow: not before the first picture)
+class InputPictures:
+    """Reads, converts and shrinks input pictures.
 
-    if reference_kind(image) == "data" and not decoder.has_alpha(io.BytesIO(picture_data(image))):
-        raise InvalidArguments(f"has no alpha channel, which {needed_by} needs.")
+    Args:
+        table: The capability table, which has the bounds.
+        client: Looks up earlier tasks whose pictures are used as input.
+        downloads: Downloads links to kinds that the upstream does not accept. Other links are sent unread.
+        decoders: Decode pictures in subprocesses.
+        files: Temporary files for downloads.
+        local: The local files that may be read; None if this server reads no files.
+        seconds: Time limit for the pictures of one call, including the time for which they wait for other callers'.
+    """
 
+    def __init__(
+        self,
+        table: ModelTable,
+        client: SeedreamClient,
+        *,
+        downloads: Downloads,
+        decoders: Decoders,
+        files: TemporaryFiles,
+        local: LocalFiles | None,
+        seconds: float = 60,
+    ) -> None:
+        self._table = table
+        self._client = client
+        self._downloads = downloads
+        self._local = local
+        self._decoders = decoders
+        self._files = files
+        self._seconds = seconds
 
-async def _from_url(
-    reference: str, client: SeedreamClient, downloads: Downloads, fit: _Fitter
-) -> tuple[str, str | None]:
-    """Return the URL itself; if its suffix is a kind that must be converted, the converted picture and a note."""
-    url, upstream = urlsplit(reference), urlsplit(client.base_url)
-    is_sandbox = client.is_local and (url.scheme.lower(), url.netloc) == (upstream.scheme, upstream.netloc)
-    host = unicodedata.normalize("NFKC", url.hostname or "")
-    if is_private(host) and not is_sandbox:
-        raise InvalidArguments(
-            f"is a link to {shortened(host)}, which only this network can reach, and the upstream fetches links "
-            "itself. Give the picture as data, or a public link."
+    async def prepare(self, spec: ImageSpec, model: Model, token: str) -> tuple[ImageSpec, tuple[str, ...]]:
+        """The spec with its pictures as this model takes them, and notes on what was changed.
+
+        Raises:
+            InvalidArguments: A picture can't be read, or can't be made to fit.
+            LimitExceeded: The server was busy with the pictures of other calls for too long.
+            UpstreamError: A task could not be looked up.
+        """
+        if not spec.images:
+            return spec, ()
+        limits = self._table.upstream_limits
+        bounds = Bounds(
+            max_bytes=limits.image_bytes,
+            min_side=limits.image_side,
+            max_pixels=round((model.input_megapixels or limits.image_megapixels) * 1e6),
+            max_ratio=model.input_aspect_ratio or limits.image_aspect_ratio,
         )
-    suffix = url.path.rpartition(".")[2].lower()
-    if suffix not in CONVERTED_KINDS:
-        return reference, None
-    with TemporaryDirectory(prefix="seedream-", ignore_cleanup_errors=True) as folder:
-        path = Path(folder) / "picture"
-        try:
-            await downloads.fetch(reference, path)
-        except UpstreamError as error:
-            raise InvalidArguments(f"must be fetched to convert it from {suffix.upper()}: {error.message}") from error
-        return await _from_file(path, fit)
+        keep_alpha, deadline = requires_input_kind(self._table, spec), anyio.current_time() + self._seconds
+        call = _Call(token, bounds, keep_alpha, needs_alpha(self._table, spec), deadline)
+        images: list[str] = []
+        notes: list[str] = []
+        for position, reference in enumerate(spec.images, 1):
+            where = f"`image` number {position}"
+            try:
+                image, note = await self._prepared(reference, call)
+            except InvalidArguments as error:
+                separator = " " if error.message[:1].islower() else ": "
+                raise InvalidArguments(f"{where}{separator}{error.message}") from error
+            images.append(image)
+            if note:
+                notes.append(f"{where} {note}")
+        return replace(spec, images=tuple(images)), tuple(notes)
+
+    async def _prepared(self, reference: str, call: _Call) -> _Prepared:
+        match reference_kind(reference):
+            case "url":
+                return await self._from_url(reference, call)
+            case "task":
+                return await self._from_task(reference, call)
+            case "data":
+                data, note = await self._fitted(partial(_data_file, reference), call)
+                return (reference if data is None else data_uri(data)), note
+            case "path":
+                return await self._from_path(reference, call)
+
+    async def _from_task(self, reference: str, call: _Call) -> _Prepared:
+        """Return a picture of a finished task: its URL, or a data URI."""
+        id_, _, number = reference.removeprefix("task:").partition("/")
+        task = (await self._client.look_up([id_], call.token)).get(id_)
+        if task is None:
+            raise TaskNotFound(f"The upstream knows no task {id_} for this token.", task_id=id_)
+        position = int(number) if re.fullmatch(r"[0-9]{1,3}", number) else 0 if number else 1
+        if not 1 <= position <= len(task.images):
+            if not task.images:
+                wait = ": get_task waits for it" if task.state == "pending" else ""
+                raise InvalidArguments(f"task {id_} is {task.state} and has no picture{wait}.")
+            raise InvalidArguments(f"task {id_} has pictures 1 to {len(task.images)}: name one as task:{id_}/1.")
+        image = task.images[position - 1]
+        if image.url:
+            return image.url, None
+        text = image.b64_json or ""
+        async with self._files.open(call.token) as file:
+            await file.restart(len(text) * 3 // 4)
+            await file.write(await anyio.to_thread.run_sync(_decoded, text))
+            return await self._from_file(file.content, call)
+
+    async def _from_url(self, reference: str, call: _Call) -> _Prepared:
+        """Return the URL itself; if its suffix is a kind that must be converted, the converted picture."""
+        url, upstream = urlsplit(reference), urlsplit(self._client.base_url)
+        is_sandbox = self._client.is_local and (url.scheme.lower(), url.netloc) == (upstream.scheme, upstream.netloc)
+        host = unicodedata.normalize("NFKC", url.hostname or "")
+        if is_private(host) and not is_sandbox:
+            raise InvalidArguments(
+                f"is a link to {shortened(host)}, which only this network can reach, and the upstream fetches links "
+                "itself. Give the picture as data, or a public link."
+            )
+        suffix = url.path.rpartition(".")[2].lower()
+        if suffix not in CONVERTED_KINDS:
+            return reference, None
+        async with self._files.open(call.token) as file:
+            try:
+                await self._downloads.fetch(reference, file)
+            except UpstreamError as error:
+                reason = f"must be fetched to convert it from {suffix.upper()}: {error.message}"
+                raise InvalidArguments(reason) from error
+            return await self._from_file(file.content, call)
+
+    async def _from_path(self, reference: str, call: _Call) -> _Prepared:
+        if self._local is None:
+            raise InvalidArguments("is a path, and this server reads no files: give a link, a data URI or base64.")
+        file, _ = await anyio.to_thread.run_sync(open_local, reference, self._local)
+        with file:  # opened only once, so that the checked file is the one that is sent
+            return await self._from_file(file, call)
+
+    async def _from_file(self, file: BinaryIO, call: _Call) -> _Prepared:
+        data, note = await self._fitted(partial(reopened, file), call)
+        if data is None:
+            with reopened(file) as again:
+                data = await anyio.to_thread.run_sync(again.read, call.bounds.max_bytes + 1)
+        return data_uri(data), note
+
+    async def _fitted(self, source: OpenSource, call: _Call) -> tuple[bytes | None, str | None]:
+        """Return the changed picture and a note, or (None, None) if no change is necessary."""
+        fit = await self._decoders.fit(
+            source, call.bounds, keep_alpha=call.keep_alpha, caller=call.token, deadline=call.deadline
+        )
+        if call.needs_alpha and not fit.has_alpha:
+            raise InvalidArguments(f"has no alpha channel, which {call.needs_alpha} needs.")
+        return fit.data, fit.note
 
 
-async def _from_data(reference: str, fit: _Fitter) -> tuple[str, str | None]:
-    data, note = await _fitted(reference, fit)
-    return (data_uri(data), note) if note else (reference, None)
-
-
-async def _fitted(reference: str, fit: _Fitter) -> tuple[bytes, str | None]:
-    """Return the bytes to send for a data URI or base64, and a note if they were changed."""
-    data = await anyio.to_thread.run_sync(_decoded, reference, limiter=fit.limiter)
-    if _has_safe_header(data) and await anyio.to_thread.run_sync(_fits, io.BytesIO(data), len(data), fit.bounds):
-        return data, None
-    picture, note = await fit(data)
-    return picture or data, note
+def _data_file(reference: str) -> BinaryIO:
+    """Return a file with the bytes of a checked data URI or base64."""
+    file = new_file()
+    for piece in picture_pieces(reference):
+        file.write(piece)
+    return file
 
 
 def _decoded(reference: str) -> bytes:
-    """Return the bytes of a data URI or base64."""
+    """Return the bytes of a task's image data."""
     try:
         data = picture_data(reference)
     except ValueError as error:
@@ -169,71 +211,3 @@ def _decoded(reference: str) -> bytes:
     if kind(data) is None:
         raise InvalidArguments("can't be decoded: it is not a picture.")
     return data
-
-
-async def _from_path(reference: str, local: LocalFiles | None, fit: _Fitter) -> tuple[str, str | None]:
-    if local is None:
-        raise InvalidArguments("is a path, and this server reads no files: give a link, a data URI or base64.")
-    return await _from_file(await anyio.to_thread.run_sync(local_path, reference, local), fit)
-
-
-async def _from_file(path: Path, fit: _Fitter) -> tuple[str, str | None]:
-    file, size = await anyio.to_thread.run_sync(open_picture, path)
-    with file:  # opened only once, so that the checked file is the one that is sent
-        picture, note = None, None
-        if not (_has_safe_header(file.read(16)) and await anyio.to_thread.run_sync(_fits, file, size, fit.bounds)):
-            file.seek(0)
-            picture, note = await fit(file)
-        if picture is None:
-            file.seek(0)
-            picture = await anyio.to_thread.run_sync(file.read, fit.bounds.max_bytes + 1)
-    return data_uri(picture), note
-
-
-def _has_safe_header(data: bytes) -> bool:
-    from mcp_seedream.media import decoder  # noqa: PLC0415  (Pillow: not before the first picture)
-
-    return (kind(data[:16]) or "").upper() in decoder.SAFE_HEADERS
-
-
-def _fits(file: BinaryIO, size: int, bounds: Bounds) -> bool:
-    from mcp_seedream.media import decoder  # noqa: PLC0415  (Pillow: not before the first picture)
-
-    file.seek(0)
-    return decoder.fits(file, size, bounds)
-
-
-@dataclass(frozen=True, slots=True)
-class _Fitter:
-    """Converts pictures to the upstream's limits, each in a subprocess whose memory is freed afterwards.
-
-    `limiter` bounds the number of subprocesses of all callers, since each may need 350 MB.
-    """
-
-    bounds: Bounds
-    keep_alpha: bool
-    limiter: anyio.CapacityLimiter
-
-    async def __call__(self, source: BinaryIO | bytes) -> tuple[bytes | None, str | None]:
-        """Return the changed picture and a note, or (None, None) if no change is necessary."""
-        bounds = [str(number) for number in astuple(self.bounds)]
-        # -P: never import modules from the working directory.
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "mcp_seedream.media.decoder",
-            *bounds,
-            "alpha" if self.keep_alpha else "flat",
-        ]
-        stdin: dict[str, Any] = {"input": source} if isinstance(source, bytes) else {"stdin": source}
-        async with self.limiter:
-            with anyio.move_on_after(_DECODE_SECONDS) as scope:
-                process = await anyio.run_process(command, check=False, **stdin)
-        if scope.cancelled_caught:
-            raise InvalidArguments("took too long to convert: give a smaller one.")
-        line, _, picture = process.stdout.partition(b"\n")
-        answer = json.loads(line or b'{"error": "can\'t be decoded."}')
-        if "error" in answer:
-            raise InvalidArguments(answer["error"])
-        return (picture, answer["note"]) if "note" in answer else (None, None)

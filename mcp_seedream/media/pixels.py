@@ -1,7 +1,7 @@
-"""Decodes pictures with Pillow: reads headers, decodes at reduced size, and applies the EXIF orientation.
+"""Decodes pictures with Pillow and pillow-heif: headers, reduced sizes, EXIF orientation.
 
-The functions are synchronous: run them in a thread, or in a subprocess for large pictures. Each decodes a picture at
-most once, and needs at most `_MAX_BYTES` of memory.
+The functions run in the decoder's subprocess, since a stranger's picture may crash a library or occupy it for long.
+Each decodes a picture at most once, and needs at most `_MAX_BYTES` of memory.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ import math
 import struct
 import warnings
 import zlib
-from pathlib import Path
+from importlib import import_module
+from types import ModuleType
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from mcp_seedream.catalog.picture_kinds import kind
 from mcp_seedream.core.errors import InvalidArguments
 
-Source = Path | BinaryIO
-
+_PLUGINS = {"jpeg": "Jpeg", "png": "Png", "gif": "Gif", "bmp": "Bmp", "webp": "WebP", "tiff": "Tiff", "avif": "Avif"}
+"""Pillow's modules by kind; the names of its formats are the same in upper case."""
 _MAX_BYTES = 302_000_000  # memory for a decoded picture and its reduced copy: 60 megapixels and a quarter of them
 # All exceptions that Pillow raises for broken files.
 UNREADABLE = (
@@ -35,24 +37,44 @@ TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF orientation: the operation that turns the picture upright
 _ORIENTATION_TAG = 0x0112
+_BAND = 16  # rows of a reduced HEIC picture per band
 
 
-def open_image(source: Source, formats: tuple[str, ...] | None = None) -> Image.Image:
-    """Open a picture without decoding its pixels; `formats` limits the accepted formats (Pillow's names).
+def picture_kind(source: BinaryIO) -> str:
+    """Return the kind of a picture. A file with one of HEIF's brands is "avif" if it holds AV1, otherwise "heif"."""
+    source.seek(0)
+    head = source.read(64)
+    source.seek(0)
+    found = kind(head[:16]) or ""
+    return found if found not in ("heic", "heif") else "avif" if b"avif" in head else "heif"
+
+
+def load_plugin(source: BinaryIO) -> str:
+    """Import Pillow's module for a picture; return the name of its format. Otherwise, Pillow imports and tries all."""
+    plugin = _PLUGINS.get(picture_kind(source))
+    if plugin is None:
+        raise InvalidArguments("can't be decoded.")
+    module = import_module(f"PIL.{plugin}ImagePlugin")
+    if plugin == "Avif":
+        module.DEFAULT_MAX_THREADS = 1  # type: ignore[attr-defined]
+    return plugin.upper()
+
+
+def open_image(source: BinaryIO) -> Image.Image:
+    """Open a picture without decoding its pixels.
 
     Raises:
         InvalidArguments: It can't be decoded.
     """
+    plugin = load_plugin(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about many pixels (this module limits bytes instead) and broken EXIF
-            return Image.open(source, formats=formats)
+            return Image.open(source, formats=[plugin])
     except Image.DecompressionBombError as error:
         raise InvalidArguments("has more pixels than can be handled: give a smaller one.") from error
     except UnidentifiedImageError as error:  # its message contains the repr of a file object
         raise InvalidArguments("can't be decoded.") from error
-    except UNREADABLE as error:
-        raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
 
 
 def decode_within(image: Image.Image, box: tuple[int, int], *, keep_alpha: bool) -> Image.Image:
@@ -146,3 +168,59 @@ def orientation_of(image: Image.Image) -> int:
             return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except UNREADABLE:
         return 1
+
+
+def load_heif() -> ModuleType:
+    """Import pillow-heif, which most pictures do not need."""
+    import pillow_heif  # noqa: PLC0415
+
+    # Each thread reserves 64 MB. Thumbnails, depth maps and auxiliary images are not used.
+    options = pillow_heif.options
+    options.DECODE_THREADS = 1
+    options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
+    return pillow_heif
+
+
+class HeifPicture:
+    """The primary picture of an open HEIC or HEIF file. Its pixels are decoded by `reduced`.
+
+    pillow-heif's plugin for Pillow is not used because it keeps two copies of the pixels: 350 MB for a phone's 48
+    megapixels. This class reduces the decoder's pixels directly, in bands of rows.
+
+    Raises:
+        InvalidArguments: The file can't be read.
+    """
+
+    def __init__(self, source: BinaryIO) -> None:
+        try:
+            file = load_heif().open_heif(source, convert_hdr_to_8bit=True, remove_stride=False)
+            self._image = file[file.primary_index]
+        except (*UNREADABLE, RuntimeError) as error:
+            raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
+        self.size: tuple[int, int] = self._image.size
+        self.bands = len(self._image.mode)
+        self.has_alpha = bool(self._image.has_alpha)
+
+    def reduced(self, factor: int) -> Image.Image:
+        """Decode the picture upright, in RGB, RGBA or L, with its sides reduced by `factor`.
+
+        Raises:
+            InvalidArguments: It can't be decoded.
+            MemoryError: The decoder needs more memory than the process may allocate.
+        """
+        try:
+            pixels, stride = memoryview(self._image.data), self._image.stride
+        except (*UNREADABLE, RuntimeError) as error:
+            if "Memory allocation" in str(error):
+                raise MemoryError from error
+            raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
+        (width, height), mode = self._image.size, self._image.mode
+        small = Image.new(mode, (math.ceil(width / factor), math.ceil(height / factor)))
+        for top in range(0, height, _BAND * factor):
+            rows = min(_BAND * factor, height - top)
+            band = pixels[top * stride : (top + rows) * stride]
+            part = Image.frombytes(mode, (width, rows), band, "raw", mode, stride, 1)
+            small.paste(part.reduce(factor), (0, top // factor))
+        if profile := self._image.info.get("icc_profile"):
+            small.info["icc_profile"] = profile
+        return small.convert("RGBA") if mode == "RGBa" else small

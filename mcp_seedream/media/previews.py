@@ -1,6 +1,7 @@
 """Previews small enough for a chat: thumbnails, contact sheets and composed layers, made with Pillow.
 
-The functions are synchronous and take paths or open files: run them in a thread.
+The functions run in the decoder's subprocess. The parts of one preview are decoded one by one, to tiles, so that only
+one of the original files is held at a time.
 """
 
 from __future__ import annotations
@@ -8,21 +9,23 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from typing import BinaryIO
 
 from PIL import Image, ImageDraw, ImageFont
 
 from mcp_seedream.core.errors import InvalidArguments
-from mcp_seedream.media.pixels import UNREADABLE, Source, as_rgb, decode_within, open_image
+from mcp_seedream.media.pixels import as_rgb, decode_within, open_image
 
 PREVIEW_SIDE = 768
 """Longest side of a thumbnail, in pixels."""
 PREVIEW_BYTES = 74_000
 """Largest file size of a preview in bytes: below 100 kB as base64."""
+_GAP = 4  # pixels between the tiles of a contact sheet
 _MAX_PIXELS = 20_000_000
-"""Largest picture to decode in the server's process; results have up to 16.8 million pixels."""
+"""Largest picture that is previewed; results have up to 16.8 million pixels."""
 
 
-def thumbnail(source: Source) -> bytes:
+def thumbnail(source: BinaryIO) -> bytes:
     """Return a preview of a picture: WebP if it is transparent, otherwise JPEG.
 
     Raises:
@@ -31,38 +34,49 @@ def thumbnail(source: Source) -> bytes:
     return _encoded(_decoded(source, PREVIEW_SIDE))
 
 
-def contact_sheet(sources: Sequence[Source]) -> bytes:
-    """Return one preview of several pictures, in a grid with numbers from 1.
+def tile(source: BinaryIO, columns: int) -> bytes:
+    """Return a picture scaled down for a preview with so many columns: a PNG if it is transparent, otherwise JPEG.
 
     Raises:
-        InvalidArguments: A file is not a picture, or has too many pixels.
+        InvalidArguments: The file is not a picture, or has too many pixels.
     """
-    columns = math.ceil(math.sqrt(len(sources)))
-    rows = math.ceil(len(sources) / columns)
-    pictures = [as_rgb(_decoded(source, PREVIEW_SIDE // columns - 4)) for source in sources]
-    width, height = (max(picture.size[side] for picture in pictures) + 4 for side in (0, 1))
+    picture, file = _decoded(source, _tile_side(columns)), io.BytesIO()
+    if picture.mode == "RGBA":
+        picture.save(file, "PNG", compress_level=1)
+    else:
+        picture.save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def _tile_side(columns: int) -> int:
+    return PREVIEW_SIDE // columns - (_GAP if columns > 1 else 0)
+
+
+def contact_sheet(tiles: Sequence[BinaryIO]) -> bytes:
+    """Return one preview of several pictures, in a grid with numbers from 1."""
+    columns = math.ceil(math.sqrt(len(tiles)))
+    rows = math.ceil(len(tiles) / columns)
+    pictures = [as_rgb(_decoded(tile, _tile_side(columns))) for tile in tiles]
+    width, height = (max(picture.size[side] for picture in pictures) + _GAP for side in (0, 1))
     sheet = Image.new("RGB", (width * columns, height * rows), "white")
     draw = ImageDraw.Draw(sheet)
     for index, picture in enumerate(pictures):
-        left, top = index % columns * width + 2, index // columns * height + 2
+        left, top = index % columns * width + _GAP // 2, index // columns * height + _GAP // 2
         sheet.paste(picture, (left, top))
         number = {"fill": "white", "stroke_width": 2, "stroke_fill": "black", "font": ImageFont.load_default(20)}
         draw.text((left + 6, top + 4), str(index + 1), **number)  # type: ignore[arg-type]
     return _encoded(sheet)
 
 
-def composed(base: Source, layers: Sequence[tuple[Source, Sequence[float]]]) -> bytes:
+def composed(base: BinaryIO, size: tuple[int, int], layers: Sequence[tuple[BinaryIO, Sequence[float]]]) -> bytes:
     """Return one preview of a base picture with its layers.
 
     Args:
-        base: The base picture.
-        layers: Each layer's file, and its box in pixels of the base: left, top, right, bottom.
-
-    Raises:
-        InvalidArguments: A file is not a picture, or has too many pixels.
+        base: The base picture's tile.
+        size: The base picture's width and height.
+        layers: Each layer's tile, and its box in pixels of the base: left, top, right, bottom.
     """
-    with open_image(base) as whole:
-        scale = min(1, PREVIEW_SIDE / max(whole.size))
+    scale = min(1, PREVIEW_SIDE / max(size))
     canvas = _decoded(base, PREVIEW_SIDE).convert("RGBA")
     for source, box in layers:
         left, top, right, bottom = (round(value * scale) for value in box)
@@ -80,15 +94,12 @@ def composed(base: Source, layers: Sequence[tuple[Source, Sequence[float]]]) -> 
     return _encoded(canvas)
 
 
-def _decoded(source: Source, side: int) -> Image.Image:
+def _decoded(source: BinaryIO, side: int) -> Image.Image:
     """Decode a picture, scaled down to a square of `side` pixels."""
     with open_image(source) as image:
         if image.width * image.height > _MAX_PIXELS:
             raise InvalidArguments(f"has {image.width}x{image.height} pixels, too many for a preview.")
-        try:
-            return decode_within(image, (side, side), keep_alpha=True)
-        except UNREADABLE as error:
-            raise InvalidArguments(f"can't be decoded ({str(error)[:200]}).") from error
+        return decode_within(image, (side, side), keep_alpha=True)
 
 
 def _encoded(picture: Image.Image) -> bytes:

@@ -20,13 +20,15 @@ from mcp_seedream.generation.redis_attempts import RedisAttempts
 from mcp_seedream.generation.refusal_memory import RefusalMemory
 from mcp_seedream.generation.service import GenerationLimits, ImageService
 from mcp_seedream.generation.sqlite_attempts import SQLiteAttempts
+from mcp_seedream.media.decoding import Decoders
 from mcp_seedream.media.downloads import Downloads
-from mcp_seedream.media.input_pictures import InputPictures
+from mcp_seedream.media.inputs import InputPictures
 from mcp_seedream.media.local_files import LocalFiles
+from mcp_seedream.media.outputs import Delivery, PictureTimes
+from mcp_seedream.media.temporary_files import TemporaryFiles
 from mcp_seedream.upstream.client import SeedreamClient
 from mcp_seedream.upstream.poller import TaskWaiter, open_waiter
 
-_DECODING = 2  # concurrently decoded large pictures; each may need 350 MB
 _CANCEL_AFTER = 0.75  # share of the grace period after which submits in progress are cancelled
 
 
@@ -39,8 +41,7 @@ class Runtime:
         lookups: Looks up tasks.
         attempts: Makes sure that no paid call is lost or paid for twice.
         background: Calls whose clients fetch the result later.
-        downloads: Fetches pictures.
-        decoding: Limits the number of large pictures that are decoded concurrently.
+        delivery: Saves and previews pictures.
         shutdown: The state of the shutdown.
     """
 
@@ -48,8 +49,7 @@ class Runtime:
     lookups: TaskLookups
     attempts: Attempts
     background: BackgroundCalls
-    downloads: Downloads
-    decoding: anyio.CapacityLimiter
+    delivery: Delivery
     shutdown: Shutdown
 
 
@@ -61,6 +61,7 @@ async def open_runtime(
     shutdown: Shutdown,
     set_images: int,
     local: LocalFiles | None,
+    picture_times: PictureTimes,
     journal: Journal | None,
     redis: RedisAttempts | None,
     limits: GenerationLimits | None,
@@ -71,7 +72,6 @@ async def open_runtime(
     keeping: Keeping | None,
 ) -> AsyncIterator[Runtime]:
     """The services of a server while the context lasts; `server.build_server` describes the arguments."""
-    decoding = anyio.CapacityLimiter(_DECODING)
     store = redis or (SQLiteAttempts(journal, timing) if journal else None)
     refusals = RefusalMemory(redis or journal, observer)
     async with (
@@ -84,21 +84,16 @@ async def open_runtime(
         open_background_calls(keeping) as background,
     ):
         group.start_soon(_end_upstream_calls, shutdown, waiter, client)
+        decoders, files = Decoders(), TemporaryFiles()
+        pictures = InputPictures(table, client, downloads=downloads, decoders=decoders, files=files, local=local)
+        delivery = Delivery(downloads, decoders, files, local, picture_times)
         images = ImageService(
-            table,
-            client,
-            waiter,
-            InputPictures(table, client, downloads, local, decoding),
-            shutdown=shutdown,
-            set_images=set_images,
-            history=journal,
-            limits=limits,
-            claimable_later=attempts.outlast_process,
-            refusals=refusals,
-            sandbox_note=sandbox_note,
-        )
+            table, client, waiter, pictures,
+            shutdown=shutdown, set_images=set_images, history=journal, limits=limits, refusals=refusals,
+            sandbox_note=sandbox_note, claimable_later=attempts.outlast_process,
+        )  # fmt: skip
         lookups = TaskLookups(table, client, waiter, refusals=refusals, journal=journal, sandbox_note=sandbox_note)
-        yield Runtime(images, lookups, attempts, background, downloads, decoding, shutdown)
+        yield Runtime(images, lookups, attempts, background, delivery, shutdown)
         group.cancel_scope.cancel()
 
 

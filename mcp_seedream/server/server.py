@@ -82,7 +82,7 @@ def build_server(
     runtime = partial(
         _open_runtime, table, connect, shutdown=shutdown, set_images=defaults.set_images, local=defaults.local,
         journal=journal, redis=redis, limits=limits, observer=observer, sandbox_note=sandbox_note,
-        look_interval=look_interval, timing=timing, keeping=keeping,
+        look_interval=look_interval, timing=timing, keeping=keeping, picture_times=defaults.picture_times,
     )  # fmt: skip
     server = PromptServer(
         Prompts(table, local=defaults.local is not None),

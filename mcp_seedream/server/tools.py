@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -28,8 +28,15 @@ from mcp_seedream.core.errors import MissingToken, SeedreamError
 from mcp_seedream.core.events import Observer
 from mcp_seedream.core.on_demand import OnDemand
 from mcp_seedream.generation.journal import IN_MEMORY, Journal
-from mcp_seedream.media.local_files import LocalFiles, save_target, saved_set
-from mcp_seedream.media.outputs import PREVIEW_ROOM, Delivered, DeliveryOptions, deliver, within_budget
+from mcp_seedream.media.local_files import LocalFiles
+from mcp_seedream.media.outputs import (
+    PREVIEW_ROOM,
+    Delivered,
+    DeliveryOptions,
+    PictureTimes,
+    within_budget,
+)
+from mcp_seedream.media.saved_files import check_target, save_target, saved_set
 from mcp_seedream.server import results
 from mcp_seedream.server.descriptions import LISTING, TOOLS
 from mcp_seedream.server.gallery import TOOL_META
@@ -60,12 +67,14 @@ class ToolDefaults:
         preview: Decides whether the result of a call shows its pictures.
         local: The disk of this machine, if it is the caller's own.
         set_images: The number of pictures in a set.
+        picture_times: The time limits for the pictures of a result.
     """
 
     wait_seconds: float = 45
     preview: Callable[[ToolContext], bool] = lambda _: False
     local: LocalFiles | None = None
     set_images: int = 4
+    picture_times: PictureTimes = field(default_factory=PictureTimes)
 
 
 class ImageTools:
@@ -193,8 +202,9 @@ class ImageTools:
         name = f"{(task.prompt or 'seedream')[:40]} {task.id[:8]}"
         files = await journal.files(task.id) if journal and local else ()
         saved = await anyio.to_thread.run_sync(saved_set, files, len(task.images), folder if save_to else None)
-        options = DeliveryOptions(folder, name, preview and self._defaults.preview(ctx), PREVIEW_ROOM // share, saved)
-        delivered = await deliver(task, options, runtime.downloads, local, runtime.decoding)
+        shows, room = preview and self._defaults.preview(ctx), PREVIEW_ROOM // share
+        options = DeliveryOptions(folder, name, shows, room, saved, self.token_of(ctx) or "")
+        delivered = await runtime.delivery.deliver(task, options)
         if journal:
             await journal.ended(delivered.task)
         return delivered
@@ -212,7 +222,7 @@ class ImageTools:
 
     def _check_save_to(self, save_to: str | None) -> None:
         if save_to and self._defaults.local:
-            save_target(save_to, self._defaults.local)
+            check_target(save_target(save_to, self._defaults.local), self._defaults.local)
 
     def _token(self, ctx: ToolContext) -> str:
         token = self.token_of(ctx)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-import time
-from collections.abc import Callable
+import json
 from typing import Any
 
 import anyio
@@ -14,7 +13,7 @@ from mcp import Client
 from PIL import Image
 
 from mcp_seedream.catalog.table import ModelTable
-from mcp_seedream.media import outputs, pixels, previews
+from mcp_seedream.media.outputs import PictureTimes
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.server.tools import ToolDefaults
 from tests.conftest import Session, answer, huge_png, submits, text
@@ -39,61 +38,69 @@ class Counter:
 
 @pytest.fixture
 def session(table: ModelTable, upstream: str) -> Session:
-    return Session(table, upstream, defaults=ToolDefaults(5, lambda _: True))
+    return Session(table, upstream, defaults=ToolDefaults(5, lambda _: True, picture_times=PictureTimes(60)))
 
 
-def webp() -> str:
-    """Return a small picture in a format that is decoded only in a subprocess."""
+@pytest.fixture
+def decoders(monkeypatch: pytest.MonkeyPatch) -> dict[str, Counter]:
+    """Counts the decoder's subprocesses: of small jobs, of others, and of those that run alone."""
+    counters, run = {"small": Counter(), "medium": Counter(), "large": Counter()}, anyio.run_process
+
+    async def counted(command: list[str], **options: Any) -> Any:
+        job = json.loads(command[-1])
+        size = "large" if job["is_last"] else "small" if job["memory"] < 100e6 else "medium"
+        with counters[size]:
+            return await run(command, **options)
+
+    monkeypatch.setattr(anyio, "run_process", counted)
+    return counters
+
+
+def encoded(kind: str, size: tuple[int, int] = (50, 50)) -> str:
     file = io.BytesIO()
-    Image.new("RGB", (50, 50), "red").save(file, "WEBP")
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+    Image.new("RGB", size, "red").save(file, kind)
+    return base64.b64encode(file.getvalue()).decode()
 
 
-async def together(session: Session, count: int, call: Callable[[Client], Any]) -> list[Any]:
-    """Return the results of concurrent calls to one server."""
+async def together(session: Session, count: int, tool: str, **arguments: Any) -> list[Any]:
+    """Return the results of concurrent calls to one server, with different prompts."""
     results = []
 
-    async def one(client: Client) -> None:
-        results.append(await call(client))
+    async def one(client: Client, number: int) -> None:
+        results.append(await client.call_tool(tool, {"prompt": f"a fox {number}", **arguments}))
 
     async with session.open() as client, anyio.create_task_group() as group:
-        for _ in range(count):
-            group.start_soon(one, client)
+        for number in range(count):
+            group.start_soon(one, client, number)
     return results
 
 
-async def test_two_processes_decode_at_a_time(
-    session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"])
+async def test_two_processes_read_headers_at_a_time(
+    session: Session, sandbox: Sandbox, decoders: dict[str, Counter], kind: str
 ) -> None:
-    """All callers get their results."""
-    workers, run = Counter(), anyio.run_process
-
-    async def counted(*arguments: Any, **options: Any) -> Any:
-        with workers:
-            return await run(*arguments, **options)
-
-    monkeypatch.setattr(anyio, "run_process", counted)
-    arguments = {"prompt": "a", "image": webp(), "wait_seconds": 0}
-    results = await together(session, 5, lambda client: client.call_tool("edit_image", arguments))
+    """No kind is read in the server's process. All callers get their results."""
+    image = encoded(kind)
+    results = await together(session, 5, "edit_image", image=image, wait_seconds=0)
     assert [answer(result)["status"] for result in results] == ["pending"] * 5
-    assert (workers.most, workers.all, workers.now) == (2, 5, 0)
-    assert [body["image"] for body in submits(sandbox)] == [[webp()]] * 5
+    assert (decoders["small"].most, decoders["small"].all, decoders["small"].now) == (2, 5, 0)
+    assert (decoders["medium"].all, decoders["large"].all) == (0, 0)
+    assert [body["image"] for body in submits(sandbox)] == [[image]] * 5
 
 
-async def test_two_previews_are_made_at_a_time(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_very_large_picture_is_converted_alone(session: Session, decoders: dict[str, Counter]) -> None:
+    """It needs the memory of the two processes that run otherwise."""
+    large = encoded("PNG", (8000, 5000))
+    results = await together(session, 2, "edit_image", image=large, wait_seconds=0)
+    assert ["was made to fit" in text(result) for result in results] == [True, True]
+    assert (decoders["large"].most, decoders["large"].all, decoders["medium"].all) == (1, 2, 0)
+
+
+async def test_two_previews_are_made_at_a_time(session: Session, decoders: dict[str, Counter]) -> None:
     """Previews share the limit with large inputs."""
-    threads, make = Counter(), previews.thumbnail
-
-    def counted(source: pixels.Source) -> bytes:
-        with threads:
-            time.sleep(0.1)  # long enough for all to come
-            return make(source)
-
-    monkeypatch.setattr(outputs, "_PREVIEW_SECONDS", 30)
-    monkeypatch.setattr(previews, "thumbnail", counted)
-    results = await together(session, 6, lambda client: client.call_tool("generate_image", {"prompt": "a"}))
+    results = await together(session, 6, "generate_image")
     assert [block.type for result in results for block in result.content] == ["text", "image"] * 6
-    assert (threads.most <= 2, threads.all) == (True, 6)
+    assert (decoders["medium"].most, decoders["medium"].all) == (2, 6)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from starlette.routing import Route
 from mcp_seedream.core.errors import UnreadableReply, UpstreamError, UpstreamUnavailable
 from mcp_seedream.media.downloads import Downloads
 from mcp_seedream.upstream.retries import Retries
-from tests.conftest import QUICK, Switch, serving
+from tests.conftest import QUICK, Switch, download, serving
 
 pytestmark = pytest.mark.anyio
 ONCE = Retries(attempts=1)
@@ -187,14 +187,14 @@ async def fetcher(cdn: str) -> AsyncIterator[Downloads]:
 
 async def refused(fetcher: Downloads, url: str, path: Path) -> str:
     with pytest.raises(UpstreamError) as caught:
-        await fetcher.fetch(url, path)
+        await download(fetcher, url, path)
     return caught.value.message
 
 
 async def test_a_picture_of_the_sandbox_is_fetched(fetcher: Downloads, cdn: str, tmp_path: Path) -> None:
     """Http and redirects are allowed within the sandbox's address."""
     for path in ("picture.png", "hops/3"):
-        await fetcher.fetch(f"{cdn}/{path}", tmp_path / "a")
+        await download(fetcher, f"{cdn}/{path}", tmp_path / "a")
         assert (tmp_path / "a").read_bytes() == PNG
 
 
@@ -308,8 +308,8 @@ async def test_each_name_shows_its_own_certificate(tls: TlsCdn, network: Network
     network.names |= {"a.example": ["93.184.216.34"], "b.example": ["93.184.216.34"]}
     network.listeners["93.184.216.34"] = tls.port
     async with Downloads(seconds=60, retries=ONCE) as fetcher:
-        await fetcher.fetch(f"https://a.example:{tls.port}/a.png", tmp_path / "a")
-        await fetcher.fetch(f"https://a.example:{tls.port}/b.png", tmp_path / "a")
+        await download(fetcher, f"https://a.example:{tls.port}/a.png", tmp_path / "a")
+        await download(fetcher, f"https://a.example:{tls.port}/b.png", tmp_path / "a")
         assert "ConnectError" in await refused(fetcher, f"https://b.example:{tls.port}/b.png", tmp_path / "b")
     assert tls.hosts == [f"a.example:{tls.port}"] * 2
     assert tls.names == ["a.example", "b.example"]
@@ -324,7 +324,7 @@ async def test_every_address_is_tried(tls: TlsCdn, network: Network, tmp_path: P
     network.listeners["93.184.216.34"] = tls.port
     network.silent |= set(bad) if silent else set()
     async with Downloads(seconds=60, retries=ONCE) as fetcher:
-        await fetcher.fetch(f"https://a.example:{tls.port}/a.png", tmp_path / "a")
+        await download(fetcher, f"https://a.example:{tls.port}/a.png", tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == PNG
     assert network.connected == [*bad, "93.184.216.34"]
 
@@ -334,7 +334,7 @@ async def test_when_no_address_answers(network: Network, tmp_path: Path) -> None
     network.names["a.example"] = ["93.184.216.33", "93.184.216.34"]
     async with Downloads(seconds=60, retries=ONCE) as fetcher:
         with pytest.raises(UpstreamUnavailable):
-            await fetcher.fetch("https://a.example/a.png", tmp_path / "a")
+            await download(fetcher, "https://a.example/a.png", tmp_path / "a")
     assert network.connected == ["93.184.216.33", "93.184.216.34"]
 
 
@@ -350,7 +350,7 @@ async def test_a_port_that_is_none(
     hostile.target = url = f"https://cdn.example.com:{port}/a.png"
     for link in (url, f"{cdn}/redirect"):
         with pytest.raises(UnreadableReply):
-            await fetcher.fetch(link, tmp_path / "a")
+            await download(fetcher, link, tmp_path / "a")
     assert network.connected == []
 
 

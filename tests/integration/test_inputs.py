@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from mcp_seedream.catalog.references import picture_data
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.media import inputs
-from mcp_seedream.media.local_files import LocalFiles, open_picture
+from mcp_seedream.media.decoding import LARGE as LARGE_JOB
+from mcp_seedream.media.local_files import LocalFiles, open_local
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.server.tools import ToolDefaults
 from tests.conftest import Session, Switch, answer, huge_png, submits, text
@@ -343,7 +344,9 @@ def test_sixty_megapixels_take_less_than_350_mb(tmp_path: Path, name: str) -> No
         "import sys; from mcp_seedream.media import decoder; decoder.main(); "
         "print(open('/proc/self/status').read(), file=sys.stderr)"
     )
-    command = [sys.executable, "-c", script, str(10 * 2**20), "15", "36000000", "16.0", "alpha"]
+    job = {"operation": "fit", "bounds": [10 * 2**20, 15, 36_000_000, 16], "keep_alpha": True}
+    job |= {"memory": LARGE_JOB.memory, "seconds": 60, "is_last": True}
+    command = [sys.executable, "-c", script, json.dumps(job)]
     with (tmp_path / "large").open("rb") as file:
         done = subprocess.run(command, stdin=file, capture_output=True, check=True)
     assert outcome in json.loads(done.stdout.partition(b"\n")[0])
@@ -376,15 +379,15 @@ async def test_a_file_is_opened_once(session: Session, sandbox: Sandbox, tmp_pat
     """The checked file is sent, even if its path is replaced meanwhile."""
     Image.new("RGB", (8000, 5000), "red").save(tmp_path / "wide.png")
     Image.new("RGB", (8000, 5000), "blue").save(tmp_path / "secret.png")
-    checked = open_picture
+    checked = open_local
 
-    def swap(path: Path) -> Any:
-        opened = checked(path)
-        path.unlink()
-        path.symlink_to(tmp_path / "secret.png")
+    def swap(text: str, local: LocalFiles) -> Any:
+        opened = checked(text, local)
+        (tmp_path / text).unlink()
+        (tmp_path / text).symlink_to(tmp_path / "secret.png")
         return opened
 
-    monkeypatch.setattr(inputs, "open_picture", swap)
+    monkeypatch.setattr(inputs, "open_local", swap)
     await edit(session, "wide.png")
     red, _, blue = pixel(sent(sandbox), 9, 9)
     assert red > blue
@@ -442,11 +445,12 @@ async def test_data_is_decoded_in_threads_that_are_counted(
     """Decoding megabytes of base64 does not block other callers."""
     threads: list[str] = []
 
-    def watched(reference: str) -> bytes:
+    def watched(decode: Callable[[str], Any], reference: str) -> Any:
         threads.append(threading.current_thread().name)
-        return picture_data(reference)
+        return decode(reference)
 
-    monkeypatch.setattr("mcp_seedream.media.inputs.picture_data", watched)
+    for name in ("picture_data", "picture_pieces"):
+        monkeypatch.setattr(inputs, name, partial(watched, getattr(inputs, name)))
     file = io.BytesIO()
     Image.new("RGB", (50, 50), "red").save(file, "PNG")
     data = base64.b64encode(file.getvalue()).decode()

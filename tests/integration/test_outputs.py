@@ -17,8 +17,9 @@ from PIL import Image
 
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.generation.journal import Journal
-from mcp_seedream.media import outputs
-from mcp_seedream.media.local_files import LocalFiles, readable
+from mcp_seedream.media.local_files import LocalFiles
+from mcp_seedream.media.outputs import PictureTimes
+from mcp_seedream.media.saved_files import readable
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.types import Image as WireImage
@@ -29,8 +30,20 @@ from tests.integration.test_tools import picture
 pytestmark = pytest.mark.anyio
 
 
-def local(table: ModelTable, upstream: str, *, output: Path | None = None, preview: bool = True) -> Session:
-    return Session(table, upstream, defaults=ToolDefaults(20, lambda _: preview, LocalFiles(output=output)))
+def local(
+    table: ModelTable,
+    upstream: str,
+    *,
+    output: Path | None = None,
+    preview: bool = True,
+    preview_seconds: float = 8,
+) -> Session:
+    files = LocalFiles(output=output)
+    return Session(
+        table,
+        upstream,
+        defaults=ToolDefaults(20, lambda _: preview, files, picture_times=PictureTimes(preview_seconds)),
+    )
 
 
 @pytest.fixture
@@ -106,7 +119,7 @@ async def test_a_preview_that_can_not_be_made_costs_nothing(
 
 
 async def test_a_slow_picture_does_not_hold_the_result_up(
-    session: Session, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    table: ModelTable, upstream: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The result has the link but no preview."""
 
@@ -114,9 +127,8 @@ async def test_a_slow_picture_does_not_hold_the_result_up(
         time.sleep(1)
         return b""
 
-    monkeypatch.setattr(outputs, "_PREVIEW_SECONDS", 0.3)
     monkeypatch.setattr(sandbox._studio, "file", slowly)
-    result = await session.call("generate_image", prompt="a fox")
+    result = await local(table, upstream, preview_seconds=0.3).call("generate_image", prompt="a fox")
     assert answer(result)["images"][0]["url"]
     assert answer(result)["notes"] == ["Not fetched: it took longer than 0.3 s."]
     assert previews(result) == []
@@ -210,6 +222,48 @@ async def test_what_can_not_be_a_place_is_refused_before_anything_is_paid(
     assert result.is_error
     assert says in text(result)
     assert sandbox.requests == []
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("{}/.config/autostart", "would be created below a name that begins with a dot"),
+        ("{}/.git/new/fox.png", "would be created below a name that begins with a dot"),
+        ("{}/link/new", "would be created below a name that begins with a dot"),
+        ("{}/notes.txt", "has the name of a file"),
+        ("{}/fox.png/fox.png", "has the name of a file"),
+        ("{}/run.py/", "has the name of a file"),
+    ],
+)
+async def test_folders_that_are_not_created(
+    session: Session, sandbox: Sandbox, tmp_path: Path, target: str, says: str
+) -> None:
+    """Below a name that begins with a dot, and with the name of a file: refused before anything is paid."""
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / ".git")
+    before = sorted(tmp_path.rglob("*"))
+    result = await session.call("generate_image", prompt="a", save_to=target.format(tmp_path))
+    assert result.is_error
+    assert says in text(result)
+    assert sandbox.requests == []
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+async def test_names_that_look_odd_and_are_fine(table: ModelTable, upstream: str, tmp_path: Path) -> None:
+    """Folders that exist, folders below the output folder, and suffixes of pictures of other kinds."""
+    session = local(table, upstream, output=tmp_path / ".pictures")
+    (tmp_path / ".there").mkdir()
+    (tmp_path / "notes.txt").mkdir()
+    for target, expected in (
+        (str(tmp_path / ".there"), tmp_path / ".there"),
+        (str(tmp_path / "notes.txt"), tmp_path / "notes.txt"),
+        ("new", tmp_path / ".pictures" / "new"),
+        (str(tmp_path / "fox.heic"), tmp_path / "fox.jpg"),
+        (str(tmp_path / "2026.07" / "fox.svg"), tmp_path / "2026.07" / "fox.jpg"),
+    ):
+        result = await session.call("generate_image", prompt="a", save_to=target)
+        path = Path(answer(result)["images"][0]["path"])
+        assert expected in (path, path.parent)
 
 
 async def test_the_home_folder_as_a_place(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mcp_seedream.catalog.table import ModelTable
+from mcp_seedream.media.decoding import Decoders
 from mcp_seedream.media.downloads import Downloads
 from mcp_seedream.media.local_files import LocalFiles
-from mcp_seedream.media.outputs import DeliveryOptions, deliver
+from mcp_seedream.media.outputs import Delivery, DeliveryOptions, PictureTimes
+from mcp_seedream.media.temporary_files import TemporaryFile, TemporaryFiles
 from mcp_seedream.server.results import task_result
 from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.types import Image, Task
 from tests.conftest import Session, Switch, answer, text
+from tests.unit.test_structure import MILLION, jpeg_with, progressive, segment
 
 pytestmark = pytest.mark.anyio
 LINK = "https://cdn.example.com/1.jpg"
@@ -49,6 +53,7 @@ class Canned:
         self.address = address
         self.reply = "{}"
         self.submits = 0
+        self.padding = 0
         posts = [Route(f"/seedream/{path}", self.post, methods=["POST"]) for path in ("images", "tasks")]
         self.app = Starlette(routes=[*posts, Route("/{colour}", self.picture)])
 
@@ -57,7 +62,7 @@ class Canned:
         return Response(self.reply, media_type="application/json")
 
     async def picture(self, request: Request) -> Response:
-        return Response(file(request.path_params["colour"]), media_type="image/png")
+        return Response(file(request.path_params["colour"]) + bytes(self.padding), media_type="image/png")
 
     def says(self, *items: Any, **more: Any) -> None:
         self.reply = json.dumps({"success": True, "task_id": "t1", "data": items, **more})
@@ -72,7 +77,7 @@ def canned(switch: Switch) -> Canned:
 
 @pytest.fixture
 def hosted(table: ModelTable, canned: Canned) -> Session:
-    return Session(table, canned.address, defaults=ToolDefaults(5, lambda _: True))
+    return Session(table, canned.address, defaults=ToolDefaults(5, lambda _: True, picture_times=PictureTimes(60)))
 
 
 @pytest.fixture
@@ -83,7 +88,11 @@ def plain(table: ModelTable, canned: Canned) -> Session:
 
 @pytest.fixture
 def local(table: ModelTable, canned: Canned, tmp_path: Path) -> Session:
-    return Session(table, canned.address, defaults=ToolDefaults(5, lambda _: True, LocalFiles(output=tmp_path / "out")))
+    return Session(
+        table,
+        canned.address,
+        defaults=ToolDefaults(5, lambda _: True, LocalFiles(output=tmp_path / "out"), picture_times=PictureTimes(60)),
+    )
 
 
 def blocks(result: Any) -> list[ImageContent]:
@@ -97,8 +106,8 @@ def size(result: Any) -> int:
 class Broken(Downloads):
     """Fails in a way that nobody foresaw."""
 
-    async def fetch(self, url: str, path: Path) -> None:
-        raise RuntimeError(f"a bug: {path} {url}")
+    async def fetch(self, url: str, file: TemporaryFile) -> None:
+        raise RuntimeError(f"a bug: {file} {url}")
 
 
 @pytest.mark.parametrize(
@@ -111,13 +120,71 @@ async def test_a_bug_in_the_delivery_costs_no_link(
     """It is logged; the caller has the link, and a note."""
     monkeypatch.setattr("mcp_seedream.media.outputs.picture_data", lambda _: 1 / 0)
     wanted = DeliveryOptions(target=tmp_path, preview=True)
-    done = await deliver(Task("t1", "succeeded", (image,)), wanted, Broken(), LocalFiles(), anyio.CapacityLimiter(1))
+    delivery = Delivery(Broken(), Decoders(), TemporaryFiles(), LocalFiles())
+    done = await delivery.deliver(Task("t1", "succeeded", (image,)), wanted)
     result = task_result(done.task, done.shown, done.caption)
     assert not result.is_error
     assert answer(result)["images"][0]["url"] == LINK
     assert LINK in text(result)
     assert says in answer(result)["notes"][0]
     assert list(tmp_path.iterdir()) == []
+
+
+class CountedFiles(TemporaryFiles):
+    """Counts the MiB of all files, and their maximum."""
+
+    now = most = 0
+
+    async def acquire(self, size: int, caller: str) -> int:
+        units = await super().acquire(size, caller)
+        self.now += units
+        self.most = max(self.most, self.now)
+        return units
+
+    def release(self, units: int) -> None:
+        self.now -= units
+        super().release(units)
+
+
+async def test_previews_of_large_pictures_have_a_budget(
+    canned: Canned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures that find no room wait; all of them are shown, and nothing is written to disk on Linux."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(canned, "padding", 3_000_000)
+    images = tuple(Image(f"{canned.address}/{colour}") for colour in ("red", "green", "blue", "white", "black", "gray"))
+    files = CountedFiles(8 * 2**20)
+    async with Downloads(sandbox=canned.address) as downloads:
+        delivery = Delivery(downloads, Decoders(), files, None, PictureTimes(60))
+        done = await delivery.deliver(Task("t1", "succeeded", images), DeliveryOptions(preview=True))
+    assert (len(done.shown), done.caption, done.task.notes) == (1, "shows all of them, reduced", ())
+    assert (files.most, files.now) == (6, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_preview_that_finds_no_room_is_left_out(canned: Canned) -> None:
+    """A note says so; the links are there."""
+    files = TemporaryFiles(8 * 2**20)
+    async with Downloads(sandbox=canned.address) as downloads, files.open("other") as other:
+        await other.restart(8 * 2**20)
+        delivery = Delivery(downloads, Decoders(), files, None, PictureTimes(0.3))
+        image = Image(f"{canned.address}/red")
+        done = await delivery.deliver(Task("t1", "succeeded", (image,)), DeliveryOptions(preview=True))
+    assert done.task.images == (image,)
+    assert done.task.notes == ("Not fetched: it took longer than 0.3 s.",)
+    assert done.shown == ()
+
+
+@pytest.mark.parametrize("made", ["scans", "segments"])
+async def test_a_result_that_is_made_to_occupy_the_decoder(canned: Canned, monkeypatch: Any, made: str) -> None:
+    """It has no preview, at once; its link is there."""
+    bomb = progressive(3000, 1800) if made == "scans" else jpeg_with(segment(0xFE) * MILLION)
+    monkeypatch.setattr("tests.integration.test_results.file", lambda _: bomb)
+    async with Downloads(sandbox=canned.address) as downloads:
+        delivery = Delivery(downloads, Decoders(), TemporaryFiles(), None, PictureTimes(60))
+        image = Image(f"{canned.address}/red")
+        done = await delivery.deliver(Task("t1", "succeeded", (image,)), DeliveryOptions(preview=True))
+    assert (done.task.images, done.shown, done.task.notes) == ((image,), (), ())
 
 
 @pytest.mark.parametrize("given", ["!!!!", "a", "aGk", "aGk=", "\u00e9", "\u96ea" * 40, "<html>" * 9])
@@ -232,7 +299,7 @@ async def test_a_layer_with_an_odd_box(hosted: Session, canned: Canned, box: Any
     url = f"{canned.address}/white"
     layer = {"image_url": url, "z_index": 1, "name": "x", "bounding_box": {"absolute": box, "normalized": box}}
     canned.says({"image_url": url, "z_index": 0}, layer)
-    with anyio.fail_after(3):
+    with anyio.fail_after(60):
         result = await hosted.call("generate_image", prompt="a")
     assert not result.is_error
     assert len(answer(result)["images"]) == 2

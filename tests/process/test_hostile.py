@@ -25,7 +25,7 @@ from starlette.routing import Route
 from mcp_seedream.catalog.table_file import read_table
 from mcp_seedream.core.settings import read_settings
 from mcp_seedream.hosting.app import bearer_token, build_app, wants_preview
-from mcp_seedream.media import outputs
+from mcp_seedream.media.outputs import PictureTimes
 from mcp_seedream.server.server import build_server
 from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.client import SeedreamClient
@@ -37,8 +37,9 @@ pytestmark = pytest.mark.anyio
 PATIENCE = 2.0
 """Seconds for pictures, in place of 8 to show and 30 to save them: as much as a slow answer has to be slower than."""
 IMPATIENT = (
-    "import sys; from mcp_seedream import cli; from mcp_seedream.media import outputs; "
-    f"outputs._PREVIEW_SECONDS = outputs._SAVE_SECONDS = {PATIENCE}; sys.exit(cli.main())"
+    "import functools, sys; from mcp_seedream import assembly, cli; "
+    "from mcp_seedream.media.outputs import PictureTimes; assembly.ToolDefaults = functools.partial("
+    f"assembly.ToolDefaults, picture_times=PictureTimes({PATIENCE}, {PATIENCE})); sys.exit(cli.main())"
 )
 
 
@@ -145,10 +146,9 @@ async def server(
         async with Client(parameters) as client:
             yield Server(client, folder, is_local=True)
         return
-    defaults = ToolDefaults(20, wants_preview(False))
+    defaults = ToolDefaults(20, wants_preview(False), picture_times=PictureTimes(PATIENCE))
     hosted = build_server(read_table(), lambda: SeedreamClient(upstream), token_of=bearer_token, defaults=defaults)
-    with pytest.MonkeyPatch.context() as patch, serving(build_app(hosted, read_settings())) as address:
-        patch.setattr(outputs, "_PREVIEW_SECONDS", PATIENCE)
+    with serving(build_app(hosted, read_settings())) as address:
         async with connected(f"{address}/mcp?preview=on") as client:
             yield Server(client, folder, is_local=False)
 

@@ -30,7 +30,7 @@ from mcp_seedream.media.downloads import Downloads
 from mcp_seedream.upstream.client import SeedreamClient
 from mcp_seedream.upstream.retries import Retries
 from mcp_seedream.upstream.types import ImageRequest
-from tests.conftest import PATIENT, PERSISTENT, QUICK, Switch, until
+from tests.conftest import PATIENT, PERSISTENT, QUICK, Switch, download, until
 
 pytestmark = pytest.mark.anyio
 REQUEST = ImageRequest("m", {"model": "m", "prompt": "p", "async": True})
@@ -200,9 +200,9 @@ async def test_downloads(server: Failing, switch: Switch, tmp_path: Path, answer
     async with Downloads(sandbox=switch.address, retries=QUICK) as downloads:
         if asked == 1:
             with pytest.raises(UnreadableReply):
-                await downloads.fetch(f"{switch.address}/a.png", tmp_path / "a")
+                await download(downloads, f"{switch.address}/a.png", tmp_path / "a")
         else:
-            await downloads.fetch(f"{switch.address}/a.png", tmp_path / "a")
+            await download(downloads, f"{switch.address}/a.png", tmp_path / "a")
             assert (tmp_path / "a").read_bytes() == PNG
     assert server.asked == asked
 
