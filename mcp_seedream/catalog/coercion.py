@@ -11,12 +11,17 @@ import math
 from typing import Any
 
 from mcp_seedream.core.errors import InvalidArguments
+from mcp_seedream.core.json_structure import cut_long_strings
+
+_SHORT = 16 * 1024  # characters of JSON, which any structure may have
 
 
-def text(name: str, value: Any) -> str:
-    """Return a string that can be encoded as UTF-8."""
+def text(name: str, value: Any, *, longest: int | None = None) -> str:
+    """Return a string that can be encoded as UTF-8, and is not longer than `longest` characters."""
     if not isinstance(value, str):
         raise InvalidArguments(f"`{name}` must be a string, not {_description(value)}.")
+    if longest and len(value) > longest:
+        raise InvalidArguments(f"`{name}` has {len(value):,} characters; it may have at most {longest:,}.")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise InvalidArguments(f"`{name}` contains a lone surrogate (half a character), which can't be sent.")
     return value
@@ -75,8 +80,10 @@ def _is_printable(text: str) -> bool:
 
 
 def from_json(text: str) -> Any:
-    """Return the value of a JSON text, or the text itself if it is not valid JSON."""
+    """Return the value of a JSON text, or the text itself if it is not valid JSON, or too complex."""
     try:
+        if len(text) > _SHORT:
+            cut_long_strings(text.encode(), "")  # checks the structure
         return json.loads(text)
     except (ValueError, RecursionError):
         return text

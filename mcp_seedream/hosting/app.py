@@ -24,22 +24,28 @@ from starlette.routing import Route
 
 from mcp_seedream import __version__
 from mcp_seedream.core.credentials import KeyCheck
+from mcp_seedream.core.events import Observer
 from mcp_seedream.core.settings import Settings
 from mcp_seedream.core.shutdown import Handler, Shutdown, die, shutdown_on_signals
 from mcp_seedream.hosting.access import BearerKeyMiddleware, EndpointCorsMiddleware, HostAndOriginMiddleware
+from mcp_seedream.hosting.body_budget import BodyBudget
 from mcp_seedream.hosting.key_verifier import KeyVerifier
 from mcp_seedream.hosting.limits import CallerLimits
 from mcp_seedream.hosting.middleware import (
     ENDPOINT,
+    CallCountMiddleware,
     FairEntryMiddleware,
-    GracefulShutdownMiddleware,
-    IncompleteRequestMiddleware,
     NormalizeRequestMiddleware,
     RequestIdMiddleware,
 )
 from mcp_seedream.hosting.negotiation import ContentNegotiationMiddleware
 from mcp_seedream.hosting.pages import CARD, not_found_handlers, server_card, welcome_page
 from mcp_seedream.hosting.probes import Readiness
+from mcp_seedream.hosting.request_bodies import (
+    IncompleteRequestMiddleware,
+    RequestBodyMiddleware,
+    restore_long_strings,
+)
 from mcp_seedream.oauth.routes import SignIn
 from mcp_seedream.server.runtime import Runtime
 from mcp_seedream.server.sdk import lowlevel_server
@@ -79,6 +85,7 @@ def build_app(
     metrics: Metrics | None = None,
     sign_in: SignIn | None = None,
     body_seconds: float = 60,
+    bodies: BodyBudget | None = None,
 ) -> Starlette:
     """Build the ASGI app; the endpoint is stateless in every protocol revision.
 
@@ -91,21 +98,23 @@ def build_app(
         limits: Limits of each caller.
         metrics: Served at `/metrics`.
         sign_in: OAuth, for clients that cannot send a key; closed by the app.
-        body_seconds: The time for a request's body to arrive; large bodies get more.
+        body_seconds: The time for a request's body to arrive, beside what its size needs.
+        bodies: The memory for bodies; by default as the settings say.
 
     Returns:
         The app, with the server and the shutdown in its `state`.
     """
     shutdown = shutdown or Shutdown()
+    server.middleware.insert(0, restore_long_strings)
     server.middleware.extend([_run_start_callbacks, _abandon_cancelled_call])
-    sessions = StreamableHTTPSessionManager(
-        lowlevel_server(server), stateless=True, max_request_body_size=settings.max_body_mib * 2**20
-    )
+    max_bytes = settings.max_body_mib * 2**20
+    bodies = bodies or BodyBudget(max(max_bytes, settings.all_bodies_mib * 2**20))
+    sessions = StreamableHTTPSessionManager(lowlevel_server(server), stateless=True, max_request_body_size=max_bytes)
     endpoint = Route(
         ENDPOINT,
         StreamableHTTPASGIApp(sessions),
         middleware=[
-            Middleware(GracefulShutdownMiddleware, shutdown=shutdown),
+            Middleware(CallCountMiddleware, shutdown=shutdown),
             Middleware(
                 BearerKeyMiddleware,
                 check_key=_key_check(key_verifier, upstream),
@@ -113,7 +122,8 @@ def build_app(
                 challenge=sign_in.challenge if sign_in else "",
                 key_of_token=sign_in.key_of_token if sign_in else None,
             ),
-            Middleware(FairEntryMiddleware),
+            Middleware(RequestBodyMiddleware, max_bytes=max_bytes, budget=bodies, observer=metrics or Observer()),
+            Middleware(FairEntryMiddleware, shutdown=shutdown),
             Middleware(ContentNegotiationMiddleware),
         ],
     )
@@ -136,7 +146,7 @@ def _middleware(settings: Settings, public_paths: Collection[str], body_seconds:
     cors = Middleware(EndpointCorsMiddleware, origins=web_origins, public_paths=public_paths)
     return [
         Middleware(NormalizeRequestMiddleware),
-        Middleware(IncompleteRequestMiddleware, body_seconds=body_seconds),
+        Middleware(IncompleteRequestMiddleware, body_seconds=body_seconds, large_path=ENDPOINT),
         Middleware(RequestIdMiddleware),
         *([cors] if web_origins else []),
         Middleware(

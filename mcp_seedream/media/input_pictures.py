@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import anyio
 
+from mcp_seedream.catalog.held_pictures import Pictures
 from mcp_seedream.catalog.picture_kinds import Bounds
 from mcp_seedream.catalog.selection import ImageSpec, needs_alpha, requires_input_kind
 from mcp_seedream.catalog.table import Model, ModelTable
@@ -66,4 +68,7 @@ class InputPictures:
             token=token,
             decode_limiter=self._decoding,
         )
-        return replace(spec, images=inputs.images), inputs.notes
+        images: Sequence[str] = inputs.images
+        if isinstance(spec.images, Pictures):
+            images = spec.images.converted = Pictures(images)
+        return replace(spec, images=images), inputs.notes

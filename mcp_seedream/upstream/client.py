@@ -51,7 +51,7 @@ from mcp_seedream.upstream.error_mapping import UNCERTAIN
 from mcp_seedream.upstream.parsing import is_unknown, read_batch, read_event, read_task
 from mcp_seedream.upstream.responses import at_most, decoded, exchange, raise_known, read_lines, read_whole
 from mcp_seedream.upstream.retries import Retries
-from mcp_seedream.upstream.submission import UNWATCHED, SendProgress, submission, trace_extension
+from mcp_seedream.upstream.submission import UNWATCHED, SendProgress, image_request, submission, trace_extension
 from mcp_seedream.upstream.types import ImageRequest, StreamEvent, Task
 
 logger = logging.getLogger(__name__)
@@ -134,17 +134,15 @@ class SeedreamClient:
         return await self._retries(partial(self._submit, request, token, progress), _surely_not_accepted)
 
     async def _submit(self, request: ImageRequest, token: str, progress: SendProgress) -> Task:
-        content = json.dumps(request.body).encode()
-        within = self._timeouts.connect + self._timeouts.read + len(content) / _SLOWEST_UPLOAD
+        size = sum(map(len, request.parts()))
+        within = self._timeouts.connect + self._timeouts.read + size / _SLOWEST_UPLOAD
         async with self._pools.connection("submit", token) as http:
             self._check_ending()
             # Cancelling the call while the request is in progress would lose a task that is paid for.
             with anyio.CancelScope(shield=True) as scope, self._under_way(scope):
                 async with submission(self.base_url, progress):
                     sender = _sender(token, progress)
-                    call = http.build_request(
-                        "POST", "/seedream/images", content=content, timeout=self._timeout(), **sender
-                    )
+                    call = image_request(http, request, size, timeout=self._timeout(), **sender)
                     reply = await exchange(http, call, within)
                     task = read_task(decoded(reply, submitting=True))
                     if task.state == "failed" and task.error:
@@ -218,7 +216,7 @@ class SeedreamClient:
         async def attempt(http: httpx.AsyncClient) -> httpx.Response:
             self._check_ending()
             async with submission(self.base_url, progress):
-                call = http.build_request("POST", "/seedream/images", json=request.body, timeout=timeout, **sender)
+                call = image_request(http, request, sum(map(len, request.parts())), timeout=timeout, **sender)
                 with at_most(self._timeouts.stream):
                     response = await http.send(call, stream=True)
                     if response.status_code == httpx.codes.OK:
