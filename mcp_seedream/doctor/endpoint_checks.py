@@ -125,6 +125,8 @@ class EndpointChecks:
             return Finding("not checked", text, "On the host itself, and for monitoring, /ready is available.")
         status = answer.json_object.get("status")
         if answer.status == 200 and status == "ready":
+            if answer.json_object.get("upstream") == "unreachable":
+                return Finding("problem", "The server can't reach it.", "Its log, or `doctor` on its host, says more.")
             return Finding("ok", "the server reaches it")
         if answer.status == 503 and status:
             return Finding(

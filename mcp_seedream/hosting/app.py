@@ -104,7 +104,7 @@ def build_app(
     Returns:
         The app, with the server and the shutdown in its `state`.
     """
-    shutdown = shutdown or Shutdown()
+    shutdown, observer = shutdown or Shutdown(), metrics or Observer()
     server.middleware.insert(0, restore_long_strings)
     server.middleware.extend([_run_start_callbacks, _abandon_cancelled_call])
     max_bytes = settings.max_body_mib * 2**20
@@ -122,17 +122,18 @@ def build_app(
                 challenge=sign_in.challenge if sign_in else "",
                 key_of_token=sign_in.key_of_token if sign_in else None,
             ),
-            Middleware(RequestBodyMiddleware, max_bytes=max_bytes, budget=bodies, observer=metrics or Observer()),
+            Middleware(RequestBodyMiddleware, max_bytes=max_bytes, budget=bodies, observer=observer),
             Middleware(FairEntryMiddleware, shutdown=shutdown),
             Middleware(ContentNegotiationMiddleware),
         ],
     )
     sign_in_routes = sign_in.routes() if sign_in else []
+    readiness = Readiness(shutdown, partial(upstream.look_up, kind="probe") if upstream else None, observer)
     app = Starlette(
-        routes=[endpoint, *_public_routes(server, settings, shutdown, upstream, metrics), *sign_in_routes],
+        routes=[endpoint, *_public_routes(server, settings, readiness, metrics), *sign_in_routes],
         middleware=_middleware(settings, {*PROBES, CARD, *(route.path for route in sign_in_routes)}, body_seconds),
         exception_handlers=not_found_handlers(settings),
-        lifespan=_lifespan(sessions, shutdown, upstream, sign_in),
+        lifespan=_lifespan(sessions, shutdown, readiness, upstream, sign_in),
     )
     app.router.redirect_slashes = False
     app.state.server, app.state.shutdown = server, shutdown
@@ -170,21 +171,16 @@ def _key_check(key_verifier: KeyVerifier | None, upstream: SeedreamClient | None
 
 
 def _public_routes(
-    server: MCPServer[Any],
-    settings: Settings,
-    shutdown: Shutdown,
-    upstream: SeedreamClient | None,
-    metrics: Metrics | None,
+    server: MCPServer[Any], settings: Settings, readiness: Readiness, metrics: Metrics | None
 ) -> list[Route]:
     """Routes that need no key: probes, metrics, the welcome page and the server card."""
-    readiness = Readiness(shutdown, partial(upstream.look_up, kind="probe") if upstream else None)
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok", "version": __version__})
 
     async def ready(_: Request) -> Response:
-        problem = await readiness.problem()
-        return JSONResponse({"status": problem or "ready"}, 503 if problem else 200)
+        upstream, problem = await readiness.upstream(), readiness.problem
+        return JSONResponse({"status": problem or "ready", "upstream": upstream}, 503 if problem else 200)
 
     async def metrics_page(_: Request) -> Response:
         return Response(metrics.page() if metrics else b"", media_type=CONTENT_TYPE)
@@ -196,7 +192,11 @@ def _public_routes(
 
 
 def _lifespan(
-    sessions: StreamableHTTPSessionManager, shutdown: Shutdown, upstream: SeedreamClient | None, sign_in: SignIn | None
+    sessions: StreamableHTTPSessionManager,
+    shutdown: Shutdown,
+    readiness: Readiness,
+    upstream: SeedreamClient | None,
+    sign_in: SignIn | None,
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -208,6 +208,7 @@ def _lifespan(
             group = await stack.enter_async_context(anyio.create_task_group())
             await stack.enter_async_context(shutdown_on_signals(shutdown, _stop_http_server))
             await stack.enter_async_context(sessions.run())
+            group.start_soon(readiness.check_when_asked)
             group.start_soon(_collect_garbage_when_quiet, shutdown)
             yield
             shutdown.request()  # the HTTP server ended the app without a signal

@@ -11,6 +11,7 @@ import anyio
 from mcp_seedream.core.errors import LimitExceeded
 
 _RETRY_SECONDS = 5
+_MAX_WAITING = 100  # requests of one caller
 
 
 class BodyBudget:
@@ -36,13 +37,15 @@ class BodyBudget:
         """Wait for bytes and take them, for a `BodyShare`.
 
         Raises:
-            LimitExceeded: They did not become free in time.
+                LimitExceeded: They did not become free in time, or too many requests of this caller wait.
         """
         if caller not in self._waiting and self._fits(caller, size):
             self._add(caller, size)
             return
-        waiter = _Waiter(size)
-        self._waiting.setdefault(caller, deque()).append(waiter)
+        waiter, queue = _Waiter(size), self._waiting.setdefault(caller, deque())
+        if len(queue) >= _MAX_WAITING:  # the HTTP server may have read 64 KiB for each of them
+            raise self._exceeded()
+        queue.append(waiter)
         self._serve()
         try:
             with anyio.move_on_after(self._patience):
@@ -52,7 +55,11 @@ class BodyBudget:
             raise
         if not waiter.served.is_set():
             self._leave(caller, waiter)
-            raise LimitExceeded("this server holds as many request bodies as it can", _RETRY_SECONDS)
+            raise self._exceeded()
+
+    @staticmethod
+    def _exceeded() -> LimitExceeded:
+        return LimitExceeded("this server holds as many request bodies as it can", _RETRY_SECONDS)
 
     def _leave(self, caller: str, waiter: _Waiter) -> None:
         """Remove a request that no longer waits, or free what it was given meanwhile."""

@@ -63,6 +63,12 @@ class Metrics(Observer):
             buckets=_REQUEST_BUCKETS,
             registry=registry,
         )
+        self._unreachable = Gauge(
+            "seedream_upstream_unreachable",
+            "1 if the last readiness probe could not reach the upstream",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self._bytes = Counter(
             "seedream_upstream_bytes", "Bytes of request and response bodies", ("direction",), registry=registry
         )
@@ -90,6 +96,9 @@ class Metrics(Observer):
 
     def on_choice_refused(self, model: str, part: str) -> None:
         self._refused.labels(self._model(model), part).inc()
+
+    def on_upstream_checked(self, is_reachable: bool) -> None:
+        self._unreachable.set(not is_reachable)
 
     def on_limit_reached(self, name: str) -> None:
         self._limits.labels(name).inc()

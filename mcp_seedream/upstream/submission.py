@@ -75,5 +75,5 @@ def image_request(http: httpx.AsyncClient, request: ImageRequest, size: int, **o
             yield part
 
     content = b"".join(request.parts()) if size < _LARGE else body()
-    options["headers"] |= {"Content-Type": "application/json", "Content-Length": str(size)}
+    options["headers"] |= {"Content-Length": str(size)}
     return http.build_request("POST", "/seedream/images", content=content, **options)

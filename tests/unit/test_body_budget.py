@@ -68,6 +68,21 @@ async def test_who_waits_too_long_hears_of_it() -> None:
     assert not budget._waiting
 
 
+async def test_the_queue_of_a_caller_is_limited() -> None:
+    """Each request that waits needs memory as well; other callers have queues of their own."""
+    budget = BodyBudget(100)
+    await acquire(budget, "alice", 50)
+    async with anyio.create_task_group() as group:
+        for _ in range(100):
+            group.start_soon(acquire, budget, "alice", 50)
+        await anyio.sleep(QUIET)
+        with pytest.raises(LimitExceeded):
+            await acquire(budget, "alice", 50)
+        with anyio.fail_after(5):
+            await acquire(budget, "bob", 10)
+        group.cancel_scope.cancel()
+
+
 async def test_callers_take_turns() -> None:
     """One with many bodies does not keep one with a single body waiting for all of them."""
     budget, order = BodyBudget(100), []
