@@ -105,10 +105,9 @@ def build_app(
         The app, with the server and the shutdown in its `state`.
     """
     shutdown, observer = shutdown or Shutdown(), metrics or Observer()
-    server.middleware.insert(0, restore_long_strings)
-    server.middleware.extend([_run_start_callbacks, _abandon_cancelled_call])
+    server.middleware[:] = [restore_long_strings, *server.middleware, _run_start_callbacks, _abandon_cancelled_call]
     max_bytes = settings.max_body_mib * 2**20
-    bodies = bodies or BodyBudget(max(max_bytes, settings.all_bodies_mib * 2**20))
+    bodies = bodies or BodyBudget(settings.all_bodies_mib * 2**20)
     sessions = StreamableHTTPSessionManager(lowlevel_server(server), stateless=True, max_request_body_size=max_bytes)
     endpoint = Route(
         ENDPOINT,
@@ -131,12 +130,11 @@ def build_app(
     readiness = Readiness(shutdown, partial(upstream.look_up, kind="probe") if upstream else None, observer)
     app = Starlette(
         routes=[endpoint, *_public_routes(server, settings, readiness, metrics), *sign_in_routes],
-        middleware=_middleware(settings, {*PROBES, CARD, *(route.path for route in sign_in_routes)}, body_seconds),
+        middleware=_middleware(settings, {CARD, *(route.path for route in sign_in_routes)}, body_seconds),
         exception_handlers=not_found_handlers(settings),
         lifespan=_lifespan(sessions, shutdown, readiness, upstream, sign_in),
     )
-    app.router.redirect_slashes = False
-    app.state.server, app.state.shutdown = server, shutdown
+    app.state.server, app.state.shutdown, app.router.redirect_slashes = server, shutdown, False
     return app
 
 
@@ -144,7 +142,7 @@ def _middleware(settings: Settings, public_paths: Collection[str], body_seconds:
     """The middleware of all routes, the outermost first; the endpoint's own middleware follows."""
     public_origins = [settings.public_url] if settings.public_url else []
     web_origins = settings.cors_origins
-    cors = Middleware(EndpointCorsMiddleware, origins=web_origins, public_paths=public_paths)
+    cors = Middleware(EndpointCorsMiddleware, origins=web_origins, public_paths={*PROBES, *public_paths})
     return [
         Middleware(NormalizeRequestMiddleware),
         Middleware(IncompleteRequestMiddleware, body_seconds=body_seconds, large_path=ENDPOINT),
@@ -154,6 +152,7 @@ def _middleware(settings: Settings, public_paths: Collection[str], body_seconds:
             HostAndOriginMiddleware,
             hosts=[*settings.allowed_hosts, *(url.partition("://")[2] for url in public_origins)],
             origins=["*"] if "*" in web_origins else [*settings.allowed_origins, *public_origins, *web_origins],
+            probe_paths=PROBES,
             public_paths=public_paths,  # pages of sign-in are opened from anywhere and check the origin themselves
             max_header_bytes=settings.max_header_kib * 1024,
         ),

@@ -19,6 +19,7 @@ class BodyBudget:
 
     A caller may hold as many bytes as would then still be free (dynamic thresholds, Choudhury and Hahne, 1998). One
     caller alone gets half, five callers get a sixth each, and a sixth of the bytes stays free for the next caller.
+    While nothing is held, a body of any size is taken.
 
     Args:
         total: Bytes.
@@ -118,7 +119,7 @@ class BodyBudget:
 
     def _fits(self, caller: str, size: int) -> bool:
         free = self._total - self._used - size
-        return self._by_caller[caller] + size <= free or (self._used == 0 and free >= 0)
+        return self._by_caller[caller] + size <= free or self._used == 0
 
 
 @dataclass(slots=True, eq=False)

@@ -55,6 +55,7 @@ from mcp_seedream.upstream.submission import UNWATCHED, SendProgress, image_requ
 from mcp_seedream.upstream.types import ImageRequest, StreamEvent, Task
 
 logger = logging.getLogger(__name__)
+_IMAGES = "/seedream/images"
 BATCH = 50  # ids in one look-up request
 Look = Literal["look up", "round", "check", "probe"]
 """The purpose of a look-up: a caller's request, the poller's round, a key check, or a readiness probe.
@@ -142,7 +143,7 @@ class SeedreamClient:
             with anyio.CancelScope(shield=True) as scope, self._under_way(scope):
                 async with submission(self.base_url, progress):
                     sender = _sender(token, progress)
-                    call = image_request(http, request, size, timeout=self._timeout(), **sender)
+                    call = image_request(http, _IMAGES, request, size, timeout=self._timeout(), **sender)
                     reply = await exchange(http, call, within)
                     task = read_task(decoded(reply, submitting=True))
                     if task.state == "failed" and task.error:
@@ -216,7 +217,7 @@ class SeedreamClient:
         async def attempt(http: httpx.AsyncClient) -> httpx.Response:
             self._check_ending()
             async with submission(self.base_url, progress):
-                call = image_request(http, request, sum(map(len, request.parts())), timeout=timeout, **sender)
+                call = image_request(http, _IMAGES, request, sum(map(len, request.parts())), timeout=timeout, **sender)
                 with at_most(self._timeouts.stream):
                     response = await http.send(call, stream=True)
                     if response.status_code == httpx.codes.OK:

@@ -67,7 +67,9 @@ async def submission(url: str, progress: SendProgress) -> AsyncIterator[None]:
         raise SubmissionUncertain(f"The response was lost. {lost_message(error, url)} {UNCERTAIN}") from error
 
 
-def image_request(http: httpx.AsyncClient, request: ImageRequest, size: int, **options: Any) -> httpx.Request:
+def image_request(
+    http: httpx.AsyncClient, path: str, request: ImageRequest, size: int, **options: Any
+) -> httpx.Request:
     """The HTTP request of a generation; it reads a large body while it is sent."""
 
     async def body() -> AsyncIterator[bytes]:
@@ -76,4 +78,4 @@ def image_request(http: httpx.AsyncClient, request: ImageRequest, size: int, **o
 
     content = b"".join(request.parts()) if size < _LARGE else body()
     options["headers"] |= {"Content-Length": str(size)}
-    return http.build_request("POST", "/seedream/images", content=content, **options)
+    return http.build_request("POST", path, content=content, **options)

@@ -174,13 +174,25 @@ async def test_a_name_that_is_not_allowed(
     status: int,
     setting: str,
 ) -> None:
-    """The answer and the log name the setting; probes come by any name."""
+    """The answer and the log name the setting; the probes answer to any origin."""
     with hosted(table, upstream) as address, caplog.at_level(logging.WARNING):
         refused = await asked(address, **headers)
         assert refused.status_code == status
         assert setting in refused.json()["error_description"]
         assert setting in caplog.text
-        assert (await asked(address, "/health", **headers)).status_code == 200
+        for path in ("/health", "/ready", "/metrics"):
+            assert (await asked(address, path, **headers)).status_code == (421 if "host" in headers else 200)
+
+
+@pytest.mark.parametrize(
+    "host", ["10.0.0.7", "10.0.0.7:8000", "[fd00::7]:8000", "server", "server:8000", "localhost", "mcp.example.com", ""]
+)
+async def test_probes_come_by_address(table: ModelTable, upstream: str, host: str) -> None:
+    """Of a pod, by the name of a service, or by an allowed name; the endpoint answers only to allowed names."""
+    with hosted(table, upstream, allowed_hosts=["mcp.example.com"]) as address:
+        for path in ("/health", "/ready", "/metrics"):
+            assert (await asked(address, path, host=host)).status_code == 200
+        assert (await asked(address, host=host)).status_code == (200 if host == "mcp.example.com" else 421)
 
 
 async def test_blanks_around_a_header_mean_nothing(table: ModelTable, upstream: str) -> None:
@@ -406,6 +418,7 @@ async def test_each_request_to_the_upstream_is_one_figure(table: ModelTable, ups
     assert {name for name in counted if re.search("look|upstream|round", name)} == {
         "seedream_upstream_seconds",
         "seedream_upstream_bytes",
+        "seedream_upstream_unreachable",
     }
 
 
