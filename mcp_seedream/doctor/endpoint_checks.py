@@ -126,7 +126,8 @@ class EndpointChecks:
         status = answer.json_object.get("status")
         if answer.status == 200 and status == "ready":
             if answer.json_object.get("upstream") == "unreachable":
-                return Finding("problem", "The server can't reach it.", "Its log, or `doctor` on its host, says more.")
+                problem = "The server is ready, but the upstream can't be reached."
+                return Finding("problem", problem, "Its log, or `doctor` on its host, says more.")
             return Finding("ok", "the server reaches it")
         if answer.status == 503 and status:
             return Finding(
