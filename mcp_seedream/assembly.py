@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcp import StdioServerParameters
+from mcp_types.methods import SPEC_CLIENT_METHODS, SPEC_CLIENT_NOTIFICATION_METHODS
 
 from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.catalog.table_file import read_table
@@ -30,6 +31,7 @@ from mcp_seedream.core.settings import Settings, name_of, sources
 from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.generation.journal import open_journal
 from mcp_seedream.media.local_files import LocalFiles
+from mcp_seedream.server.descriptions import TOOLS
 from mcp_seedream.server.server import build_server
 from mcp_seedream.server.tools import ToolContext, ToolDefaults
 from mcp_seedream.telemetry.logs import log_to_stderr
@@ -231,7 +233,9 @@ def set_up_process(settings: Settings, warnings: Iterable[str] = (), *, local: b
 
         os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = settings.otlp_endpoint  # the exporter reads only the environment
         try:
-            export_spans()
+            export_spans(
+                [*SPEC_CLIENT_METHODS, *SPEC_CLIENT_NOTIFICATION_METHODS, *(f"tools/call {name}" for name in TOOLS)]
+            )
         except ConfigurationError as error:
             if not local:
                 raise

@@ -86,9 +86,10 @@ def image_call(
         if (value := _option(table, name, args.get(name))) is not None:
             options[name] = value
     size, ratio = _size_and_ratio(table, args, options)
+    prompt = coercion.text("prompt", args.get("prompt", ""), longest=table.upstream_limits.prompt_characters)
     spec = ImageSpec(
         operation=operation,
-        prompt=prompt if (prompt := coercion.text("prompt", args.get("prompt", ""))).strip() else "",
+        prompt=prompt if prompt.strip() else "",
         images=_images(table, args.get("image"), origin) if operation == "edit" else (),
         size=size,
         options=options,

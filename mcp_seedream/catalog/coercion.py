@@ -12,11 +12,16 @@ from typing import Any
 
 from mcp_seedream.core.errors import InvalidArguments
 
+_SHORT = 16 * 1024  # characters of JSON, which may have any structure
+_MAX_TOKENS = 8000  # of longer JSON: each can become an object of 100 bytes
 
-def text(name: str, value: Any) -> str:
-    """Return a string that can be encoded as UTF-8."""
+
+def text(name: str, value: Any, *, longest: int | None = None) -> str:
+    """Return a string that can be encoded as UTF-8, and is not longer than `longest` characters."""
     if not isinstance(value, str):
         raise InvalidArguments(f"`{name}` must be a string, not {_description(value)}.")
+    if longest and len(value) > longest:
+        raise InvalidArguments(f"`{name}` has {len(value):,} characters; it may have at most {longest:,}.")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise InvalidArguments(f"`{name}` contains a lone surrogate (half a character), which can't be sent.")
     return value
@@ -75,11 +80,15 @@ def _is_printable(text: str) -> bool:
 
 
 def from_json(text: str) -> Any:
-    """Return the value of a JSON text, or the text itself if it is not valid JSON."""
+    """Return the value of a JSON text, or the text itself if it is not valid JSON, or too complex."""
     try:
-        return json.loads(text)
+        return text if _is_complex(text) else json.loads(text)
     except (ValueError, RecursionError):
         return text
+
+
+def _is_complex(text: str) -> bool:
+    return len(text) > _SHORT and sum(map(text.count, '[]{}",:')) > _MAX_TOKENS
 
 
 def _description(value: Any) -> str:

@@ -86,6 +86,8 @@ class ModelChoice:
         refusal = self.refused(model_id, part)
         model = self._table.by_id[refusal[0]]
         self._refused.append(refusal)
+        if _is_released(self.spec):
+            return False
         if part == "size" and self._has_any_shape():
             self._drop_size(model)
             return True
@@ -118,6 +120,8 @@ class ModelChoice:
             if all(m.withdrawn for m in models):
                 names = or_list(f"{m.name}, which the vendor withdrew on {m.withdrawn}" for m in models)
                 return f"`{name}` works only with {names}: leave `{name}` out."
+        if self._named is None and _is_released(spec):
+            return "Make the same call again: it is sent in another way."
         if self._named is None:
             return "No other model supports this call: leave out the arguments that need this model."
         others = [m.label for m in capable_models(table, spec) if m is not model and not m.withdrawn]
@@ -151,6 +155,11 @@ class ModelChoice:
             if area > high:
                 return f"{requested} is above {usual.label}'s maximum of {high:,} pixels"
         return f"{usual.label} does not accept {requested}"
+
+
+def _is_released(spec: ImageSpec) -> bool:
+    """Whether pictures were released, so that the call can't be sent again."""
+    return "" in spec.images
 
 
 def _refused_part(model: Model, size: str | None, refusals: Collection[Refusal]) -> str:

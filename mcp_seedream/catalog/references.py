@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from mcp_seedream.catalog.coercion import from_json
 from mcp_seedream.catalog.picture_kinds import CONVERTED_KINDS, UPSTREAM_KINDS, kind, kinds_in_words
@@ -23,6 +23,15 @@ _DATA_URI = re.compile(
     r"(?:data:\s*(?:[\w.+-]+/[\w.+-]+)?|image/[\w.+-]+)(;[^;,]{1,60})*?;\s*base64\s*,", re.IGNORECASE
 )
 _URL_SAFE = str.maketrans("-_", "+/")
+_SPELLINGS = (
+    *(("%2B", "+"), ("%2b", "+"), ("%2F", "/"), ("%2f", "/"), ("%3D", "="), ("%3d", "=")),
+    *((each, "") for each in ("%0A", "%0a", "%0D", "%0d", "%20")),
+    *((each, "") for each in ("\\n", "\\r", "\\t", "\\")),  # line breaks that were JSON-escaped twice
+    *((each, "") for each in " \n\r\t\v\f"),
+    *(("-", "+"), ("_", "/")),
+)
+"""Spellings in base64, and the characters of the standard alphabet that they stand for."""
+_DECODED_AT_ONCE = 2**20  # characters of base64, a multiple of four
 _WEB_URL = re.compile(r"https?://", re.IGNORECASE)
 # Keys of objects that hold a picture, in order of preference: data, URLs, paths, then nested objects. They come from
 # content blocks of MCP (data, resource.blob, uri), Anthropic (source), OpenAI (image_url), Gemini (inlineData,
@@ -189,23 +198,47 @@ def checked_reference(
         return text
     prefix = _DATA_URI.match(text[:200])
     payload = _payload(text[prefix.end() :] if prefix else text)
-    data = _decoded(payload)
-    if data is None or (picture_kind := kind(data)) not in kinds:
+    picture_kind, size = _kind_and_size(payload)
+    if picture_kind not in kinds:
         raise InvalidArguments(
             f"{where} is not a picture that the upstream can read: {shortened(text)}. Give an http(s) URL, "
             f"a data URI (data:image/png;base64,...) or base64 of a {kinds_in_words(kinds)}."
         )
-    if len(data) > max_bytes:
+    if size > max_bytes:
         raise InvalidArguments(f"{where} is larger than {max_bytes // 2**20} MB: give a smaller picture, or a URL.")
-    return f"data:image/{picture_kind};base64,{payload}" if prefix else payload
+    if not prefix:
+        return payload
+    head = f"data:image/{picture_kind};base64,"
+    is_standard = len(text) == len(head) + len(payload) and text.startswith(head) and text.endswith(payload)
+    return text if is_standard else head + payload  # megabytes are copied only if they change
+
+
+def _kind_and_size(payload: str) -> tuple[str | None, int]:
+    """The kind of a picture and its size in bytes, without a copy of the picture; (None, 0) if it is not base64."""
+    if payload.find("=", 0, -2) >= 0:
+        return None, 0
+    size = 0
+    for start in range(0, len(payload), _DECODED_AT_ONCE):
+        if (data := _decoded(payload[start : start + _DECODED_AT_ONCE])) is None:
+            return None, 0
+        size += len(data)
+    return kind(_decoded(payload[:64]) or b""), size
 
 
 def _payload(text: str) -> str:
-    """Convert base64 to its standard form: standard alphabet, no whitespace, with padding."""
-    text = unquote(text) if "%" in text else text
-    text = re.sub(r"\\[nrt]?", "", text) if "\\" in text else text  # line breaks that were JSON-escaped twice
-    payload = "".join(text.split()).translate(_URL_SAFE).rstrip("=")
-    return payload + "=" * (-len(payload) % 4)
+    """Convert base64 to its standard form: standard alphabet, no whitespace, with padding.
+
+    Each step makes a copy only if it changes something, and no step makes a list: the text may be of megabytes.
+    """
+    if not text.isascii():
+        text = "".join(text.split())
+    for spelling, character in _SPELLINGS:
+        if spelling in text:
+            text = text.replace(spelling, character)
+    if len(text) % 4 or text.endswith("==="):
+        text = text.rstrip("=")
+        text += "=" * (-len(text) % 4)
+    return text
 
 
 def _decoded(payload: str) -> bytes | None:

@@ -83,7 +83,7 @@ def _prompt(table: ModelTable, operation: Operation) -> Schema:
     note = "What to show" if operation == "generate" else "What to change"
     if exceptions and operation == "edit":
         note += f". Optional with {', '.join(exceptions)}"
-    return {"type": "string", "description": note}
+    return {"type": "string", "maxLength": table.upstream_limits.prompt_characters, "description": note}
 
 
 def _image(models: list[Model], *, local: bool) -> Schema:

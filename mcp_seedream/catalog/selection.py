@@ -6,7 +6,7 @@ model, withdrawn models and models with a recent refusal are chosen last.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ class ImageSpec:
 
     operation: Operation
     prompt: str = ""
-    images: tuple[str, ...] = ()
+    images: Sequence[str] = ()
     size: str | None = None
     options: Mapping[str, Value] = field(default_factory=dict)
     aspect_ratio: str | None = None

@@ -140,6 +140,7 @@ class UpstreamLimits(_Frozen):
     image_megapixels: Annotated[float, Field(gt=0)]
     image_aspect_ratio: Annotated[float, Field(ge=1)]
     link_hours: Annotated[float, Field(gt=0)]
+    prompt_characters: Annotated[int, Field(ge=1)] = 20_000
 
 
 class NamedSizes(_Frozen):

@@ -65,6 +65,9 @@ class Observer:
     def on_choice_refused(self, model: str, part: str) -> None:
         """The upstream refused a model, or a size of a model; `part` is "model" or "size"."""
 
+    def on_upstream_checked(self, is_reachable: bool) -> None:
+        """A readiness probe found out whether the upstream can be reached."""
+
     def on_limit_reached(self, name: str) -> None:
         """A caller reached a limit."""
 

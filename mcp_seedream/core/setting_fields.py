@@ -136,6 +136,12 @@ class Settings(BaseSettings):
         ge=1,
         description="Maximum size of an HTTP request, in MiB; base64 pictures are large",
     )
+    all_bodies_mib: int = _env(
+        "SEEDREAM_ALL_BODIES_MIB",
+        default=160,
+        ge=1,
+        description="Maximum size of the bodies of all HTTP requests that a process holds, in MiB",
+    )
     public_url: str | None = _env(
         "SEEDREAM_PUBLIC_URL",
         default=None,
@@ -277,7 +283,7 @@ HTTP_ONLY = frozenset(
     {
         *("public_url", "seal_keys", "redis_url", "access_seconds", "refresh_seconds", "workers", "metrics_dir"),
         *("allowed_hosts", "allowed_origins", "cors_origins", "calls_at_once", "all_calls_at_once", "check_seconds"),
-        *("generations_a_minute", "max_header_kib", "max_body_mib"),
+        *("generations_a_minute", "max_header_kib", "max_body_mib", "all_bodies_mib"),
         *("vendor_client_id", "vendor_auth_url", "vendor_platform_url"),
     }
 )
@@ -287,7 +293,7 @@ HARMLESS = frozenset(
         *("wait_seconds", "set_images", "preview", "sandbox", "log_level", "log_format", "workers"),
         *("connect_timeout", "read_timeout", "stream_timeout", "shutdown_seconds", "connections"),
         *("calls_at_once", "all_calls_at_once", "generations_a_minute", "check_seconds"),
-        *("max_header_kib", "max_body_mib", "access_seconds", "refresh_seconds"),
+        *("max_header_kib", "max_body_mib", "all_bodies_mib", "access_seconds", "refresh_seconds"),
         *("allowed_hosts", "allowed_origins", "cors_origins"),
     }
 )

@@ -15,7 +15,7 @@ from mcp_seedream.core.settings import Settings, Sources, name_of, sources, vali
 _HOSTING = (
     *("public_url", "seal_keys", "redis_url", "access_seconds", "refresh_seconds", "workers", "metrics_dir"),
     *("allowed_hosts", "allowed_origins", "cors_origins", "calls_at_once", "all_calls_at_once", "generations_a_minute"),
-    *("check_seconds", "max_header_kib", "max_body_mib"),
+    *("check_seconds", "max_header_kib", "max_body_mib", "all_bodies_mib"),
 )
 """Settings that only a server for other people needs."""
 

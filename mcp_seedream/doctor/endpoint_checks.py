@@ -125,6 +125,9 @@ class EndpointChecks:
             return Finding("not checked", text, "/ready is available on the host itself, and for monitoring.")
         status = answer.json_object.get("status")
         if answer.status == 200 and status == "ready":
+            if answer.json_object.get("upstream") == "unreachable":
+                problem = "The server is ready, but the upstream can't be reached."
+                return Finding("problem", problem, "Its log, or `doctor` on its host, says more.")
             return Finding("ok", "the server reaches it")
         if answer.status == 503 and status:
             return Finding(

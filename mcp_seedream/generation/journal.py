@@ -7,6 +7,7 @@ can't be used, the server logs one warning and works without it. It never contai
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -33,7 +34,7 @@ IN_MEMORY = ":memory:"
 NEWEST = 20
 """Largest number of tasks in a listing."""
 _KEPT = 30 * 24 * 3600  # seconds
-_PAUSE = 60  # seconds without the journal after another process kept it busy
+_PAUSE = 60  # seconds
 _BUSY_SECONDS = 1  # seconds to wait for another process that writes
 _VERSION, _APPLICATION_ID = 2, 0x5EED
 _TABLES = """
@@ -74,10 +75,12 @@ class Journal:
 
     Args:
         path: The file, created if it is missing; or `IN_MEMORY`.
+        pause: Seconds for which the journal is not used after a temporary error.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, pause: float = _PAUSE) -> None:
         self.path = path
+        self._pause = pause
         self.trouble = ""
         self._busy_until = 0.0
         self._connection: sqlite3.Connection | None = None
@@ -190,10 +193,10 @@ class Journal:
             with anyio.CancelScope(shield=True):
                 result = await anyio.to_thread.run_sync(self._transaction, work, limiter=self._one)
         except (sqlite3.Error, OSError, ValueError) as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
-                was_busy, self._busy_until = time() < self._busy_until, time() + _PAUSE
-                level = logging.DEBUG if was_busy else logging.WARNING
-                logger.log(level, "the journal %s is busy; nothing is written for %d s", self.path, _PAUSE)
+            if _is_temporary(error):
+                was_paused, self._busy_until = time() < self._busy_until, time() + self._pause
+                level = logging.DEBUG if was_paused else logging.WARNING
+                logger.log(level, "nothing is written to the journal %s for %d s: %s", self.path, self._pause, error)
             else:
                 self.trouble = str(error)
                 self.close()
@@ -218,6 +221,13 @@ class Journal:
         self._connection = self._connection or _open_database(self.path)
         with self._connection:  # one transaction
             return work(self._connection)
+
+
+def _is_temporary(error: Exception) -> bool:
+    """Whether an error may pass: another process keeps the file busy, or the disk is full or fails."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+    return full or code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
 def _strings(text: str) -> tuple[str, ...]:

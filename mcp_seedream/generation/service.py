@@ -6,7 +6,7 @@ response or inside the accepted task. A refusal is free. Then the service waits 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from time import time
 from typing import Protocol
@@ -270,7 +270,7 @@ class ImageService:
         return replace(found, model=found.model or task.model, notes=task.notes, typical_seconds=typical)
 
 
-async def _fingerprint(call: ImageCall, token: str, given: tuple[str, ...]) -> str:
+async def _fingerprint(call: ImageCall, token: str, given: Sequence[str]) -> str:
     if not given:
         return fingerprint(call, token, given)
     return await anyio.to_thread.run_sync(fingerprint, call, token, given)  # megabytes may be hashed

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import ExitStack
+from ipaddress import ip_address
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -60,7 +61,9 @@ class HostAndOriginMiddleware:
     Args:
         hosts: Allowed names; a name without a port allows every port.
         origins: Allowed origins, likewise.
-        public_paths: Paths that are passed through, such as probes.
+        public_paths: Paths that are passed through, such as pages of sign-in.
+        probe_paths: Paths that also answer to IP addresses and names without a dot, but to any origin: probes and
+            monitoring use the address of a pod or the name of a service. DNS rebinding needs a name with a dot.
         max_header_bytes: Largest size of all headers of one request.
     """
 
@@ -71,12 +74,14 @@ class HostAndOriginMiddleware:
         hosts: Sequence[str],
         origins: Sequence[str],
         public_paths: Collection[str] = (),
+        probe_paths: Collection[str] = (),
         max_header_bytes: int = 32 * 1024,
     ) -> None:
         self._app = app
         self._hosts = hosts
         self._origins = origins
         self._public_paths = public_paths
+        self._probe_paths = probe_paths
         self._max_header_bytes = max_header_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,9 +95,10 @@ class HostAndOriginMiddleware:
             return _error(431, "headers_too_large", f"The headers are more than {self._max_header_bytes} bytes.")
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
-        if not _is_allowed(host, self._hosts):
+        is_probe = route_path(scope) in self._probe_paths
+        if not (_is_allowed(host, self._hosts) or (is_probe and _is_internal(host))):
             return _not_allowed(421, "host", host, "SEEDREAM_ALLOWED_HOSTS")
-        if origin is not None and not _is_allowed(origin, self._origins):
+        if origin is not None and not is_probe and not _is_allowed(origin, self._origins):
             return _not_allowed(403, "origin", origin, "SEEDREAM_ALLOWED_ORIGINS")
         return None
 
@@ -107,6 +113,16 @@ def _is_allowed(name: str, allowed: Sequence[str]) -> bool:
 
 def _has_port(name: str) -> bool:
     return bool(re.search(r":\d+$", name))
+
+
+def _is_internal(host: str) -> bool:
+    """Whether a host is an IP address, or a name without a dot, with or without a port."""
+    name = host.rpartition(":")[0] if _has_port(host) else host
+    try:
+        ip_address(name.strip("[]"))
+    except ValueError:
+        return "." not in name
+    return True
 
 
 def _not_allowed(status: int, header: str, name: str, setting: str) -> JSONResponse:

@@ -24,23 +24,29 @@ from starlette.routing import Route
 
 from mcp_seedream import __version__
 from mcp_seedream.core.credentials import KeyCheck
+from mcp_seedream.core.events import Observer
 from mcp_seedream.core.on_demand import OnDemand
 from mcp_seedream.core.settings import Settings
 from mcp_seedream.core.shutdown import Handler, Shutdown, exit_by_signal, shutdown_on_signals
 from mcp_seedream.hosting.access import BearerKeyMiddleware, EndpointCorsMiddleware, HostAndOriginMiddleware
+from mcp_seedream.hosting.body_budget import BodyBudget
 from mcp_seedream.hosting.key_verifier import KeyVerifier
 from mcp_seedream.hosting.limits import CallerLimits
 from mcp_seedream.hosting.middleware import (
     ENDPOINT,
+    CallCountMiddleware,
     FairEntryMiddleware,
-    GracefulShutdownMiddleware,
-    IncompleteRequestMiddleware,
     NormalizeRequestMiddleware,
     RequestIdMiddleware,
 )
 from mcp_seedream.hosting.negotiation import ContentNegotiationMiddleware
 from mcp_seedream.hosting.pages import CARD, not_found_handlers, server_card, welcome_page
 from mcp_seedream.hosting.probes import Readiness
+from mcp_seedream.hosting.request_bodies import (
+    IncompleteRequestMiddleware,
+    RequestBodyMiddleware,
+    restore_long_strings,
+)
 from mcp_seedream.oauth.routes import SignIn
 from mcp_seedream.server.runtime import Runtime
 from mcp_seedream.server.sdk import lowlevel_server
@@ -80,6 +86,7 @@ def build_app(
     metrics: Metrics | None = None,
     sign_in: SignIn | None = None,
     body_seconds: float = 60,
+    bodies: BodyBudget | None = None,
 ) -> Starlette:
     """Build the ASGI app; the endpoint is stateless in every protocol revision.
 
@@ -92,21 +99,22 @@ def build_app(
         limits: Limits of each caller.
         metrics: Served at `/metrics`.
         sign_in: OAuth, for clients that cannot send a key; closed by the app.
-        body_seconds: The time for a request's body to arrive; large bodies get more.
+        body_seconds: The time for a request's body to arrive, beside what its size needs.
+        bodies: The memory for bodies; by default as the settings say.
 
     Returns:
         The app, with the server and the shutdown in its `state`.
     """
-    shutdown = shutdown or Shutdown()
-    server.middleware.extend([_run_start_callbacks, _abandon_cancelled_call])
-    sessions = StreamableHTTPSessionManager(
-        lowlevel_server(server), stateless=True, max_request_body_size=settings.max_body_mib * 2**20
-    )
+    shutdown, observer = shutdown or Shutdown(), metrics or Observer()
+    server.middleware[:] = [restore_long_strings, *server.middleware, _run_start_callbacks, _abandon_cancelled_call]
+    max_bytes = settings.max_body_mib * 2**20
+    bodies = bodies or BodyBudget(settings.all_bodies_mib * 2**20)
+    sessions = StreamableHTTPSessionManager(lowlevel_server(server), stateless=True, max_request_body_size=max_bytes)
     endpoint = Route(
         ENDPOINT,
         StreamableHTTPASGIApp(sessions),
         middleware=[
-            Middleware(GracefulShutdownMiddleware, shutdown=shutdown),
+            Middleware(CallCountMiddleware, shutdown=shutdown),
             Middleware(
                 BearerKeyMiddleware,
                 check_key=_key_check(key_verifier, upstream),
@@ -114,19 +122,20 @@ def build_app(
                 challenge=sign_in.challenge if sign_in else "",
                 key_of_token=sign_in.key_of_token if sign_in else None,
             ),
-            Middleware(FairEntryMiddleware),
+            Middleware(RequestBodyMiddleware, max_bytes=max_bytes, budget=bodies, observer=observer),
+            Middleware(FairEntryMiddleware, shutdown=shutdown),
             Middleware(ContentNegotiationMiddleware),
         ],
     )
     sign_in_routes = sign_in.routes() if sign_in else []
+    readiness = Readiness(shutdown, partial(upstream.look_up, kind="probe") if upstream else None, observer)
     app = Starlette(
-        routes=[endpoint, *_public_routes(server, settings, shutdown, upstream, metrics), *sign_in_routes],
-        middleware=_middleware(settings, {*PROBES, CARD, *(route.path for route in sign_in_routes)}, body_seconds),
+        routes=[endpoint, *_public_routes(server, settings, readiness, metrics), *sign_in_routes],
+        middleware=_middleware(settings, {CARD, *(route.path for route in sign_in_routes)}, body_seconds),
         exception_handlers=not_found_handlers(settings),
-        lifespan=_lifespan(sessions, shutdown, upstream, sign_in),
+        lifespan=_lifespan(sessions, shutdown, readiness, upstream, sign_in),
     )
-    app.router.redirect_slashes = False
-    app.state.server, app.state.shutdown = server, shutdown
+    app.state.server, app.state.shutdown, app.router.redirect_slashes = server, shutdown, False
     return app
 
 
@@ -134,16 +143,17 @@ def _middleware(settings: Settings, public_paths: Collection[str], body_seconds:
     """The middleware of all routes, the outermost first; the endpoint's own middleware follows."""
     public_origins = [settings.public_url] if settings.public_url else []
     web_origins = settings.cors_origins
-    cors = Middleware(EndpointCorsMiddleware, origins=web_origins, public_paths=public_paths)
+    cors = Middleware(EndpointCorsMiddleware, origins=web_origins, public_paths={*PROBES, *public_paths})
     return [
         Middleware(NormalizeRequestMiddleware),
-        Middleware(IncompleteRequestMiddleware, body_seconds=body_seconds),
+        Middleware(IncompleteRequestMiddleware, body_seconds=body_seconds, large_path=ENDPOINT),
         Middleware(RequestIdMiddleware),
         *([cors] if web_origins else []),
         Middleware(
             HostAndOriginMiddleware,
             hosts=[*settings.allowed_hosts, *(url.partition("://")[2] for url in public_origins)],
             origins=["*"] if "*" in web_origins else [*settings.allowed_origins, *public_origins, *web_origins],
+            probe_paths=PROBES,
             public_paths=public_paths,  # pages of sign-in are opened from anywhere and check the origin themselves
             max_header_bytes=settings.max_header_kib * 1024,
         ),
@@ -161,21 +171,16 @@ def _key_check(key_verifier: KeyVerifier | None, upstream: SeedreamClient | None
 
 
 def _public_routes(
-    server: MCPServer[Any],
-    settings: Settings,
-    shutdown: Shutdown,
-    upstream: SeedreamClient | None,
-    metrics: Metrics | None,
+    server: MCPServer[Any], settings: Settings, readiness: Readiness, metrics: Metrics | None
 ) -> list[Route]:
     """Routes that need no key: probes, metrics, the welcome page and the server card."""
-    readiness = Readiness(shutdown, partial(upstream.look_up, kind="probe") if upstream else None)
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok", "version": __version__})
 
     async def ready(_: Request) -> Response:
-        problem = await readiness.problem()
-        return JSONResponse({"status": problem or "ready"}, 503 if problem else 200)
+        upstream, problem = await readiness.upstream(), readiness.problem
+        return JSONResponse({"status": problem or "ready", "upstream": upstream}, 503 if problem else 200)
 
     async def metrics_page(_: Request) -> Response:
         return Response(metrics.page() if metrics else b"", media_type=CONTENT_TYPE)
@@ -187,7 +192,11 @@ def _public_routes(
 
 
 def _lifespan(
-    sessions: StreamableHTTPSessionManager, shutdown: Shutdown, upstream: SeedreamClient | None, sign_in: SignIn | None
+    sessions: StreamableHTTPSessionManager,
+    shutdown: Shutdown,
+    readiness: Readiness,
+    upstream: SeedreamClient | None,
+    sign_in: SignIn | None,
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -199,6 +208,7 @@ def _lifespan(
             group = await stack.enter_async_context(anyio.create_task_group())
             await stack.enter_async_context(shutdown_on_signals(shutdown, _stop_http_server))
             await stack.enter_async_context(sessions.run())
+            group.start_soon(readiness.check_when_asked)
             group.start_soon(_collect_garbage_when_quiet, shutdown)
             yield
             shutdown.request()  # the HTTP server ended the app without a signal

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.to_thread
 
+from mcp_seedream.catalog.held_pictures import Pictures
 from mcp_seedream.catalog.picture_kinds import CONVERTED_KINDS, Bounds, kind
 from mcp_seedream.catalog.references import data_uri, picture_data, picture_pieces, reference_kind, shortened
 from mcp_seedream.catalog.selection import ImageSpec, needs_alpha, requires_input_kind
@@ -114,6 +115,9 @@ class InputPictures:
             images.append(image)
             if note:
                 notes.append(f"{where} {note}")
+        if isinstance(spec.images, Pictures):
+            spec.images.converted = Pictures(images)
+            return replace(spec, images=spec.images.converted), tuple(notes)
         return replace(spec, images=tuple(images)), tuple(notes)
 
     async def _prepared(self, reference: str, call: _Call) -> _Prepared:

@@ -192,6 +192,15 @@ class OneResponseStream(_Stream):
             await self._end()
 
 
+async def wait_while_unread(write: Any, limit: int) -> None:
+    """Wait while more messages than the limit wait to be written, because the client does not read them.
+
+    A write stream with a buffer that can be read would replace this.
+    """
+    while write._inner.statistics().tasks_waiting_send > limit:  # noqa: ASYNC110, SLF001
+        await anyio.sleep(0.02)
+
+
 async def wait_until_written(write: Any) -> None:
     """Wait until `stdio_server` has written all messages that were sent to its write stream.
 

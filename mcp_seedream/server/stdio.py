@@ -22,10 +22,17 @@ from pydantic import ValidationError
 
 from mcp_seedream.core.shutdown import Shutdown, exit_by_signal, shutdown_on_signals
 from mcp_seedream.server import jsonrpc
-from mcp_seedream.server.sdk import OneResponseStream, ReadStream, lowlevel_server, wait_until_written
+from mcp_seedream.server.sdk import (
+    OneResponseStream,
+    ReadStream,
+    lowlevel_server,
+    wait_until_written,
+    wait_while_unread,
+)
 
 logger = logging.getLogger(__name__)
 _LAST_CALLS = 0.2  # seconds for the last calls before the end of stdin to start
+_MAX_UNREAD = 100  # responses that wait for the client to read them
 _PROBE = "server/discover"
 
 
@@ -117,7 +124,7 @@ class _Input(ReadStream):
         self._only_probes = True
 
     async def receive(self) -> SessionMessage | Exception:
-        while line := await anyio.to_thread.run_sync(self._file.readline, abandon_on_cancel=True):
+        while line := await self._line():
             if not line.strip() or (message := await self._parse(line)) is None:
                 continue
             if self._is_probe(message):
@@ -126,6 +133,11 @@ class _Input(ReadStream):
                 return SessionMessage(message)
         await self._finish_calls()
         raise anyio.EndOfStream
+
+    async def _line(self) -> bytes:
+        """The next line; b"" at the end. None is read while the client reads no responses."""
+        await wait_while_unread(self._write, _MAX_UNREAD)
+        return await anyio.to_thread.run_sync(self._file.readline, abandon_on_cancel=True)
 
     async def _parse(self, line: bytes) -> Any:
         """The message in a line; None for an invalid one, whose errors are sent to the client."""

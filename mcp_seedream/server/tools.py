@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,7 +20,8 @@ from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult
 
-from mcp_seedream.catalog.arguments import CallOrigin, image_call, task_call
+from mcp_seedream.catalog.arguments import CallOrigin, ImageCall, image_call, task_call
+from mcp_seedream.catalog.held_pictures import HeldArguments, Pictures, Report, releasing
 from mcp_seedream.catalog.schemas import MAX_WAIT_SECONDS, image_schema, task_schema
 from mcp_seedream.catalog.table import ModelTable, Operation
 from mcp_seedream.core import events
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from mcp_seedream.server.runtime import Runtime
 
 logger = logging.getLogger(__name__)
+_CHECKS_AT_ONCE = 2  # calls with pictures; each may need several copies of them
 
 INTERNAL = (
     "Unexpected error in this server; its log has the details. If a picture was generated, get_task returns it by its "
@@ -102,6 +105,7 @@ class ImageTools:
         self._defaults = defaults
         self._journal = journal
         self._observer = observer or Observer()
+        self._checks = anyio.CapacityLimiter(_CHECKS_AT_ONCE)
         self._origin: CallOrigin = "local" if defaults.local else "hosted"
 
     def definitions(self) -> list[Tool]:
@@ -139,23 +143,36 @@ class ImageTools:
     ) -> CallToolResult:
         from mcp_seedream.generation.service import CallContext  # noqa: PLC0415  (imports httpx: not before a call)
 
-        seconds = self._defaults.wait_seconds
-        check = partial(image_call, self.table, operation, arguments, wait_seconds=seconds, origin=self._origin)
-        # In a thread: decoding megabytes of base64 would block other callers.
-        call = await anyio.to_thread.run_sync(check) if operation == "edit" else check()
-        if background:
-            call = replace(call, wait_seconds=MAX_WAIT_SECONDS)  # the client fetches the result later
-        self._check_save_to(call.save_to)  # before the call is billed
-        token = self._token(ctx)
-        runtime, request_id = await _runtime(ctx), ctx.request_context.request_id
-        async with runtime.attempts.attempt(token, request_id, deliver_later=background is not None) as attempt:
+        held: HeldArguments | None = getattr(_request_state(ctx), "held_arguments", None)
+        with held.in_use() if held else nullcontext():
+            call = await self._checked(operation, arguments, held)
             if background:
-                background.attempt = attempt
-            report = background.report if background else ctx.report_progress
-            task = await runtime.images.make(call, CallContext(token, attempt, report, background))
-            task = replace(task, prompt=call.spec.prompt or task.prompt)
-            delivered = await self._deliver(task, call.save_to, ctx)
+                call = replace(call, wait_seconds=MAX_WAIT_SECONDS)  # the client fetches the result later
+            self._check_save_to(call.save_to)  # before the call is billed
+            token = self._token(ctx)
+            runtime, request_id = await _runtime(ctx), ctx.request_context.request_id
+            async with runtime.attempts.attempt(token, request_id, deliver_later=background is not None) as attempt:
+                if background:
+                    background.attempt = attempt
+                report: Report = background.report if background else ctx.report_progress
+                if held and not call.spec.options.get("stream"):  # a stream reports before the upstream has them
+                    report = releasing(report, held, call.spec.images)
+                task = await runtime.images.make(call, CallContext(token, attempt, report, background))
+                task = replace(task, prompt=call.spec.prompt or task.prompt)
+                delivered = await self._deliver(task, call.save_to, ctx)
         return results.task_result(delivered.task, delivered.shown, delivered.caption)
+
+    async def _checked(self, operation: Operation, arguments: dict[str, Any], held: HeldArguments | None) -> ImageCall:
+        """The checked call."""
+        seconds = self._defaults.wait_seconds
+        if held:
+            arguments = held.take(arguments)
+        check = partial(image_call, self.table, operation, arguments, wait_seconds=seconds, origin=self._origin)
+        if operation == "generate" and not held:
+            return check()
+        # In a thread: decoding megabytes of base64 would block other callers.
+        call = await anyio.to_thread.run_sync(check, limiter=self._checks)
+        return replace(call, spec=replace(call.spec, images=Pictures(call.spec.images))) if held else call
 
     async def _look_up(
         self, arguments: dict[str, Any], ctx: ToolContext, background: BackgroundCall | None
@@ -263,9 +280,14 @@ async def _errors_as_results(tool: str, work: Awaitable[CallToolResult]) -> Call
         return results.error_result(SeedreamError(INTERNAL, code="internal_error"))
 
 
+def _request_state(ctx: ToolContext) -> object:
+    """What the hosted server has stored about the HTTP request of a call; None over stdio."""
+    return getattr(ctx.request_context.request, "state", None)
+
+
 def _event(tool: str, ctx: ToolContext, content: dict[str, Any], seconds: float) -> events.ToolCall:
     """The event of a call for logs and metrics, without the prompt and links."""
-    state = getattr(ctx.request_context.request, "state", None)
+    state = _request_state(ctx)
     error = content.get("error") or {}
     generating = content.get("elapsed_seconds") if tool != "get_task" and content["status"] == "succeeded" else None
     return events.ToolCall(

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -43,26 +44,22 @@ class Metrics(Observer):
         self._calls = Counter(
             "seedream_calls", "Tool calls that ended", ("tool", "model", "outcome"), registry=registry
         )
-        self._seconds = Histogram(
-            "seedream_call_seconds", "How long callers waited", ("tool",), buckets=_CALL_BUCKETS, registry=registry
-        )
-        self._generating = Histogram(
-            "seedream_generation_seconds",
-            "How long pictures took",
-            ("model",),
-            buckets=_CALL_BUCKETS,
-            registry=registry,
+        histogram = partial(Histogram, registry=registry)
+        self._seconds = histogram("seedream_call_seconds", "How long callers waited", ("tool",), buckets=_CALL_BUCKETS)
+        self._generating = histogram(
+            "seedream_generation_seconds", "How long pictures took", ("model",), buckets=_CALL_BUCKETS
         )
         self._in_progress = Gauge(
             "seedream_waiting_calls", "Calls being answered", registry=registry, multiprocess_mode="livesum"
         )
-        self._upstream = Histogram(
+        self._upstream = histogram(
             "seedream_upstream_seconds",
             "Requests to the upstream, until their responses ended",
             ("kind", "status"),
             buckets=_REQUEST_BUCKETS,
-            registry=registry,
         )
+        text = "1 if the last readiness probe could not reach the upstream"
+        self._unreachable = Gauge("seedream_upstream_unreachable", text, registry=registry, multiprocess_mode="livemax")
         self._bytes = Counter(
             "seedream_upstream_bytes", "Bytes of request and response bodies", ("direction",), registry=registry
         )
@@ -90,6 +87,9 @@ class Metrics(Observer):
 
     def on_choice_refused(self, model: str, part: str) -> None:
         self._refused.labels(self._model(model), part).inc()
+
+    def on_upstream_checked(self, is_reachable: bool) -> None:
+        self._unreachable.set(not is_reachable)
 
     def on_limit_reached(self, name: str) -> None:
         self._limits.labels(name).inc()

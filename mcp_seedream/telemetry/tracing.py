@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
 from mcp_seedream import DISTRIBUTION, __version__
 from mcp_seedream.core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
 
 
 def unusable_propagators() -> str:
@@ -15,8 +21,22 @@ def unusable_propagators() -> str:
     return ""
 
 
-def export_spans() -> None:
+def span_name(name: str, known: Collection[str]) -> str:
+    """The name of a span, without words that only a caller knows.
+
+    Args:
+        name: As the SDK has it (the method and the tool that a caller sent), or a name of this project.
+        known: Methods, and methods with a tool.
+    """
+    method = name.partition(" ")[0]
+    return name if name in known or method == "seedream" else method if method in known else "other"
+
+
+def export_spans(known: Collection[str]) -> None:
     """Send spans to the collector that OpenTelemetry's own `OTEL_…` variables configure.
+
+    Args:
+        known: The names that spans of the SDK may have.
 
     Raises:
         ConfigurationError: The exporter is not installed, or rejects a variable.
@@ -24,7 +44,7 @@ def export_spans() -> None:
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
-        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError as error:
         raise ConfigurationError(
@@ -32,10 +52,17 @@ def export_spans() -> None:
         ) from error
     from opentelemetry.trace import set_tracer_provider  # noqa: PLC0415
 
+    class LimitNames(SpanProcessor):
+        """Limits the names of spans: the SDK takes the method and the tool that a caller sends."""
+
+        def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
+            span.update_name(span_name(span.name, known))
+
     try:
         provider = TracerProvider(
             resource=Resource.create({"service.name": "mcp-seedream", "service.version": __version__})
         )
+        provider.add_span_processor(LimitNames())
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     except (ValueError, OSError) as error:
         raise ConfigurationError(f"OpenTelemetry rejects an OTEL_ variable: {error}") from error

@@ -51,10 +51,11 @@ from mcp_seedream.upstream.error_mapping import UNCERTAIN
 from mcp_seedream.upstream.parsing import is_unknown, read_batch, read_event, read_task
 from mcp_seedream.upstream.responses import decoded, exchange, raise_known, read_lines, read_whole, time_limit
 from mcp_seedream.upstream.retries import Retries
-from mcp_seedream.upstream.submission import NO_PROGRESS, SendProgress, submission, trace_extension
+from mcp_seedream.upstream.submission import NO_PROGRESS, SendProgress, image_request, submission, trace_extension
 from mcp_seedream.upstream.types import ImageRequest, StreamEvent, Task
 
 logger = logging.getLogger(__name__)
+_IMAGES = "/seedream/images"
 BATCH = 50  # ids in one look-up request
 LookUpKind = Literal["look up", "round", "check", "probe"]
 """The purpose of a look-up: a caller's request, a round of the poller, a key check, or a readiness probe.
@@ -134,17 +135,15 @@ class SeedreamClient:
         return await self._retries(partial(self._submit, request, token, progress), _surely_not_accepted)
 
     async def _submit(self, request: ImageRequest, token: str, progress: SendProgress) -> Task:
-        content = json.dumps(request.body).encode()
-        within = self._timeouts.connect + self._timeouts.read + len(content) / _SLOWEST_UPLOAD
+        size = sum(map(len, request.parts()))
+        within = self._timeouts.connect + self._timeouts.read + size / _SLOWEST_UPLOAD
         async with self._pools.connection("submit", token) as http:
             self._check_shutdown()
             # Cancelling the call while the request is in progress would lose a task that is paid for.
             with anyio.CancelScope(shield=True) as scope, self._in_progress(scope):
                 async with submission(self.base_url, progress):
                     options = _request_options(token, progress)
-                    call = http.build_request(
-                        "POST", "/seedream/images", content=content, timeout=self._timeout(), **options
-                    )
+                    call = image_request(http, _IMAGES, request, size, timeout=self._timeout(), **options)
                     reply = await exchange(http, call, within)
                     task = read_task(decoded(reply, submitting=True))
                     if task.state == "failed" and task.error:
@@ -220,7 +219,8 @@ class SeedreamClient:
         async def attempt(http: httpx.AsyncClient) -> httpx.Response:
             self._check_shutdown()
             async with submission(self.base_url, progress):
-                call = http.build_request("POST", "/seedream/images", json=request.body, timeout=timeout, **options)
+                size = sum(map(len, request.parts()))
+                call = image_request(http, _IMAGES, request, size, timeout=timeout, **options)
                 with time_limit(self._timeouts.stream):
                     response = await http.send(call, stream=True)
                     if response.status_code == httpx.codes.OK:

@@ -1,4 +1,4 @@
-"""Tracks whether a generation may have reached the upstream: only then can it be billed."""
+"""Requests of generations, and whether they may have reached the upstream: only then can they be billed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import httpx
 from mcp_seedream.core.errors import SubmissionUncertain, UnreadableReply, UpstreamError, UpstreamUnavailable
 from mcp_seedream.upstream.connection_errors import NEVER_SENT, lost_message, unreachable_message
 from mcp_seedream.upstream.error_mapping import UNCERTAIN
+from mcp_seedream.upstream.types import ImageRequest
+
+_LARGE = 2**18  # bytes of a body
 
 
 class SendProgress(Protocol):
@@ -62,3 +65,17 @@ async def submission(url: str, progress: SendProgress) -> AsyncIterator[None]:
         ) from error
     except httpx.HTTPError as error:
         raise SubmissionUncertain(f"The response was lost. {lost_message(error, url)} {UNCERTAIN}") from error
+
+
+def image_request(
+    http: httpx.AsyncClient, path: str, request: ImageRequest, size: int, **options: Any
+) -> httpx.Request:
+    """The HTTP request of a generation; it reads a large body while it is sent."""
+
+    async def body() -> AsyncIterator[bytes]:
+        for part in request.parts():
+            yield part
+
+    content = b"".join(request.parts()) if size < _LARGE else body()
+    options["headers"] |= {"Content-Length": str(size)}
+    return http.build_request("POST", path, content=content, **options)

@@ -127,7 +127,9 @@ async def test_an_upstream_that_is_away_keeps_nobody_out(table: ModelTable) -> N
     """The call itself says so; what was not found out is not remembered."""
     with hosted(table, "http://127.0.0.1:9", connect_timeout=0.5) as address:
         assert (await asked(address)).status_code == 200
-        assert (await asked(address, "/ready")).status_code == 503
+        ready = await asked(address, "/ready")
+        assert (ready.status_code, ready.json()) == (200, {"status": "ready", "upstream": "unreachable"})
+        assert "seedream_upstream_unreachable 1.0" in (await asked(address, "/metrics")).text
         assert (await asked(address, "/health")).json()["status"] == "ok"
 
 
@@ -172,13 +174,25 @@ async def test_a_name_that_is_not_allowed(
     status: int,
     setting: str,
 ) -> None:
-    """The answer and the log name the setting; probes come by any name."""
+    """The answer and the log name the setting; the probes answer to any origin."""
     with hosted(table, upstream) as address, caplog.at_level(logging.WARNING):
         refused = await asked(address, **headers)
         assert refused.status_code == status
         assert setting in refused.json()["error_description"]
         assert setting in caplog.text
-        assert (await asked(address, "/health", **headers)).status_code == 200
+        for path in ("/health", "/ready", "/metrics"):
+            assert (await asked(address, path, **headers)).status_code == (421 if "host" in headers else 200)
+
+
+@pytest.mark.parametrize(
+    "host", ["10.0.0.7", "10.0.0.7:8000", "[fd00::7]:8000", "server", "server:8000", "localhost", "mcp.example.com", ""]
+)
+async def test_probes_come_by_address(table: ModelTable, upstream: str, host: str) -> None:
+    """Of a pod, by the name of a service, or by an allowed name; the endpoint answers only to allowed names."""
+    with hosted(table, upstream, allowed_hosts=["mcp.example.com"]) as address:
+        for path in ("/health", "/ready", "/metrics"):
+            assert (await asked(address, path, host=host)).status_code == 200
+        assert (await asked(address, host=host)).status_code == (200 if host == "mcp.example.com" else 421)
 
 
 async def test_blanks_around_a_header_mean_nothing(table: ModelTable, upstream: str) -> None:
@@ -404,6 +418,7 @@ async def test_each_request_to_the_upstream_is_one_figure(table: ModelTable, ups
     assert {name for name in counted if re.search("look|upstream|round", name)} == {
         "seedream_upstream_seconds",
         "seedream_upstream_bytes",
+        "seedream_upstream_unreachable",
     }
 
 
@@ -471,18 +486,36 @@ async def test_the_log_says_when_calls_can_not_be_served(caplog: pytest.LogCaptu
         if away:
             raise UpstreamUnavailable("gone")
 
-    readiness = Readiness(Shutdown(), look_up, cache_seconds=-1)
-    for away in (False, True, True, False, False):
-        assert (await readiness.problem() is not None) == away
+    readiness = Readiness(Shutdown(), look_up, Observer(), cache_seconds=-1)
+    async with anyio.create_task_group() as group:
+        group.start_soon(readiness.check_when_asked)
+        for away in (False, True, True, False, False):
+            assert (await readiness.upstream() == "unreachable") == away
+            assert readiness.problem is None
+        group.cancel_scope.cancel()
     said = [record.message for record in caplog.records]
-    assert said == ["not ready: the upstream can't be reached", "ready again"]
+    assert said == ["the upstream can't be reached", "the upstream can again be reached"]
+
+
+async def test_a_probe_does_not_wait_for_an_upstream_that_hangs() -> None:
+    """It gets what was known before."""
+
+    async def look_up(_: list[str], __: str) -> None:
+        await anyio.sleep_forever()
+
+    readiness = Readiness(Shutdown(), look_up, Observer(), patience=0.01)
+    async with anyio.create_task_group() as group:
+        group.start_soon(readiness.check_when_asked)
+        for _ in range(3):
+            assert await readiness.upstream() == "unknown"
+        group.cancel_scope.cancel()
 
 
 async def test_a_stopping_server_is_not_ready(table: ModelTable, upstream: str, sandbox: Sandbox) -> None:
     """And says so to whoever sends it calls."""
     app = assembly.hosted(read_settings(base_url=upstream), table=table)
     with serving(app) as address:
-        assert (await asked(address, "/ready")).json() == {"status": "ready"}
+        assert (await asked(address, "/ready")).json() == {"status": "ready", "upstream": "reachable"}
         app.state.shutdown.request()
         assert (await asked(address, "/ready")).status_code == 503
 

@@ -128,6 +128,21 @@ async def test_a_busy_file_holds_nobody_up_for_long(session: Session, path: Path
     assert time.monotonic() - started < 8
 
 
+async def test_a_disk_that_is_full_for_a_while(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The journal goes on once there is room again, without a restart."""
+    journal = Journal(path, pause=0)
+    await journal.accepted(Entry("t0", time.time(), "generate_image", "m", "a"))
+    assert journal._connection
+    pages = journal._connection.execute("PRAGMA page_count").fetchone()[0]
+    journal._connection.execute(f"PRAGMA max_page_count = {pages}")
+    await journal.accepted(Entry("t1", time.time(), "generate_image", "m", "a" * 100_000))
+    assert "is full" in caplog.text
+    assert journal.works
+    journal._connection.execute("PRAGMA max_page_count = 100000")
+    await journal.accepted(Entry("t2", time.time(), "generate_image", "m", "a" * 100_000))
+    assert [entry.id for entry in await journal.newest()] == ["t2", "t0"]
+
+
 def damaged(path: Path) -> None:
     path.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 40)
 

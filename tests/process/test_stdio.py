@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Timer
+from threading import Thread, Timer
 from typing import Any
 
 import pytest
@@ -202,6 +203,26 @@ def test_a_line_that_is_no_message_is_answered(tmp_path: Path) -> None:
     assert errors.count("the client sent an invalid message") == 2 * len(BROKEN)
     assert "secret" not in errors
     assert "Traceback" not in errors
+
+
+def test_a_client_that_reads_no_responses(tmp_path: Path) -> None:
+    """Its requests are not read either, so that the responses do not fill the memory; later all are answered."""
+    count, size = 3000, 0
+    requests = b"".join(line("tools/list", number) for number in range(count))
+    with started(cwd=tmp_path) as server:
+        hello(server, "2025-11-25")
+        assert server.process.stdin is not None
+        stdin = server.process.stdin.fileno()
+        os.set_blocking(stdin, False)
+        while size < len(requests) and select.select([], [stdin], [], 1)[1]:
+            size += os.write(stdin, requests[size : size + 4096])
+        os.set_blocking(stdin, True)
+        rest = Thread(target=server.write, args=(requests[size:],))
+        rest.start()
+        answers = {server.read()["id"] for _ in range(count)}
+        rest.join()
+    assert size < len(requests) / 2
+    assert answers == set(range(count))
 
 
 def test_lines_that_are_passed_over(tmp_path: Path) -> None:

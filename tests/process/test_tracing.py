@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
 import pytest
 from mcp import Client, StdioServerParameters
+from mcp.shared.exceptions import MCPError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from starlette.applications import Starlette
@@ -18,9 +20,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mcp_seedream.sandbox.app import Sandbox
+from mcp_seedream.telemetry.tracing import span_name
 from tests.conftest import serving, submits
 
 pytestmark = pytest.mark.anyio
+KNOWN = ["tools/call", "tools/call generate_image", "prompts/get", "notifications/cancelled"]
 
 
 async def test_upstream_requests_are_spans_of_their_call(upstream: str, sandbox: Sandbox, tmp_path: Path) -> None:
@@ -43,6 +47,8 @@ async def test_upstream_requests_are_spans_of_their_call(upstream: str, sandbox:
         }
         server = StdioServerParameters(command=sys.executable, args=["-m", "mcp_seedream"], env=env)
         async with Client(server) as client:
+            with suppress(MCPError):
+                await client.call_tool("a secret tool", {})
             await client.call_tool("generate_image", {"prompt": "a secret prompt"})
             with anyio.fail_after(20):
                 while not any(span.name == "tools/call generate_image" for span in spans):  # noqa: ASYNC110
@@ -51,8 +57,27 @@ async def test_upstream_requests_are_spans_of_their_call(upstream: str, sandbox:
     submit = named["seedream submit"]
     assert submit.kind == Span.SPAN_KIND_CLIENT
     assert submit.parent_span_id == named["tools/call generate_image"].span_id
-    assert "secret" not in str(spans)
+    assert "a secret prompt" not in str(spans)
+    assert "a-secret-key" not in str(spans)
+    assert not any("secret" in name for name in named)
     assert len(submits(sandbox)) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("tools/call generate_image", "tools/call generate_image"),
+        ("tools/call x", "tools/call"),
+        ("prompts/get x", "prompts/get"),
+        ("notifications/cancelled", "notifications/cancelled"),
+        ("x generate_image", "other"),
+        ("tools/call2", "other"),
+        ("seedream submit", "seedream submit"),
+    ],
+)
+def test_names_of_spans_are_few(given: str, name: str) -> None:
+    """A caller can't make new ones."""
+    assert span_name(given, KNOWN) == name
 
 
 def test_without_a_collector_there_is_nothing() -> None:

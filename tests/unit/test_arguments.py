@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
@@ -150,6 +151,7 @@ def test_sizes_are_spelled_as_the_table_has_them(given: str, size: str) -> None:
         ({"stream": 1}, "`stream` must be true or false"),
         ({"size": 2048}, "`size` must be a string"),
         ({"model": ["x"]}, "`model` must be a string"),
+        ({"prompt": "a" * 20_001}, "`prompt` has 20,001 characters; it may have at most 20,000"),
         ({"tools": [{"type": "web_search"}, {"type": "calculator"}]}, "`tools` accepts one kind of entry, not 2"),
         ({"tools": [{"name": "web_search"}]}, "`tools` has only the key `type`, not 'name'"),
         ({"tools": [["web_search"]]}, "`tools.type` must be a string, not a list"),
@@ -213,6 +215,10 @@ def test_input_images_that_are_refused(image: Any, says: str) -> None:
         "\n".join(PNG[n : n + 8] for n in range(0, len(PNG), 8)),
         PNG.rstrip("="),
         f"  {PNG}\n",
+        PNG.replace("+", "-").replace("/", "_"),
+        PNG.replace("+", "%2B").replace("/", "%2f").replace("=", "%3D"),
+        f"data:image/png;base64,{PNG[:8]}\\r\\n{PNG[8:]}",
+        PNG[:8] + "\u00a0" + PNG[8:],
     ],
 )
 def test_base64_as_people_have_it(image: str) -> None:
@@ -220,6 +226,36 @@ def test_base64_as_people_have_it(image: str) -> None:
     [sent] = image_call(TABLE, "edit", {"prompt": "a", "image": image}, wait_seconds=0).spec.images
     assert sent.endswith(PNG)
     assert not any(character.isspace() for character in sent)
+
+
+@pytest.mark.parametrize("item", ["a ", "aa\n", "%41", "%2B", "a\\", "\\n", "a=", "=", "a", "aaaa"])
+@pytest.mark.parametrize("head", [PNG[:12], "data:image/png;base64,", "[", '["'])
+def test_megabytes_of_anything(head: str, item: str) -> None:
+    """They are read in little memory, however many pieces they have."""
+    text = head + item * (10_000_000 // len(item))
+    tracemalloc.start()
+    with suppress(InvalidArguments):
+        image_call(TABLE, "edit", {"prompt": "a", "image": text}, wait_seconds=0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 45_000_000
+
+
+def test_json_in_a_string_is_limited() -> None:
+    """Its structure decides nothing: text that has too much of it is no JSON."""
+    tracemalloc.start()
+    refusal("edit", prompt="a", image="[" + "[]," * 3_000_000 + "1]")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 45_000_000
+
+
+def test_a_standard_picture_is_not_copied() -> None:
+    """Neither base64 nor a data URI."""
+    data = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(10**6)).decode()
+    for text in (data, f"data:image/png;base64,{data}"):
+        [image] = image_call(TABLE, "edit", {"prompt": "a", "image": [text]}, wait_seconds=0).spec.images
+        assert image is text
 
 
 def test_a_picture_of_exactly_the_limit_is_taken() -> None:
