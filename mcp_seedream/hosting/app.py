@@ -23,10 +23,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mcp_seedream import __version__
-from mcp_seedream.core.credentials import KeyCheck
 from mcp_seedream.core.settings import Settings
 from mcp_seedream.core.shutdown import Handler, Shutdown, die, shutdown_on_signals
-from mcp_seedream.hosting.access import BearerKeyMiddleware, EndpointCorsMiddleware, HostAndOriginMiddleware
+from mcp_seedream.hosting.access import (
+    METRICS,
+    AddressKeyCheck,
+    BearerKeyMiddleware,
+    EndpointCorsMiddleware,
+    HostAndOriginMiddleware,
+    MetricsPortMiddleware,
+)
+from mcp_seedream.hosting.address_limits import AddressRateLimiter, SignInLimitMiddleware
 from mcp_seedream.hosting.key_verifier import KeyVerifier
 from mcp_seedream.hosting.limits import CallerLimits
 from mcp_seedream.hosting.middleware import (
@@ -46,8 +53,10 @@ from mcp_seedream.server.sdk import lowlevel_server
 from mcp_seedream.telemetry.metrics import CONTENT_TYPE, Metrics
 from mcp_seedream.upstream.client import SeedreamClient
 
-PROBES = ("/health", "/ready", "/metrics")
+PROBES = ("/health", "/ready", METRICS)
 _FEW_CALLS = 100  # in progress: a full collection then takes about 30 ms
+_REFUSALS_A_SECOND = 50
+_SIGN_IN_REQUESTS_A_SECOND = 100
 _LAST_REQUEST_SECONDS = 0.5  # for requests that a client needs to understand its last result, such as tools/list
 
 
@@ -112,12 +121,13 @@ def build_app(
                 limits=limits,
                 challenge=sign_in.challenge if sign_in else "",
                 key_of_token=sign_in.key_of_token if sign_in else None,
+                refusals=AddressRateLimiter(_REFUSALS_A_SECOND, patience=30, waiting=2000),
             ),
             Middleware(FairEntryMiddleware),
             Middleware(ContentNegotiationMiddleware),
         ],
     )
-    sign_in_routes = sign_in.routes() if sign_in else []
+    sign_in_routes = _limited_sign_in_routes(sign_in) if sign_in else []
     app = Starlette(
         routes=[endpoint, *_public_routes(server, settings, shutdown, upstream, metrics), *sign_in_routes],
         middleware=_middleware(settings, {*PROBES, CARD, *(route.path for route in sign_in_routes)}, body_seconds),
@@ -136,6 +146,7 @@ def _middleware(settings: Settings, public_paths: Collection[str], body_seconds:
     cors = Middleware(EndpointCorsMiddleware, origins=web_origins, public_paths=public_paths)
     return [
         Middleware(NormalizeRequestMiddleware),
+        *([Middleware(MetricsPortMiddleware, port=settings.metrics_port)] if settings.metrics_port else []),
         Middleware(IncompleteRequestMiddleware, body_seconds=body_seconds),
         Middleware(RequestIdMiddleware),
         *([cors] if web_origins else []),
@@ -149,14 +160,23 @@ def _middleware(settings: Settings, public_paths: Collection[str], body_seconds:
     ]
 
 
-def _key_check(key_verifier: KeyVerifier | None, upstream: SeedreamClient | None) -> KeyCheck | None:
+def _key_check(key_verifier: KeyVerifier | None, upstream: SeedreamClient | None) -> AddressKeyCheck | None:
     if key_verifier is None or upstream is None:
         return None
 
-    async def check(key: str) -> bool:
-        return await key_verifier.is_valid(key, partial(upstream.look_up, kind="check"))
+    async def check(key: str, address: str) -> bool:
+        return await key_verifier.is_valid(key, partial(upstream.look_up, kind="check"), address)
 
     return check
+
+
+def _limited_sign_in_routes(sign_in: SignIn) -> list[Route]:
+    limiter = AddressRateLimiter(_SIGN_IN_REQUESTS_A_SECOND, patience=10, waiting=1000)
+    routes = sign_in.routes()
+    for route in routes:
+        if not route.path.startswith("/.well-known/"):
+            route.app = SignInLimitMiddleware(route.app, limiter)
+    return routes
 
 
 def _public_routes(
@@ -181,7 +201,7 @@ def _public_routes(
 
     routes = [Route("/health", health), Route("/ready", ready)]
     if metrics:
-        routes.append(Route("/metrics", metrics_page))
+        routes.append(Route(METRICS, metrics_page))
     return [*routes, welcome_page(server, settings), server_card(server, settings)]
 
 
