@@ -38,10 +38,10 @@ class Connections:
         self._most = most
         self.head_seconds = head_seconds
         self.unread_body_seconds = unread_body_seconds
-        self._all: set[BoundedProtocol] = set()
-        self._idle: OrderedDict[BoundedProtocol, None] = OrderedDict()  # the one that is idle longest first
+        self._all: set[BoundedProtocolMixin] = set()
+        self._idle: OrderedDict[BoundedProtocolMixin, None] = OrderedDict()  # the one that is idle longest first
 
-    def add(self, protocol: BoundedProtocol) -> bool:
+    def add(self, protocol: BoundedProtocolMixin) -> bool:
         """Add a new connection; False if there are too many."""
         if len(self._all) >= self._most:
             logger.warning("%d connections are open, which is the maximum", len(self._all))
@@ -54,12 +54,12 @@ class Connections:
         self._idle[protocol] = None
         return True
 
-    def remove(self, protocol: BoundedProtocol) -> None:
+    def remove(self, protocol: BoundedProtocolMixin) -> None:
         """Remove a connection that is closed; one that was removed before is ignored."""
         self._all.discard(protocol)
         self._idle.pop(protocol, None)
 
-    def set_idle(self, protocol: BoundedProtocol, *, idle: bool) -> None:
+    def set_idle(self, protocol: BoundedProtocolMixin, *, idle: bool) -> None:
         """Note whether a connection has no request in progress."""
         if not idle:
             self._idle.pop(protocol, None)
@@ -67,24 +67,25 @@ class Connections:
             self._idle[protocol] = None
 
 
-class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # h11's or httptools'
-    """uvicorn's HTTP protocol, with the limits of `Connections`.
+class BoundedProtocolMixin(asyncio.Protocol):
+    """Adds the limits of `Connections` to one of uvicorn's HTTP protocols, which has no options for them."""
 
-    uvicorn has no option for them. It uses the attributes `transport` and `cycle` of both of its implementations.
-    """
+    # Attributes of both protocols. `cycle` is the request in progress, or the last one.
+    transport: asyncio.Transport
+    cycle: Any
 
     def __init__(self, *args: Any, connections: Connections, **options: Any) -> None:
         super().__init__(*args, **options)
         self._connections = connections
         self._timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if self._connections.add(self):
             self._start_timer()
         else:
-            transport.write(_FULL)
-            transport.close()
+            self.transport.write(_FULL)
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.remove(self)
@@ -100,7 +101,7 @@ class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # h1
             self._start_timer()
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
+        super().on_response_complete()  # type: ignore[misc]
         self._connections.set_idle(self, idle=not self._in_progress)
 
     @property
@@ -119,14 +120,18 @@ class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # h1
             self._timer = None
 
 
+class BoundedProtocol(BoundedProtocolMixin, AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """With httptools if that is installed, otherwise with h11."""
+
+
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """The event loop of uvicorn, which refuses connections if there are no files left, as uvloop does without help."""
     loop = auto_loop_factory()()
-    loop.set_exception_handler(_RefusingConnections())
+    loop.set_exception_handler(RefuseConnections())
     return loop
 
 
-class _RefusingConnections:
+class RefuseConnections:
     """Exception handler of an asyncio loop: if it is out of files, close all waiting connections.
 
     To accept a connection so that it can be closed, a file is needed: one is kept open for this. asyncio accepts

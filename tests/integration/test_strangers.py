@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import logging
 from typing import Any
 
 import anyio
@@ -14,11 +16,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_seedream import assembly
 from mcp_seedream.catalog.table import ModelTable
-from mcp_seedream.core.errors import BalanceUsedUp, RateLimited, TokenRefused, UpstreamUnavailable
+from mcp_seedream.core.errors import BalanceUsedUp, ConfigurationError, RateLimited, TokenRefused, UpstreamUnavailable
 from mcp_seedream.core.settings import read_settings
 from mcp_seedream.hosting.access import BearerKeyMiddleware
 from mcp_seedream.hosting.address_limits import AddressRateLimiter, SignInLimitMiddleware, network_address
 from mcp_seedream.hosting.key_verifier import KeyNotChecked, KeyVerifier
+from mcp_seedream.telemetry.logs import RepeatLimit, log_to_stderr
 from mcp_seedream.upstream.connections import CHECK_CONNECTIONS
 from tests.conftest import Switch, serving
 from tests.integration.test_access import LIST, asked, connected, hosted
@@ -306,3 +309,75 @@ async def test_streams_that_only_listen_are_not_offered(table: ModelTable, upstr
             assert (await web.get("/mcp", headers={"accept": "text/event-stream"})).status_code == 401
         async with connected(address) as client:
             assert (await client.list_tools()).tools
+
+
+async def test_the_address_behind_a_proxy(table: ModelTable, upstream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trusted one says whom it speaks for; this machine is trusted by default."""
+    addresses: list[str] = []
+
+    async def note(self: AddressRateLimiter, address: str) -> bool:
+        addresses.append(address)
+        return True
+
+    monkeypatch.setattr(AddressRateLimiter, "wait", note)
+    with hosted(table, upstream) as address:
+        forwarded = {"x-forwarded-for": "198.51.100.1, 2001:db8:5::1", "authorization": "Bearer invalid"}
+        assert (await asked(address, **forwarded)).status_code == 401
+        assert (await asked(address, authorization="Bearer invalid")).status_code == 401
+    assert addresses == ["2001:db8:5::/64", "127.0.0.1"]
+
+
+@pytest.mark.parametrize("value", ["localhost", "10.0.0.0/33", "10.0.0.1/8", "*, proxy"])
+def test_proxies_that_are_no_addresses(value: str) -> None:
+    """The HTTP server would never trust them, without a word."""
+    with pytest.raises(ConfigurationError, match="is no address and no network"):
+        read_settings(trusted_proxies=value)
+    assert read_settings(trusted_proxies="10.0.0.0/8, ::1").trusted_proxies == ["10.0.0.0/8", "::1"]
+    assert read_settings(trusted_proxies="*").trusted_proxies == ["*"]
+
+
+def test_lines_that_clients_cause_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many of one statement in a minute, and how many were dropped; lines of calls have none."""
+    now, stream = [0.0], io.StringIO()
+    logger, calls = logging.getLogger("mcp_seedream.hosting.access"), logging.getLogger("mcp_seedream.core.events")
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(RepeatLimit(3, clock=lambda: now[0]))
+    for each in (logger, calls):
+        monkeypatch.setattr(each, "propagate", False)
+        each.addHandler(handler)
+    try:
+        for now[0] in (0.0, 1.0, 61.0):
+            for number in range(4):
+                logger.warning("refused %d", number)
+                calls.warning("call %d", number)
+            logger.warning("something else")
+    finally:
+        for each in (logger, calls):
+            each.removeHandler(handler)
+    lines = stream.getvalue().splitlines()
+    assert [line for line in lines if "refused" in line] == [
+        *("refused 0", "refused 1", "refused 2"),
+        "refused 0 (5 lines like this one were dropped)",
+        *("refused 1", "refused 2"),
+    ]
+    assert sum("call" in line for line in lines) == 12
+    assert lines.count("something else") == 3
+
+
+async def test_a_flood_of_bad_hosts_is_a_few_lines(
+    table: ModelTable, upstream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the log as processes have it."""
+    stream, root = io.StringIO(), logging.getLogger()
+    before = root.handlers[:], root.level
+    monkeypatch.setattr("sys.stderr", stream)
+    try:
+        log_to_stderr("info")
+        with hosted(table, upstream) as address:
+            async with httpx.AsyncClient(base_url=address) as web:
+                for number in range(100):
+                    response = await web.post("/mcp", json=LIST, headers={"host": f"{number}.example.com"})
+                    assert response.status_code == 421
+    finally:
+        root.handlers[:], root.level = before
+    assert stream.getvalue().count("refused with 421") == 60
