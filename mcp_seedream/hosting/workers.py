@@ -85,7 +85,7 @@ def _config(app: Starlette | str, trusted_proxies: Sequence[str], workers: int =
     return uvicorn.Config(
         app,
         workers=workers,
-        loop="mcp_seedream.hosting.connections:new_event_loop",
+        loop="auto" if os.name == "nt" else "mcp_seedream.hosting.connections:new_event_loop",
         http=partial(BoundedProtocol, connections=Connections(most=min(_CONNECTIONS, files * 3 // 4))),  # type: ignore[arg-type]
         ws="none",
         forwarded_allow_ips=list(trusted_proxies),

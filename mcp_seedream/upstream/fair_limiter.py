@@ -38,7 +38,8 @@ class FairLimiter:
         A caller without waiters always has a share.
         """
         total = sum(map(len, self._waiting.values()))
-        return total < most or len(self._waiting.get(caller, ())) < max(1, most // (len(self._waiting) + 1))
+        own = len(self._waiting.get(caller, ()))
+        return total < most or own < max(1, most // (len(self._waiting) + (own == 0)))
 
     async def acquire(self, caller: str) -> None:
         """Wait for a slot and take it; `release` gives it back."""
