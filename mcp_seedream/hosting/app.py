@@ -114,7 +114,6 @@ def build_app(
         ENDPOINT,
         StreamableHTTPASGIApp(sessions),
         middleware=[
-            Middleware(GracefulShutdownMiddleware, shutdown=shutdown),
             Middleware(
                 BearerKeyMiddleware,
                 check_key=_key_check(key_verifier, upstream),
@@ -123,6 +122,8 @@ def build_app(
                 key_of_token=sign_in.key_of_token if sign_in else None,
                 refusals=AddressRateLimiter(_REFUSALS_A_SECOND, patience=30, waiting=2000),
             ),
+            # After the key: refusals that wait for their turn delay no shutdown.
+            Middleware(GracefulShutdownMiddleware, shutdown=shutdown),
             Middleware(FairEntryMiddleware),
             Middleware(ContentNegotiationMiddleware),
         ],

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import threading
+from functools import partial
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import httpx
 import pytest
 from anyio.lowlevel import checkpoint
@@ -23,7 +26,7 @@ from mcp_seedream.hosting.address_limits import AddressRateLimiter, SignInLimitM
 from mcp_seedream.hosting.key_verifier import KeyNotChecked, KeyVerifier
 from mcp_seedream.telemetry.logs import RepeatLimit, log_to_stderr
 from mcp_seedream.upstream.connections import CHECK_CONNECTIONS
-from tests.conftest import Switch, serving
+from tests.conftest import Switch, serving, until
 from tests.integration.test_access import LIST, asked, connected, hosted
 
 pytestmark = pytest.mark.anyio
@@ -184,6 +187,28 @@ async def test_an_upstream_that_goes_away(table: ModelTable, upstream: str, swit
         refused = await asked(address, authorization="Bearer bob")
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
         assert refused.json()["error"] == "key_not_checked"
+
+
+async def test_refusals_that_wait_are_no_calls(
+    table: ModelTable, upstream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They do not delay a shutdown, and are in no figure of calls."""
+    waiting, release = threading.Event(), threading.Event()
+
+    async def wait(self: AddressRateLimiter, address: str) -> bool:
+        waiting.set()
+        await anyio.to_thread.run_sync(release.wait)
+        return True
+
+    monkeypatch.setattr(AddressRateLimiter, "wait", wait)
+    app = assembly.hosted(read_settings(base_url=upstream), table=table)
+    with serving(app) as address:
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(asked, address, authorization="Bearer invalid"))
+            await until(waiting.is_set)
+            calls = app.state.shutdown.calls_in_progress
+            release.set()
+    assert calls == 0
 
 
 def test_addresses() -> None:
