@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mcp_seedream import DISTRIBUTION
 
@@ -141,12 +141,14 @@ def upstream(folder: Path, seconds: float = 2) -> Iterator[str]:
 
 @contextmanager
 def started(
-    command: Sequence[str], port: int, env: dict[str, str] | None = None, folder: Path | None = None
+    command: Sequence[str],
+    port: int,
+    env: dict[str, str] | None = None,
+    folder: Path | None = None,
+    log: BinaryIO | int = subprocess.DEVNULL,
 ) -> Iterator[int]:
     """A process, from when something listens at its port to the end of the context; yields its id."""
-    with subprocess.Popen(
-        command, env=env, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    with subprocess.Popen(command, env=env, cwd=folder, stdout=subprocess.DEVNULL, stderr=log) as process:
         try:
             wait_for(port, process)
             yield process.pid

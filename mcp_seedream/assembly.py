@@ -154,7 +154,7 @@ def _sign_in(settings: Settings, upstream: SeedreamClient) -> SignIn | None:
     from mcp_seedream.media.documents import Documents  # noqa: PLC0415
     from mcp_seedream.oauth.routes import open_sign_in  # noqa: PLC0415
 
-    return open_sign_in(settings, ENDPOINT, uncached_check(upstream.look_up), Documents().fetch)
+    return open_sign_in(settings, ENDPOINT, uncached_check(partial(upstream.look_up, kind="check")), Documents().fetch)
 
 
 def upstream_client(settings: Settings, observer: Observer | None = None) -> SeedreamClient:

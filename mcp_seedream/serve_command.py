@@ -104,14 +104,17 @@ def _serve_http(options: ServeOptions, settings: Settings, table: ModelTable, *,
     app = hosted(settings, table, in_sandbox=in_sandbox)
     tune_garbage_collector()
     logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)  # a sandbox in this process has silenced it
-    serve_in_process(app, options.host, options.port)
+    proxies = settings.trusted_proxies
+    serve_in_process(app, options.host, options.port, metrics_port=settings.metrics_port, trusted_proxies=proxies)
 
 
 def _serve_in_workers(options: ServeOptions, settings: Settings) -> int:
     from mcp_seedream.hosting.workers import metrics_folder, open_listeners, serve_in_workers  # noqa: PLC0415
 
-    sockets = open_listeners(options.host, options.port)  # before emptying a folder that another server may be using
+    # Before emptying a folder that another server may be using.
+    sockets = open_listeners(options.host, options.port, settings.metrics_port)
     start_garbage_collector()
     with metrics_folder(settings.metrics_dir) as folder:
         set_worker_environment(settings, folder)
-        return serve_in_workers("mcp_seedream.assembly:create_worker_app", settings.workers, sockets)
+        factory = "mcp_seedream.assembly:create_worker_app"
+        return serve_in_workers(factory, settings.workers, sockets, trusted_proxies=settings.trusted_proxies)

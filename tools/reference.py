@@ -76,7 +76,10 @@ _CODES = {
     "internal_error": "A bug in this server. Its log has the details.",
 }
 """The codes of failed calls, for readers who meet one."""
-_UNSEEN = {"error", "configuration", "temporarily_unavailable", "vendor_failed", "invalid_client", "upstream_error"}
+_UNSEEN = {
+    "error", "configuration", "temporarily_unavailable", "vendor_failed", "invalid_client", "upstream_error",
+    "key_not_checked",
+}  # fmt: skip
 """Codes of errors that never end a call, or that are replaced by a code of the upstream."""
 
 

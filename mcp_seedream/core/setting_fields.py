@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mcp_seedream.core import setting_rules
@@ -194,6 +194,18 @@ class Settings(BaseSettings):
         description="OpenTelemetry collector for spans (needs the extra `otel`; other `OTEL_` variables apply too)",
     )
     workers: int = _env("WEB_CONCURRENCY", default=1, ge=1, description="Number of processes that serve HTTP")
+    trusted_proxies: Annotated[list[str], NoDecode, AfterValidator(setting_rules.proxies)] = _env(
+        "FORWARDED_ALLOW_IPS",
+        default=["127.0.0.1", "::1"],
+        description="Addresses and networks of proxies whose `X-Forwarded-For` is used, comma-separated, or `*`",
+    )
+    metrics_port: int | None = _env(
+        "SEEDREAM_METRICS_PORT",
+        default=None,
+        ge=1,
+        le=65535,
+        description="Port that serves `/metrics`, and nothing else (default: the port of the server)",
+    )
     metrics_dir: str | None = _env(
         "PROMETHEUS_MULTIPROC_DIR",
         default=None,
@@ -209,7 +221,9 @@ class Settings(BaseSettings):
         return expand_path(value) if isinstance(value, str) else value
 
     @field_validator(
-        "allowed_hosts", "allowed_origins", "allowed_dirs", "image_hosts", "cors_origins", "seal_keys", mode="before"
+        *("allowed_hosts", "allowed_origins", "allowed_dirs", "image_hosts", "cors_origins", "seal_keys"),
+        "trusted_proxies",
+        mode="before",
     )
     @classmethod
     def _split_lists(cls, value: Any, info: ValidationInfo) -> Any:
@@ -283,7 +297,14 @@ HTTP_ONLY = frozenset(
     {
         *("public_url", "seal_keys", "redis_url", "access_seconds", "refresh_seconds", "workers", "metrics_dir"),
         *("allowed_hosts", "allowed_origins", "cors_origins", "calls_at_once", "all_calls_at_once", "check_seconds"),
-        *("generations_a_minute", "max_header_kib", "max_body_mib", "all_bodies_mib"),
+        *(
+            "generations_a_minute",
+            "max_header_kib",
+            "max_body_mib",
+            "all_bodies_mib",
+            "trusted_proxies",
+            "metrics_port",
+        ),
         *("vendor_client_id", "vendor_auth_url", "vendor_platform_url"),
     }
 )
@@ -294,7 +315,7 @@ HARMLESS = frozenset(
         *("connect_timeout", "read_timeout", "stream_timeout", "shutdown_seconds", "connections"),
         *("calls_at_once", "all_calls_at_once", "generations_a_minute", "check_seconds"),
         *("max_header_kib", "max_body_mib", "all_bodies_mib", "access_seconds", "refresh_seconds"),
-        *("allowed_hosts", "allowed_origins", "cors_origins"),
+        *("allowed_hosts", "allowed_origins", "cors_origins", "metrics_port"),
     }
 )
 """Settings that a `.env` may always set: they are not addresses, paths or secrets."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 from urllib.parse import urlsplit
 
 from mcp_seedream.core.credentials import placeholder_reason
@@ -46,6 +47,20 @@ def api_address(value: str) -> str:
     if value.startswith("http://") and host not in LOOPBACK:
         raise ValueError("it must start with https://, since a token is sent there (http:// is for this machine only)")
     return value.rstrip("/")
+
+
+def proxies(values: list[str]) -> list[str]:
+    """Validate addresses and networks of trusted proxies.
+
+    Raises:
+        ValueError: One is neither, nor `*`.
+    """
+    for value in values:
+        try:
+            ip_network("0.0.0.0" if value == "*" else value)
+        except ValueError as error:
+            raise ValueError(f"{value} is no address and no network like 10.0.0.0/8") from error
+    return values
 
 
 def image_host(origin: str) -> str:

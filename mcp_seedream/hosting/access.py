@@ -15,17 +15,23 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_seedream.core.credentials import KeyCheck, placeholder_reason
+from mcp_seedream.core.credentials import placeholder_reason
 from mcp_seedream.core.errors import TOKEN_PAGE, LimitExceeded
 from mcp_seedream.core.events import caller_id
-from mcp_seedream.hosting.limits import CallerLimits
+from mcp_seedream.hosting.key_verifier import KeyNotChecked
+from mcp_seedream.hosting.limits import AddressRateLimiter, CallerLimits, network_address
 from mcp_seedream.hosting.middleware import route_path
 
 logger = logging.getLogger(__name__)
 
 _BEARER = re.compile(r"Bearer +([\x21-\x7e]{1,4096})", re.IGNORECASE)
+METRICS = "/metrics"
 _EXPOSED_HEADERS = ("Mcp-Session-Id", "WWW-Authenticate", "Retry-After", "X-Request-ID")
 _SHOWN = 100  # characters of a refused name
+_MAX_WAITING_BODY = 64 * 1024
+
+AddressKeyCheck = Callable[[str, str], Awaitable[bool]]
+"""Tells whether the upstream accepts an API key that came from a network address; raises `KeyNotChecked`."""
 
 
 class EndpointCorsMiddleware:
@@ -50,6 +56,26 @@ class EndpointCorsMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_public = scope["type"] == "http" and route_path(scope) in self._public_paths
         await (self._app if is_public else self._cors)(scope, receive, send)
+
+
+class MetricsPortMiddleware:
+    """Serves `/metrics` at a port of its own, and nothing else there; other ports do not have it (404).
+
+    Args:
+        port: That port, by the socket that received the request.
+    """
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        self._app = app
+        self._port = port
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            is_metrics_port = (scope.get("server") or ("", None))[1] == self._port
+            if is_metrics_port != (route_path(scope) == METRICS):
+                await _error(404, "not_found", "There is nothing at this address.")(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class HostAndOriginMiddleware:
@@ -135,40 +161,44 @@ def _not_allowed(status: int, header: str, name: str, setting: str) -> JSONRespo
 class BearerKeyMiddleware:
     """Requires a valid API key as bearer token; other requests get 401 before their body is read.
 
-    The key and the caller's id are stored in the request's state as `caller_key` and `caller_id`.
+    The key and the caller's id are stored in the request's state as `caller_key` and `caller_id`. A key that can't be
+    checked in time gets 503.
 
     Args:
-        check_key: Returns whether the upstream accepts a key; None to skip the check.
+        check_key: Returns whether the upstream accepts a key that came from a network address; None to skip the check.
         limits: Limits requests in progress, from before the body is read to the end of the response (429).
         challenge: A parameter for `WWW-Authenticate` that tells clients where to sign in.
         key_of_token: Returns the key for a bearer token, None for an invalid one. By default the token is the key.
+        refusals: Limits how fast refusals are sent: a client that sends its next request after each answer is slowed
+            down, without a delay for others at the same address.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         *,
-        check_key: KeyCheck | None = None,
+        check_key: AddressKeyCheck | None = None,
         limits: CallerLimits | None = None,
         challenge: str = "",
         key_of_token: Callable[[str], Awaitable[str | None]] | None = None,
+        refusals: AddressRateLimiter | None = None,
     ) -> None:
         self._app = app
         self._check_key = check_key
         self._limits = limits
         self._challenge = challenge
         self._key_of_token = key_of_token
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         token = _bearer_token(scope)
         key = await self._key_of_token(token) if token and self._key_of_token else token
+        if refusal := await self._refusal(token, key, scope):
+            await refusal(scope, receive, send)
+            return
+        assert key is not None
         with ExitStack() as stack:
             try:
-                placeholder = placeholder_reason(token) if token else None
-                if key is None or placeholder or (self._check_key and not await self._check_key(key)):
-                    error = self._unauthorized(has_token=token is not None, placeholder=placeholder)
-                    await error(scope, receive, send)
-                    return
                 if self._limits:
                     stack.enter_context(self._limits.call(key))
             except LimitExceeded as error:
@@ -177,6 +207,20 @@ class BearerKeyMiddleware:
                 return
             scope["state"] = {**scope.get("state", {}), "caller_key": key, "caller_id": caller_id(key)}
             await self._app(scope, receive, send)
+
+    async def _refusal(self, token: str | None, key: str | None, scope: Scope) -> JSONResponse | None:
+        address, has_waited = network_address(scope), False
+        placeholder = placeholder_reason(token) if token else None
+        try:
+            if key and not placeholder and (not self._check_key or await self._check_key(key, address)):
+                return None
+            refusal = self._unauthorized(has_token=token is not None, placeholder=placeholder)
+        except KeyNotChecked as error:
+            has_waited = error.has_waited
+            refusal = _error(503, error.code, error.message, {"Retry-After": str(error.retry_after)})
+        if self._refusals and not has_waited and _has_small_body(scope):
+            await self._refusals.wait(address)
+        return refusal
 
     def _unauthorized(self, *, has_token: bool, placeholder: str | None) -> JSONResponse:
         if placeholder:
@@ -193,6 +237,13 @@ class BearerKeyMiddleware:
 def _bearer_token(scope: Scope) -> str | None:
     match = _BEARER.fullmatch(Headers(scope=scope).get("authorization", "").strip())
     return match[1] if match else None
+
+
+def _has_small_body(scope: Scope) -> bool:
+    """Whether a request that waits holds little memory: the server buffers the start of its body."""
+    headers = Headers(scope=scope)
+    length = headers.get("content-length", "0")
+    return "transfer-encoding" not in headers and length.isdecimal() and int(length) <= _MAX_WAITING_BODY
 
 
 def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:

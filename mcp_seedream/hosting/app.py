@@ -23,15 +23,21 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mcp_seedream import __version__
-from mcp_seedream.core.credentials import KeyCheck
 from mcp_seedream.core.events import Observer
 from mcp_seedream.core.on_demand import OnDemand
 from mcp_seedream.core.settings import Settings
 from mcp_seedream.core.shutdown import Handler, Shutdown, exit_by_signal, shutdown_on_signals
-from mcp_seedream.hosting.access import BearerKeyMiddleware, EndpointCorsMiddleware, HostAndOriginMiddleware
+from mcp_seedream.hosting.access import (
+    METRICS,
+    AddressKeyCheck,
+    BearerKeyMiddleware,
+    EndpointCorsMiddleware,
+    HostAndOriginMiddleware,
+    MetricsPortMiddleware,
+)
 from mcp_seedream.hosting.body_budget import BodyBudget
 from mcp_seedream.hosting.key_verifier import KeyVerifier
-from mcp_seedream.hosting.limits import CallerLimits
+from mcp_seedream.hosting.limits import AddressRateLimiter, CallerLimits, SignInLimitMiddleware
 from mcp_seedream.hosting.middleware import (
     ENDPOINT,
     CallCountMiddleware,
@@ -53,8 +59,10 @@ from mcp_seedream.server.sdk import lowlevel_server
 from mcp_seedream.telemetry.metrics import CONTENT_TYPE, Metrics
 from mcp_seedream.upstream.client import SeedreamClient
 
-PROBES = ("/health", "/ready", "/metrics")
+PROBES = ("/health", "/ready", METRICS)
 _FEW_CALLS = 100  # in progress: a full collection then takes about 30 ms
+_REFUSALS_A_SECOND = 50
+_SIGN_IN_REQUESTS_A_SECOND = 100
 _LAST_REQUEST_SECONDS = 0.5  # for requests that clients make before they accept a last result, such as tools/list
 
 
@@ -114,20 +122,22 @@ def build_app(
         ENDPOINT,
         StreamableHTTPASGIApp(sessions),
         middleware=[
-            Middleware(CallCountMiddleware, shutdown=shutdown),
             Middleware(
                 BearerKeyMiddleware,
                 check_key=_key_check(key_verifier, upstream),
                 limits=limits,
                 challenge=sign_in.challenge if sign_in else "",
                 key_of_token=sign_in.key_of_token if sign_in else None,
+                refusals=AddressRateLimiter(_REFUSALS_A_SECOND, patience=30, waiting=2000),
             ),
+            # After the key: refusals that wait for their turn do not delay a shutdown.
+            Middleware(CallCountMiddleware, shutdown=shutdown),
             Middleware(RequestBodyMiddleware, max_bytes=max_bytes, budget=bodies, observer=observer),
             Middleware(FairEntryMiddleware, shutdown=shutdown),
             Middleware(ContentNegotiationMiddleware),
         ],
     )
-    sign_in_routes = sign_in.routes() if sign_in else []
+    sign_in_routes = _limited_sign_in_routes(sign_in) if sign_in else []
     readiness = Readiness(shutdown, partial(upstream.look_up, kind="probe") if upstream else None, observer)
     app = Starlette(
         routes=[endpoint, *_public_routes(server, settings, readiness, metrics), *sign_in_routes],
@@ -146,6 +156,7 @@ def _middleware(settings: Settings, public_paths: Collection[str], body_seconds:
     cors = Middleware(EndpointCorsMiddleware, origins=web_origins, public_paths={*PROBES, *public_paths})
     return [
         Middleware(NormalizeRequestMiddleware),
+        *([Middleware(MetricsPortMiddleware, port=settings.metrics_port)] if settings.metrics_port else []),
         Middleware(IncompleteRequestMiddleware, body_seconds=body_seconds, large_path=ENDPOINT),
         Middleware(RequestIdMiddleware),
         *([cors] if web_origins else []),
@@ -160,14 +171,23 @@ def _middleware(settings: Settings, public_paths: Collection[str], body_seconds:
     ]
 
 
-def _key_check(key_verifier: KeyVerifier | None, upstream: SeedreamClient | None) -> KeyCheck | None:
+def _key_check(key_verifier: KeyVerifier | None, upstream: SeedreamClient | None) -> AddressKeyCheck | None:
     if key_verifier is None or upstream is None:
         return None
 
-    async def check(key: str) -> bool:
-        return await key_verifier.is_valid(key, partial(upstream.look_up, kind="check"))
+    async def check(key: str, address: str) -> bool:
+        return await key_verifier.is_valid(key, partial(upstream.look_up, kind="check"), address)
 
     return check
+
+
+def _limited_sign_in_routes(sign_in: SignIn) -> list[Route]:
+    limiter = AddressRateLimiter(_SIGN_IN_REQUESTS_A_SECOND, patience=10, waiting=1000)
+    routes = sign_in.routes()
+    for route in routes:
+        if not route.path.startswith("/.well-known/"):
+            route.app = SignInLimitMiddleware(route.app, limiter)
+    return routes
 
 
 def _public_routes(
@@ -187,7 +207,7 @@ def _public_routes(
 
     routes = [Route("/health", health), Route("/ready", ready)]
     if metrics:
-        routes.append(Route("/metrics", metrics_page))
+        routes.append(Route(METRICS, metrics_page))
     return [*routes, welcome_page(server, settings), server_card(server, settings)]
 
 

@@ -11,24 +11,35 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import anyio
 
 from mcp_seedream.core.credentials import KeyCheck
-from mcp_seedream.core.errors import LimitExceeded, TokenRefused, UpstreamError, UpstreamUnavailable
+from mcp_seedream.core.errors import (
+    RateLimited,
+    SeedreamError,
+    TokenRefused,
+    UnreadableReply,
+    UpstreamError,
+    UpstreamUnavailable,
+)
 from mcp_seedream.core.events import caller_id
+from mcp_seedream.upstream.connections import CHECK_CONNECTIONS
+from mcp_seedream.upstream.fair_limiter import FairLimiter
 
 logger = logging.getLogger(__name__)
 
 UNKNOWN_TASK = "00000000-0000-4000-8000-000000000000"
 """The id of a task that does not exist."""
-_CACHED_KEYS = 10_000
-_CHECKS_AT_ONCE = 500
-_CHECK_SECONDS = 5
-_UNCHECKED_SECONDS = 5  # for which a key that could not be checked counts as valid
+_CACHED = 10_000  # keys, and addresses
+_SUSPECT_SECONDS = 60
+_KEPT_SECONDS = 30  # until a key is checked again whose check failed for another reason than the key
 _PAGE_SECONDS = 15  # for a check while a person waits for a page
 
+K = TypeVar("K", bytes, str)
 LookUp = Callable[[list[str], str], Awaitable[object]]
 """Looks tasks up with a key; raises `UpstreamError`."""
 
@@ -48,29 +59,68 @@ def uncached_check(look_up: LookUp) -> KeyCheck:
     return check
 
 
+class KeyNotChecked(SeedreamError):
+    """A new key could not be checked in time: the upstream does not answer, or too many keys are being checked.
+
+    Args:
+        has_waited: Whether it had a place in the queue; the queue was full otherwise.
+    """
+
+    code = "key_not_checked"
+    retryable = True
+    retry_after = 5
+
+    def __init__(self, *, has_waited: bool) -> None:
+        super().__init__("Your token could not be checked at this moment. Try again in a few seconds.")
+        self.has_waited = has_waited
+
+
 class KeyVerifier:
     """Checks keys and caches the results.
 
+    A limited number of keys is checked at once. Waiting checks are served round-robin by the address that the key came
+    from, the newest first, and addresses that sent an invalid key in the last minute get half of the places at most:
+    so a flood of invalid keys delays no other caller for long.
+
     Args:
         seconds: How long a valid key is cached; an invalid one is cached for a tenth of that.
+        check_seconds: The time for a check, waiting included.
+        waiting: The largest number of waiting checks. Addresses with few of them may exceed it.
         clock: Returns the time in seconds.
     """
 
-    def __init__(self, *, seconds: float = 300, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        seconds: float = 300,
+        check_seconds: float = 5,
+        waiting: int = 1000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._seconds = seconds
+        self._check_seconds = check_seconds
+        self._most_waiting = waiting
         self._clock = clock
-        # Two caches, so that invalid keys do not evict valid ones.
+        # Two caches, so that invalid keys do not evict valid ones. Expired valid keys are kept, for outages.
         self._valid_until: OrderedDict[bytes, float] = OrderedDict()
         self._invalid_until: OrderedDict[bytes, float] = OrderedDict()
         self._checks: dict[bytes, _Check] = {}
+        self._slots = FairLimiter(CHECK_CONNECTIONS, newest_first=True)
+        self._suspects = FairLimiter(CHECK_CONNECTIONS // 2, newest_first=True)
+        self._suspect_until: OrderedDict[str, float] = OrderedDict()  # by address
 
-    async def is_valid(self, key: str, look_up: LookUp) -> bool:
-        """Whether the upstream accepts this key. If the check fails for another reason, the key counts as valid.
+    async def is_valid(self, key: str, look_up: LookUp, address: str = "") -> bool:
+        """Whether the upstream accepts this key. A key that was valid before stays valid while it can't be checked.
 
         Concurrent calls with the same key share one check.
 
+        Args:
+            key: The key.
+            look_up: Looks tasks up.
+            address: The network address that the key came from.
+
         Raises:
-            LimitExceeded: Too many new keys are being checked.
+            KeyNotChecked: A new key could not be checked in time.
         """
         digest, now = _digest(key), self._clock()
         if self._valid_until.get(digest, 0) > now:
@@ -80,47 +130,71 @@ class KeyVerifier:
             return False
         if check := self._checks.get(digest):
             await check.done.wait()
-            return check.is_valid
-        if len(self._checks) >= _CHECKS_AT_ONCE:
-            raise LimitExceeded("too many new keys are being checked", _CHECK_SECONDS)
-        self._checks[digest] = check = _Check()
-        try:
-            check.is_valid = await self._check(digest, key, look_up)
-            return check.is_valid
-        finally:
-            self._checks.pop(digest).done.set()
+        else:
+            limiters = self._limiters(digest, address)
+            if not all(limiter.has_share(place, self._most_waiting) for limiter, place in limiters):
+                raise KeyNotChecked(has_waited=False)
+            self._checks[digest] = check = _Check()
+            try:
+                check.is_valid = await self._check(digest, key, look_up, limiters)
+                if check.is_valid is False:
+                    self._cache(self._suspect_until, address, _SUSPECT_SECONDS)
+            finally:
+                self._checks.pop(digest).done.set()
+        if check.is_valid is None:
+            raise KeyNotChecked(has_waited=True)
+        return check.is_valid
 
     def forget(self, key: str) -> None:
         """Remove a key that the upstream refused in a call from the cache; the next call checks it again."""
         self._valid_until.pop(_digest(key), None)
 
-    async def _check(self, digest: bytes, key: str, look_up: LookUp) -> bool:
+    def _limiters(self, digest: bytes, address: str) -> list[tuple[FairLimiter, str]]:
+        """The limiters that a check has to pass, with its place in their queues."""
+        if digest in self._valid_until:
+            return [(self._slots, digest.hex())]
+        is_suspect = self._suspect_until.get(address, 0) > self._clock()
+        return [*([(self._suspects, address)] if is_suspect else []), (self._slots, address)]
+
+    async def _check(
+        self, digest: bytes, key: str, look_up: LookUp, limiters: list[tuple[FairLimiter, str]]
+    ) -> bool | None:
+        """Whether the key is valid; None if that could not be found out, and it was not valid before."""
+        was_valid = digest in self._valid_until
         try:
-            with anyio.fail_after(_CHECK_SECONDS):
-                await look_up([UNKNOWN_TASK], key)
+            with anyio.fail_after(self._check_seconds):
+                async with AsyncExitStack() as stack:
+                    for limiter, place in limiters:
+                        await stack.enter_async_context(limiter.slot(place))
+                    await look_up([UNKNOWN_TASK], key)
         except TokenRefused:
+            self._valid_until.pop(digest, None)
             self._cache(self._invalid_until, digest, self._seconds / 10)
             return False
-        except (UpstreamError, TimeoutError) as error:
-            logger.info("caller %s could not be checked: %s", caller_id(key), type(error).__name__)
-            self._cache(self._valid_until, digest, min(self._seconds, _UNCHECKED_SECONDS))
-            return True
-        self._cache(self._valid_until, digest, self._seconds)
+        except (TimeoutError, RateLimited, UnreadableReply, UpstreamUnavailable) as error:
+            logger.warning("caller %s could not be checked: %s", caller_id(key), type(error).__name__)
+            if not was_valid:
+                return None
+            self._cache(self._valid_until, digest, min(self._seconds, _KEPT_SECONDS))
+        except UpstreamError:  # such as a balance that is used up: the upstream knows the key
+            self._cache(self._valid_until, digest, min(self._seconds, _KEPT_SECONDS))
+        else:
+            self._cache(self._valid_until, digest, self._seconds)
         return True
 
-    def _cache(self, cache: OrderedDict[bytes, float], digest: bytes, seconds: float) -> None:
-        cache[digest] = self._clock() + seconds
-        cache.move_to_end(digest)
-        while len(cache) > _CACHED_KEYS:
+    def _cache(self, cache: OrderedDict[K, float], item: K, seconds: float) -> None:
+        cache[item] = self._clock() + seconds
+        cache.move_to_end(item)
+        while len(cache) > _CACHED:
             cache.popitem(last=False)
 
 
 @dataclass(slots=True, eq=False)
 class _Check:
-    """A check in progress. If it is cancelled, calls that wait for it count the key as valid."""
+    """A check in progress. Its result is None until it is known, also if the check is cancelled."""
 
     done: anyio.Event = field(default_factory=anyio.Event)
-    is_valid: bool = True
+    is_valid: bool | None = None
 
 
 def _digest(key: str) -> bytes:

@@ -8,10 +8,11 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -19,66 +20,86 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from mcp_seedream.core.errors import ConfigurationError
+from mcp_seedream.hosting.connections import BoundedProtocol, Connections
 
 logger = logging.getLogger("uvicorn.error")  # the logger of uvicorn's other messages at startup
 _OPEN_FILES = 65_536
 _BACKLOG = 2048  # connections waiting to be accepted
 _NO_IPV6_ERRORS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+_CONNECTIONS = 20_000  # of clients, unless there are fewer files
+LOOPBACK_PROXIES = ("127.0.0.1", "::1")
 LINGER = 2
 """Seconds that open streams may delay the end of a server that has answered all calls."""
 
 
-class _Options(TypedDict):
-    log_config: None
-    access_log: bool
-    timeout_graceful_shutdown: int
-    timeout_keep_alive: int
-    timeout_worker_healthcheck: int
-
-
-_OPTIONS = _Options(
-    log_config=None,
-    access_log=False,
-    timeout_graceful_shutdown=LINGER,
-    timeout_keep_alive=75,  # longer than proxies keep idle connections, so that they do not send calls on a closed one
-    timeout_worker_healthcheck=10,  # a slow worker may still answer calls; but signals wait for the check
-)
-
-
-def serve_in_process(app: Starlette, host: str, port: int) -> None:
+def serve_in_process(
+    app: Starlette,
+    host: str,
+    port: int,
+    *,
+    metrics_port: int | None = None,
+    trusted_proxies: Sequence[str] = LOOPBACK_PROXIES,
+) -> None:
     """Serve one app in this process until a signal.
+
+    Args:
+        app: The app.
+        host: Name or address to listen on.
+        port: Port to listen on.
+        metrics_port: Another one, for `/metrics` alone.
+        trusted_proxies: Addresses and networks whose `X-Forwarded-For` is used.
 
     Raises:
         ConfigurationError: The address cannot be bound.
         SystemExit: The app could not start.
     """
-    raise_open_file_limit()
-    server = uvicorn.Server(uvicorn.Config(app, workers=1, **_OPTIONS))
+    server = uvicorn.Server(_config(app, trusted_proxies))
     with suppress(KeyboardInterrupt):
-        server.run(open_listeners(host, port))
+        server.run(open_listeners(host, port, metrics_port))
     if not server.started:
         sys.exit(STARTUP_FAILURE)
 
 
-def serve_in_workers(factory: str, workers: int, sockets: list[socket.socket]) -> int:
+def serve_in_workers(
+    factory: str, workers: int, sockets: list[socket.socket], *, trusted_proxies: Sequence[str] = LOOPBACK_PROXIES
+) -> int:
     """Serve in several processes until a signal; a process that dies is replaced.
 
     Args:
         factory: `module:function` that makes the app of one process.
         workers: Number of processes.
         sockets: Listening sockets, which they share.
+        trusted_proxies: Addresses and networks whose `X-Forwarded-For` is used.
 
     Returns:
         The exit status: 2 if the processes could not start.
     """
-    raise_open_file_limit()
-    supervisor = Multiprocess(uvicorn.Config(factory, factory=True, workers=workers, **_OPTIONS), sockets)
+    config = _config(factory, trusted_proxies, workers, factory=True)
+    supervisor = Multiprocess(config, sockets)
     supervisor.run()
     return 2 if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes) else 0
 
 
-def open_listeners(host: str, port: int) -> list[socket.socket]:
-    """Bind a listening socket for each address of a host, before the app starts.
+def _config(app: Starlette | str, trusted_proxies: Sequence[str], workers: int = 1, **options: Any) -> uvicorn.Config:
+    files = raise_open_file_limit()
+    return uvicorn.Config(
+        app,
+        workers=workers,
+        loop="auto" if os.name == "nt" else "mcp_seedream.hosting.connections:new_event_loop",
+        http=partial(BoundedProtocol, connections=Connections(most=min(_CONNECTIONS, files * 3 // 4))),  # type: ignore[arg-type]
+        ws="none",
+        forwarded_allow_ips=list(trusted_proxies),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=LINGER,
+        timeout_keep_alive=75,  # longer than proxies keep idle connections, so that they send no call into a closed one
+        timeout_worker_healthcheck=10,  # a slow worker still has calls to answer; but signals wait for the check
+        **options,
+    )
+
+
+def open_listeners(host: str, port: int, metrics_port: int | None = None) -> list[socket.socket]:
+    """Bind a listening socket for each address of a host and each port, before the app starts.
 
     uvicorn would bind after the app has started, and log both that it has started and that the address is in use.
     Clients that connect earlier wait until the app has started.
@@ -86,21 +107,28 @@ def open_listeners(host: str, port: int) -> list[socket.socket]:
     Raises:
         ConfigurationError: An address cannot be bound.
     """
+    ports = (port,) if metrics_port is None else (port, metrics_port)
     try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = [
+            (each, family, address)
+            for each in ports
+            for family, _, _, _, address in socket.getaddrinfo(
+                host, each, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        ]
     except (OSError, UnicodeError) as error:
         raise ConfigurationError(f"--host {host} can't be used: {getattr(error, 'strerror', error)}.") from error
     listeners: list[socket.socket] = []
-    for family, address in dict.fromkeys((family, address) for family, _, _, _, address in addresses):
+    for number, family, address in dict.fromkeys(found):
         try:
             listeners.append(socket.create_server(address, family=family, backlog=_BACKLOG))
         except OSError as error:
-            if family == socket.AF_INET6 and error.errno in _NO_IPV6_ERRORS and len(addresses) > 1:
+            if family == socket.AF_INET6 and error.errno in _NO_IPV6_ERRORS and len(found) > len(ports):
                 continue  # this machine has no IPv6
             for each in listeners:
                 each.close()
             why = os.strerror(error.errno) if error.errno else str(error)
-            raise ConfigurationError(f"Port {port} of {address[0]} can't be used: {why}.") from error
+            raise ConfigurationError(f"Port {number} of {address[0]} can't be used: {why}.") from error
     for each in listeners:
         each.set_inheritable(True)
         name, number = each.getsockname()[:2]
@@ -109,16 +137,22 @@ def open_listeners(host: str, port: int) -> list[socket.socket]:
     return listeners
 
 
-def raise_open_file_limit() -> None:
-    """Raise the soft limit of open files (often 1,024) up to the hard one: each call needs one or two files."""
+def raise_open_file_limit() -> int:
+    """Raise the soft limit of open files (often 1,024) up to the hard one: each call needs one or two files.
+
+    Returns:
+        The soft limit.
+    """
     if sys.platform == "win32":
-        return
+        return _OPEN_FILES
     import resource  # noqa: PLC0415  (not on Windows)
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return soft if soft != resource.RLIM_INFINITY else _OPEN_FILES
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cached_property
@@ -22,9 +23,12 @@ from mcp_seedream.core.setting_rules import LOOPBACK
 from mcp_seedream.upstream.fair_limiter import FairLimiter
 from mcp_seedream.upstream.responses import ENCODING
 
-_IDLE_SECONDS = 4
-"""Idle connections are closed after this time: many servers close them after 5 seconds, and a request that is sent at
-that moment may or may not be billed."""
+CHECK_CONNECTIONS = 64
+"""The largest number of connections for checks of keys, which any client can cause."""
+_REUSE_SECONDS = 4
+"""Idle connections are not reused after this time: many servers close them after 5 seconds, and a request that is sent
+at that moment may or may not be billed."""
+_IDLE_SECONDS = 30  # after which unused connections are closed
 
 
 class ConnectionPools:
@@ -34,8 +38,9 @@ class ConnectionPools:
 
     Args:
         base_url: The upstream's address.
-        connections: The largest number of open connections in each pool. Requests wait here and not in httpx's queue,
-            which serves them in their order of arrival and becomes slow when it is long.
+        connections: The largest number of open connections in each pool; for checks of keys at most
+            `CHECK_CONNECTIONS`. Requests wait here and not in httpx's queue, which serves them in their order of
+            arrival and becomes slow when it is long.
         patience: Seconds to wait for a free connection.
         observer: Notified of each request.
     """
@@ -57,7 +62,8 @@ class ConnectionPools:
             UpstreamUnavailable: No connection became free in time.
         """
         if kind not in self._pools:
-            self._pools[kind] = self._client(kind), FairLimiter(self._connections)
+            size = min(self._connections, CHECK_CONNECTIONS) if kind == "check" else self._connections
+            self._pools[kind] = self._client(kind), FairLimiter(size)
         client, limiter = self._pools[kind]
         with anyio.move_on_after(self._patience) as scope:
             await limiter.acquire(caller)
@@ -78,34 +84,47 @@ class ConnectionPools:
         return tls_context()
 
     def _client(self, kind: str) -> httpx.AsyncClient:
-        limits = httpx.Limits(
-            max_connections=None, max_keepalive_connections=self._connections, keepalive_expiry=_IDLE_SECONDS
-        )
-        plain = http_client(self._base_url, self._tls, limits=limits)
+        transport = ObservingTransport(self._transport, kind, self._observer)
+        return http_client(self._base_url, self._tls, transport=transport)
+
+    def _transport(self) -> httpx.AsyncBaseTransport:
+        plain = http_client(self._base_url, self._tls, limits=httpx.Limits(keepalive_expiry=_REUSE_SECONDS))
         # httpx reads proxies from the environment only for clients without a transport, and has no public function that
         # returns the transport it would use.
-        transport = plain._transport_for_url(plain.base_url)  # noqa: SLF001
-        return http_client(self._base_url, self._tls, transport=ObservingTransport(transport, kind, self._observer))
+        return plain._transport_for_url(plain.base_url)  # noqa: SLF001
 
 
 class ObservingTransport(httpx.AsyncBaseTransport):
-    """Wraps a transport: each request gets a span, trace headers, and an `UpstreamRequest` event at its response's end.
+    """Sends requests: each gets a span, trace headers, and an `UpstreamRequest` event at its response's end.
+
+    Each request in progress has a transport for itself, and the one that was used last is used first. In a pool of
+    many connections httpcore looks at each of them, several times for a request: with 100 that takes 10 ms.
 
     `extensions["caller"]` of a request is the key that `on_key_refused` receives after a 401.
+
+    Args:
+        create: Creates a transport.
+        kind: The purpose of the requests.
+        observer: Notified of each request.
     """
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, kind: str, observer: Observer) -> None:
-        self._transport = transport
+    def __init__(self, create: Callable[[], httpx.AsyncBaseTransport], kind: str, observer: Observer) -> None:
+        self._create = create
         self._kind = kind
         self._observer = observer
         self._tracer = get_tracer(__name__)  # does nothing unless the process has an exporter
+        self._idle: deque[tuple[httpx.AsyncBaseTransport, float]] = deque()  # with the end of the last request
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         started = time.perf_counter()
+        if self._idle and self._idle[0][1] < started - _IDLE_SECONDS:
+            await self._idle.popleft()[0].aclose()
+        transport = self._idle.pop()[0] if self._idle else self._create()
         span = self._tracer.start_span(f"seedream {self._kind}", kind=SpanKind.CLIENT)
         inject(request.headers, set_span_in_context(span))
 
         def end(response: httpx.Response | None = None, received: int = 0) -> None:
+            self._idle.append((transport, time.perf_counter()))
             status = response.status_code if response else None
             if status is not None:
                 span.set_attribute("http.response.status_code", status)
@@ -121,7 +140,7 @@ class ObservingTransport(httpx.AsyncBaseTransport):
                 self._observer.on_key_refused(request.extensions["caller"])
 
         try:
-            response = await self._transport.handle_async_request(request)
+            response = await transport.handle_async_request(request)
         except BaseException as error:
             span.record_exception(error)
             end()
@@ -131,7 +150,8 @@ class ObservingTransport(httpx.AsyncBaseTransport):
         return response
 
     async def aclose(self) -> None:
-        await self._transport.aclose()
+        while self._idle:
+            await self._idle.pop()[0].aclose()
 
 
 class _ObservedStream(httpx.AsyncByteStream):

@@ -14,10 +14,13 @@ class FairLimiter:
 
     Args:
         capacity: The number of slots.
+        newest_first: Serve new callers before those that wait, and the newest waiter of a caller first. While more
+            arrive than can be served, those that arrive last do not have to wait.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, *, newest_first: bool = False) -> None:
         self._free = capacity
+        self._newest_first = newest_first
         self._waiting: OrderedDict[str, deque[anyio.Event]] = OrderedDict()
 
     @asynccontextmanager
@@ -29,6 +32,15 @@ class FairLimiter:
         finally:
             self.release()
 
+    def has_share(self, caller: str, most: int) -> bool:
+        """Whether one more waiter of this caller is within `most` for all, or within the caller's share of them.
+
+        A caller without waiters always has a share.
+        """
+        total = sum(map(len, self._waiting.values()))
+        own = len(self._waiting.get(caller, ()))
+        return total < most or own < max(1, most // (len(self._waiting) + (own == 0)))
+
     async def acquire(self, caller: str) -> None:
         """Wait for a slot and occupy it until `release`."""
         if self._free:
@@ -36,6 +48,8 @@ class FairLimiter:
             return
         ready = anyio.Event()
         queue = self._waiting.setdefault(caller, deque())
+        if self._newest_first and not queue:
+            self._waiting.move_to_end(caller, last=False)
         queue.append(ready)
         try:
             await ready.wait()
@@ -54,6 +68,6 @@ class FairLimiter:
             self._free += 1
             return
         caller, queue = self._waiting.popitem(last=False)
-        queue.popleft().set()
+        (queue.pop() if self._newest_first else queue.popleft()).set()
         if queue:
             self._waiting[caller] = queue  # this caller goes to the end of the queue

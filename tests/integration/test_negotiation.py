@@ -107,13 +107,13 @@ async def test_notifications_and_errors_keep_their_status(endpoint: str, revisio
 
 
 async def test_other_methods(endpoint: str) -> None:
-    """GET opens a stream if the client accepts one; DELETE and other methods are refused."""
+    """There are no streams and no sessions: only POST is allowed."""
     _, headers = message("tools/list", OLD)
     async with httpx.AsyncClient(timeout=5) as web:
         for path in (endpoint, f"{endpoint}/"):
-            for accept, status in ((EVENTS, 200), (JSON, 406)):
+            for accept in (EVENTS, JSON):
                 async with web.stream("GET", path, headers={**headers, "accept": accept}) as response:
-                    assert response.status_code == status
+                    assert (response.status_code, response.headers["allow"]) == (405, "POST")
             for method in ("DELETE", "HEAD", "OPTIONS", "PUT"):
                 assert (await web.request(method, path, headers=headers)).status_code == 405
             _, newest = message("tools/list", LATEST)

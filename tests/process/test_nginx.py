@@ -8,6 +8,7 @@ import signal
 import ssl
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -175,6 +176,26 @@ async def test_what_passes(upstream: str, tmp_path: Path) -> None:
         assert await front.answer_to(f"POST /mcp HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {65 * 2**20}") == 413
         assert '"GET /consent" 400' in front.log
         assert "a-secret" not in front.log
+
+
+async def test_an_address_has_limits(upstream: str, tmp_path: Path) -> None:
+    """Of requests to sign-in: 429 from nginx, while the same address may still call."""
+    statuses: Counter[int] = Counter()
+    with fronted(tmp_path, upstream) as front:
+        async with (
+            httpx.AsyncClient(base_url=front.address, headers={"Host": NAME}, verify=front.trust) as web,
+            anyio.create_task_group() as group,
+        ):
+
+            async def sign_in() -> None:
+                statuses[(await web.get("/consent", timeout=PATIENCE)).status_code] += 1
+
+            for _ in range(300):
+                group.start_soon(sign_in)
+        assert set(statuses) == {400, 429}
+        assert statuses[400] > 100
+        async with front.client("alice") as client:
+            assert (await client.list_tools()).tools
 
 
 async def test_the_doctor_looks_from_outside(upstream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

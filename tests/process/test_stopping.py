@@ -252,10 +252,12 @@ async def test_waits_over_http_return_their_ids(upstream: str, sandbox: Sandbox,
                 lambda: {body.get("id") for body in look_ups(sandbox)} >= set(sandbox.jobs) and len(sandbox.jobs) == 3
             )
             headers = {"Authorization": "Bearer alice", "Accept": "text/event-stream"}
+            port = httpx.URL(endpoint).port
             async with (
                 httpx.AsyncClient(headers=headers) as web,
-                web.stream("GET", endpoint),  # an open GET stream does not delay the end
+                await anyio.connect_tcp("127.0.0.1", port or 0) as idle,  # does not delay the end
             ):
+                await idle.send(b"GET / HTTP/1.1\r\nHost")
                 process.send_signal(signal.SIGTERM)
                 started = time.monotonic()
                 body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {}}

@@ -67,3 +67,39 @@ async def test_who_leaves_the_queue_takes_no_turn(late: bool) -> None:
     if not late:
         turns.release()
     assert (turns._free, dict(turns._waiting)) == (1, {})
+
+
+async def test_the_newest_first() -> None:
+    """New callers come before those that wait, and the newest request of a caller before its others."""
+    limiter, order = FairLimiter(1, newest_first=True), list[str]()
+
+    async def work(caller: str, number: int) -> None:
+        async with limiter.slot(caller):
+            order.append(f"{caller}{number}")
+            await anyio.lowlevel.checkpoint()
+
+    await limiter.acquire("first")
+    async with anyio.create_task_group() as group:
+        for caller, number in (("a", 1), ("a", 2), ("a", 3), ("b", 1)):
+            group.start_soon(work, caller, number)
+            await anyio.wait_all_tasks_blocked()
+        limiter.release()
+    assert order == ["b1", "a3", "a2", "a1"]
+
+
+async def test_a_share_of_the_queue() -> None:
+    """A caller may fill a queue that is empty; a full one takes callers that have less than their share."""
+    limiter = FairLimiter(1)
+    async with anyio.create_task_group() as group:
+        await limiter.acquire("a")
+        for _ in range(6):
+            assert limiter.has_share("a", 6)
+            group.start_soon(limiter.acquire, "a")
+            await anyio.wait_all_tasks_blocked()
+        assert not limiter.has_share("a", 6)
+        for _ in range(3):
+            assert limiter.has_share("b", 6)
+            group.start_soon(limiter.acquire, "b")
+            await anyio.wait_all_tasks_blocked()
+        assert [limiter.has_share(caller, 6) for caller in "abc"] == [False, False, True]
+        group.cancel_scope.cancel()
