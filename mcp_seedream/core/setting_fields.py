@@ -293,31 +293,19 @@ class ClaudeCode(BaseSettings):
     config_dir: Path | None = _env("CLAUDE_CONFIG_DIR", default=None)
 
 
-HTTP_ONLY = frozenset(
-    {
-        *("public_url", "seal_keys", "redis_url", "access_seconds", "refresh_seconds", "workers", "metrics_dir"),
-        *("allowed_hosts", "allowed_origins", "cors_origins", "calls_at_once", "all_calls_at_once", "check_seconds"),
-        *(
-            "generations_a_minute",
-            "max_header_kib",
-            "max_body_mib",
-            "all_bodies_mib",
-            "trusted_proxies",
-            "metrics_port",
-        ),
-        *("vendor_client_id", "vendor_auth_url", "vendor_platform_url"),
-    }
-)
+HTTP_ONLY = frozenset({
+    "public_url", "seal_keys", "redis_url", "access_seconds", "refresh_seconds", "workers", "metrics_dir",
+    "allowed_hosts", "allowed_origins", "cors_origins", "calls_at_once", "all_calls_at_once", "check_seconds",
+    "generations_a_minute", "max_header_kib", "max_body_mib", "all_bodies_mib", "trusted_proxies", "metrics_port",
+    "vendor_client_id", "vendor_auth_url", "vendor_platform_url",
+})  # fmt: skip
 """Settings that only the HTTP server uses."""
-HARMLESS = frozenset(
-    {
-        *("wait_seconds", "set_images", "preview", "sandbox", "log_level", "log_format", "workers"),
-        *("connect_timeout", "read_timeout", "stream_timeout", "shutdown_seconds", "connections"),
-        *("calls_at_once", "all_calls_at_once", "generations_a_minute", "check_seconds"),
-        *("max_header_kib", "max_body_mib", "all_bodies_mib", "access_seconds", "refresh_seconds"),
-        *("allowed_hosts", "allowed_origins", "cors_origins", "metrics_port"),
-    }
-)
+HARMLESS = frozenset({
+    "wait_seconds", "set_images", "preview", "sandbox", "log_level", "log_format", "workers", "connect_timeout",
+    "read_timeout", "stream_timeout", "shutdown_seconds", "connections", "calls_at_once", "all_calls_at_once",
+    "generations_a_minute", "check_seconds", "max_header_kib", "max_body_mib", "all_bodies_mib", "access_seconds",
+    "refresh_seconds", "allowed_hosts", "allowed_origins", "cors_origins", "metrics_port",
+})  # fmt: skip
 """Settings that a `.env` may always set: they are not addresses, paths or secrets."""
 ADDRESSES = frozenset({"base_url", "image_hosts", "otlp_endpoint", "vendor_auth_url", "vendor_platform_url"})
 """Settings that are addresses."""
