@@ -27,7 +27,7 @@ import httpx
 from PIL import Image
 
 from benchmarks.attackers import ATTACKS
-from benchmarks.servers import environment, free_port, memory, wait_for
+from benchmarks.servers import environment, free_port, wait_for
 
 HEADERS = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-06-18"}
 _UPSTREAM = """
@@ -135,11 +135,12 @@ def family(pid: int) -> list[int]:
 
 
 def size(pid: int) -> int:
-    """Bytes of memory of a process and its children."""
+    """Bytes of memory of a process and its children; pages that they share count once (PSS)."""
     total = 0
     for each in family(pid):
         with suppress(OSError):
-            total += memory(each)
+            lines = Path(f"/proc/{each}/smaps_rollup").read_text("utf-8").splitlines()
+            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
     return total
 
 
@@ -147,7 +148,7 @@ async def sample(pid: int, seen: Seen) -> None:
     """Note the peak of the memory."""
     while True:
         seen.peak = max(seen.peak, await asyncio.to_thread(size, pid))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
 
 
 @asynccontextmanager

@@ -12,13 +12,13 @@ from time import time
 from typing import Protocol
 
 import anyio
-import anyio.to_thread
 
 from mcp_seedream.catalog.arguments import ImageCall
 from mcp_seedream.catalog.fallback import ModelChoice, Part
 from mcp_seedream.catalog.fingerprint import fingerprint
 from mcp_seedream.catalog.selection import sent_size, with_set_size
 from mcp_seedream.catalog.table import ModelTable
+from mcp_seedream.core.concurrency import run_in_thread
 from mcp_seedream.core.errors import (
     ModelRefused,
     RateLimited,
@@ -273,7 +273,7 @@ class ImageService:
 async def _fingerprint(call: ImageCall, token: str, given: Sequence[str]) -> str:
     if not given:
         return fingerprint(call, token, given)
-    return await anyio.to_thread.run_sync(fingerprint, call, token, given)  # megabytes may be hashed
+    return await run_in_thread(fingerprint, call, token, given)  # megabytes may be hashed
 
 
 def _claim_note(claim: Claim, age: float) -> str:

@@ -23,8 +23,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mcp_seedream import __version__
+from mcp_seedream.core.concurrency import OnDemand
 from mcp_seedream.core.events import Observer
-from mcp_seedream.core.on_demand import OnDemand
 from mcp_seedream.core.settings import Settings
 from mcp_seedream.core.shutdown import Handler, Shutdown, exit_by_signal, shutdown_on_signals
 from mcp_seedream.hosting.access import (

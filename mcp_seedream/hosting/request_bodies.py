@@ -18,13 +18,13 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp_types import INVALID_REQUEST, ErrorData, JSONRPCError
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mcp_seedream.core.concurrency import run_in_thread
 from mcp_seedream.core.errors import LimitExceeded
 from mcp_seedream.core.events import Observer
 from mcp_seedream.hosting.body_budget import BodyBudget, BodyShare
@@ -221,7 +221,7 @@ class RequestBodyMiddleware:
 
     async def _cut(self, text: bytearray) -> CutJSON:
         cut = partial(cut_long_strings, text, secrets.token_hex(16))
-        return cut() if len(text) <= SMALL_BODY else await anyio.to_thread.run_sync(cut, limiter=self._cutting)
+        return cut() if len(text) <= SMALL_BODY else await run_in_thread(cut, limiter=self._cutting)
 
 
 class _TooLarge(Exception):
@@ -254,7 +254,7 @@ async def _cut_again(name: str, body: RequestBody) -> str:
     """JSON in a long string, without the long strings in it."""
     text = body.strings.pop(name).encode()
     try:
-        cut = await anyio.to_thread.run_sync(cut_long_strings, text, secrets.token_hex(16))
+        cut = await run_in_thread(cut_long_strings, text, secrets.token_hex(16))
     except JSONTooComplex:
         return "[]"  # the server refuses it: it is no object either
     body.strings |= cut.strings

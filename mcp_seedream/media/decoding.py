@@ -12,9 +12,9 @@ from dataclasses import astuple, dataclass
 from typing import Any, BinaryIO
 
 import anyio
-import anyio.to_thread
 
 from mcp_seedream.catalog.picture_kinds import Bounds
+from mcp_seedream.core.concurrency import run_in_thread
 from mcp_seedream.core.errors import InvalidArguments, LimitExceeded
 from mcp_seedream.upstream.fair_limiter import FairLimiter
 
@@ -157,7 +157,7 @@ async def _decoded(
     job = {**job, "memory": limits.memory, "seconds": limits.seconds, "is_last": is_last}
     # -P: never import modules from the working directory.
     command = [sys.executable, "-P", "-m", "mcp_seedream.media.decoder", json.dumps(job)]
-    with await anyio.to_thread.run_sync(source) as file:
+    with await run_in_thread(source) as file:
         file.flush()
         process = await anyio.run_process(command, stdin=file, stderr=subprocess.DEVNULL, check=False)
     line, _, data = process.stdout.partition(b"\n")

@@ -14,13 +14,13 @@ from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import anyio
-import anyio.to_thread
 
 from mcp_seedream.catalog.held_pictures import Pictures
 from mcp_seedream.catalog.picture_kinds import CONVERTED_KINDS, Bounds, kind
 from mcp_seedream.catalog.references import data_uri, picture_data, picture_pieces, reference_kind, shortened
 from mcp_seedream.catalog.selection import ImageSpec, needs_alpha, requires_input_kind
 from mcp_seedream.catalog.table import Model, ModelTable
+from mcp_seedream.core.concurrency import run_in_thread
 from mcp_seedream.core.errors import InvalidArguments, TaskNotFound, UpstreamError
 from mcp_seedream.media.decoding import Decoders, OpenSource
 from mcp_seedream.media.downloads import Downloads, is_private
@@ -150,7 +150,7 @@ class InputPictures:
         text = image.b64_json or ""
         async with self._files.open(call.token) as file:
             await file.restart(len(text) * 3 // 4)
-            await file.write(await anyio.to_thread.run_sync(_decoded, text))
+            await file.write(await run_in_thread(_decoded, text))
             return await self._from_file(file.content, call)
 
     async def _from_url(self, reference: str, call: _Call) -> _Prepared:
@@ -177,7 +177,7 @@ class InputPictures:
     async def _from_path(self, reference: str, call: _Call) -> _Prepared:
         if self._local is None:
             raise InvalidArguments("is a path, and this server reads no files: give a link, a data URI or base64.")
-        file, _ = await anyio.to_thread.run_sync(open_local, reference, self._local)
+        file, _ = await run_in_thread(open_local, reference, self._local)
         with file:  # opened only once, so that the checked file is the one that is sent
             return await self._from_file(file, call)
 
@@ -185,7 +185,7 @@ class InputPictures:
         data, note = await self._fitted(partial(reopened, file), call)
         if data is None:
             with reopened(file) as again:
-                data = await anyio.to_thread.run_sync(again.read, call.bounds.max_bytes + 1)
+                data = await run_in_thread(again.read, call.bounds.max_bytes + 1)
         return data_uri(data), note
 
     async def _fitted(self, source: OpenSource, call: _Call) -> tuple[bytes | None, str | None]:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import anyio
-import anyio.to_thread
 
 from mcp_seedream.catalog.picture_kinds import kind
 from mcp_seedream.catalog.references import picture_data
+from mcp_seedream.core.concurrency import run_in_thread
 from mcp_seedream.core.errors import InvalidArguments, LimitExceeded, SeedreamError, UnreadableReply, UpstreamError
 from mcp_seedream.media.decoding import Decoders, Tile
 from mcp_seedream.media.local_files import LocalFiles, open_picture
@@ -127,7 +127,7 @@ class Delivery:
         if local and data and target is None:
             target = local.output or Path.home() / "Pictures" / "seedream"
         if data and not target:
-            return await anyio.to_thread.run_sync(_with_data, task, options.max_bytes)
+            return await run_in_thread(_with_data, task, options.max_bytes)
         if not task.images or not (target or options.preview):
             return Delivered(task)
         seconds = self._times.save if target else self._times.preview
@@ -155,7 +155,7 @@ class Delivery:
                         if pictures.options.preview:
                             await self._add_tile(pictures, index, file)
                         if pictures.target:
-                            await anyio.to_thread.run_sync(_save, pictures, index, file, pictures.target)
+                            await run_in_thread(_save, pictures, index, file, pictures.target)
 
         async with anyio.create_task_group() as group:
             for index in range(len(pictures.images)):
@@ -166,10 +166,10 @@ class Delivery:
         image = pictures.images[index]
         try:
             if image.path:  # saved by an earlier call
-                return (await anyio.to_thread.run_sync(open_picture, Path(image.path)))[0]
+                return (await run_in_thread(open_picture, Path(image.path)))[0]
             if image.b64_json:
                 await temporary.restart(len(image.b64_json) * 3 // 4)
-                await temporary.write(await anyio.to_thread.run_sync(_image_data, image.b64_json))
+                await temporary.write(await run_in_thread(_image_data, image.b64_json))
             elif image.url:
                 await self._downloads.fetch(image.url, temporary)
             return reopened(temporary.content)

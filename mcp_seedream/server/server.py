@@ -15,8 +15,8 @@ from mcp_types import INVALID_PARAMS
 from pydantic_core import from_json
 
 from mcp_seedream.catalog.table import ModelTable
+from mcp_seedream.core.concurrency import OnDemand
 from mcp_seedream.core.events import Observer
-from mcp_seedream.core.on_demand import OnDemand
 from mcp_seedream.core.shutdown import Shutdown
 from mcp_seedream.generation.journal import Journal
 from mcp_seedream.server.descriptions import server_description

@@ -39,7 +39,7 @@ from mcp_seedream.server import results
 from mcp_seedream.server.tools import ImageTools
 
 if TYPE_CHECKING:
-    from mcp_seedream.core.on_demand import OnDemand
+    from mcp_seedream.core.concurrency import OnDemand
     from mcp_seedream.generation.background import BackgroundCall, Work
     from mcp_seedream.server.runtime import Runtime
 

@@ -15,7 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
-import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult
@@ -25,10 +24,10 @@ from mcp_seedream.catalog.held_pictures import HeldArguments, Pictures, Report, 
 from mcp_seedream.catalog.schemas import MAX_WAIT_SECONDS, image_schema, task_schema
 from mcp_seedream.catalog.table import ModelTable, Operation
 from mcp_seedream.core import events
+from mcp_seedream.core.concurrency import OnDemand, run_in_thread
 from mcp_seedream.core.credentials import placeholder_reason
 from mcp_seedream.core.errors import MissingToken, SeedreamError
 from mcp_seedream.core.events import Observer
-from mcp_seedream.core.on_demand import OnDemand
 from mcp_seedream.generation.journal import IN_MEMORY, Journal
 from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.media.outputs import (
@@ -171,7 +170,7 @@ class ImageTools:
         if operation == "generate" and not held:
             return check()
         # In a thread: decoding megabytes of base64 would block other callers.
-        call = await anyio.to_thread.run_sync(check, limiter=self._checks)
+        call = await run_in_thread(check, limiter=self._checks)
         return replace(call, spec=replace(call.spec, images=Pictures(call.spec.images))) if held else call
 
     async def _look_up(
@@ -218,7 +217,7 @@ class ImageTools:
             return Delivered(replace(task, notes=(*task.notes, note)))
         name = f"{(task.prompt or 'seedream')[:40]} {task.id[:8]}"
         files = await journal.files(task.id) if journal and local else ()
-        saved = await anyio.to_thread.run_sync(saved_set, files, len(task.images), folder if save_to else None)
+        saved = await run_in_thread(saved_set, files, len(task.images), folder if save_to else None)
         shows, room = preview and self._defaults.preview(ctx), PREVIEW_ROOM // share
         options = DeliveryOptions(folder, name, shows, room, saved, self.token_of(ctx) or "")
         delivered = await runtime.delivery.deliver(task, options)

@@ -59,7 +59,10 @@ async def read_stream(
             failure = error
         group.cancel_scope.cancel()
     if failure:
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # its traceback has this frame, and those with the pictures of the call
     return reading.result()
 
 

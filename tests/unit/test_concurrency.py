@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from mcp_seedream.core.on_demand import OnDemand
+from mcp_seedream.core.concurrency import OnDemand
 
 pytestmark = pytest.mark.anyio
 

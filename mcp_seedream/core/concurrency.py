@@ -1,10 +1,11 @@
-"""A value that is opened when it is first needed, or soon after the start."""
+"""Values that are opened when they are needed, and functions that run in threads."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Generic, Self, TypeVar
+from functools import partial
+from typing import Any, Generic, Self, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -58,3 +59,27 @@ class OnDemand(Generic[T]):
         async with manager as self._value:
             self._opened.set()
             await closed.wait()
+
+
+async def run_in_thread(function: Callable[..., T], *args: Any, limiter: anyio.CapacityLimiter | None = None) -> T:
+    """Run a function in a thread, as `anyio.to_thread.run_sync`, which also has a limiter.
+
+    If the function raises, anyio keeps the exception in a frame of its own traceback. This cycle would keep all
+    arguments, such as pictures of megabytes, in memory until the garbage collector runs.
+    """
+    result: T
+    error: Exception | None
+    result, error = await anyio.to_thread.run_sync(_outcome, partial(function, *args), limiter=limiter)
+    if error is None:
+        return result
+    try:
+        raise error
+    finally:
+        del error  # the same kind of cycle
+
+
+def _outcome(function: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    try:
+        return function(), None
+    except Exception as error:  # noqa: BLE001  (raised again by the caller)
+        return None, error
