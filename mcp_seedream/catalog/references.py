@@ -23,14 +23,15 @@ _DATA_URI = re.compile(
     r"(?:data:\s*(?:[\w.+-]+/[\w.+-]+)?|image/[\w.+-]+)(;[^;,]{1,60})*?;\s*base64\s*,", re.IGNORECASE
 )
 _URL_SAFE = str.maketrans("-_", "+/")
-_SPELLINGS = (
-    *(("%2B", "+"), ("%2b", "+"), ("%2F", "/"), ("%2f", "/"), ("%3D", "="), ("%3d", "=")),
-    *((each, "") for each in ("%0A", "%0a", "%0D", "%0d", "%20")),
-    *((each, "") for each in ("\\n", "\\r", "\\t", "\\")),  # line breaks that were JSON-escaped twice
-    *((each, "") for each in " \n\r\t\v\f"),
-    *(("-", "+"), ("_", "/")),
-)
-"""Spellings in base64, and the characters of the standard alphabet that they stand for."""
+_SPELLINGS: dict[str, dict[str, str]] = {
+    "%": {"%2B": "+", "%2b": "+", "%2F": "/", "%2f": "/", "%3D": "=", "%3d": "="}
+    | dict.fromkeys(("%0A", "%0a", "%0D", "%0d", "%20"), ""),
+    "\\": dict.fromkeys(("\\n", "\\r", "\\t", "\\"), ""),  # line breaks that were JSON-escaped twice
+    "-": {"-": "+"},
+    "_": {"_": "/"},
+    **{blank: {blank: ""} for blank in " \n\r\t\v\f"},
+}
+"""Spellings in base64 by their first character, and the characters of the standard alphabet that they stand for."""
 _DECODED_AT_ONCE = 2**20  # characters of base64, a multiple of four
 _WEB_URL = re.compile(r"https?://", re.IGNORECASE)
 # Keys of objects that hold a picture, in order of preference: data, URLs, paths, then nested objects. They come from
@@ -198,14 +199,15 @@ def checked_reference(
         return text
     prefix = _DATA_URI.match(text[:200])
     payload = _payload(text[prefix.end() :] if prefix else text)
-    picture_kind, size = _kind_and_size(payload)
-    if picture_kind not in kinds:
+    picture_kind = kind(_decoded(payload[:64]) or b"")
+    is_picture = picture_kind in kinds
+    if is_picture and len(payload) * 3 // 4 - payload.count("=", -2) > max_bytes:
+        raise InvalidArguments(f"{where} is larger than {max_bytes // 2**20} MB: give a smaller picture, or a URL.")
+    if not is_picture or not _is_base64(payload):
         raise InvalidArguments(
             f"{where} is not a picture that the upstream can read: {shortened(text)}. Give an http(s) URL, "
             f"a data URI (data:image/png;base64,...) or base64 of a {kinds_in_words(kinds)}."
         )
-    if size > max_bytes:
-        raise InvalidArguments(f"{where} is larger than {max_bytes // 2**20} MB: give a smaller picture, or a URL.")
     if not prefix:
         return payload
     head = f"data:image/{picture_kind};base64,"
@@ -213,16 +215,10 @@ def checked_reference(
     return text if is_standard else head + payload  # megabytes are copied only if they change
 
 
-def _kind_and_size(payload: str) -> tuple[str | None, int]:
-    """The kind of a picture and its size in bytes, without a copy of the picture; (None, 0) if it is not base64."""
-    if payload.find("=", 0, -2) >= 0:
-        return None, 0
-    size = 0
-    for start in range(0, len(payload), _DECODED_AT_ONCE):
-        if (data := _decoded(payload[start : start + _DECODED_AT_ONCE])) is None:
-            return None, 0
-        size += len(data)
-    return kind(_decoded(payload[:64]) or b""), size
+def _is_base64(payload: str) -> bool:
+    """Whether a text is base64 in its standard form. It is decoded in pieces, since it may be of megabytes."""
+    pieces = (payload[start : start + _DECODED_AT_ONCE] for start in range(0, len(payload), _DECODED_AT_ONCE))
+    return payload.find("=", 0, -2) < 0 and all(_decoded(piece) is not None for piece in pieces)
 
 
 def _payload(text: str) -> str:
@@ -232,8 +228,8 @@ def _payload(text: str) -> str:
     """
     if not text.isascii():
         text = "".join(text.split())
-    for spelling, character in _SPELLINGS:
-        if spelling in text:
+    for first, spellings in _SPELLINGS.items():
+        for spelling, character in spellings.items() if first in text else ():
             text = text.replace(spelling, character)
     if len(text) % 4 or text.endswith("==="):
         text = text.rstrip("=")
