@@ -164,6 +164,9 @@ class BearerKeyMiddleware:
     The key and the caller's id are stored in the request's state as `caller_key` and `caller_id`. A key that can't be
     checked in time gets 503.
 
+    Other methods than POST get 405, without a check of their key. A `GET` would open a stream for messages that belong
+    to no call: a stateless server has none, and the specification has this status for servers without such a stream.
+
     Args:
         check_key: Returns whether the upstream accepts a key that came from a network address; None to skip the check.
         limits: Limits requests in progress, from before the body is read to the end of the response (429).
@@ -192,6 +195,10 @@ class BearerKeyMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         token = _bearer_token(scope)
+        if scope["method"] != "POST" and token:
+            not_allowed = _error(405, "method_not_allowed", "Send MCP messages with POST.", {"Allow": "POST"})
+            await not_allowed(scope, receive, send)
+            return
         key = await self._key_of_token(token) if token and self._key_of_token else token
         if refusal := await self._refusal(token, key, scope):
             await refusal(scope, receive, send)

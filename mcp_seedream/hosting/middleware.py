@@ -7,7 +7,7 @@ import re
 import uuid
 from collections import deque
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 from mcp_types import JSONRPCError
@@ -98,8 +98,7 @@ class CallCountMiddleware:
         self._shutdown = shutdown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_stream = scope["method"] != "POST"  # a GET stream may stay open for ever
-        with nullcontext() if is_stream else self._shutdown.call_in_progress():
+        with self._shutdown.call_in_progress():
             await self._app(scope, receive, send)
 
 
@@ -122,9 +121,6 @@ class FairEntryMiddleware:
         self._task_lookups, self._generations = FairLimiter(1), FairLimiter(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
         body = (await receive()).get("body", b"")
         message = jsonrpc.parse(body)
         tool = _called_tool(message)

@@ -13,14 +13,12 @@ from typing import Literal
 
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_seedream.hosting.middleware import add_start_callback
 
 _JSON, _EVENTS = "application/json", "text/event-stream"
 _HEAD_SECONDS = 0.1  # after which the headers are sent; refusals have another status, and are sent earlier
-_NO_METHOD = {"error": "method_not_allowed", "error_description": "Send MCP messages with POST."}
 _ZERO_QUALITY = re.compile(r"q=0(\.0*)?")
 _Mode = Literal["unchanged", "without head", "to events", "to JSON"]
 """How a response of the SDK is passed on to the client."""
@@ -37,19 +35,12 @@ _STREAM_HEAD: Message = {
 
 
 class ContentNegotiationMiddleware:
-    """Answers in a media type that the client accepts, and sends the response headers before a call has ended.
-
-    Other methods than POST get 405. A `GET` would open a stream for messages that belong to no call: a stateless server
-    has none, and the specification has this status for servers without such a stream. The SDK would keep it open.
-    """
+    """Answers in a media type that the client accepts, and sends the response headers before a call has ended."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST":
-            await JSONResponse(_NO_METHOD, 405, {"Allow": "POST"})(scope, receive, send)
-            return
         headers = Headers(scope=scope)
         accepts = _accepted(headers.getlist("accept"))
         if not accepts:

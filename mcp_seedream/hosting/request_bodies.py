@@ -155,9 +155,6 @@ class RequestBodyMiddleware:
         self._cutting = anyio.CapacityLimiter(1)  # while a body is cut, there are two copies of it
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
         body = RequestBody(BodyShare(self._budget, scope.get("state", {}).get("caller_id", "")))
         with body.in_use():
             refusal: Response | None = None

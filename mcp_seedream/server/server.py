@@ -107,7 +107,8 @@ def _open_runtime(*args: Any, **options: Any) -> AbstractAsyncContextManager[Run
 async def _parse_arguments(ctx: ServerRequestContext[OnDemand[Runtime], Any], call_next: CallNext) -> HandlerResult:
     """Parse arguments of a tool call that are JSON in a string, or empty, as some models send them."""
     arguments = (ctx.params or {}).get("arguments")
-    if ctx.method == "tools/call" and arguments is not None and not isinstance(arguments, dict):
+    is_call = ctx.method == "tools/call" and ctx.request_id is not None  # not a notification, which gets no response
+    if is_call and arguments is not None and not isinstance(arguments, dict):
         ctx = replace(ctx, params={**(ctx.params or {}), "arguments": _as_object(arguments)})
     return await call_next(ctx)
 
