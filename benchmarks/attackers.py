@@ -133,6 +133,11 @@ async def _prompt(port: int, until: float, outcomes: Counter[str]) -> None:
     await repeated([body] * 4).run(port, until, outcomes)
 
 
+async def _many(port: int, until: float, outcomes: Counter[str]) -> None:
+    body = tool_call("generate_image", f'{{"prompt": "a", "x": "{"a" * 60_000}", "wait_seconds": 0}}')
+    await repeated([body] * 1000).run(port, until, outcomes)
+
+
 async def _declared(port: int, until: float, outcomes: Counter[str]) -> None:
     await _held(port, until, outcomes, count=200, start=lambda n: head(KEYS[n % 5], 10**17) + b"{")
 
@@ -244,6 +249,7 @@ ATTACKS: dict[str, Attack] = {
     "four bodies of objects": Attack(_objects),
     "twenty bodies of 49 MiB": Attack(_pictures_of_49_mib),
     "four prompts of 49 MiB": Attack(_prompt),
+    "1000 bodies of 60 kB at once": Attack(_many),
     "bodies of 10^17 bytes": Attack(_declared),
     "JPEGs of seven million comments": Attack(_comments),
     "JPEGs of 3000 scans": Attack(_scans),
