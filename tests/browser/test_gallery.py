@@ -48,7 +48,9 @@ def opened(table: ModelTable, upstream: str, script: Path) -> Opening:
     async def open_host(*, noise: str = "$^", **options: Any) -> AsyncIterator[Host]:
         async with hosting(table, upstream, script, **options) as host:
             yield host
-            assert [line for line in host.noise if not re.search(noise, line)] == []
+            # The official client asks for a stream first; the browser reports every status above 399.
+            lines = [line for line in host.noise if "405 (Method Not Allowed)" not in line]
+            assert [line for line in lines if not re.search(noise, line)] == []
             assert await host.page.evaluate("window.state.errors") == []
 
     return open_host
