@@ -143,7 +143,7 @@ class ImageService:
             LimitExceeded: The caller has reached its limit; nothing was sent.
             CallInProgress: An identical call has no task yet; nothing was sent.
             ServerShuttingDown: Nothing was sent.
-            UpstreamError: The upstream refused the call, or its answer was lost.
+            UpstreamError: The upstream refused the call, or its response was lost.
         """
         started = anyio.current_time()
         deadline = started + call.wait_seconds

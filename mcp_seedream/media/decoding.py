@@ -1,4 +1,4 @@
-"""Runs the decoder in subprocesses with limited memory and time, for callers in turn."""
+"""Starts the `decoder` in subprocesses with limited memory and time, round-robin by caller."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OpenSource = Callable[[], BinaryIO]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ProcessLimits:
     """The limits of one subprocess.
 
     Attributes:
@@ -35,9 +35,9 @@ class Limits:
     seconds: int
 
 
-SMALL = Limits(48_000_000, 5)  # reads headers, and converts pictures of up to 4 megapixels
-MEDIUM = Limits(165_000_000, 15)  # a phone's 12 megapixels
-LARGE = Limits(330_000_000, 20)
+SMALL = ProcessLimits(48_000_000, 5)  # reads headers, and converts pictures of up to 4 megapixels
+MEDIUM = ProcessLimits(165_000_000, 15)  # a phone's 12 megapixels
+LARGE = ProcessLimits(330_000_000, 20)
 """The limits of the largest pictures: 60 megapixels of HEIC need 315 MB."""
 _BUSY_FACTOR = 3  # seconds of a subprocess on a busy machine, by its seconds of computing
 _RETRY_AFTER = 10  # seconds
@@ -73,16 +73,14 @@ class Decoders:
     """Runs the decoder. One instance serves a whole process.
 
     Small jobs have their own slots, so that most pictures, which need no change, do not wait for large ones. Of the
-    others, two run at a time, or one that needs more than half of the memory. All processes together allocate at most
-    2 x 48 + 330 MB.
+    others, two run concurrently, or one that needs more than half of the memory. All processes together allocate at
+    most 2 x 48 + 330 MB.
     """
 
     def __init__(self) -> None:
         self._small = FairLimiter(2)
         self._medium = FairLimiter(2)
-        self._large = FairLimiter(
-            1
-        )  # held while a job takes both slots of `_medium`: two such jobs would block each other
+        self._large = FairLimiter(1)  # for jobs that take both slots of `_medium`, since two would block each other
 
     async def fit(self, source: OpenSource, bounds: Bounds, *, keep_alpha: bool, caller: str, deadline: float) -> Fit:
         """Convert a picture to one that the upstream accepts, if necessary.
@@ -91,7 +89,7 @@ class Decoders:
             source: Opens the picture's file.
             bounds: The upstream's limits.
             keep_alpha: Keep transparency in a changed picture.
-            caller: Whose turn is used.
+            caller: The caller's token, for the round-robin order.
             deadline: When to give up, on anyio's clock.
 
         Raises:
@@ -112,7 +110,7 @@ class Decoders:
         return (await self._run({"operation": "thumbnail"}, MEDIUM, source, caller, deadline))[1]
 
     async def tile(self, source: OpenSource, columns: int, caller: str, deadline: float) -> Tile:
-        """Return a picture scaled down for a preview with so many columns; raises as `fit` does."""
+        """Return a picture scaled down for a preview with this many columns; raises as `fit` does."""
         answer, data = await self._run({"operation": "tile", "columns": columns}, MEDIUM, source, caller, deadline)
         return Tile(data, tuple(answer["size"]))
 
@@ -121,7 +119,7 @@ class Decoders:
         return (await self._run(job, SMALL, source, caller, deadline))[1]
 
     async def _run(
-        self, job: dict[str, Any], limits: Limits, source: OpenSource, caller: str, deadline: float
+        self, job: dict[str, Any], limits: ProcessLimits, source: OpenSource, caller: str, deadline: float
     ) -> tuple[dict[str, Any], bytes]:
         is_running = False
         with anyio.CancelScope(deadline=deadline):
@@ -134,7 +132,7 @@ class Decoders:
         raise InvalidArguments(_TOO_LONG)
 
     @asynccontextmanager
-    async def _slot(self, limits: Limits, caller: str) -> AsyncIterator[None]:
+    async def _slot(self, limits: ProcessLimits, caller: str) -> AsyncIterator[None]:
         if limits is SMALL:
             async with self._small.slot(caller):
                 yield
@@ -147,7 +145,7 @@ class Decoders:
 
 
 async def _decoded(
-    job: dict[str, Any], limits: Limits, source: OpenSource, *, is_last: bool
+    job: dict[str, Any], limits: ProcessLimits, source: OpenSource, *, is_last: bool
 ) -> tuple[dict[str, Any], bytes]:
     """Run the decoder once; return its line of JSON, and the new picture.
 

@@ -22,7 +22,7 @@ from mcp_seedream.core.errors import UnreadableReply, UpstreamUnavailable
 from mcp_seedream.media.downloads import PublicTransport, Resolve, is_private, proxy_for
 
 _RESOLVERS = 4
-"""Threads that resolve names. They are not shared, so that slow name servers of strangers keep nobody else waiting."""
+"""Threads that resolve names. They are not shared, so that slow name servers delay no other requests."""
 _HEADERS = {
     "Accept": "application/json",
     "Accept-Encoding": "identity",
@@ -51,7 +51,8 @@ class Documents:
         """Download a document.
 
         Returns:
-            The document, which may not be valid JSON, and for how many seconds its server allows to cache it.
+            The document, which may not be valid JSON, and the seconds for which its server allows caching; None if it
+            does not say.
 
         Raises:
             UpstreamUnavailable: The download failed or timed out, and may work later.
@@ -118,8 +119,8 @@ class Documents:
 
 
 def _max_age(cache_control: str) -> float | None:
-    """For how many seconds a response may be cached; None if its header does not say."""
+    """The seconds for which a response may be cached; None if its header does not say."""
     if re.search(r"no-(?:store|cache)", cache_control, re.IGNORECASE):
         return 0
-    found = _MAX_AGE.search(cache_control.lower())
-    return float(found[1]) if found else None
+    match = _MAX_AGE.search(cache_control.lower())
+    return float(match[1]) if match else None

@@ -55,7 +55,7 @@ class DeliveryOptions:
         preview: Make a preview.
         max_bytes: Bytes of image files that fit in the result.
         saved: Files that an earlier call saved, one per picture. They are not saved again.
-        caller: Whose turn is used where calls wait for each other.
+        caller: The caller's token, for the round-robin order of files and decoders.
     """
 
     target: Path | None = None
@@ -141,7 +141,7 @@ class Delivery:
         return Delivered(replace(task, images=images, notes=(*task.notes, *notes)), shown, caption)
 
     async def _process(self, pictures: _Pictures) -> None:
-        """Download each picture, decode it for the preview, and save it; few at a time, since each takes room."""
+        """Download each picture, decode it for the preview, and save it; few concurrently, since each needs room."""
         limiter = anyio.CapacityLimiter(_MAX_DOWNLOADS)
 
         async def process(index: int) -> None:
@@ -215,7 +215,7 @@ class _Pictures:
         seconds: Time limit for the downloads.
         deadline: When the time is up, on anyio's clock.
         tiles: Decoded pictures for the preview, by their positions.
-        notes: About failures, each only once.
+        notes: Notes about failures, without duplicates.
     """
 
     images: list[Image]
@@ -233,7 +233,7 @@ class _Pictures:
 
     @contextmanager
     def without_preview(self) -> Iterator[None]:
-        """Go on without a preview where the decoder fails."""
+        """Continue without a preview if the decoder fails."""
         try:
             yield
         except LimitExceeded:

@@ -41,7 +41,7 @@ _SCAN, _END = 0xDA, 0xD9
 _DATA_CHUNKS = (b"IDAT", b"fdAT")
 
 
-def checked_size(data: Data, kind: str) -> tuple[int, int]:
+def check_structure(data: Data, kind: str) -> tuple[int, int]:
     """Check the structure of a picture file; return the width and height that it declares.
 
     Args:
