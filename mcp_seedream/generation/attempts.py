@@ -32,7 +32,7 @@ class Attempts:
 
     Args:
         shared: A store that other processes use too; None for the memory of this process.
-        shutdown: Once requested, callers may not receive their answers.
+        shutdown: Once requested, callers may not receive their results.
         timing: See `claims.Timing`.
         clock: Unix seconds.
     """

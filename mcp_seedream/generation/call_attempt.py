@@ -220,7 +220,7 @@ class CallAttempt:
         await self._advance(State.WITHDRAWN)
 
     @asynccontextmanager
-    async def noting_cancellation(self) -> AsyncIterator[None]:
+    async def abandon_if_cancelled(self) -> AsyncIterator[None]:
         """Abandon the attempt if the caller leaves during the context, whose request continues."""
         failure: Exception | None = None
         finished = False

@@ -64,7 +64,7 @@ def candidates(attempts: Sequence[Stored], now: float, timing: Timing) -> list[C
 
 
 def _since(candidate: Candidate) -> float:
-    """The caller that left first comes first; of those that wait, the one that was not joined for the longest time."""
+    """The sort key of equal actions: when the caller left, or else when the call that holds the attempt began."""
     attempt = candidate.stored.attempt
     return attempt.held_at if attempt.left_at is None else attempt.left_at
 

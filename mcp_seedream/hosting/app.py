@@ -252,7 +252,7 @@ async def _collect_garbage_when_quiet(shutdown: Shutdown) -> None:
 
 
 async def _stop_http_server(number: int, handler: Handler | None) -> None:
-    """Pass the signal to the HTTP server, which closes open streams, after all calls were answered."""
+    """Pass the signal to the HTTP server, which closes open streams, after all calls have ended."""
     await anyio.sleep(_LAST_REQUEST_SECONDS)
     if handler:
         handler(number, None)

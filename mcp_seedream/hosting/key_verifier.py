@@ -1,6 +1,6 @@
 """Checks callers' AceDataCloud keys.
 
-A key is checked with a free request: a look-up of a task that does not exist. The upstream answers "not found" if the
+A key is checked with a free request: a look-up of a task that does not exist. The upstream returns "not found" if the
 key is valid, and 401 if it is invalid. Results are cached by the key's hash.
 """
 
@@ -60,7 +60,7 @@ def uncached_check(look_up: LookUp) -> KeyCheck:
 
 
 class KeyNotChecked(SeedreamError):
-    """A new key could not be checked in time: the upstream does not answer, or too many keys are being checked.
+    """A new key could not be checked in time: the upstream does not respond, or too many keys are being checked.
 
     Args:
         has_waited: Whether the check has waited; False if the queue was full.

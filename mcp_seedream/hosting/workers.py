@@ -29,7 +29,7 @@ _NO_IPV6_ERRORS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _CONNECTIONS = 20_000  # of clients; fewer if the limit of open files is lower
 LOOPBACK_PROXIES = ("127.0.0.1", "::1")
 LINGER = 2
-"""Seconds that open streams may delay the end of a server that has answered all calls."""
+"""Seconds that open streams may delay the end of a server that has finished all calls."""
 
 
 def serve_in_process(

@@ -99,10 +99,10 @@ class Decoders:
         job = {"operation": "fit", "bounds": astuple(bounds), "keep_alpha": keep_alpha}
         limits, needed = SMALL, SMALL.memory
         while True:
-            answer, data = await self._run(job, limits, source, caller, deadline)
-            if "memory" not in answer:
-                return Fit(answer["has_alpha"], data or None, answer.get("note"))
-            needed = max(needed + 1, answer["memory"])
+            output, data = await self._run(job, limits, source, caller, deadline)
+            if "memory" not in output:
+                return Fit(output["has_alpha"], data or None, output.get("note"))
+            needed = max(needed + 1, output["memory"])
             limits = MEDIUM if limits is SMALL and needed <= MEDIUM.memory else LARGE
 
     async def thumbnail(self, source: OpenSource, caller: str, deadline: float) -> bytes:
@@ -111,10 +111,10 @@ class Decoders:
 
     async def tile(self, source: OpenSource, columns: int, caller: str, deadline: float) -> Tile:
         """Return a picture scaled down for a preview with this many columns; raises as `fit` does."""
-        answer, data = await self._run({"operation": "tile", "columns": columns}, MEDIUM, source, caller, deadline)
-        return Tile(data, tuple(answer["size"]))
+        output, data = await self._run({"operation": "tile", "columns": columns}, MEDIUM, source, caller, deadline)
+        return Tile(data, tuple(output["size"]))
 
-    async def joined(self, job: dict[str, Any], source: OpenSource, caller: str, deadline: float) -> bytes:
+    async def join_tiles(self, job: dict[str, Any], source: OpenSource, caller: str, deadline: float) -> bytes:
         """Return one preview of the tiles in a file: see the operations `sheet` and `composed` of the decoder."""
         return (await self._run(job, SMALL, source, caller, deadline))[1]
 
@@ -126,7 +126,7 @@ class Decoders:
             async with self._slot(limits, caller):
                 is_running = True
                 with anyio.move_on_after(limits.seconds * _BUSY_FACTOR):
-                    return await _decoded(job, limits, source, is_last=limits is LARGE)
+                    return await _run_decoder(job, limits, source, is_last=limits is LARGE)
         if not is_running:
             raise LimitExceeded("the server is busy with the pictures of other calls", _RETRY_AFTER)
         raise InvalidArguments(_TOO_LONG)
@@ -144,7 +144,7 @@ class Decoders:
                 yield
 
 
-async def _decoded(
+async def _run_decoder(
     job: dict[str, Any], limits: ProcessLimits, source: OpenSource, *, is_last: bool
 ) -> tuple[dict[str, Any], bytes]:
     """Run the decoder once; return its line of JSON, and the new picture.
@@ -161,7 +161,7 @@ async def _decoded(
     line, _, data = process.stdout.partition(b"\n")
     if process.returncode == _OUT_OF_TIME:
         raise InvalidArguments(_TOO_LONG)
-    answer: dict[str, Any] = json.loads(line or b'{"error": "can\'t be decoded."}')
-    if "error" in answer:
-        raise InvalidArguments(answer["error"])
-    return answer, data
+    output: dict[str, Any] = json.loads(line or b'{"error": "can\'t be decoded."}')
+    if "error" in output:
+        raise InvalidArguments(output["error"])
+    return output, data

@@ -85,10 +85,10 @@ class Documents:
     async def _read(self, response: httpx.Response) -> tuple[bytes, float | None]:
         if response.status_code != httpx.codes.OK:
             failure = UpstreamUnavailable if response.is_server_error else UnreadableReply
-            raise failure(f"Its URL answered HTTP {response.status_code}.")
+            raise failure(f"Its URL returned HTTP {response.status_code}.")
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if not _JSON.fullmatch(kind) or response.headers.get("content-encoding", "identity") != "identity":
-            raise UnreadableReply("Its URL did not answer with JSON.")
+            raise UnreadableReply("Its URL did not return JSON.")
         content = b""
         async for chunk in response.aiter_raw():
             content += chunk

@@ -150,7 +150,7 @@ class InputPictures:
         text = image.b64_json or ""
         async with self._files.open(call.token) as file:
             await file.restart(len(text) * 3 // 4)
-            await file.write(await run_in_thread(_decoded, text))
+            await file.write(await run_in_thread(_task_picture, text))
             return await self._from_file(file.content, call)
 
     async def _from_url(self, reference: str, call: _Call) -> _Prepared:
@@ -206,7 +206,7 @@ def _data_file(reference: str) -> BinaryIO:
     return file
 
 
-def _decoded(reference: str) -> bytes:
+def _task_picture(reference: str) -> bytes:
     """Return the bytes of a task's image data."""
     try:
         data = picture_data(reference)

@@ -133,7 +133,7 @@ class Delivery:
         seconds = self._times.save if target else self._times.preview
         pictures = _Pictures(list(task.images), target, options, seconds, anyio.current_time() + seconds)
         await self._process(pictures)
-        shown, caption = await self._joined(pictures) if options.preview else ((), None)
+        shown, caption = await self._preview(pictures) if options.preview else ((), None)
         notes = list(pictures.notes)
         if any(image.b64_json and not image.path for image in pictures.images):
             notes.append(f'get_task with task_id "{task.id}" and another save_to saves it, at no cost.')
@@ -147,7 +147,7 @@ class Delivery:
         async def process(index: int) -> None:
             async with limiter, self._files.open(pictures.options.caller) as temporary:
                 with anyio.CancelScope(deadline=pictures.deadline) as scope:
-                    file = await self._fetched(pictures, index, temporary)
+                    file = await self._open_picture(pictures, index, temporary)
                 if scope.cancelled_caught:
                     pictures.notes[f"Not fetched: it took longer than {pictures.seconds} s."] = None
                 elif file:
@@ -161,7 +161,7 @@ class Delivery:
             for index in range(len(pictures.images)):
                 group.start_soon(process, index)
 
-    async def _fetched(self, pictures: _Pictures, index: int, temporary: TemporaryFile) -> BinaryIO | None:
+    async def _open_picture(self, pictures: _Pictures, index: int, temporary: TemporaryFile) -> BinaryIO | None:
         """Return an open file with a picture; None, and a note, if that fails."""
         image = pictures.images[index]
         try:
@@ -188,7 +188,7 @@ class Delivery:
                 tile = self._decoders.tile(source, pictures.columns, options.caller, pictures.deadline)
                 pictures.tiles[index] = await tile
 
-    async def _joined(self, pictures: _Pictures) -> tuple[tuple[bytes, ...], str | None]:
+    async def _preview(self, pictures: _Pictures) -> tuple[tuple[bytes, ...], str | None]:
         """Return a preview and its caption: a thumbnail, composed layers, or a contact sheet; nothing if that fails."""
         if len(pictures.images) == 1 and pictures.tiles:
             return (pictures.tiles[0].data,), "is only a thumbnail"
@@ -200,7 +200,7 @@ class Delivery:
         shown: tuple[bytes, ...] = ()
         with pictures.without_preview():
             deadline = anyio.current_time() + self._times.preview
-            shown = (await self._decoders.joined(job, source, pictures.options.caller, deadline),)
+            shown = (await self._decoders.join_tiles(job, source, pictures.options.caller, deadline),)
         return shown, caption
 
 

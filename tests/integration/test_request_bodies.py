@@ -282,4 +282,4 @@ async def test_forms_and_metadata_are_small(table: ModelTable, upstream: str, ca
         async with httpx.AsyncClient(base_url=address, timeout=60) as web:
             for path in ("/register", "/token", "/revoke"):
                 assert (await web.post(path, content=b"a" * 70_000)).status_code == 413
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
