@@ -1,4 +1,4 @@
-"""Input pictures as megabytes of text, whose memory is limited and can be freed before a call ends."""
+"""Input pictures as long texts (data URIs, base64), whose memory can be freed before the call ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Pictures(list[str]):
     """Input pictures whose data can be released once the upstream has them. A released picture is an empty string.
 
     Attributes:
-        converted: The same pictures as they are sent.
+        converted: The same pictures in the form that is sent.
     """
 
     converted: Pictures | None = None
@@ -34,14 +34,14 @@ class HeldArguments(Protocol):
         """Hold the memory while the context lasts."""
 
     def take(self, arguments: dict[str, Any], /) -> dict[str, Any]:
-        """The arguments with their long strings, which are then held by nothing else."""
+        """Return the arguments with their long strings, and remove the strings from this object."""
 
     def release_when_short(self, release: Callable[[], None], /) -> None:
-        """Register a function that frees the long strings, for when other calls need the memory."""
+        """Register a function that frees the long strings. It is called when other calls need the memory."""
 
 
 def releasing(report: Report, held: HeldArguments, pictures: Sequence[str]) -> Report:
-    """Progress reports; with the first one, the pictures can be released, since the upstream has them."""
+    """A `Report` that makes the pictures releasable at the first report, since the upstream has them then."""
     release = pictures.release if isinstance(pictures, Pictures) else None
 
     async def report_and_release(progress: float, /, *, message: str) -> None:

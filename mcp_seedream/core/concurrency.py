@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class OnDemand(Generic[T]):
-    """The value of an async context manager that is entered later than its users start.
+    """The value of an async context manager that is entered after its users have started.
 
     Args:
         manager: Makes the context manager. It is called in a thread if there is a delay, since it may import modules.
@@ -27,7 +27,7 @@ class OnDemand(Generic[T]):
         self._closing = False
 
     async def get(self) -> T:
-        """The value; opens it if that has not happened yet."""
+        """Return the value, and open it first if necessary."""
         if not self._opened.is_set():
             self._needed.set()
             await self._opened.wait()

@@ -7,14 +7,14 @@ An attempt is one paid call, from before it is sent until its caller has the res
     |                   | QUEUED    | the call is about to be sent                                  |
     | QUEUED            | SENDING   | the client has a connection and writes the request            |
     | SENDING           | QUEUED    | the upstream did not accept it, and it is tried again         |
-    | SENDING, QUEUED   | ACCEPTED  | the upstream answered with a task                             |
-    | SENDING           | UNCERTAIN | the answer was lost                                           |
+    | SENDING, QUEUED   | ACCEPTED  | the upstream returned a task                                  |
+    | SENDING           | UNCERTAIN | the response was lost                                         |
     | SENDING, QUEUED   | WITHDRAWN | it was refused, or never sent                                 |
     | ACCEPTED          | QUEUED    | the upstream refused the accepted task, and another is sent   |
     | ACCEPTED          | DELIVERED | the caller has the result                                     |
     | ACCEPTED          | ABANDONED | the caller left; an identical call claims the task            |
     | ABANDONED         | ACCEPTED  | an identical call claimed it                                  |
-    | UNCERTAIN         | DELIVERED | an identical call was told of it                              |
+    | UNCERTAIN         | DELIVERED | an identical call failed, and reported it                      |
 
 Only the call that holds an attempt writes it; an identical call that claims it becomes its holder. A cancellation
 notice marks that its caller left. DELIVERED and WITHDRAWN attempts are removed.
@@ -64,8 +64,8 @@ class Attempt:
         owner: The random id of the process of the holder.
         opened_at: Unix seconds at which the first call began.
         held_at: Unix seconds at which the holder began.
-        left_at: Unix seconds at which the caller left; None: it waits, as far as is known.
-        may_have_left: A notice may have meant this attempt or another one.
+        left_at: Unix seconds at which the caller left; None if it still waits, or is not known to have left.
+        may_have_left: Whether a cancellation notice may have been for this attempt or for another one.
     """
 
     id: str
@@ -102,25 +102,25 @@ class AttemptStore(Protocol):
     async def save(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
         """Write an attempt, unless another call holds it, and renew the lease of its owner for `Timing.lease`.
 
-        What `mark_left` stored stays, unless a claim clears it. A DELIVERED attempt is removed, unless its caller has
-        left: then it is ABANDONED, or UNCERTAIN without a task. A WITHDRAWN one is always removed. A task is written
-        even if another call was told that the attempt is uncertain. A write may be repeated.
+        A departure that `mark_left` stored is kept, unless a claim clears it. A DELIVERED attempt is removed, unless
+        its caller has left: then it is ABANDONED, or UNCERTAIN without a task. A WITHDRAWN one is always removed. A
+        task is written even if an identical call has failed because the attempt was uncertain. A write may be repeated.
 
         Args:
             attempt: The attempt.
-            before: The attempt before this write, if it must still be stored; of another holder for a claim.
+            before: The attempt before this write, if it must still be stored. For a claim, it has another holder.
         """
 
     async def mark_left(self, attempt: Attempt, left_at: float | None) -> None:
         """Store that the caller of an attempt left, and nothing else; ignored if another call holds it by now.
 
         Args:
-            attempt: The attempt as it was found.
+            attempt: The attempt that `find` returned.
             left_at: Unix seconds; None: the caller may have left.
         """
 
     async def renew(self, owner: str, seconds: float) -> None:
-        """Renew the lease of a process. With 0 seconds it ends: others may claim what the process holds."""
+        """Renew the lease of a process. 0 seconds end it: other processes may then claim its attempts."""
 
 
 class MemoryAttempts:
@@ -178,7 +178,7 @@ class MemoryAttempts:
 
 @dataclass(frozen=True, slots=True)
 class _Missed:
-    """An attempt that the shared store missed, and the holder that it knows; closed ones too, which it may have."""
+    """An attempt, open or closed, whose write the shared store missed, and the holder that this store has."""
 
     attempt: Attempt
     known_holder: str
@@ -202,13 +202,13 @@ class FailoverAttempts:
         return bool(self._missed)
 
     async def find(self, name: str) -> list[Stored]:
-        found = {stored.attempt.id: stored for stored in await self._memory.find(name)}
+        by_id = {stored.attempt.id: stored for stored in await self._memory.find(name)}
         with suppress(StoreUnavailable):
             shared = await self._shared.find(name)
-            found |= {stored.attempt.id: stored for stored in shared if stored.attempt.id not in self._missed}
+            by_id |= {stored.attempt.id: stored for stored in shared if stored.attempt.id not in self._missed}
         # Attempts may have moved to the memory meanwhile.
-        found |= {stored.attempt.id: stored for stored in await self._memory.find(name)}
-        return list(found.values())
+        by_id |= {stored.attempt.id: stored for stored in await self._memory.find(name)}
+        return list(by_id.values())
 
     async def save(self, attempt: Attempt, before: Attempt | None = None) -> Outcome:
         missed = self._missed.get(attempt.id)
@@ -254,7 +254,7 @@ class FailoverAttempts:
 
 
 def is_held_elsewhere(attempt: Attempt, stored: Attempt | None, before: Attempt | None) -> bool:
-    """Whether a write is refused: another call holds the attempt, or it is gone and must not be."""
+    """Whether a write is refused: another call holds the attempt, or it was removed although it must exist."""
     if stored is None:
         return before is not None
     if stored.state is State.UNCERTAIN and attempt.task_id:
@@ -263,7 +263,7 @@ def is_held_elsewhere(attempt: Attempt, stored: Attempt | None, before: Attempt 
 
 
 def merged(attempt: Attempt, stored: Attempt | None, before: Attempt | None) -> Attempt:
-    """The attempt to store: with what is stored about its caller's departure, unless a claim clears it."""
+    """The attempt to store: with the stored departure of its caller, unless a claim clears it."""
     new = replace(attempt)
     if stored and (before or attempt).holder == attempt.holder:
         new.left_at = stored.left_at if attempt.left_at is None else attempt.left_at
@@ -286,5 +286,5 @@ def with_departure(attempt: Attempt, left_at: float | None) -> Attempt:
 
 
 def is_closed(attempt: Attempt) -> bool:
-    """Whether an attempt is removed instead of stored."""
+    """Whether an attempt has ended, so that it is removed from the store."""
     return attempt.state in (State.WITHDRAWN, State.DELIVERED)

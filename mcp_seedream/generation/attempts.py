@@ -31,8 +31,8 @@ class Attempts:
     """The attempts of this process.
 
     Args:
-        shared: A store that other processes use too; None: the memory of this process.
-        shutdown: Once requested, callers may not receive their answers.
+        shared: A store that other processes use too; None for the memory of this process.
+        shutdown: Once requested, callers may not receive their results.
         timing: See `claims.Timing`.
         clock: Unix seconds.
     """
@@ -74,7 +74,7 @@ class Attempts:
                 await store.renew(self._owner.id, self._owner.timing.lease)
 
     async def _write_missed(self, store: FailoverAttempts) -> None:
-        """Apart from the renewal, which thousands of missed attempts must not hold up."""
+        """Write missed attempts. Separate from the renewal, which thousands of them must not delay."""
         while True:
             await anyio.sleep(self._owner.timing.renewal)
             await store.write_missed()
@@ -110,13 +110,13 @@ class Attempts:
         """Handle a client's cancellation notice: the call goes on, but an identical call may claim its task.
 
         Request ids are small numbers, so several clients with one token may use the same one. A notice that may mean
-        more than one attempt abandons none of them; an identical call joins at once, whichever it was.
+        more than one attempt abandons none of them; an identical call of either then joins at once.
         """
         request, store = _request_hash(caller, request_id), self._owner.store
         # The calls of this process first: one that is opened meanwhile is then seen here or there.
         own = {call.id: call for call in self._calls if call.request == request and not call.caller_left}
-        found = [stored.attempt for stored in await store.find(request)]
-        waiting = {each.holder: each for each in found if each.request == request and each.left_at is None}
+        attempts = [stored.attempt for stored in await store.find(request)]
+        waiting = {each.holder: each for each in attempts if each.request == request and each.left_at is None}
         is_clear = len(own.keys() | waiting.keys()) == 1
         for holder, attempt in waiting.items():
             if not is_clear or holder not in own:

@@ -58,7 +58,7 @@ class CallAttempt:
     """The attempt of one tool call; `attempts.Attempts.attempt` makes it.
 
     `id` is random; `request` is the hash by which a cancellation notice finds the call.
-    `caller_left` may be set where the caller may not receive the answer although the call comes to its end.
+    `caller_left` is set if the caller may not receive the result although the call ends normally.
     `deliver_later` is true if the client fetches the result later: `delivered` is called then.
     """
 
@@ -69,7 +69,7 @@ class CallAttempt:
         self.request = request
         self.id = uuid4().hex
         self._began = owner.clock()
-        self._saving = anyio.Lock(fast_acquire=True)  # without a pause in each write, where none waits
+        self._saving = anyio.Lock(fast_acquire=True)  # no event loop pass per write while no other write waits
         self._attempt: Attempt | None = None  # None: not opened yet, closed, or held by another call now
 
     async def claim(self, call: str, patience: float) -> Claim | None:
@@ -83,7 +83,7 @@ class CallAttempt:
             The task; None if the call is to be sent.
 
         Raises:
-            SubmissionUncertain: An identical call may have been accepted. This is told once.
+            SubmissionUncertain: An identical call may have been accepted. It is raised once for each attempt.
             CallInProgress: An identical call has no task yet, and the patience is used up.
             ServerShuttingDown: The shutdown was requested meanwhile.
         """
@@ -99,7 +99,7 @@ class CallAttempt:
             if best.action in ("variation", "replace"):
                 if self._are_alive(options, leases) and await self._open(call, options):
                     return None
-            elif best.action in ("claim", "join", "tell") and (claim := await self._take(best)):
+            elif best.action in ("claim", "join", "report uncertain") and (claim := await self._take(best)):
                 return claim
             leases = {each.stored.attempt.holder: each.stored.lease for each in options} | leases
             if best.action == "presume left":
@@ -124,7 +124,7 @@ class CallAttempt:
         return all(leases.get(stored.attempt.holder, stored.lease) != stored.lease for stored in others)
 
     async def _open(self, call: str, options: Sequence[Candidate] = ()) -> bool:
-        """Hold a new attempt, or one that a process left before it was sent; false if another call was faster."""
+        """Hold a new attempt, or the unsent one of a process that is gone; false if another call was faster."""
         id_, began, owner = uuid4().hex, self._began, self._owner.id
         opened = Attempt(id_, call, self.request, self.id, owner, opened_at=began, held_at=began)
         before = next((each.stored.attempt for each in options if each.action == "replace"), None)
@@ -137,7 +137,7 @@ class CallAttempt:
         before, owner = candidate.stored.attempt, self._owner
         taken = replace(
             before,
-            state=State.UNCERTAIN if candidate.action == "tell" else State.ACCEPTED,
+            state=State.UNCERTAIN if candidate.action == "report uncertain" else State.ACCEPTED,
             request=self.request,
             holder=self.id,
             owner=owner.id,
@@ -148,9 +148,11 @@ class CallAttempt:
         if not await self._hold(taken, before):
             return None
         since = before.held_at if before.left_at is None else before.left_at
-        if candidate.action == "tell":
+        if candidate.action == "report uncertain":
             ago = max(0, owner.clock() - since)
-            raise SubmissionUncertain(f"The same call was broken off {ago:.0f} s ago, and its answer lost. {UNCERTAIN}")
+            raise SubmissionUncertain(
+                f"The same call was broken off {ago:.0f} s ago, and its response lost. {UNCERTAIN}"
+            )
         joined = candidate.action == "join"
         return Claim(before.task_id, before.model, before.opened_at if joined else since, joined)
 
@@ -169,7 +171,7 @@ class CallAttempt:
         """The client has a connection and is about to write the request.
 
         Raises:
-            CallInProgress: This process could not renew its lease, and an identical call is sent in the place of this.
+            CallInProgress: This process could not renew its lease, and an identical call is sent instead of this one.
         """
         await self._advance(State.SENDING, must_exist=True)
         if self._attempt is None:
@@ -191,7 +193,7 @@ class CallAttempt:
     async def withdraw_task(self) -> bool:
         """Give up a refused task; returns whether the call may be sent again.
 
-        It may not if the caller left: an identical call may have claimed the task, and sends again by itself.
+        It must not be if the caller left: an identical call may have claimed the task, and sends it again.
         """
         if self._attempt and not self.caller_left:
             accepted = self._attempt
@@ -214,12 +216,12 @@ class CallAttempt:
         await self._save()
 
     async def delivered(self) -> None:
-        """The client has fetched the result, even if it was presumed gone: an identical call is a new one."""
+        """Remove the attempt, since the client has fetched the result: an identical call is sent again."""
         await self._advance(State.WITHDRAWN)
 
     @asynccontextmanager
-    async def noting_cancellation(self) -> AsyncIterator[None]:
-        """Around a request that is finished even if the caller leaves: if it does, an identical call waits for it."""
+    async def abandon_if_cancelled(self) -> AsyncIterator[None]:
+        """Abandon the attempt if the caller leaves during the context, whose request continues."""
         failure: Exception | None = None
         finished = False
 
@@ -246,21 +248,21 @@ class CallAttempt:
         """Write how the call ended.
 
         Args:
-            failure: What ended it, if it did not return a result.
+            failure: The exception that ended it; None if it returned a result.
         """
         attempt = self._attempt
         if attempt is None:
             return
-        self.deliver_later &= failure is None  # an error is not fetched
-        caller_heard = failure is None or isinstance(failure, SeedreamError)
+        self.deliver_later &= failure is None  # clients do not fetch errors later
+        has_response = failure is None or isinstance(failure, SeedreamError)
         if attempt.task_id and (failure or self.caller_left):
-            await self.abandon()  # the caller may have heard of an error: its next call gets the task all the same
+            await self.abandon()  # even if the caller received an error, its next call gets the task
         elif attempt.task_id:
             if not self.deliver_later:
                 await self._advance(State.DELIVERED)
-        elif isinstance(failure, SubmissionUncertain) or (not caller_heard and attempt.state is State.SENDING):
+        elif isinstance(failure, SubmissionUncertain) or (not has_response and attempt.state is State.SENDING):
             attempt.state = State.UNCERTAIN
-            if caller_heard and not self.caller_left and not self._owner.shutdown.requested.is_set():
+            if has_response and not self.caller_left and not self._owner.shutdown.requested.is_set():
                 await self._advance(State.DELIVERED)
             else:
                 await self.abandon()

@@ -8,25 +8,32 @@ from typing import Literal, get_args
 
 from mcp_seedream.generation.attempt_store import State, Stored
 
-Action = Literal["claim", "tell", "wait", "join", "presume left", "variation", "replace"]
-"""In order of preference: claim the task of a caller that left; tell that an attempt is uncertain; wait for an attempt
-that is being sent, whose caller left; join a call that still waits; presume that its caller left, since it has no task
-yet; send another call beside it; send in its place, since its process is gone."""
+Action = Literal["claim", "report uncertain", "wait", "join", "presume left", "variation", "replace"]
+"""The action of an identical call, in order of preference:
+
+- claim: get the task of a caller that left.
+- report uncertain: fail with `SubmissionUncertain`.
+- wait: wait for the task of a call that is being sent, and whose caller left.
+- join: get the task of a call that is still in progress.
+- presume left: as "wait"; the caller may still wait, but a new call usually means that it timed out.
+- variation: send the call, although an identical one is in progress.
+- replace: send the call in place of an attempt whose process is gone before it was sent.
+"""
 _PREFERENCE = get_args(Action)
 _MAX_CALL = 900
-"""Seconds that a call may have lasted when its process was killed."""
+"""The assumed duration of a call whose process was killed, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds.
+    """Durations in seconds.
 
     Attributes:
         claimable: How long an attempt can be claimed after its caller left.
         join_after: The age from which an identical call joins a call whose caller still waits.
         lease: How long a process may hold attempts without renewing its lease.
         renewal: The time between two renewals.
-        poll: The time between two looks at an attempt of another call.
+        poll: The time between two reads of an attempt of another call.
     """
 
     claimable: float = 600
@@ -38,26 +45,26 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An attempt of an identical call, and what may be done with it."""
+    """An attempt of an identical call, and the action of the identical call."""
 
     stored: Stored
     action: Action
 
 
-def candidates(found: Sequence[Stored], now: float, timing: Timing) -> list[Candidate]:
+def candidates(attempts: Sequence[Stored], now: float, timing: Timing) -> list[Candidate]:
     """The attempts that concern an identical call that begins now, the most preferable first.
 
     Args:
-        found: The attempts of identical calls.
+        attempts: The attempts of identical calls.
         now: Unix seconds.
         timing: See `Timing`.
     """
-    options = [Candidate(stored, action) for stored in found if (action := _action(stored, now, timing))]
+    options = [Candidate(stored, action) for stored in attempts if (action := _action(stored, now, timing))]
     return sorted(options, key=lambda each: (_PREFERENCE.index(each.action), _since(each)))
 
 
 def _since(candidate: Candidate) -> float:
-    """The caller that left first comes first; of those that wait, the one that was not joined for the longest time."""
+    """The sort key of equal actions: when the caller left, or else when the call that holds the attempt began."""
     attempt = candidate.stored.attempt
     return attempt.held_at if attempt.left_at is None else attempt.left_at
 
@@ -71,7 +78,7 @@ def _action(stored: Stored, now: float, timing: Timing) -> Action | None:
     if has_task and left_at is not None:
         return "claim"
     if attempt.state is State.UNCERTAIN or (attempt.state is State.SENDING and gone):
-        return "tell"
+        return "report uncertain"
     if attempt.state is State.QUEUED and gone:
         return "replace"
     if attempt.state not in (State.QUEUED, State.SENDING, State.ACCEPTED):

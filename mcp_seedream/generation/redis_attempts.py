@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _ATTEMPT, _INDEX, _LEASE = f"{PREFIX}attempt:", f"{PREFIX}attempts-of:", f"{PREFIX}lease:"
 _REFUSED = f"{PREFIX}refused"
-# Writes or removes an attempt unless another call holds it. Nothing may come between the look and the write.
+# Writes or removes an attempt unless another call holds it. The read and the write must be atomic.
 # KEYS: the attempt; the sets of its call, its request and its former request; the lease of its owner.
 # ARGV: its id; its holder; the holder that is expected; "1" if it must be stored; its state; "1" if it has a task;
 # `left_at`; "1" if it may have left; JSON; milliseconds that it is kept; milliseconds of the lease.
@@ -36,8 +36,8 @@ _SAVE = """
 local id, holder, expected, must, state, task, left, may, json, kept, lease = unpack(ARGV)
 local stored = redis.call('HMGET', KEYS[1], 'holder', 'state', 'left_at', 'may_have_left')
 if not stored[1] and must ~= '' then return 'lost' end
-local told = stored[2] == 'uncertain' and task ~= ''
-if stored[1] and stored[1] ~= expected and stored[1] ~= holder and not told then return 'lost' end
+local late = stored[2] == 'uncertain' and task ~= ''
+if stored[1] and stored[1] ~= expected and stored[1] ~= holder and not late then return 'lost' end
 if stored[1] and expected == holder then
   if left == '' then left = stored[3] end
   if may == '' then may = stored[4] end
@@ -70,7 +70,7 @@ class RedisAttempts:
     Args:
         redis: See `redis_client.connect`.
         timing: See `claims.Timing`.
-        pause: Seconds to do without a Redis that can't be used.
+        pause: Seconds for which a Redis that can't be used is not tried again.
     """
 
     def __init__(self, redis: Redis, timing: Timing | None = None, *, pause: float = 30) -> None:
@@ -119,12 +119,12 @@ class RedisAttempts:
             await self._do(self._redis.delete, _LEASE + owner)
 
     async def refusals(self) -> dict[Refusal, float]:
-        """Choices that the upstream refused, as any process found, and until when (Unix seconds) each is remembered."""
+        """The choices that the upstream refused in any process, each with the Unix time at which it expires."""
         try:
-            found: dict[str, str] = await self._do(self._redis.hgetall, _REFUSED)
+            expiry: dict[str, str] = await self._do(self._redis.hgetall, _REFUSED)
         except StoreUnavailable:
             return {}
-        return {(model, size): float(until) for key, until in found.items() for model, size in [json.loads(key)]}
+        return {(model, size): float(until) for key, until in expiry.items() for model, size in [json.loads(key)]}
 
     async def remember(self, refusal: Refusal, until: float) -> None:
         """Share a refusal with the other processes."""
@@ -139,7 +139,7 @@ class RedisAttempts:
         try:
             await self._do(self._redis.ping)
         except StoreUnavailable:
-            return  # it is logged
+            return  # `_do` has logged it
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -158,7 +158,7 @@ class RedisAttempts:
         try:
             with anyio.CancelScope(shield=True):
                 async with redis_errors():
-                    found = await command(*args, **options)
+                    result = await command(*args, **options)
         except StoreUnavailable as error:
             if self._works:
                 message = "%s Until it can, sign-in is unavailable, and a repeated call may be billed again."
@@ -168,7 +168,7 @@ class RedisAttempts:
         if not self._works:
             logger.warning("Redis can be used again")
         self._works = True
-        return found
+        return result
 
 
 def _text(left_at: float | None) -> str:
@@ -176,7 +176,7 @@ def _text(left_at: float | None) -> str:
 
 
 def _parse(text: str, state: str, left_at: str, may_have_left: str) -> Attempt | None:
-    """An attempt; None if another version of this server wrote it in another way."""
+    """An attempt; None if another version of this server wrote it in another format."""
     try:
         attempt = Attempt(**json.loads(text))
         attempt.state, attempt.left_at = State(state), float(left_at) if left_at else None

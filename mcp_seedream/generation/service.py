@@ -143,7 +143,7 @@ class ImageService:
             LimitExceeded: The caller has reached its limit; nothing was sent.
             CallInProgress: An identical call has no task yet; nothing was sent.
             ServerShuttingDown: Nothing was sent.
-            UpstreamError: The upstream refused the call, or its answer was lost.
+            UpstreamError: The upstream refused the call, or its response was lost.
         """
         started = anyio.current_time()
         deadline = started + call.wait_seconds
@@ -197,7 +197,7 @@ class ImageService:
         known = Task(claim.task_id, model=claim.model or None)
         try:
             found = (await self._client.look_up([known.id], context.token)).get(known.id)
-            if found is None:  # an empty answer may be transient: look again before another picture is paid for
+            if found is None:  # an empty response may be transient: look again before another picture is paid for
                 found = (await self._client.look_up([known.id], context.token)).get(known.id)
         except (UpstreamUnavailable, RateLimited, UnreadableReply):
             found = known  # it may be running: the wait looks it up again
@@ -241,7 +241,7 @@ class ImageService:
             events = self._client.stream(request, context.token, attempt)
             task = await read_stream(events, context.report, accepted=accepted, shutdown=self._shutdown)
         else:
-            async with attempt.noting_cancellation():
+            async with attempt.abandon_if_cancelled():
                 task = await self._client.submit(request, context.token, attempt)
                 await accepted(task)
         return replace(task, model=task.model or model.id)

@@ -58,7 +58,7 @@ class SQLiteAttempts:
         """Write or remove an attempt, unless another call holds it, and renew the lease of its owner."""
 
         def write(db: sqlite3.Connection) -> Outcome:
-            db.execute("BEGIN IMMEDIATE")  # no other process writes between the look and the write
+            db.execute("BEGIN IMMEDIATE")  # no other process writes between the read and the write
             row = db.execute(_SELECT, (attempt.id,)).fetchone()
             stored = _as_attempt(row) if row else None
             if is_held_elsewhere(attempt, stored, before):

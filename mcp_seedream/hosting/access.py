@@ -31,7 +31,7 @@ _SHOWN = 100  # characters of a refused name
 _MAX_WAITING_BODY = 64 * 1024
 
 AddressKeyCheck = Callable[[str, str], Awaitable[bool]]
-"""Tells whether the upstream accepts an API key that came from a network address; raises `KeyNotChecked`."""
+"""Returns whether the upstream accepts an API key that came from a network address; raises `KeyNotChecked`."""
 
 
 class EndpointCorsMiddleware:
@@ -59,10 +59,10 @@ class EndpointCorsMiddleware:
 
 
 class MetricsPortMiddleware:
-    """Serves `/metrics` at a port of its own, and nothing else there; other ports do not have it (404).
+    """Serves `/metrics` on a separate port. That port has no other path, and other ports have no `/metrics` (404).
 
     Args:
-        port: That port, by the socket that received the request.
+        port: The port of `/metrics`, compared with the port of the socket that received the request.
     """
 
     def __init__(self, app: ASGIApp, port: int) -> None:
@@ -88,8 +88,8 @@ class HostAndOriginMiddleware:
         hosts: Allowed names; a name without a port allows every port.
         origins: Allowed origins, likewise.
         public_paths: Paths that are passed through, such as pages of sign-in.
-        probe_paths: Paths that also answer to IP addresses and names without a dot, but to any origin: probes and
-            monitoring use the address of a pod or the name of a service. DNS rebinding needs a name with a dot.
+        probe_paths: Paths that accept any origin, and also a host that is an IP address or a name without a dot: probes
+            and monitoring use the address of a pod or the name of a service. DNS rebinding needs a name with a dot.
         max_header_bytes: Largest size of all headers of one request.
     """
 
@@ -164,16 +164,16 @@ class BearerKeyMiddleware:
     The key and the caller's id are stored in the request's state as `caller_key` and `caller_id`. A key that can't be
     checked in time gets 503.
 
-    Other methods than POST get 405, without a check of their key. A `GET` would open a stream for messages that belong
-    to no call: a stateless server has none, and the specification has this status for servers without such a stream.
+    Other methods than POST get 405, without a check of their key. A `GET` would open a stream for messages outside
+    of calls. A stateless server has no such messages, and the specification requires 405 from it.
 
     Args:
         check_key: Returns whether the upstream accepts a key that came from a network address; None to skip the check.
         limits: Limits requests in progress, from before the body is read to the end of the response (429).
         challenge: A parameter for `WWW-Authenticate` that tells clients where to sign in.
         key_of_token: Returns the key for a bearer token, None for an invalid one. By default the token is the key.
-        refusals: Limits how fast refusals are sent: a client that sends its next request after each answer is slowed
-            down, without a delay for others at the same address.
+        refusals: Limits the rate of 401 and 503 responses. It slows down a client that waits for each response before
+            its next request, and does not delay callers with a valid key at the same address.
     """
 
     def __init__(
@@ -247,7 +247,7 @@ def _bearer_token(scope: Scope) -> str | None:
 
 
 def _has_small_body(scope: Scope) -> bool:
-    """Whether a request that waits holds little memory: the server buffers the start of its body."""
+    """Whether the body is small. The HTTP server buffers the start of the body while a refusal waits."""
     headers = Headers(scope=scope)
     length = headers.get("content-length", "0")
     return "transfer-encoding" not in headers and length.isdecimal() and int(length) <= _MAX_WAITING_BODY

@@ -108,7 +108,7 @@ def build_app(
         metrics: Served at `/metrics`.
         sign_in: OAuth, for clients that cannot send a key; closed by the app.
         body_seconds: The time for a request's body to arrive, beside what its size needs.
-        bodies: The memory for bodies; by default as the settings say.
+        bodies: The memory for bodies; by default, that of the settings.
 
     Returns:
         The app, with the server and the shutdown in its `state`.
@@ -122,15 +122,8 @@ def build_app(
         ENDPOINT,
         StreamableHTTPASGIApp(sessions),
         middleware=[
-            Middleware(
-                BearerKeyMiddleware,
-                check_key=_key_check(key_verifier, upstream),
-                limits=limits,
-                challenge=sign_in.challenge if sign_in else "",
-                key_of_token=sign_in.key_of_token if sign_in else None,
-                refusals=AddressRateLimiter(_REFUSALS_A_SECOND, patience=30, waiting=2000),
-            ),
-            # After the key: refusals that wait for their turn do not delay a shutdown.
+            _key_middleware(_key_check(key_verifier, upstream), limits, sign_in),
+            # After the check of the key: waiting refusals do not delay a shutdown.
             Middleware(CallCountMiddleware, shutdown=shutdown),
             Middleware(RequestBodyMiddleware, max_bytes=max_bytes, budget=bodies, observer=observer),
             Middleware(FairEntryMiddleware, shutdown=shutdown),
@@ -181,6 +174,19 @@ def _key_check(key_verifier: KeyVerifier | None, upstream: SeedreamClient | None
     return check
 
 
+def _key_middleware(
+    check_key: AddressKeyCheck | None, limits: CallerLimits | None, sign_in: SignIn | None
+) -> Middleware:
+    return Middleware(
+        BearerKeyMiddleware,
+        check_key=check_key,
+        limits=limits,
+        challenge=sign_in.challenge if sign_in else "",
+        key_of_token=sign_in.key_of_token if sign_in else None,
+        refusals=AddressRateLimiter(_REFUSALS_A_SECOND, patience=30, waiting=2000),
+    )
+
+
 def _limited_sign_in_routes(sign_in: SignIn) -> list[Route]:
     limiter = AddressRateLimiter(_SIGN_IN_REQUESTS_A_SECOND, patience=10, waiting=1000)
     routes = sign_in.routes()
@@ -228,7 +234,7 @@ def _lifespan(
             group = await stack.enter_async_context(anyio.create_task_group())
             await stack.enter_async_context(shutdown_on_signals(shutdown, _stop_http_server))
             await stack.enter_async_context(sessions.run())
-            group.start_soon(readiness.check_when_asked)
+            group.start_soon(readiness.check_on_demand)
             group.start_soon(_collect_garbage_when_quiet, shutdown)
             yield
             shutdown.request()  # the HTTP server ended the app without a signal
@@ -246,7 +252,7 @@ async def _collect_garbage_when_quiet(shutdown: Shutdown) -> None:
 
 
 async def _stop_http_server(number: int, handler: Handler | None) -> None:
-    """Pass the signal to the HTTP server, which closes open streams, after all calls were answered."""
+    """Pass the signal to the HTTP server, which closes open streams, after all calls have ended."""
     await anyio.sleep(_LAST_REQUEST_SECONDS)
     if handler:
         handler(number, None)

@@ -15,15 +15,15 @@ _MAX_WAITING = 100  # requests of one caller
 
 
 class BodyBudget:
-    """A limit of bytes in flight. Over it, requests wait for their turn, callers round-robin.
+    """A limit on the bytes of request bodies in memory. Requests above it wait, and are served round-robin by caller.
 
-    A caller may hold as many bytes as would then still be free (dynamic thresholds, Choudhury and Hahne, 1998). One
+    A caller may hold at most as many bytes as remain free (dynamic thresholds, Choudhury and Hahne, 1998). One
     caller alone gets half, five callers get a sixth each, and a sixth of the bytes stays free for the next caller.
-    While nothing is held, a body of any size is taken.
+    While no bytes are held, a body of any size is accepted.
 
     Args:
-        total: Bytes.
-        patience: Seconds that a request waits for its turn.
+        total: The limit in bytes.
+        patience: The longest wait of a request, in seconds.
     """
 
     def __init__(self, total: int, *, patience: float = 20) -> None:
@@ -32,13 +32,13 @@ class BodyBudget:
         self._used = 0
         self._by_caller: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[_Waiter]] = OrderedDict()
-        self._releasable: dict[BodyShare, Callable[[], None]] = {}
+        self._releasable: dict[BodyMemory, Callable[[], None]] = {}
 
     async def acquire(self, caller: str, size: int) -> None:
-        """Wait for bytes and take them, for a `BodyShare`.
+        """Wait until bytes are free, and add them to those of the caller. `BodyMemory` calls this.
 
         Raises:
-                LimitExceeded: They did not become free in time, or too many requests of this caller wait.
+            LimitExceeded: They did not become free in time, or too many requests of this caller wait.
         """
         if caller not in self._waiting and self._fits(caller, size):
             self._add(caller, size)
@@ -52,18 +52,18 @@ class BodyBudget:
             with anyio.move_on_after(self._patience):
                 await waiter.served.wait()
         except BaseException:
-            self._leave(caller, waiter)
+            self._remove_waiter(caller, waiter)
             raise
         if not waiter.served.is_set():
-            self._leave(caller, waiter)
+            self._remove_waiter(caller, waiter)
             raise self._exceeded()
 
     @staticmethod
     def _exceeded() -> LimitExceeded:
         return LimitExceeded("this server holds as many request bodies as it can", _RETRY_SECONDS)
 
-    def _leave(self, caller: str, waiter: _Waiter) -> None:
-        """Remove a request that no longer waits, or free what it was given meanwhile."""
+    def _remove_waiter(self, caller: str, waiter: _Waiter) -> None:
+        """Remove a request that no longer waits; free its bytes if it received them in the meantime."""
         if waiter.served.is_set():
             self.change(caller, -waiter.size)
             return
@@ -73,32 +73,32 @@ class BodyBudget:
             del self._waiting[caller]
 
     def change(self, caller: str, size: int) -> None:
-        """Add bytes to what a caller holds, or subtract them."""
+        """Add bytes to those of a caller; a negative size subtracts them."""
         self._add(caller, size)
         if size < 0:
             self._serve()
 
-    def release_when_short(self, share: BodyShare, release: Callable[[], None]) -> None:
-        """Register how the bytes of a share can be freed early; at once if requests wait."""
-        self._releasable[share] = release
+    def release_when_short(self, memory: BodyMemory, release: Callable[[], None]) -> None:
+        """Register a function that frees the bytes of a body early. It is called at once if requests wait."""
+        self._releasable[memory] = release
         self._serve()
 
-    def forget(self, share: BodyShare) -> None:
-        """Remove the registration of a share."""
-        self._releasable.pop(share, None)
+    def forget(self, memory: BodyMemory) -> None:
+        """Remove the registered function of a body."""
+        self._releasable.pop(memory, None)
 
     def _serve(self) -> None:
-        """Give bytes to the requests that wait, as far as they fit, and free releasable ones for the others."""
+        """Serve the waiting requests that fit; for the others, free bytes with the registered functions."""
         while self._waiting:
-            self._serve_those_that_fit()
+            self._serve_fitting()
             if not self._waiting or not self._releasable:
                 return
-            share = next(iter(self._releasable))
-            self._releasable.pop(share)()
-            self._add(share.caller, -share.size)
-            share.size = 0
+            memory = next(iter(self._releasable))
+            self._releasable.pop(memory)()
+            self._add(memory.caller, -memory.size)
+            memory.size = 0
 
-    def _serve_those_that_fit(self) -> None:
+    def _serve_fitting(self) -> None:
         for caller in list(self._waiting):
             queue = self._waiting[caller]
             if not self._fits(caller, queue[0].size):
@@ -129,15 +129,15 @@ class _Waiter:
 
 
 @dataclass(slots=True, eq=False)
-class BodyShare:
-    """The bytes that one request holds; none at first."""
+class BodyMemory:
+    """The bytes that the body of one request holds in the budget; none at first."""
 
     budget: BodyBudget
     caller: str
     size: int = 0
 
     async def acquire(self, size: int) -> None:
-        """Wait for bytes, and hold them in place of those that are held now.
+        """Release the held bytes, then wait for `size` bytes and hold them.
 
         Raises:
             LimitExceeded: They did not become free in time.
@@ -152,10 +152,10 @@ class BodyShare:
         self.budget.change(self.caller, change)
 
     def release_when_short(self, release: Callable[[], None]) -> None:
-        """Register a function that frees the memory, for when other requests need the bytes."""
+        """Register a function that frees the memory. It is called when other requests need the bytes."""
         self.budget.release_when_short(self, release)
 
     def free(self) -> None:
-        """Give all bytes back."""
+        """Release all bytes."""
         self.budget.forget(self)
         self.resize(0)

@@ -1,4 +1,4 @@
-"""Connections of HTTP clients: time-outs while no request is in progress, a maximum, and what happens without files.
+"""Connections of HTTP clients: time-outs without a request, a maximum number, and a full file table.
 
 uvicorn waits for ever for the first request of a connection, and accepts connections until the process has no files
 left. asyncio then tries to accept each waiting connection, logs a traceback for each, and uses all of a core.
@@ -27,23 +27,23 @@ class Connections:
     """The connections of one process.
 
     Args:
-        most: Their maximum. A new connection then replaces the one that has been idle longest: it has no request in
-            progress. If none is idle, the new one is closed with 503.
+        maximum: The largest number of connections. Above it, a new connection replaces the one that has been idle
+            (without a request in progress) longest. If none is idle, the new one is closed with 503.
         head_seconds: The time for the headers of a request to arrive: from the start of the connection, or from their
             first byte. Between two requests, uvicorn's `timeout_keep_alive` applies.
         unread_body_seconds: The time for the rest of a body to arrive after the response to its request.
     """
 
-    def __init__(self, most: int, *, head_seconds: float = 30, unread_body_seconds: float = 300) -> None:
-        self._most = most
+    def __init__(self, maximum: int, *, head_seconds: float = 30, unread_body_seconds: float = 300) -> None:
+        self._maximum = maximum
         self.head_seconds = head_seconds
         self.unread_body_seconds = unread_body_seconds
         self._all: set[BoundedProtocolMixin] = set()
-        self._idle: OrderedDict[BoundedProtocolMixin, None] = OrderedDict()  # the one that is idle longest first
+        self._idle: OrderedDict[BoundedProtocolMixin, None] = OrderedDict()  # ordered by idle time, the longest first
 
     def add(self, protocol: BoundedProtocolMixin) -> bool:
         """Add a new connection; False if there are too many."""
-        if len(self._all) >= self._most:
+        if len(self._all) >= self._maximum:
             logger.warning("%d connections are open, which is the maximum", len(self._all))
             if not self._idle:
                 return False
@@ -60,7 +60,7 @@ class Connections:
         self._idle.pop(protocol, None)
 
     def set_idle(self, protocol: BoundedProtocolMixin, *, idle: bool) -> None:
-        """Note whether a connection has no request in progress."""
+        """Record whether a connection has no request in progress."""
         if not idle:
             self._idle.pop(protocol, None)
         elif protocol in self._all and protocol not in self._idle:
@@ -121,11 +121,11 @@ class BoundedProtocolMixin(asyncio.Protocol):
 
 
 class BoundedProtocol(BoundedProtocolMixin, AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """With httptools if that is installed, otherwise with h11."""
+    """The HTTP protocol of uvicorn (httptools if it is installed, otherwise h11) with the limits of `Connections`."""
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """The event loop of uvicorn, which refuses connections if there are no files left, as uvloop does without help."""
+    """Create uvicorn's event loop. If no more files can be opened, it refuses connections; uvloop does so by itself."""
     loop = auto_loop_factory()()
     loop.set_exception_handler(RefuseConnections())
     return loop
@@ -134,8 +134,8 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 class RefuseConnections:
     """Exception handler of an asyncio loop: if it is out of files, close all waiting connections.
 
-    To accept a connection so that it can be closed, a file is needed: one is kept open for this. asyncio accepts
-    nothing for the next second.
+    Closing a connection requires accepting it, which needs a file: one spare file is kept open for this. asyncio
+    pauses for a second before it accepts connections again.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """Checks callers' AceDataCloud keys.
 
-A key is checked with a free request: a look-up of a task that does not exist. The upstream answers "not found" if the
+A key is checked with a free request: a look-up of a task that does not exist. The upstream returns "not found" if the
 key is valid, and 401 if it is invalid. Results are cached by the key's hash.
 """
 
@@ -36,7 +36,7 @@ UNKNOWN_TASK = "00000000-0000-4000-8000-000000000000"
 """The id of a task that does not exist."""
 _CACHED = 10_000  # keys, and addresses
 _SUSPECT_SECONDS = 60
-_KEPT_SECONDS = 30  # until a key is checked again whose check failed for another reason than the key
+_KEPT_SECONDS = 30  # until the next check of a key, if the last one failed without showing that the key is invalid
 _PAGE_SECONDS = 15  # for a check while a person waits for a page
 
 K = TypeVar("K", bytes, str)
@@ -60,10 +60,10 @@ def uncached_check(look_up: LookUp) -> KeyCheck:
 
 
 class KeyNotChecked(SeedreamError):
-    """A new key could not be checked in time: the upstream does not answer, or too many keys are being checked.
+    """A new key could not be checked in time: the upstream does not respond, or too many keys are being checked.
 
     Args:
-        has_waited: Whether it had a place in the queue; the queue was full otherwise.
+        has_waited: Whether the check has waited; False if the queue was full.
     """
 
     code = "key_not_checked"
@@ -78,14 +78,14 @@ class KeyNotChecked(SeedreamError):
 class KeyVerifier:
     """Checks keys and caches the results.
 
-    A limited number of keys is checked at once. Waiting checks are served round-robin by the address that the key came
-    from, the newest first, and addresses that sent an invalid key in the last minute get half of the places at most:
-    so a flood of invalid keys delays no other caller for long.
+    A limited number of keys is checked concurrently. Waiting checks are served round-robin by the address that the
+    key came from, the newest first. Addresses that sent an invalid key in the last minute get at most half of the
+    slots. So a flood of invalid keys delays no other caller for long.
 
     Args:
         seconds: How long a valid key is cached; an invalid one is cached for a tenth of that.
         check_seconds: The time for a check, waiting included.
-        waiting: The largest number of waiting checks. Addresses with few of them may exceed it.
+        waiting: The largest number of waiting checks. An address with few waiting checks may exceed it.
         clock: Returns the time in seconds.
     """
 
@@ -99,7 +99,7 @@ class KeyVerifier:
     ) -> None:
         self._seconds = seconds
         self._check_seconds = check_seconds
-        self._most_waiting = waiting
+        self._max_waiting = waiting
         self._clock = clock
         # Two caches, so that invalid keys do not evict valid ones. Expired valid keys are kept, for outages.
         self._valid_until: OrderedDict[bytes, float] = OrderedDict()
@@ -132,7 +132,7 @@ class KeyVerifier:
             await check.done.wait()
         else:
             limiters = self._limiters(digest, address)
-            if not all(limiter.has_share(place, self._most_waiting) for limiter, place in limiters):
+            if not all(limiter.may_wait(waiter, self._max_waiting) for limiter, waiter in limiters):
                 raise KeyNotChecked(has_waited=False)
             self._checks[digest] = check = _Check()
             try:
@@ -150,7 +150,7 @@ class KeyVerifier:
         self._valid_until.pop(_digest(key), None)
 
     def _limiters(self, digest: bytes, address: str) -> list[tuple[FairLimiter, str]]:
-        """The limiters that a check has to pass, with its place in their queues."""
+        """The limiters of a check, in order, each with the name under which the check waits there."""
         if digest in self._valid_until:
             return [(self._slots, digest.hex())]
         is_suspect = self._suspect_until.get(address, 0) > self._clock()
@@ -159,13 +159,13 @@ class KeyVerifier:
     async def _check(
         self, digest: bytes, key: str, look_up: LookUp, limiters: list[tuple[FairLimiter, str]]
     ) -> bool | None:
-        """Whether the key is valid; None if that could not be found out, and it was not valid before."""
+        """Whether the key is valid; None if it could not be checked and was not valid before."""
         was_valid = digest in self._valid_until
         try:
             with anyio.fail_after(self._check_seconds):
                 async with AsyncExitStack() as stack:
-                    for limiter, place in limiters:
-                        await stack.enter_async_context(limiter.slot(place))
+                    for limiter, waiter in limiters:
+                        await stack.enter_async_context(limiter.slot(waiter))
                     await look_up([UNKNOWN_TASK], key)
         except TokenRefused:
             self._valid_until.pop(digest, None)

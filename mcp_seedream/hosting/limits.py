@@ -1,7 +1,7 @@
 """Limits over HTTP.
 
-For each caller and for all: concurrent calls and tasks, and generations per minute. For requests whose caller is not
-known yet, refused ones and those of sign-in: a rate that network addresses share.
+`CallerLimits`: concurrent calls and tasks of each caller and of all callers, and generations per minute.
+`AddressRateLimiter`: the rate of requests without a valid key and of requests to sign-in, shared by network addresses.
 """
 
 from __future__ import annotations
@@ -153,26 +153,26 @@ def network_address(scope: Scope) -> str:
 
 
 class AddressRateLimiter:
-    """A rate limit for all requests together, whose turns go round-robin by address.
+    """A rate limit on all requests together. Waiting requests are served round-robin by address.
 
-    Requests wait for their turn, so that many clients behind one address are slowed down instead of refused.
+    Requests wait, so that many clients behind one address are slowed down instead of refused.
 
     Args:
-        turns: How many requests have a turn in any `period`.
-        period: In seconds.
-        patience: The longest wait for a turn, in seconds.
-        waiting: The largest number of waiting requests. Addresses with few of them may exceed it.
+        requests: The largest number of requests in any period.
+        period: The period in seconds.
+        patience: The longest wait of a request, in seconds.
+        waiting: The largest number of waiting requests. An address with few waiting requests may exceed it.
     """
 
-    def __init__(self, turns: int, *, period: float = 1, patience: float, waiting: int) -> None:
-        self._limiter = FairLimiter(turns)
+    def __init__(self, requests: int, *, period: float = 1, patience: float, waiting: int) -> None:
+        self._limiter = FairLimiter(requests)
         self._period = period
         self._patience = patience
-        self._most_waiting = waiting
+        self._max_waiting = waiting
 
     async def wait(self, address: str) -> bool:
-        """Wait for a turn; False if there was none in time, or too many wait."""
-        if not self._limiter.has_share(address, self._most_waiting):
+        """Wait until the rate allows the request; False if that takes too long, or too many requests wait."""
+        if not self._limiter.may_wait(address, self._max_waiting):
             return False
         with anyio.move_on_after(self._patience):
             await self._limiter.acquire(address)

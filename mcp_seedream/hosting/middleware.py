@@ -103,13 +103,13 @@ class CallCountMiddleware:
 
 
 class FairEntryMiddleware:
-    """Starts one tool call at a time, callers round-robin, so that a burst of one caller does not delay the others.
+    """Starts tool calls one after the other, round-robin by caller, so that one caller's burst does not delay others.
 
     Only the start is limited: once its tool runs, a call mostly waits for the network. `get_task` has its own queue, so
     that it never waits behind generations.
 
-    After a shutdown was requested, tool calls are answered with 503. Other requests are still answered: some clients
-    read the tools' schemas before they accept a result.
+    After a shutdown was requested, tool calls get 503. Other requests are still handled: some clients read the tools'
+    schemas before they accept a result.
 
     In protocol versions before 2026-07-28, bodies that are not a JSON-RPC message are refused with the same error as
     over stdio: the SDK would treat a request with an invalid id as a notification.
@@ -154,7 +154,7 @@ def _called_tool(message: dict[str, Any] | list[JSONRPCError]) -> str | None:
 
 
 def replayed(body: bytes, receive: Receive) -> Receive:
-    """A receive function that yields a body that was read, and then what happens to the connection."""
+    """A receive function that returns the whole body first, and then the messages of `receive`."""
     unread = deque[Message]([{"type": "http.request", "body": body, "more_body": False}])
 
     async def receive_again() -> Message:

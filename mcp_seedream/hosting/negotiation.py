@@ -35,7 +35,7 @@ _STREAM_HEAD: Message = {
 
 
 class ContentNegotiationMiddleware:
-    """Answers in a media type that the client accepts, and sends the response headers before a call has ended."""
+    """Responds in a media type that the client accepts, and sends the response headers before a call has ended."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""The readiness probe: whether this process should receive calls, and the state of the upstream as a detail."""
+"""The decision of `/ready`: whether this process should receive calls. The upstream's state is only information."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Readiness:
         self._cache_seconds = cache_seconds
         self._patience = patience
         self._state: UpstreamState = "unknown"
-        self._until = 0.0
-        self._wanted, self._checked = anyio.Event(), anyio.Event()
+        self._fresh_until = 0.0
+        self._requested, self._checked = anyio.Event(), anyio.Event()
 
     @property
     def problem(self) -> str | None:
@@ -60,24 +60,24 @@ class Readiness:
         return "stopping" if self._shutdown.requested.is_set() else None
 
     async def upstream(self) -> UpstreamState:
-        """The state of the upstream, which is checked if it is old. A check that takes long is not waited for."""
-        if self._look_up and self._until < time.monotonic():
-            self._wanted.set()
+        """The state of the upstream. If it is old, request a check, and wait for it for at most `patience` seconds."""
+        if self._look_up and self._fresh_until < time.monotonic():
+            self._requested.set()
             with anyio.move_on_after(self._patience):
                 await self._checked.wait()
         return self._state
 
-    async def check_when_asked(self) -> None:
-        """Check the upstream whenever `upstream` finds an old state. Run it in the background."""
+    async def check_on_demand(self) -> None:
+        """Check the upstream whenever `upstream` requests it. Run this in the background."""
         while True:
-            await self._wanted.wait()
+            await self._requested.wait()
             state = await self._current_state()
             if (state == "unreachable") != (self._state == "unreachable"):
                 logger.warning("the upstream %s be reached", "can't" if state == "unreachable" else "can again")
             self._observer.on_upstream_checked(state == "reachable")
-            self._state, self._until = state, time.monotonic() + self._cache_seconds
+            self._state, self._fresh_until = state, time.monotonic() + self._cache_seconds
             self._checked.set()
-            self._wanted, self._checked = anyio.Event(), anyio.Event()
+            self._requested, self._checked = anyio.Event(), anyio.Event()
 
     async def _current_state(self) -> UpstreamState:
         if self._look_up is None:

@@ -1,8 +1,8 @@
-"""Request bodies: how long and how large they may be, and how the bodies of tool calls are held in memory.
+"""Request bodies: limits of their time and size, and the memory for the bodies of tool calls.
 
-A tool call may hold 64 MiB of pictures in base64, and 100 calls may arrive at once. So the endpoint takes bytes of the
-`BodyBudget` before it reads a body. It then cuts long strings out of the JSON: the SDK, which parses on the event loop
-and keeps several copies until the response, sees a small message. The tools take the strings back, once.
+A tool call may hold 64 MiB of pictures in base64, and 100 calls may arrive at once. So the endpoint reserves bytes of
+the `BodyBudget` before it reads a body. It then cuts long strings out of the JSON: the SDK, which parses on the event
+loop and keeps several copies until the response, gets a small message. The tools restore the strings.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcp_seedream.core.concurrency import run_in_thread
 from mcp_seedream.core.errors import LimitExceeded
 from mcp_seedream.core.events import Observer
-from mcp_seedream.hosting.body_budget import BodyBudget, BodyShare
+from mcp_seedream.hosting.body_budget import BodyBudget, BodyMemory
 from mcp_seedream.hosting.middleware import replayed, route_path
 from mcp_seedream.server.jsonrpc import CutJSON, JSONTooComplex, cut_long_strings
 
 SMALL_BODY = 64 * 1024
-"""Bytes, up to which a body is parsed at once if its structure is simple."""
+"""Bytes. A body of up to this size is not cut if its structure is simple."""
 _MIN_UPLOAD_RATE = 50_000  # bytes per second, on average; slower uploads time out
 _SIMPLE = 1000  # brackets and commas
-_COPIES = 2  # of what is not cut out
-_TOKEN_BYTES = 128  # that a parser needs for a token, at most
+_COPIES = 2  # of the rest of a cut body
+_TOKEN_BYTES = 128  # the most that a parser needs for a token
 _TOO_LARGE = PlainTextResponse("Request body too large", 413)
 _TOO_SLOW = JSONResponse(
     {"error": "timeout", "error_description": "The request did not come in time."}, 408, {"Connection": "close"}
@@ -45,13 +45,13 @@ _IMAGE_TOOLS = ("generate_image", "edit_image")
 
 
 class IncompleteRequestMiddleware:
-    """Ends requests whose client disconnects within the body, or sends it too slowly (408), or too much of it (413).
+    """Ends requests whose body is cut off by a disconnect, arrives too slowly (408), or is too large (413).
 
     The SDK treats a disconnect in the body as an internal error and logs a traceback.
 
     Args:
         app: The app.
-        body_seconds: The time for a body to arrive. What has arrived extends it, by a second for 50 kB.
+        body_seconds: The time for a body to arrive. Each 50 kB that have arrived extend it by a second.
         large_path: The path whose bodies have their own limit. All others are forms and metadata, up to 64 KiB.
     """
 
@@ -89,47 +89,47 @@ class IncompleteRequestMiddleware:
             await anyio.lowlevel.checkpoint()
             return {"type": "http.disconnect"}
 
-        async def send_noted(message: Message) -> None:
+        async def send_response(message: Message) -> None:
             nonlocal responded
             responded = True
             await send(message)
 
         with anyio.CancelScope() as handling:
-            await self._app(scope, receive_body, send_noted)
+            await self._app(scope, receive_body, send_response)
         if refusal and not responded:
             await refusal(scope, receive, send)
 
 
 @dataclass(slots=True)
 class RequestBody:
-    """The body of a request to the endpoint, from when it is read until nothing uses it.
+    """The body of a request to the endpoint, from when it is read until it is no longer used.
 
     Attributes:
-        share: The memory that it takes.
-        strings: Long strings that were cut out of its JSON, by the names that stand there instead.
+        memory: Its bytes in the budget.
+        strings: Long strings that were cut out of its JSON, by the names that replace them there.
     """
 
-    share: BodyShare
+    memory: BodyMemory
     strings: dict[str, str] = field(default_factory=dict)
     _users: int = 0
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Count the memory as used while the context lasts, and free it after the last one."""
+        """Keep the memory while the context lasts. The end of the last such context frees it."""
         self._users += 1
         try:
             yield
         finally:
             self._users -= 1
             if not self._users:
-                self.share.free()
+                self.memory.free()
 
     def release_when_short(self, release: Callable[[], None]) -> None:
-        """Register a function that frees the long strings, for when other requests need the memory."""
-        self.share.release_when_short(release)
+        """Register a function that frees the long strings. It is called when other requests need the memory."""
+        self.memory.release_when_short(release)
 
     def take(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments with their long strings, which are then no longer held here."""
+        """Return the arguments with their long strings, and remove the strings from this object."""
         strings, self.strings = self.strings, {}
         return {name: _restored(value, strings) for name, value in arguments.items()}
 
@@ -142,8 +142,8 @@ class RequestBodyMiddleware:
 
     Args:
         app: The app.
-        max_bytes: Of one body.
-        budget: Of all bodies.
+        max_bytes: The size limit of one body.
+        budget: The memory for all bodies.
         observer: Notified when the budget is exceeded.
     """
 
@@ -155,11 +155,11 @@ class RequestBodyMiddleware:
         self._cutting = anyio.CapacityLimiter(1)  # while a body is cut, there are two copies of it
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = RequestBody(BodyShare(self._budget, scope.get("state", {}).get("caller_id", "")))
+        body = RequestBody(BodyMemory(self._budget, scope.get("state", {}).get("caller_id", "")))
         with body.in_use():
             refusal: Response | None = None
             try:
-                message = await self._small_message(await self._text(scope, receive, body), body)
+                message = await self._small_message(await self._read(scope, receive, body), body)
             except LimitExceeded as error:
                 self._observer.on_limit_reached("request_bodies")
                 content = {"error": error.code, "error_description": error.message}
@@ -176,8 +176,8 @@ class RequestBodyMiddleware:
                 scope["state"] = {**scope.get("state", {}), "held_arguments": body}
             await self._app(scope, replayed(message, receive), send)
 
-    async def _text(self, scope: Scope, receive: Receive, body: RequestBody) -> bytearray:
-        """The whole body. One without a declared length takes as much memory as the largest, unless it is small.
+    async def _read(self, scope: Scope, receive: Receive, body: RequestBody) -> bytearray:
+        """Read the whole body. One without a declared length reserves the memory of the largest, unless it is small.
 
         Raises:
             LimitExceeded: There is not enough memory.
@@ -190,7 +190,7 @@ class RequestBodyMiddleware:
         while not complete:
             if limit > self._max_bytes:
                 raise _TooLarge
-            await body.share.acquire(int(limit))
+            await body.memory.acquire(int(limit))
             while not complete and len(text) <= limit:
                 message = await receive()
                 text += message.get("body", b"")
@@ -199,7 +199,7 @@ class RequestBodyMiddleware:
         return text
 
     async def _small_message(self, text: bytearray, body: RequestBody) -> bytes:
-        """The JSON without its long strings, which the body holds from now on.
+        """Cut the long strings out of the JSON, and keep them in `body`; return the rest.
 
         Raises:
             JSONTooComplex: It has too many tokens, or is too deep.
@@ -213,7 +213,7 @@ class RequestBodyMiddleware:
             cut = await self._cut(text)
             message, tokens, body.strings = cut.rest, cut.tokens, cut.strings
         held = sum(map(len, body.strings.values()))
-        body.share.resize(held + _COPIES * len(message) + _TOKEN_BYTES * tokens)
+        body.memory.resize(held + _COPIES * len(message) + _TOKEN_BYTES * tokens)
         return message
 
     async def _cut(self, text: bytearray) -> CutJSON:
@@ -234,7 +234,7 @@ def _restored(value: Any, strings: Mapping[str, str]) -> Any:
 
 
 async def restore_long_strings(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-    """Middleware of the MCP server: give params their long strings back, but let the image tools take their own."""
+    """Middleware of the MCP server: restores long strings in params. The image tools restore their own."""
     body = getattr(getattr(ctx.request, "state", None), "held_arguments", None)
     if isinstance(body, RequestBody):
         params = dict(ctx.params or {})
@@ -253,6 +253,6 @@ async def _cut_again(name: str, body: RequestBody) -> str:
     try:
         cut = await run_in_thread(cut_long_strings, text, secrets.token_hex(16))
     except JSONTooComplex:
-        return "[]"  # the server refuses it: it is no object either
+        return "[]"  # refused by the server like any value that is not an object
     body.strings |= cut.strings
     return cut.rest.decode("utf-8", "replace")

@@ -26,10 +26,10 @@ logger = logging.getLogger("uvicorn.error")  # the logger of uvicorn's other mes
 _OPEN_FILES = 65_536
 _BACKLOG = 2048  # connections waiting to be accepted
 _NO_IPV6_ERRORS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-_CONNECTIONS = 20_000  # of clients, unless there are fewer files
+_CONNECTIONS = 20_000  # of clients; fewer if the limit of open files is lower
 LOOPBACK_PROXIES = ("127.0.0.1", "::1")
 LINGER = 2
-"""Seconds that open streams may delay the end of a server that has answered all calls."""
+"""Seconds that open streams may delay the end of a server that has finished all calls."""
 
 
 def serve_in_process(
@@ -46,7 +46,7 @@ def serve_in_process(
         app: The app.
         host: Name or address to listen on.
         port: Port to listen on.
-        metrics_port: Another one, for `/metrics` alone.
+        metrics_port: A separate port for `/metrics`.
         trusted_proxies: Addresses and networks whose `X-Forwarded-For` is used.
 
     Raises:
@@ -86,14 +86,14 @@ def _config(app: Starlette | str, trusted_proxies: Sequence[str], workers: int =
         app,
         workers=workers,
         loop="auto" if os.name == "nt" else "mcp_seedream.hosting.connections:new_event_loop",
-        http=partial(BoundedProtocol, connections=Connections(most=min(_CONNECTIONS, files * 3 // 4))),  # type: ignore[arg-type]
+        http=partial(BoundedProtocol, connections=Connections(maximum=min(_CONNECTIONS, files * 3 // 4))),  # type: ignore[arg-type]
         ws="none",
         forwarded_allow_ips=list(trusted_proxies),
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=LINGER,
         timeout_keep_alive=75,  # longer than proxies keep idle connections, so that they send no call into a closed one
-        timeout_worker_healthcheck=10,  # a slow worker still has calls to answer; but signals wait for the check
+        timeout_worker_healthcheck=10,  # a slow worker may have calls in progress; but signals wait for the check
         **options,
     )
 
@@ -109,7 +109,7 @@ def open_listeners(host: str, port: int, metrics_port: int | None = None) -> lis
     """
     ports = (port,) if metrics_port is None else (port, metrics_port)
     try:
-        found = [
+        addresses = [
             (each, family, address)
             for each in ports
             for family, _, _, _, address in socket.getaddrinfo(
@@ -119,11 +119,11 @@ def open_listeners(host: str, port: int, metrics_port: int | None = None) -> lis
     except (OSError, UnicodeError) as error:
         raise ConfigurationError(f"--host {host} can't be used: {getattr(error, 'strerror', error)}.") from error
     listeners: list[socket.socket] = []
-    for number, family, address in dict.fromkeys(found):
+    for number, family, address in dict.fromkeys(addresses):
         try:
             listeners.append(socket.create_server(address, family=family, backlog=_BACKLOG))
         except OSError as error:
-            if family == socket.AF_INET6 and error.errno in _NO_IPV6_ERRORS and len(found) > len(ports):
+            if family == socket.AF_INET6 and error.errno in _NO_IPV6_ERRORS and len(addresses) > len(ports):
                 continue  # this machine has no IPv6
             for each in listeners:
                 each.close()

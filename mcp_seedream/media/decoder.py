@@ -4,7 +4,7 @@ It reads a job (JSON) from its only argument, and the picture from standard inpu
 of JSON, followed by the bytes of a new picture, if there is one. The keys of the line:
 
 - `error`: why the picture is refused.
-- `memory`: the job needs about so many bytes, more than it may allocate.
+- `memory`: about how many bytes the job needs, if that is more than it may allocate.
 - `has_alpha` and `note`: the results of `fit`. Without `note`, the picture needs no change, and no bytes follow.
 - `size`: width and height of the original, the result of `tile`.
 """
@@ -40,9 +40,9 @@ from mcp_seedream.media.pixels import (
     reduction_factor,
     scaled_upright,
 )
-from mcp_seedream.media.structure import checked_size
+from mcp_seedream.media.structure import check_structure
 
-Answer = tuple[dict[str, Any], bytes]
+Output = tuple[dict[str, Any], bytes]
 """The line of JSON, and the bytes of a new picture."""
 
 # Kinds whose libraries allocate all pixels to read the header.
@@ -52,14 +52,14 @@ _OTHER_MEMORY_PER_PIXEL = 10
 _OUTPUT_MEMORY = 8_000_000
 # Markers of EXIF data in a PNG. Pillow must decode the pixels to read EXIF data after them; a search is cheaper.
 _PNG_EXIF_MARKERS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
-_NICENESS = 5  # the server, which answers other callers meanwhile, goes first
+_NICENESS = 5  # the server, which handles other callers meanwhile, has priority
 
 
 class _NeedsMemory(Exception):
-    """The job needs about so many bytes."""
+    """The job needs more memory; the argument is the approximate number of bytes."""
 
 
-def fit(source: BinaryIO, job: dict[str, Any], size: tuple[int, int]) -> Answer:
+def fit(source: BinaryIO, job: dict[str, Any], size: tuple[int, int]) -> Output:
     """Convert a picture to one that the upstream accepts, if necessary.
 
     Args:
@@ -92,7 +92,7 @@ def fit(source: BinaryIO, job: dict[str, Any], size: tuple[int, int]) -> Answer:
     return _fitted(picture, bounds, [converted, rotated], size, length, flattened=flattened)
 
 
-def _fit_heif(source: BinaryIO, length: int, bounds: Bounds, *, keep_alpha: bool) -> Answer:
+def _fit_heif(source: BinaryIO, length: int, bounds: Bounds, *, keep_alpha: bool) -> Output:
     image = HeifPicture(source)
     (width, height), flattened = image.size, image.has_alpha and not keep_alpha
     _check_size((width, height), bounds)
@@ -105,7 +105,7 @@ def _fit_heif(source: BinaryIO, length: int, bounds: Bounds, *, keep_alpha: bool
 
 def _fitted(
     picture: Image.Image, bounds: Bounds, changes: list[str], size: tuple[int, int], length: int, *, flattened: bool
-) -> Answer:
+) -> Output:
     """Encode a picture, and describe its changes; `size` and `length` are those of the original."""
     data = _encoded(picture, bounds.max_bytes)
     with Image.open(io.BytesIO(data)) as sent:
@@ -130,7 +130,7 @@ def _check_memory(needed: int, job: dict[str, Any]) -> None:
 
 
 def _is_rotated(image: Image.Image, source: BinaryIO, needed: int, job: dict[str, Any]) -> bool:
-    """Whether the EXIF orientation is not upright; this may decode a PNG, which needs so much memory."""
+    """Whether the EXIF orientation is not upright; this may decode a PNG, which needs `needed` bytes."""
     if image.format == "PNG" and "exif" not in image.info:
         with mmap(source.fileno(), 0, access=ACCESS_READ) as data:
             if all(data.find(marker) < 0 for marker in _PNG_EXIF_MARKERS):
@@ -160,26 +160,26 @@ def _formatted_bytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
-def _thumbnail(source: BinaryIO, _: dict[str, Any], __: tuple[int, int]) -> Answer:
+def _thumbnail(source: BinaryIO, _: dict[str, Any], __: tuple[int, int]) -> Output:
     from mcp_seedream.media import previews  # noqa: PLC0415  (not for input pictures)
 
     return {}, previews.thumbnail(source)
 
 
-def _tile(source: BinaryIO, job: dict[str, Any], size: tuple[int, int]) -> Answer:
+def _tile(source: BinaryIO, job: dict[str, Any], size: tuple[int, int]) -> Output:
     from mcp_seedream.media import previews  # noqa: PLC0415  (not for input pictures)
 
     return {"size": size}, previews.tile(source, job["columns"])
 
 
-def _sheet(source: BinaryIO, job: dict[str, Any], _: tuple[int, int]) -> Answer:
+def _sheet(source: BinaryIO, job: dict[str, Any], _: tuple[int, int]) -> Output:
     """A contact sheet of the tiles in the file, each of which has one of `lengths`."""
     from mcp_seedream.media import previews  # noqa: PLC0415  (not for input pictures)
 
     return {}, previews.contact_sheet(_parts(source, job["lengths"]))
 
 
-def _composed(source: BinaryIO, job: dict[str, Any], _: tuple[int, int]) -> Answer:
+def _composed(source: BinaryIO, job: dict[str, Any], _: tuple[int, int]) -> Output:
     """A base, whose original has width and height `size`, and a layer for each of `boxes`: the tiles in the file."""
     from mcp_seedream.media import previews  # noqa: PLC0415  (not for input pictures)
 
@@ -192,7 +192,7 @@ def _parts(source: BinaryIO, lengths: list[int]) -> list[io.BytesIO]:
     return [io.BytesIO(source.read(length)) for length in lengths]
 
 
-_OPERATIONS: dict[str, Callable[[BinaryIO, dict[str, Any], tuple[int, int]], Answer]] = {
+_OPERATIONS: dict[str, Callable[[BinaryIO, dict[str, Any], tuple[int, int]], Output]] = {
     "fit": fit,
     "thumbnail": _thumbnail,
     "tile": _tile,
@@ -202,17 +202,17 @@ _OPERATIONS: dict[str, Callable[[BinaryIO, dict[str, Any], tuple[int, int]], Ans
 
 
 def main() -> None:
-    """Do the job in this process's argument."""
+    """Run the job in this process's argument."""
     job: dict[str, Any] = json.loads(sys.argv[1])
     source: BinaryIO = sys.stdin.buffer
     with mmap(source.fileno(), 0, access=ACCESS_READ) as data:
         try:
             _import_libraries(source)
             _limit_resources(job["memory"], job["seconds"])
-            answer, picture = _answer(source, data, job)
+            line, picture = _run_job(source, data, job)
         except InvalidArguments as error:
-            answer, picture = {"error": error.message}, b""
-    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + picture)
+            line, picture = {"error": error.message}, b""
+    sys.stdout.buffer.write(json.dumps(line).encode() + b"\n" + picture)
 
 
 def _import_libraries(source: BinaryIO) -> None:
@@ -223,10 +223,10 @@ def _import_libraries(source: BinaryIO) -> None:
         load_plugin(source)
 
 
-def _answer(source: BinaryIO, data: mmap, job: dict[str, Any]) -> Answer:
-    """Do a job, and turn what a decoder raises into answers."""
+def _run_job(source: BinaryIO, data: mmap, job: dict[str, Any]) -> Output:
+    """Run a job. Exceptions of decoders become the keys `error` and `memory` of the line."""
     try:
-        return _OPERATIONS[job["operation"]](source, job, checked_size(data, picture_kind(source)))
+        return _OPERATIONS[job["operation"]](source, job, check_structure(data, picture_kind(source)))
     except _NeedsMemory as error:
         return {"memory": error.args[0]}, b""
     except MemoryError:

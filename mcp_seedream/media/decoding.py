@@ -1,4 +1,4 @@
-"""Runs the decoder in subprocesses with limited memory and time, for callers in turn."""
+"""Starts the `decoder` in subprocesses with limited memory and time, round-robin by caller."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OpenSource = Callable[[], BinaryIO]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ProcessLimits:
     """The limits of one subprocess.
 
     Attributes:
@@ -35,9 +35,9 @@ class Limits:
     seconds: int
 
 
-SMALL = Limits(48_000_000, 5)  # reads headers, and converts pictures of up to 4 megapixels
-MEDIUM = Limits(165_000_000, 15)  # a phone's 12 megapixels
-LARGE = Limits(330_000_000, 20)
+SMALL = ProcessLimits(48_000_000, 5)  # reads headers, and converts pictures of up to 4 megapixels
+MEDIUM = ProcessLimits(165_000_000, 15)  # a phone's 12 megapixels
+LARGE = ProcessLimits(330_000_000, 20)
 """The limits of the largest pictures: 60 megapixels of HEIC need 315 MB."""
 _BUSY_FACTOR = 3  # seconds of a subprocess on a busy machine, by its seconds of computing
 _RETRY_AFTER = 10  # seconds
@@ -73,16 +73,14 @@ class Decoders:
     """Runs the decoder. One instance serves a whole process.
 
     Small jobs have their own slots, so that most pictures, which need no change, do not wait for large ones. Of the
-    others, two run at a time, or one that needs more than half of the memory. All processes together allocate at most
-    2 x 48 + 330 MB.
+    others, two run concurrently, or one that needs more than half of the memory. All processes together allocate at
+    most 2 x 48 + 330 MB.
     """
 
     def __init__(self) -> None:
         self._small = FairLimiter(2)
         self._medium = FairLimiter(2)
-        self._large = FairLimiter(
-            1
-        )  # held while a job takes both slots of `_medium`: two such jobs would block each other
+        self._large = FairLimiter(1)  # for jobs that take both slots of `_medium`, since two would block each other
 
     async def fit(self, source: OpenSource, bounds: Bounds, *, keep_alpha: bool, caller: str, deadline: float) -> Fit:
         """Convert a picture to one that the upstream accepts, if necessary.
@@ -91,7 +89,7 @@ class Decoders:
             source: Opens the picture's file.
             bounds: The upstream's limits.
             keep_alpha: Keep transparency in a changed picture.
-            caller: Whose turn is used.
+            caller: The caller's token, for the round-robin order.
             deadline: When to give up, on anyio's clock.
 
         Raises:
@@ -101,10 +99,10 @@ class Decoders:
         job = {"operation": "fit", "bounds": astuple(bounds), "keep_alpha": keep_alpha}
         limits, needed = SMALL, SMALL.memory
         while True:
-            answer, data = await self._run(job, limits, source, caller, deadline)
-            if "memory" not in answer:
-                return Fit(answer["has_alpha"], data or None, answer.get("note"))
-            needed = max(needed + 1, answer["memory"])
+            output, data = await self._run(job, limits, source, caller, deadline)
+            if "memory" not in output:
+                return Fit(output["has_alpha"], data or None, output.get("note"))
+            needed = max(needed + 1, output["memory"])
             limits = MEDIUM if limits is SMALL and needed <= MEDIUM.memory else LARGE
 
     async def thumbnail(self, source: OpenSource, caller: str, deadline: float) -> bytes:
@@ -112,29 +110,29 @@ class Decoders:
         return (await self._run({"operation": "thumbnail"}, MEDIUM, source, caller, deadline))[1]
 
     async def tile(self, source: OpenSource, columns: int, caller: str, deadline: float) -> Tile:
-        """Return a picture scaled down for a preview with so many columns; raises as `fit` does."""
-        answer, data = await self._run({"operation": "tile", "columns": columns}, MEDIUM, source, caller, deadline)
-        return Tile(data, tuple(answer["size"]))
+        """Return a picture scaled down for a preview with this many columns; raises as `fit` does."""
+        output, data = await self._run({"operation": "tile", "columns": columns}, MEDIUM, source, caller, deadline)
+        return Tile(data, tuple(output["size"]))
 
-    async def joined(self, job: dict[str, Any], source: OpenSource, caller: str, deadline: float) -> bytes:
+    async def join_tiles(self, job: dict[str, Any], source: OpenSource, caller: str, deadline: float) -> bytes:
         """Return one preview of the tiles in a file: see the operations `sheet` and `composed` of the decoder."""
         return (await self._run(job, SMALL, source, caller, deadline))[1]
 
     async def _run(
-        self, job: dict[str, Any], limits: Limits, source: OpenSource, caller: str, deadline: float
+        self, job: dict[str, Any], limits: ProcessLimits, source: OpenSource, caller: str, deadline: float
     ) -> tuple[dict[str, Any], bytes]:
         is_running = False
         with anyio.CancelScope(deadline=deadline):
             async with self._slot(limits, caller):
                 is_running = True
                 with anyio.move_on_after(limits.seconds * _BUSY_FACTOR):
-                    return await _decoded(job, limits, source, is_last=limits is LARGE)
+                    return await _run_decoder(job, limits, source, is_last=limits is LARGE)
         if not is_running:
             raise LimitExceeded("the server is busy with the pictures of other calls", _RETRY_AFTER)
         raise InvalidArguments(_TOO_LONG)
 
     @asynccontextmanager
-    async def _slot(self, limits: Limits, caller: str) -> AsyncIterator[None]:
+    async def _slot(self, limits: ProcessLimits, caller: str) -> AsyncIterator[None]:
         if limits is SMALL:
             async with self._small.slot(caller):
                 yield
@@ -146,8 +144,8 @@ class Decoders:
                 yield
 
 
-async def _decoded(
-    job: dict[str, Any], limits: Limits, source: OpenSource, *, is_last: bool
+async def _run_decoder(
+    job: dict[str, Any], limits: ProcessLimits, source: OpenSource, *, is_last: bool
 ) -> tuple[dict[str, Any], bytes]:
     """Run the decoder once; return its line of JSON, and the new picture.
 
@@ -163,7 +161,7 @@ async def _decoded(
     line, _, data = process.stdout.partition(b"\n")
     if process.returncode == _OUT_OF_TIME:
         raise InvalidArguments(_TOO_LONG)
-    answer: dict[str, Any] = json.loads(line or b'{"error": "can\'t be decoded."}')
-    if "error" in answer:
-        raise InvalidArguments(answer["error"])
-    return answer, data
+    output: dict[str, Any] = json.loads(line or b'{"error": "can\'t be decoded."}')
+    if "error" in output:
+        raise InvalidArguments(output["error"])
+    return output, data

@@ -22,7 +22,7 @@ from mcp_seedream.core.errors import UnreadableReply, UpstreamUnavailable
 from mcp_seedream.media.downloads import PublicTransport, Resolve, is_private, proxy_for
 
 _RESOLVERS = 4
-"""Threads that resolve names. They are not shared, so that slow name servers of strangers keep nobody else waiting."""
+"""Threads that resolve names. They are not shared, so that slow name servers delay no other requests."""
 _HEADERS = {
     "Accept": "application/json",
     "Accept-Encoding": "identity",
@@ -51,7 +51,8 @@ class Documents:
         """Download a document.
 
         Returns:
-            The document, which may not be valid JSON, and for how many seconds its server allows to cache it.
+            The document, which may not be valid JSON, and the seconds for which its server allows caching; None if it
+            does not say.
 
         Raises:
             UpstreamUnavailable: The download failed or timed out, and may work later.
@@ -84,10 +85,10 @@ class Documents:
     async def _read(self, response: httpx.Response) -> tuple[bytes, float | None]:
         if response.status_code != httpx.codes.OK:
             failure = UpstreamUnavailable if response.is_server_error else UnreadableReply
-            raise failure(f"Its URL answered HTTP {response.status_code}.")
+            raise failure(f"Its URL returned HTTP {response.status_code}.")
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if not _JSON.fullmatch(kind) or response.headers.get("content-encoding", "identity") != "identity":
-            raise UnreadableReply("Its URL did not answer with JSON.")
+            raise UnreadableReply("Its URL did not return JSON.")
         content = b""
         async for chunk in response.aiter_raw():
             content += chunk
@@ -118,8 +119,8 @@ class Documents:
 
 
 def _max_age(cache_control: str) -> float | None:
-    """For how many seconds a response may be cached; None if its header does not say."""
+    """The seconds for which a response may be cached; None if its header does not say."""
     if re.search(r"no-(?:store|cache)", cache_control, re.IGNORECASE):
         return 0
-    found = _MAX_AGE.search(cache_control.lower())
-    return float(found[1]) if found else None
+    match = _MAX_AGE.search(cache_control.lower())
+    return float(match[1]) if match else None

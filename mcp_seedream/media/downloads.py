@@ -125,7 +125,7 @@ class Downloads:
                 is_temporary = response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.is_server_error
                 failure = UpstreamUnavailable if is_temporary else UnreadableReply
                 pause = retry_after_seconds(response.headers)
-                raise failure(f"The picture's link answered HTTP {response.status_code}.", retry_after=pause)
+                raise failure(f"The picture's link returned HTTP {response.status_code}.", retry_after=pause)
             length = response.headers.get("content-length", "")
             declared = int(length) if length.isdecimal() else self._max_bytes
             self._check_length(declared)

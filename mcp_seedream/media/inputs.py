@@ -31,7 +31,7 @@ from mcp_seedream.upstream.client import SeedreamClient
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """What holds for all pictures of a call.
+    """The parameters that all pictures of a call share.
 
     Attributes:
         token: The caller's API token.
@@ -62,7 +62,7 @@ class InputPictures:
         decoders: Decode pictures in subprocesses.
         files: Temporary files for downloads.
         local: The local files that may be read; None if this server reads no files.
-        seconds: Time limit for the pictures of one call, including the time for which they wait for other callers'.
+        seconds: Time limit for the pictures of one call, including the time for which they wait for other callers.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class InputPictures:
         self._seconds = seconds
 
     async def prepare(self, spec: ImageSpec, model: Model, token: str) -> tuple[ImageSpec, tuple[str, ...]]:
-        """The spec with its pictures as this model takes them, and notes on what was changed.
+        """The spec with pictures that this model accepts, and notes about changes to them.
 
         Raises:
             InvalidArguments: A picture can't be read, or can't be made to fit.
@@ -150,7 +150,7 @@ class InputPictures:
         text = image.b64_json or ""
         async with self._files.open(call.token) as file:
             await file.restart(len(text) * 3 // 4)
-            await file.write(await run_in_thread(_decoded, text))
+            await file.write(await run_in_thread(_task_picture, text))
             return await self._from_file(file.content, call)
 
     async def _from_url(self, reference: str, call: _Call) -> _Prepared:
@@ -206,7 +206,7 @@ def _data_file(reference: str) -> BinaryIO:
     return file
 
 
-def _decoded(reference: str) -> bytes:
+def _task_picture(reference: str) -> bytes:
     """Return the bytes of a task's image data."""
     try:
         data = picture_data(reference)

@@ -150,7 +150,7 @@ def open_picture(path: Path, folders: Sequence[Path] = ()) -> tuple[BinaryIO, in
             since the path was resolved is not followed.
 
     Raises:
-        InvalidArguments: It is not a regular file, is too large, or does not begin like a picture.
+        InvalidArguments: It is not a regular file, is too large, or does not have the first bytes of a picture.
     """
     try:
         descriptor = _open_within(path, folders)

@@ -55,7 +55,7 @@ class DeliveryOptions:
         preview: Make a preview.
         max_bytes: Bytes of image files that fit in the result.
         saved: Files that an earlier call saved, one per picture. They are not saved again.
-        caller: Whose turn is used where calls wait for each other.
+        caller: The caller's token, for the round-robin order of files and decoders.
     """
 
     target: Path | None = None
@@ -133,7 +133,7 @@ class Delivery:
         seconds = self._times.save if target else self._times.preview
         pictures = _Pictures(list(task.images), target, options, seconds, anyio.current_time() + seconds)
         await self._process(pictures)
-        shown, caption = await self._joined(pictures) if options.preview else ((), None)
+        shown, caption = await self._preview(pictures) if options.preview else ((), None)
         notes = list(pictures.notes)
         if any(image.b64_json and not image.path for image in pictures.images):
             notes.append(f'get_task with task_id "{task.id}" and another save_to saves it, at no cost.')
@@ -141,13 +141,13 @@ class Delivery:
         return Delivered(replace(task, images=images, notes=(*task.notes, *notes)), shown, caption)
 
     async def _process(self, pictures: _Pictures) -> None:
-        """Download each picture, decode it for the preview, and save it; few at a time, since each takes room."""
+        """Download each picture, decode it for the preview, and save it; few concurrently, since each needs room."""
         limiter = anyio.CapacityLimiter(_MAX_DOWNLOADS)
 
         async def process(index: int) -> None:
             async with limiter, self._files.open(pictures.options.caller) as temporary:
                 with anyio.CancelScope(deadline=pictures.deadline) as scope:
-                    file = await self._fetched(pictures, index, temporary)
+                    file = await self._open_picture(pictures, index, temporary)
                 if scope.cancelled_caught:
                     pictures.notes[f"Not fetched: it took longer than {pictures.seconds} s."] = None
                 elif file:
@@ -161,7 +161,7 @@ class Delivery:
             for index in range(len(pictures.images)):
                 group.start_soon(process, index)
 
-    async def _fetched(self, pictures: _Pictures, index: int, temporary: TemporaryFile) -> BinaryIO | None:
+    async def _open_picture(self, pictures: _Pictures, index: int, temporary: TemporaryFile) -> BinaryIO | None:
         """Return an open file with a picture; None, and a note, if that fails."""
         image = pictures.images[index]
         try:
@@ -188,7 +188,7 @@ class Delivery:
                 tile = self._decoders.tile(source, pictures.columns, options.caller, pictures.deadline)
                 pictures.tiles[index] = await tile
 
-    async def _joined(self, pictures: _Pictures) -> tuple[tuple[bytes, ...], str | None]:
+    async def _preview(self, pictures: _Pictures) -> tuple[tuple[bytes, ...], str | None]:
         """Return a preview and its caption: a thumbnail, composed layers, or a contact sheet; nothing if that fails."""
         if len(pictures.images) == 1 and pictures.tiles:
             return (pictures.tiles[0].data,), "is only a thumbnail"
@@ -200,7 +200,7 @@ class Delivery:
         shown: tuple[bytes, ...] = ()
         with pictures.without_preview():
             deadline = anyio.current_time() + self._times.preview
-            shown = (await self._decoders.joined(job, source, pictures.options.caller, deadline),)
+            shown = (await self._decoders.join_tiles(job, source, pictures.options.caller, deadline),)
         return shown, caption
 
 
@@ -215,7 +215,7 @@ class _Pictures:
         seconds: Time limit for the downloads.
         deadline: When the time is up, on anyio's clock.
         tiles: Decoded pictures for the preview, by their positions.
-        notes: About failures, each only once.
+        notes: Notes about failures, without duplicates.
     """
 
     images: list[Image]
@@ -233,7 +233,7 @@ class _Pictures:
 
     @contextmanager
     def without_preview(self) -> Iterator[None]:
-        """Go on without a preview where the decoder fails."""
+        """Continue without a preview if the decoder fails."""
         try:
             yield
         except LimitExceeded:

@@ -45,8 +45,8 @@ def picture_kind(source: BinaryIO) -> str:
     source.seek(0)
     head = source.read(64)
     source.seek(0)
-    found = kind(head[:16]) or ""
-    return found if found not in ("heic", "heif") else "avif" if b"avif" in head else "heif"
+    detected = kind(head[:16]) or ""
+    return detected if detected not in ("heic", "heif") else "avif" if b"avif" in head else "heif"
 
 
 def load_plugin(source: BinaryIO) -> str:

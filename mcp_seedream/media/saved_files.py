@@ -48,7 +48,7 @@ def save_target(text: str, local: LocalFiles) -> Path:
 
 
 def check_target(target: Path, local: LocalFiles) -> None:
-    """Check that saving to a target creates no folder where no folder is meant.
+    """Check that saving to a target does not create a folder by mistake.
 
     Folders are not created below a name that begins with a dot, since programs keep their settings there, nor with the
     name of a file.
@@ -89,7 +89,7 @@ def save_as(source: BinaryIO, target: Path, name: str, part: str = "") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with reopened(source) as file:
         suffix = kind(file.read(16)) or "bin"
-    stem = "-".join(filter(None, [readable(name) if into_folder else target.stem, readable(part) if part else ""]))
+    stem = "-".join(filter(None, [file_stem(name) if into_folder else target.stem, file_stem(part) if part else ""]))
     # Copy to the target's folder first: a rename within it is atomic, and the source may be on another disk.
     copied = folder / f".seedream-{uuid.uuid4().hex}"
     try:
@@ -124,7 +124,7 @@ def saved_set(files: Sequence[str], count: int, target: Path | None) -> tuple[Pa
 
 
 def _is_picture(path: Path) -> bool:
-    """Whether a file exists and starts like a picture."""
+    """Whether a file exists and has the first bytes of a picture."""
     try:
         file, _ = open_picture(path)
     except InvalidArguments:
@@ -147,7 +147,7 @@ def _is_folder_target(target: Path) -> bool:
     return target.is_dir() or not (is_picture or target.suffix.lower() in _OTHER_PICTURE_SUFFIXES)
 
 
-def readable(name: str) -> str:
+def file_stem(name: str) -> str:
     """Return a file name without suffix made from a text: letters, digits and hyphens, valid on every file system."""
     stem = "-".join(re.findall(r"\w+", unicodedata.normalize("NFKC", name).lower()))
     stem = stem.encode()[:80].decode(errors="ignore").strip("-_")

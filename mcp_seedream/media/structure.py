@@ -41,7 +41,7 @@ _SCAN, _END = 0xDA, 0xD9
 _DATA_CHUNKS = (b"IDAT", b"fdAT")
 
 
-def checked_size(data: Data, kind: str) -> tuple[int, int]:
+def check_structure(data: Data, kind: str) -> tuple[int, int]:
     """Check the structure of a picture file; return the width and height that it declares.
 
     Args:
@@ -61,7 +61,7 @@ def _broken(kind: str) -> InvalidArguments:
     return InvalidArguments(f"can't be decoded: its {kind.upper()} structure is broken or cut off.")
 
 
-def _limit(count: int, limit: int, parts: str) -> None:
+def _check_count(count: int, limit: int, parts: str) -> None:
     """Raise an error if a file has more parts than `limit`."""
     if count > limit:
         raise InvalidArguments(
@@ -75,9 +75,9 @@ def _jpeg(data: Data) -> tuple[int, int]:
     while (match := _next_marker(data, position, in_scan=scans > 0)) is not None:
         start, marker = match
         junk += start - position if not scans else 0
-        _limit(junk, _MAX_JUNK, "bytes between its JPEG segments")
+        _check_count(junk, _MAX_JUNK, "bytes between its JPEG segments")
         segments += 1
-        _limit(segments, _MAX_SEGMENTS, "JPEG segments")
+        _check_count(segments, _MAX_SEGMENTS, "JPEG segments")
         position = start + 2
         if marker == _END and scans:
             break
@@ -88,7 +88,7 @@ def _jpeg(data: Data) -> tuple[int, int]:
             size = (width, height)
         if marker == _SCAN:
             scans += 1
-            _limit(scans, _MAX_SCANS, "JPEG scans")
+            _check_count(scans, _MAX_SCANS, "JPEG scans")
             if size and scans > 1 and size[0] * size[1] * scans > _MAX_SCANNED:
                 raise InvalidArguments("has too many JPEG scans for its size: save it as a baseline JPEG.")
         position += max(2, struct.unpack_from(">H", data, position)[0])
@@ -117,8 +117,8 @@ def _png(data: Data) -> tuple[int, int]:
             length, kind = struct.unpack_from(">I4s", data, position)
             chunks += 1
             others += kind not in _DATA_CHUNKS
-            _limit(others, _MAX_OTHER_CHUNKS, "PNG chunks without pixels")
-            _limit(chunks, _MAX_CHUNKS, "PNG chunks")
+            _check_count(others, _MAX_OTHER_CHUNKS, "PNG chunks without pixels")
+            _check_count(chunks, _MAX_CHUNKS, "PNG chunks")
             end = position + 8 + length
             if zlib.crc32(view[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
                 raise _broken("png")
@@ -137,18 +137,18 @@ def _gif(data: Data) -> tuple[int, int]:
         is_frame = introducer == ord(",")
         if is_frame:
             frames += 1
-            _limit(frames, _MAX_FRAMES, "GIF frames")
+            _check_count(frames, _MAX_FRAMES, "GIF frames")
             position += 9 + _color_table(data[position + 8])
         elif introducer != ord("!"):
             junk += 1
-            _limit(junk, _MAX_JUNK, "bytes between its GIF blocks")
+            _check_count(junk, _MAX_JUNK, "bytes between its GIF blocks")
             continue
         position += 1  # the extension's label, or the size of the frame's codes
         while length := data[position]:
             blocks += 1
             extra += 0 if is_frame else length
-            _limit(blocks, _MAX_BLOCKS, "GIF blocks")
-            _limit(extra, _MAX_COMMENT, "bytes of GIF extensions")
+            _check_count(blocks, _MAX_BLOCKS, "GIF blocks")
+            _check_count(extra, _MAX_COMMENT, "bytes of GIF extensions")
             position += 1 + length
             if is_frame and position >= len(data):
                 return width, height  # the decoder says whether enough of the frame is there
@@ -175,7 +175,7 @@ def _webp(data: Data) -> tuple[int, int]:
     while position + 8 <= len(data):
         kind, length = struct.unpack_from("<4sI", data, position)
         chunks += 1
-        _limit(chunks, _MAX_OTHER_CHUNKS, "WebP chunks")
+        _check_count(chunks, _MAX_OTHER_CHUNKS, "WebP chunks")
         size = size or _webp_size(data, kind, position + 8)
         position += 8 + length + length % 2
     if size is None:
@@ -205,11 +205,11 @@ def _tiff(data: Data) -> tuple[int, int]:
     pages, sides = 0, dict[int, int]()
     while position:
         (tags,) = struct.unpack_from(f"{order}H", data, position)
-        _limit(tags, _MAX_TAGS, "TIFF tags on one page")
+        _check_count(tags, _MAX_TAGS, "TIFF tags on one page")
         if not pages:
             sides = _tiff_sides(data, order, position + 2, tags)
         pages += 1
-        _limit(pages, _MAX_PAGES, "TIFF pages")  # also ends a chain that forms a circle
+        _check_count(pages, _MAX_PAGES, "TIFF pages")  # also ends a chain that forms a circle
         position = _tiff_next(data, order, position + 2 + 12 * tags)
     if sides.keys() != {_TIFF_WIDTH, _TIFF_HEIGHT}:
         raise _broken("tiff")
@@ -227,7 +227,7 @@ def _tiff_sides(data: Data, order: str, position: int, tags: int) -> dict[int, i
     for start in range(position, position + 12 * tags, 12):
         tag, type_, count = struct.unpack_from(f"{order}HHI", data, start)
         total += _TIFF_TYPES.get(type_, 1) * count
-        _limit(total, len(data), "bytes of TIFF tags")
+        _check_count(total, len(data), "bytes of TIFF tags")
         if tag in (_TIFF_WIDTH, _TIFF_HEIGHT):
             sides[tag] = struct.unpack_from(f"{order}{'H' if type_ == 3 else 'I'}", data, start + 8)[0]
     return sides
@@ -247,7 +247,7 @@ def _heif(data: Data) -> tuple[int, int]:
         position, end = parts.pop()
         while position + 8 <= end:
             boxes += 1
-            _limit(boxes, _MAX_BOXES, "HEIF boxes")
+            _check_count(boxes, _MAX_BOXES, "HEIF boxes")
             length, kind = struct.unpack_from(">I4s", data, position)
             header = 8
             if length == 1:
@@ -259,7 +259,7 @@ def _heif(data: Data) -> tuple[int, int]:
             if kind in _HEIF_CONTAINERS:
                 parts.append((content + _HEIF_CONTAINERS[kind], min(position + length, end)))
             elif kind == b"iinf":
-                _limit(
+                _check_count(
                     struct.unpack_from(">I" if data[content] else ">H", data, content + 4)[0], _MAX_BOXES, "HEIF items"
                 )
             elif kind == b"ispe":

@@ -48,7 +48,7 @@ class TemporaryFile:
         self._units = 0
 
     async def restart(self, size: int) -> None:
-        """Empty the file, and wait until there is room for so many bytes."""
+        """Empty the file, and wait until there is room for `size` bytes."""
         self.content.seek(0)
         self.content.truncate()
         self._release()
@@ -74,9 +74,9 @@ class TemporaryFile:
 
 
 class TemporaryFiles:
-    """Temporary files for callers in turn. A file that finds no room waits until others are deleted.
+    """Temporary files, round-robin by caller. A file that does not fit waits until others are deleted.
 
-    A call that holds a file may wait for a slot of the decoder, but not the other way round: they would wait for ever.
+    A call that holds a file may wait for a slot of the decoder. A call with a slot must not wait for a file: deadlock.
 
     Args:
         max_bytes: Room for all files. One that is larger gets all of it.
@@ -85,7 +85,7 @@ class TemporaryFiles:
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._all_units = max(1, max_bytes // _UNIT)
         self._units = FairLimiter(self._all_units)
-        self._gate = FairLimiter(1)  # one at a time collects units: two could wait for each other
+        self._gate = FairLimiter(1)  # only one caller collects units: two could block each other
 
     @asynccontextmanager
     async def open(self, caller: str) -> AsyncIterator[TemporaryFile]:
@@ -111,6 +111,6 @@ class TemporaryFiles:
         return units
 
     def release(self, units: int) -> None:
-        """Give room back."""
+        """Release units, which other files can then use."""
         for _ in range(units):
             self._units.release()

@@ -20,12 +20,12 @@ from mcp_seedream.core.errors import ClientDocumentError, SeedreamError
 from mcp_seedream.oauth.registrations import Client, build_client, printable, uri_error
 
 Fetch = Callable[[str], Awaitable[tuple[bytes, float | None]]]
-"""Downloads a document; returns it, and for how many seconds its server allows to cache it, or None.
+"""Downloads a document; returns it, and the seconds for which its server allows caching, or None.
 
-It has to limit time and size, refuse private addresses, and follow no redirects. It raises `SeedreamError`.
+It must limit time and size, refuse private addresses, and follow no redirects. It raises `SeedreamError`.
 """
 _MIN_SECONDS, _DEFAULT_SECONDS, _MAX_SECONDS = 60.0, 600.0, 3600.0  # in the cache
-_STALE_SECONDS = 24 * 3600.0  # in which a document is used that can't be fetched again now
+_STALE_SECONDS = 24 * 3600.0  # after which a document that can't be fetched again is no longer used
 _MAX_FETCHES, _MAX_FETCHES_PER_HOST = 16, 4  # at the same time
 _BUSY = "Too many documents of clients are being fetched."
 
@@ -52,7 +52,7 @@ class ClientDocuments:
 
     Args:
         fetch: Downloads a document.
-        max_documents: The size of the cache; the one that was not used for longest is removed.
+        max_documents: The size of the cache, from which the least recently used document is removed.
         clock: Returns the time in seconds.
     """
 

@@ -65,7 +65,7 @@ class Consent:
         issuer: This server's origin.
         check_key: Checks a pasted key; raises `SeedreamError` if it cannot.
         issue_code: Returns a code for a transaction and the person's key.
-        vendor: The vendor's sign-in; None: people can only paste a key.
+        vendor: The vendor's sign-in; None if people can only paste a key.
     """
 
     def __init__(
@@ -120,11 +120,11 @@ class Consent:
         if not _KEY.fullmatch(key):
             return self._page(request, transaction, "key_refused", 400)
         try:
-            good = await self._check_key(key)
+            is_valid = await self._check_key(key)
         except SeedreamError as error:
             _log.warning("sign-in: a key could not be checked (%s)", error.code)
             return self._page(request, transaction, "key_unchecked", 503)
-        if not good:
+        if not is_valid:
             return self._page(request, transaction, "key_refused", 400)
         return self._redirect_to_client(transaction, code=await self._issue_code(transaction, key))
 
@@ -219,14 +219,14 @@ class Consent:
         return redirect(transaction.response_uri(self._issuer, **values))
 
     def _guarded(self, handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        async def answer(request: Request) -> Response:
+        async def respond(request: Request) -> Response:
             try:
                 return await handler(request)
             except StoreUnavailable as error:
                 _log.warning("sign-in: %s", error.message)
                 return error_page(_DOWN, 503)
 
-        return answer
+        return respond
 
 
 async def read_form(request: Request) -> FormData | None:

@@ -1,4 +1,4 @@
-"""The handlers of the OAuth endpoints: the SDK's, completed.
+"""The handlers of the OAuth endpoints, which extend those of the SDK.
 
 They look up the client themselves, which depends on the endpoint: `/authorize` needs its redirect URIs, `/token` and
 `/revoke` need its secret.
@@ -44,7 +44,7 @@ class _ClientLookup:
         self._client = client
         self.authorize = provider.authorize
 
-    async def get_client(self, client_id: str) -> Client | None:  # noqa: ARG002  (it is that of the request)
+    async def get_client(self, client_id: str) -> Client | None:  # noqa: ARG002  (there is only one client)
         return self._client
 
 
@@ -52,8 +52,8 @@ class Authorization:
     """The authorization endpoint.
 
     Args:
-        provider: Knows the clients that registered here.
-        documents: Knows those whose id is a URL; None: there are none.
+        provider: Has the clients that registered at this server.
+        documents: Has the clients whose id is a URL; None to accept no such clients.
         issuer: This server's origin.
     """
 
@@ -102,8 +102,8 @@ class Tokens:
             message = "This server gives access to its own endpoint only"
             refusal: Response = handler.response(TokenErrorResponse(error="invalid_target", error_description=message))
             return refusal
-        answer: Response = await handler.handle(request)
-        return answer
+        response: Response = await handler.handle(request)
+        return response
 
 
 class Revocation:
@@ -163,17 +163,17 @@ async def _with_client_id(request: Request) -> Request | None:
 def client_form(path: str, handler: Handler) -> Route:
     """A route for forms of authenticated clients."""
 
-    async def answer(request: Request) -> Response:
+    async def respond(request: Request) -> Response:
         with_id = await _with_client_id(request)
         return await handler(with_id) if with_id else JSONResponse(_BAD_FORM, 400, _NO_STORE)
 
-    return cross_origin(path, answer, "POST")
+    return cross_origin(path, respond, "POST")
 
 
 def cross_origin(path: str, handler: Handler, method: str) -> Route:
     """A route with CORS, for clients in a browser; 503 while the store is down."""
 
-    async def answer(request: Request) -> Response:
+    async def respond(request: Request) -> Response:
         try:
             return await handler(request)
         except StoreUnavailable as error:
@@ -181,4 +181,4 @@ def cross_origin(path: str, handler: Handler, method: str) -> Route:
             return JSONResponse(_DOWN, 503, {"Retry-After": "5", **_NO_STORE})
 
     methods = [method, "OPTIONS"]
-    return Route(path, cors_middleware(answer, methods), methods=methods)
+    return Route(path, cors_middleware(respond, methods), methods=methods)

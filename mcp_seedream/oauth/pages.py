@@ -31,9 +31,9 @@ def error_page(message: str, status: int) -> Response:
 
 
 def refusal_page(back: str) -> Response:
-    """The page for a request that is refused before anybody consents, with a link to the client.
+    """The page for a request that is refused before the person's consent, with a link to the client.
 
-    A redirect would make this server an open redirector, since anybody can register a client (RFC 9700, 4.11.2).
+    A redirect would make this server an open redirector, since any client can register any URI (RFC 9700, 4.11.2).
 
     Args:
         back: The redirect URI with the error.

@@ -30,7 +30,7 @@ class Transaction:
         challenge: The PKCE challenge, S256.
         state: The client's own value, returned to it.
         until: When it expires, in Unix seconds.
-        client_host: The host of the client's metadata document; None: it registered at this server.
+        client_host: The host of the client's metadata document; None for a client that registered at this server.
     """
 
     client: str

@@ -117,7 +117,7 @@ def _read(reply: httpx.Response) -> dict[str, Any]:
     except (ValueError, RecursionError):
         body = None
     if not reply.is_success or not isinstance(body, dict):
-        raise SignInFailed(f"The vendor's answer can't be used (status {reply.status_code}).")
+        raise SignInFailed(f"The vendor's response can't be used (status {reply.status_code}).")
     return body
 
 
@@ -129,14 +129,14 @@ def _items(body: dict[str, Any]) -> list[dict[str, Any]]:
 def _text(body: dict[str, Any], name: str) -> str:
     value = body.get(name)
     if not isinstance(value, str | int) or not str(value) or not f"{value}".isascii():
-        raise SignInFailed(f"The vendor's answer has no {name}.")
+        raise SignInFailed(f"The vendor's response has no {name}.")
     return str(value)
 
 
 def _key(credential: dict[str, Any]) -> str:
     key = _text(credential, "token")
     if len(key) > _LONGEST_KEY or any(not 33 <= ord(character) <= 126 for character in key):
-        raise SignInFailed("The vendor's answer has no valid token.")
+        raise SignInFailed("The vendor's response has no valid token.")
     return key
 
 

@@ -1,11 +1,11 @@
 """Parses JSON-RPC messages, makes the error responses for invalid ones, and limits the structure of large ones.
 
-The SDK drops messages that it cannot parse, so that their clients wait for a response in vain. An error has the id of
-the request if it can be found, even in text that is not valid JSON. It never quotes the message.
+The SDK drops messages that it cannot parse, so that their clients wait in vain for a response. An error response has
+the id of the request if it can be found, even in text that is not valid JSON. It never quotes the message.
 
 A parser makes an object of about 100 bytes from two characters such as `[]`. So the tokens and the depth of large
-messages are limited before they are parsed, and long strings, such as pictures in base64, are cut out: the rest is
-small, whatever its parser does.
+messages are limited before they are parsed, and long strings, such as pictures in base64, are cut out. The rest is
+small, so that any parser can read it.
 
 Facts: JSON-RPC 2.0, sections 4 and 5.1. The Model Context Protocol restricts ids to strings and integers, and params
 to objects, and has no batches since revision 2025-06-18.
@@ -32,13 +32,13 @@ _TOKEN = re.compile(
 MAX_TOKENS = 8000
 """Quotation marks, brackets, commas and colons."""
 _MAX_DEPTH = 64
-_LONG = 4096  # characters, from which a string is cut out
+_LONG = 4096  # characters; longer strings are cut out
 _MAX_REST = 256 * 1024  # bytes beside the long strings
 _MAX_GAP = 64 * 1024  # bytes between two tokens outside strings, such as white space
 _MAX_BACKSLASHES = 1024  # in a row
 _ESCAPES = 16  # characters for each escape: in base64, a slash or a line break may be escaped
 _STRUCTURE = re.compile(rb'["\[\]{},:]')
-_QUOTE, _COLON = b'":'
+_QUOTE = ord('"')
 
 
 def parse(data: bytes) -> dict[str, Any] | list[JSONRPCError]:

@@ -3,6 +3,6 @@
 Front door: `client.SeedreamClient` (submit, stream, look up), `poller.TaskWaiter` (waits for the tasks of many
 callers), `types` (dataclasses for requests, tasks and images).
 
-The table in `client` lists which requests are retried: a generation that may have been accepted is never sent again. A
-token is an argument of each request, and is never stored.
+`client` decides which failures are retried: its docstring has the table. `retries` decides the pauses. A generation
+that may have been accepted is never sent again. A token is an argument of each request, and is never stored.
 """

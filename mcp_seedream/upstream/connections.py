@@ -24,7 +24,7 @@ from mcp_seedream.upstream.fair_limiter import FairLimiter
 from mcp_seedream.upstream.responses import ENCODING
 
 CHECK_CONNECTIONS = 64
-"""The largest number of connections for checks of keys, which any client can cause."""
+"""The largest number of connections for checks of keys. Any client can cause such checks."""
 _REUSE_SECONDS = 4
 """Idle connections are not reused after this time: many servers close them after 5 seconds, and a request that is sent
 at that moment may or may not be billed."""
@@ -97,8 +97,8 @@ class ConnectionPools:
 class ObservingTransport(httpx.AsyncBaseTransport):
     """Sends requests: each gets a span, trace headers, and an `UpstreamRequest` event at its response's end.
 
-    Each request in progress has a transport for itself, and the one that was used last is used first. In a pool of
-    many connections httpcore looks at each of them, several times for a request: with 100 that takes 10 ms.
+    Each request in progress has its own transport. The most recently used idle transport is used first. A single pool
+    of httpcore would examine all connections several times for each request, which takes 10 ms with 100 of them.
 
     `extensions["caller"]` of a request is the key that `on_key_refused` receives after a 401.
 

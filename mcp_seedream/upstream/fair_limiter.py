@@ -14,8 +14,8 @@ class FairLimiter:
 
     Args:
         capacity: The number of slots.
-        newest_first: Serve new callers before those that wait, and the newest waiter of a caller first. While more
-            arrive than can be served, those that arrive last do not have to wait.
+        newest_first: Serve the caller that began to wait last first, and the newest waiter of a caller first. So the
+            newest waiters are served quickly during an overload.
     """
 
     def __init__(self, capacity: int, *, newest_first: bool = False) -> None:
@@ -32,14 +32,14 @@ class FairLimiter:
         finally:
             self.release()
 
-    def has_share(self, caller: str, most: int) -> bool:
-        """Whether one more waiter of this caller is within `most` for all, or within the caller's share of them.
+    def may_wait(self, caller: str, max_waiting: int) -> bool:
+        """Whether one more waiter of this caller is allowed: within `max_waiting` in total or its share.
 
-        A caller without waiters always has a share.
+        The share is an equal part of `max_waiting` for each waiting caller. A caller without waiters may always wait.
         """
         total = sum(map(len, self._waiting.values()))
         own = len(self._waiting.get(caller, ()))
-        return total < most or own < max(1, most // (len(self._waiting) + (own == 0)))
+        return total < max_waiting or own < max(1, max_waiting // (len(self._waiting) + (own == 0)))
 
     async def acquire(self, caller: str) -> None:
         """Wait for a slot and occupy it until `release`."""

@@ -474,7 +474,7 @@ async def test_the_log_says_when_calls_can_not_be_served(caplog: pytest.LogCaptu
 
     readiness = Readiness(Shutdown(), look_up, Observer(), cache_seconds=-1)
     async with anyio.create_task_group() as group:
-        group.start_soon(readiness.check_when_asked)
+        group.start_soon(readiness.check_on_demand)
         for away in (False, True, True, False, False):
             assert (await readiness.upstream() == "unreachable") == away
             assert readiness.problem is None
@@ -491,7 +491,7 @@ async def test_a_probe_does_not_wait_for_an_upstream_that_hangs() -> None:
 
     readiness = Readiness(Shutdown(), look_up, Observer(), patience=0.01)
     async with anyio.create_task_group() as group:
-        group.start_soon(readiness.check_when_asked)
+        group.start_soon(readiness.check_on_demand)
         for _ in range(3):
             assert await readiness.upstream() == "unknown"
         group.cancel_scope.cancel()

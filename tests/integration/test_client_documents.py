@@ -282,7 +282,7 @@ async def test_a_document_that_can_not_be_fetched_again(documents: Web) -> None:
         await clients.client(URL)
     documents.failure = None
     await clients.client(URL)
-    documents.failure = UnreadableReply("Its URL answered HTTP 404.")
+    documents.failure = UnreadableReply("Its URL returned HTTP 404.")
     now[0] += 3600
     with pytest.raises(ClientDocumentError, match="404"):
         await clients.client(URL)
@@ -420,9 +420,9 @@ async def test_a_document_over_https(tls: TlsWeb, network: Network) -> None:
     [
         ("200 OK\r\ncontent-type: application/json", b"x" * 5121, "larger than 5120 bytes"),
         ("200 OK\r\ncontent-type: application/json", b"x" * 2**24, "larger than 5120 bytes"),
-        ("200 OK\r\ncontent-type: text/html", b"{}", "did not answer with JSON"),
-        ("200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip", b"{}", "did not answer with JSON"),
-        ("200 OK", b"{}", "did not answer with JSON"),
+        ("200 OK\r\ncontent-type: text/html", b"{}", "did not return JSON"),
+        ("200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip", b"{}", "did not return JSON"),
+        ("200 OK", b"{}", "did not return JSON"),
         ("201 Created\r\ncontent-type: application/json", b"{}", "HTTP 201"),
         ("404 Not Found", b"", "HTTP 404"),
         ("500 Oops", b"", "HTTP 500"),

@@ -202,8 +202,8 @@ async def test_a_picture_of_the_sandbox_is_fetched(fetcher: Downloads, cdn: str,
     ("path", "says"),
     [
         ("hops/4", "redirected more than 3 times"),
-        ("gone", "answered HTTP 404"),
-        ("nowhere", "answered HTTP 302"),
+        ("gone", "returned HTTP 404"),
+        ("nowhere", "returned HTTP 302"),
         ("gzip", "was sent with an unsupported Content-Encoding"),
         ("html", "did not return a picture"),
         ("slow", "fetch"),  # could not be, or took too long to: chance decides when the second attempt begins

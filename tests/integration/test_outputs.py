@@ -19,7 +19,7 @@ from mcp_seedream.catalog.table import ModelTable
 from mcp_seedream.generation.journal import Journal
 from mcp_seedream.media.local_files import LocalFiles
 from mcp_seedream.media.outputs import PictureTimes
-from mcp_seedream.media.saved_files import readable
+from mcp_seedream.media.saved_files import file_stem
 from mcp_seedream.sandbox.app import Sandbox
 from mcp_seedream.server.tools import ToolDefaults
 from mcp_seedream.upstream.types import Image as WireImage
@@ -370,7 +370,7 @@ async def test_a_hosted_server_knows_no_save_to(
 )
 def test_names_are_safe_on_every_file_system(name: str, stem: str) -> None:
     """Readable and short, without reserved names and characters."""
-    assert readable(name) == stem
+    assert file_stem(name) == stem
 
 
 async def test_files_can_be_read_by_others_as_usual(session: Session, tmp_path: Path) -> None:

@@ -339,7 +339,7 @@ async def test_other_links_are_passed_on(table: ModelTable, site: str, sandbox: 
 @pytest.mark.parametrize(
     ("link", "says"),
     [
-        ("{}/pictures/gone.heic", "answered HTTP 404"),
+        ("{}/pictures/gone.heic", "returned HTTP 404"),
         ("{}/pictures/page.heic", "did not return a picture"),
         ("{}/pictures/moved.heic", "leads to a private address"),
         ("{}/pictures/endless.heic", "is larger than 64 MiB"),

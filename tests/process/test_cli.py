@@ -117,7 +117,7 @@ def test_try_says_when_a_name_had_to_end_otherwise(tmp_path: Path) -> None:
     """A file is named as what it is."""
     result = trial("a fox", "--output", "out/fox.png", cwd=tmp_path)
     assert result.stdout.strip() == str(tmp_path / "out" / "fox.jpg")
-    assert "is no PNG, so its name ends in .jpg." in result.stderr
+    assert "is not a PNG, so its name ends in .jpg." in result.stderr
     result = trial("a fox", "--output", "out/fox.png", "--set", "output_format=png", cwd=tmp_path)
     assert result.stdout.strip() == str(tmp_path / "out" / "fox.png")
     assert "is no" not in result.stderr

@@ -554,7 +554,7 @@ def test_the_token_of_a_client() -> None:
     clients(vscode=with_token("${input:token}"))
     found = checks()["token"]
     assert found["level"] == "warning"
-    assert found["found"] == "No token can be read here: VS Code provides it."
+    assert found["found"] == "No token can be read here: VS Code provides it to the server."
     clients(claude_desktop=with_token(f"Bearer {TOKEN}"))
     found = checks()["token"]
     assert (found["level"], found["found"]) == ("ok", "...9876, from Claude Desktop's settings")

@@ -166,7 +166,7 @@ CASES = {
     "redirect": "leads to a private address",
     "redirect-http": "is not https, so it was not followed",
     "html": "did not return a picture",
-    "gone": "answered HTTP 404",
+    "gone": "returned HTTP 404",
     "gzip": "was sent with an unsupported Content-Encoding",
     "slow": f"took longer than {PATIENCE} s",
     "endless": "than 64 MiB",

@@ -103,7 +103,7 @@ def test_a_second_interruption(trial: Trial, sandbox: Sandbox) -> None:
         stopped(process)
     with trial.running(prompt) as process:
         until(process, ACCEPTED)
-        assert f"The task {id_} goes on" in stopped(process)
+        assert f"The task {id_} continues" in stopped(process)
     assert len(submits(sandbox)) == 1
 
 
@@ -169,6 +169,6 @@ def test_while_it_is_sent(trial: Trial, switch: Switch, seconds: float) -> None:
     if seconds < 1:
         assert "The task late-1 continues at AceDataCloud, and is billed." in said
     else:
-        assert "It may have been accepted and billed" in said
-        assert "goes on" not in said
+        assert "The call may have been accepted and billed" in said
+        assert "continues" not in said
         assert "nothing is billed" not in said

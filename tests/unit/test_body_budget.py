@@ -6,19 +6,19 @@ import anyio
 import pytest
 
 from mcp_seedream.core.errors import LimitExceeded
-from mcp_seedream.hosting.body_budget import BodyBudget, BodyShare
+from mcp_seedream.hosting.body_budget import BodyBudget, BodyMemory
 
 pytestmark = pytest.mark.anyio
 QUIET = 0.05
 
 
-async def acquire(budget: BodyBudget, caller: str, size: int) -> BodyShare:
-    share = BodyShare(budget, caller)
+async def acquire(budget: BodyBudget, caller: str, size: int) -> BodyMemory:
+    share = BodyMemory(budget, caller)
     await share.acquire(size)
     return share
 
 
-async def held(budget: BodyBudget, caller: str, size: int) -> list[BodyShare]:
+async def held(budget: BodyBudget, caller: str, size: int) -> list[BodyMemory]:
     """Take shares of a size until the next one would have to wait."""
     shares = []
     while True:

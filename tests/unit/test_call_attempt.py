@@ -55,7 +55,7 @@ async def test_a_refusal_that_arrives_as_the_caller_leaves_is_not_uncertain() ->
     caller = anyio.CancelScope()
 
     async def refused(attempt: CallAttempt) -> None:
-        async with attempt.noting_cancellation():
+        async with attempt.abandon_if_cancelled():
             with anyio.CancelScope(shield=True):
                 caller.cancel()
                 await anyio.sleep(0.5)

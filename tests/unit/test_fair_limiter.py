@@ -93,13 +93,13 @@ async def test_a_share_of_the_queue() -> None:
     async with anyio.create_task_group() as group:
         await limiter.acquire("a")
         for _ in range(6):
-            assert limiter.has_share("a", 6)
+            assert limiter.may_wait("a", 6)
             group.start_soon(limiter.acquire, "a")
             await anyio.wait_all_tasks_blocked()
-        assert not limiter.has_share("a", 6)
+        assert not limiter.may_wait("a", 6)
         for _ in range(3):
-            assert limiter.has_share("b", 6)
+            assert limiter.may_wait("b", 6)
             group.start_soon(limiter.acquire, "b")
             await anyio.wait_all_tasks_blocked()
-        assert [limiter.has_share(caller, 6) for caller in "abc"] == [False, False, True]
+        assert [limiter.may_wait(caller, 6) for caller in "abc"] == [False, False, True]
         group.cancel_scope.cancel()

@@ -46,7 +46,7 @@ async def with_an_attempt(picture: Picture) -> None:
 
 
 async def while_it_is_sent(picture: Picture) -> None:
-    async with Attempts().attempt() as attempt, attempt.noting_cancellation():
+    async with Attempts().attempt() as attempt, attempt.abandon_if_cancelled():
         refuse(picture)
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from mcp_seedream.catalog.picture_kinds import kind
 from mcp_seedream.core.errors import InvalidArguments
-from mcp_seedream.media.structure import checked_size
+from mcp_seedream.media.structure import check_structure
 
 
 def saved(picture_format: str, mode: str = "RGB", size: tuple[int, int] = (64, 48), **options: Any) -> bytes:
@@ -149,7 +149,7 @@ def test_a_real_picture(name: str) -> None:
     """The size in its header is returned."""
     make, size = REAL[name]
     data = make()
-    assert checked_size(data, kind(data[:16]) or "") == size
+    assert check_structure(data, kind(data[:16]) or "") == size
 
 
 MILLION = 1_000_000
@@ -187,7 +187,7 @@ def test_a_bomb(name: str) -> None:
     data = make()
     began = time.process_time()
     with pytest.raises(InvalidArguments, match=says) as caught:
-        checked_size(data, kind(data[:16]) or "")
+        check_structure(data, kind(data[:16]) or "")
     assert time.process_time() - began < 2
     assert "save it" in caught.value.message
 
@@ -198,4 +198,4 @@ def test_a_picture_that_is_cut_off(name: str) -> None:
     data = REAL[name][0]()
     for length in (13, 20, 30, 40, 60, len(data) // 2):
         with suppress(InvalidArguments):
-            assert min(checked_size(data[:length], kind(data[:16]) or "")) >= 0
+            assert min(check_structure(data[:length], kind(data[:16]) or "")) >= 0
