@@ -74,6 +74,7 @@ def image_call(
     available = table.parameters_for(operation)
     known = ["prompt", *(["image"] if operation == "edit" else []), "model", "size"]
     known += [*([] if origin == "upstream" else ["aspect_ratio"]), *_server_arguments(origin)]
+    coercion.check_lengths(raw, table.upstream_limits.prompt_characters)
     args = _without_empty(raw)
     # Ignore neutral values of parameters that only the other operation has.
     for name in table.parameters.keys() - available.keys() & args.keys():
