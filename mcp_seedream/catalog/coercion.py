@@ -17,12 +17,10 @@ _SHORT = 16 * 1024  # characters of JSON, which may have any structure
 _MAX_TOKENS = 8000  # of longer JSON: each can become an object of 100 bytes
 
 
-def text(name: str, value: Any, *, longest: int | None = None) -> str:
-    """Return a string that can be encoded as UTF-8, and is not longer than `longest` characters."""
+def text(name: str, value: Any) -> str:
+    """Return a string that can be encoded as UTF-8."""
     if not isinstance(value, str):
         raise InvalidArguments(f"`{name}` must be a string, not {_description(value)}.")
-    if longest and len(value) > longest:
-        raise InvalidArguments(f"`{name}` has {len(value):,} characters; it may have at most {longest:,}.")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise InvalidArguments(f"`{name}` contains a lone surrogate (half a character), which can't be sent.")
     return value
