@@ -75,18 +75,17 @@ def image_call(
     known = ["prompt", *(["image"] if operation == "edit" else []), "model", "size"]
     known += [*([] if origin == "upstream" else ["aspect_ratio"]), *_server_arguments(origin)]
     args = _without_empty(raw)
+    coercion.check_lengths(args, table.upstream_limits.prompt_characters)
     # Ignore neutral values of parameters that only the other operation has.
     for name in table.parameters.keys() - available.keys() & args.keys():
         value = _option(table, name, args[name])
         if value is None or table.is_neutral(operation, name, value):
             del args[name]
     _reject_unknown(args, [*known, *available], other_tool={"image", *table.parameters}, table=table)
-    options = {}
-    for name in available:
-        if (value := _option(table, name, args.get(name))) is not None:
-            options[name] = value
+    values = {name: _option(table, name, args.get(name)) for name in available}
+    options = {name: value for name, value in values.items() if value is not None}
     size, ratio = _size_and_ratio(table, args, options)
-    prompt = coercion.text("prompt", args.get("prompt", ""), longest=table.upstream_limits.prompt_characters)
+    prompt = coercion.text("prompt", args.get("prompt", ""))
     spec = ImageSpec(
         operation=operation,
         prompt=prompt if prompt.strip() else "",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from mcp_seedream.core.errors import InvalidArguments
@@ -16,15 +17,30 @@ _SHORT = 16 * 1024  # characters of JSON, which may have any structure
 _MAX_TOKENS = 8000  # of longer JSON: each can become an object of 100 bytes
 
 
-def text(name: str, value: Any, *, longest: int | None = None) -> str:
-    """Return a string that can be encoded as UTF-8, and is not longer than `longest` characters."""
+def text(name: str, value: Any) -> str:
+    """Return a string that can be encoded as UTF-8."""
     if not isinstance(value, str):
         raise InvalidArguments(f"`{name}` must be a string, not {_description(value)}.")
-    if longest and len(value) > longest:
-        raise InvalidArguments(f"`{name}` has {len(value):,} characters; it may have at most {longest:,}.")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise InvalidArguments(f"`{name}` contains a lone surrogate (half a character), which can't be sent.")
     return value
+
+
+def check_lengths(arguments: Mapping[str, Any], longest: int) -> None:
+    """Check the number of characters in every argument except `image`.
+
+    Checks of longer texts would take seconds.
+    """
+    for name, value in arguments.items():
+        if name != "image" and (characters := _characters(value)) > longest:
+            raise InvalidArguments(f"`{name}` has {characters:,} characters; it may have at most {longest:,}.")
+
+
+def _characters(value: Any) -> int:
+    """The characters of all strings in a value."""
+    if isinstance(value, dict | list):
+        return sum(map(_characters, value.values() if isinstance(value, dict) else value))
+    return len(value) if isinstance(value, str) else 0
 
 
 def as_list(value: Any) -> list[Any]:

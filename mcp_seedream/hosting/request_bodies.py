@@ -19,7 +19,8 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp_types import INVALID_REQUEST, ErrorData, JSONRPCError
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, INVALID_REQUEST, ErrorData, JSONRPCError
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -41,6 +42,7 @@ _TOO_LARGE = PlainTextResponse("Request body too large", 413)
 _TOO_SLOW = JSONResponse(
     {"error": "timeout", "error_description": "The request did not come in time."}, 408, {"Connection": "close"}
 )
+_MAX_OTHER_STRINGS = 2**20  # characters, unless an image tool is called: responses may repeat them several times
 _IMAGE_TOOLS = ("generate_image", "edit_image")
 
 
@@ -242,6 +244,8 @@ async def restore_long_strings(ctx: ServerRequestContext[Any, Any], call_next: C
         if isinstance(arguments, str) and arguments in body.strings:
             params["arguments"] = await _cut_again(arguments, body)
         if ctx.method != "tools/call" or params.get("name") not in _IMAGE_TOOLS:
+            if sum(map(len, body.strings.values())) > _MAX_OTHER_STRINGS:
+                raise MCPError(INVALID_PARAMS, f"Only {' and '.join(_IMAGE_TOOLS)} accept more than 1 MiB.")
             params = body.take(params)
         ctx = replace(ctx, params=params)
     return await call_next(ctx)

@@ -140,6 +140,35 @@ async def test_other_methods_get_long_strings_too(endpoint: str) -> None:
     assert PICTURE in found.messages[0].model_dump_json()
 
 
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("prompts/get", {"name": "edit_photo", "arguments": {"prompt": "a", "image": "A" * 2 * MIB}}),
+        ("resources/read", {"uri": f"seedream://models/{'a' * 2 * MIB}"}),
+        ("tools/call", {"name": "a" * 2 * MIB, "arguments": {}}),
+    ],
+)
+async def test_other_methods_accept_no_pictures_of_megabytes(
+    endpoint: str, method: str, params: dict[str, Any]
+) -> None:
+    """Responses would repeat them, and are not part of the budget."""
+    body, headers = message(method, OLD, params)
+    [*_, result] = read(await posted(endpoint, body, headers))
+    assert "accept more than 1 MiB" in result["error"]["message"]
+    assert len(json.dumps(result)) < 1000
+
+
+@pytest.mark.parametrize("name", ["size", "model", "aspect_ratio", "callback_url"])
+@pytest.mark.parametrize("is_nested", [False, True])
+async def test_a_long_argument_is_refused(endpoint: str, name: str, is_nested: bool) -> None:
+    """Before it is compared with valid values, which took a minute for 49 MB."""
+    long = f"1{' ' * 3_000_000}x"
+    arguments = {"prompt": "a", name: [long, "1"] if is_nested else long}
+    async with connected(endpoint) as client:
+        result = await client.call_tool("generate_image", arguments)
+    assert "characters; it may have at most 20,000" in answer(result)["error"]["message"]
+
+
 async def test_a_long_prompt_is_refused(endpoint: str, sandbox: Sandbox) -> None:
     """By the length that the table has."""
     async with connected(endpoint) as client:

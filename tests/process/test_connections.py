@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -153,6 +153,110 @@ def test_the_connection_that_is_idle_longest_makes_room(protocol: Any) -> None:
         app.finish.set()
         for client in (busy, third, fourth):
             answer(client)
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "repeated"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"a: b\r\n"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\na: ", b"a"),
+        (b"GET /", b"a"),
+        (CHUNKED.replace(b"POST /", b"POST /long") + b"1\r\nx\r\n0\r\n", b"a: b\r\n"),
+        (CHUNKED.replace(b"POST /", b"POST /long") + b"1;a=", b"a"),
+    ],
+    ids=["headers", "a header", "a path", "trailers", "a chunk extension"],
+)
+def test_headers_without_an_end_close_the_connection(start: bytes, repeated: bytes) -> None:
+    """After about 64 KiB."""
+    pytest.importorskip("httptools")
+    app, sent = App(), 0
+    with (
+        serving(BoundedProtocol, Connections(10), app) as port,
+        connect(port, start) as client,
+        suppress(ConnectionError),
+    ):
+        while sent < 20_000_000:
+            client.sendall(repeated * (8192 // len(repeated)))
+            sent += 8192
+    assert sent < 10_000_000  # what the buffers of both sides hold
+
+
+def test_many_pipelined_requests_close_the_connection() -> None:
+    """A few are answered in order; the memory of more would have no limit."""
+    pytest.importorskip("httptools")
+    app = App()
+    with serving(BoundedProtocol, Connections(10), app) as port:
+        with connect(port, REQUEST * 10) as client:
+            got = b""
+            while got.count(b"ok") < 10 and (part := client.recv(4096)):
+                got += part
+            assert got.count(b"HTTP/1.1 200") == 10
+        with connect(port, LONG + REQUEST * 1000) as client:
+            assert b"HTTP/1.1 400" in rest(client)
+
+
+def test_trailers_are_no_headers() -> None:
+    """RFC 9110, 6.5.1."""
+    pytest.importorskip("httptools")
+    seen: list[Any] = []
+
+    class Noting(App):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            seen.append(dict(scope["headers"]))
+            await super().__call__(scope, receive, send)
+
+    sent = CHUNKED + b"1\r\nx\r\n0\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n"
+    with serving(BoundedProtocol, Connections(10), Noting()) as port, connect(port, sent) as client:
+        answer(client)
+    assert seen == [{b"host": b"localhost", b"transfer-encoding": b"chunked"}]
+
+
+class LargeApp(App):
+    """Answers with 20 MB."""
+
+    async def __call__(self, scope: Scope, _: Receive, send: Send) -> None:
+        size = 20_000_000 if scope["path"] == "/" else 2
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+
+def test_a_response_that_is_not_read_is_freed(protocol: Any) -> None:
+    """After a time; a client that reads slowly gets all of it."""
+    limits = Connections(10, stalled_seconds=0.5)
+    with serving(protocol, limits, LargeApp()) as port:
+        with connect(port, REQUEST) as client:
+            wait_until(lambda: limits._all_unread > 1_000_000)
+            wait_until(lambda: not limits._all)
+            assert len(rest(client)) < 20_000_000
+        with connect(port, REQUEST) as client:
+            got = 0
+            while got < 20_000_000:
+                got += len(client.recv(2_000_000))
+                time.sleep(0.05)
+    assert limits._all_unread == 0
+
+
+def test_responses_that_are_not_read_have_a_limit(protocol: Any) -> None:
+    """Of memory, of all together: the connection that has been stalled longest is closed."""
+    limits = Connections(10, unread_bytes=30_000_000)
+    with serving(protocol, limits, LargeApp()) as port, ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(connect(port, REQUEST))
+            wait_until(lambda: limits._all_unread > 1_000_000)
+            time.sleep(0.1)
+        assert limits._all_unread <= 30_000_000
+        wait_until(lambda: len(limits._all) == len(limits._unread) == 1)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
