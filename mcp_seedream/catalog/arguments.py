@@ -260,6 +260,8 @@ def _image(table: ModelTable, text: str, position: int, origin: CallOrigin) -> s
 
 def _option(table: ModelTable, name: str, value: Any) -> Value | None:
     """Return the plain value of one of the upstream's optional parameters; None if no value was given."""
+    if value is None:
+        return None
     parameter = table.parameters[name]
     rules = [rule for model in table.models if (rule := table.rule(model, name))]
     allowed = {word.casefold(): word for rule in rules for word in rule.values or ()}
