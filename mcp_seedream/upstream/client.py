@@ -4,7 +4,7 @@
     stream    POST /seedream/images   a generation; the response is a stream of lines
     look_up   POST /seedream/tasks    `retrieve` for one task, `retrieve_batch` for several, 50 per request
 
-Which requests are retried (`retries.Retries`: limited attempts, exponential back-off with jitter, `Retry-After`):
+Which requests are retried (`retries`: limited attempts, exponential back-off with jitter, `Retry-After`):
 
     | failure                                      | submit, stream    | look_up  | download |
     |----------------------------------------------|-------------------|----------|----------|
@@ -50,7 +50,7 @@ from mcp_seedream.upstream.connections import ConnectionPools
 from mcp_seedream.upstream.error_mapping import UNCERTAIN
 from mcp_seedream.upstream.parsing import is_unknown, read_batch, read_event, read_task
 from mcp_seedream.upstream.responses import decoded, exchange, raise_known, read_lines, read_whole, time_limit
-from mcp_seedream.upstream.retries import Retries
+from mcp_seedream.upstream.retries import Retries, look_up_may_be_retried, submit_may_be_retried
 from mcp_seedream.upstream.submission import NO_PROGRESS, SendProgress, image_request, submission, trace_extension
 from mcp_seedream.upstream.types import ImageRequest, StreamEvent, Task
 
@@ -132,7 +132,7 @@ class SeedreamClient:
             SubmissionUncertain: The response was lost or is unreadable: it may have been accepted and billed.
             UpstreamError: It was refused, or not sent.
         """
-        return await self._retries(partial(self._submit, request, token, progress), _surely_not_accepted)
+        return await self._retries(partial(self._submit, request, token, progress), submit_may_be_retried)
 
     async def _submit(self, request: ImageRequest, token: str, progress: SendProgress) -> Task:
         size = sum(map(len, request.parts()))
@@ -233,7 +233,7 @@ class SeedreamClient:
                 raise UnreadableReply("The upstream's response is not a stream.", status=reply.status)
 
         async with self._pools.connection("stream", token) as http:
-            response = await self._retries(partial(attempt, http), _surely_not_accepted)
+            response = await self._retries(partial(attempt, http), submit_may_be_retried)
             try:
                 async with submission(self.base_url, progress):
                     yield response
@@ -284,7 +284,7 @@ class SeedreamClient:
             return decoded(response, submitting=False)
 
         try:
-            reply = await (attempt() if kind in ("check", "probe") else self._retries(attempt, _is_transient))
+            reply = await (attempt() if kind in ("check", "probe") else self._retries(attempt, look_up_may_be_retried))
         except TaskNotFound:
             return {}
         if not single:
@@ -294,15 +294,6 @@ class SeedreamClient:
     def _timeout(self, pause: float | None = None) -> httpx.Timeout:
         """The time-outs of one request; `pause` is the longest pause within its response, in seconds."""
         return httpx.Timeout(self._timeouts.read, connect=self._timeouts.connect, read=pause or self._timeouts.read)
-
-
-def _surely_not_accepted(error: UpstreamError) -> bool:
-    """Whether a submit was not accepted: 429, 503 with `Retry-After`, or not sent."""
-    return error.retryable
-
-
-def _is_transient(error: UpstreamError) -> bool:
-    return error.retryable or isinstance(error, UnreadableReply)
 
 
 def _log_accepted(task_id: str, trace_id: str | None) -> None:

@@ -1,7 +1,4 @@
-"""A retry policy for requests: how many attempts, and how long to wait between them.
-
-The caller decides which failures may be retried, since only the caller knows whether a request may have been accepted.
-"""
+"""Retries of requests: which failures may be retried, how many attempts there are, and the pauses between them."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from mcp_seedream.core.errors import UpstreamError
+from mcp_seedream.core.errors import UnreadableReply, UpstreamError
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -69,6 +66,16 @@ class Retries:
         if pause is None:
             pause = wait_exponential(multiplier=self.first, max=self.longest)(state)
         return pause + wait_random(0, self.first)(state)
+
+
+def submit_may_be_retried(error: UpstreamError) -> bool:
+    """Whether a submit was not accepted, so that it can't be billed twice: 429, 503 with `Retry-After`, or not sent."""
+    return error.retryable
+
+
+def look_up_may_be_retried(error: UpstreamError) -> bool:
+    """Whether a look-up may work later. Look-ups are free."""
+    return error.retryable or isinstance(error, UnreadableReply)
 
 
 def _log_retry(state: RetryCallState) -> None:
