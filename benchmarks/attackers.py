@@ -113,19 +113,15 @@ async def _pictures_of_49_mib(port: int, until: float, outcomes: Counter[str]) -
     await repeated([body] * 20).run(port, until, outcomes)
 
 
-async def _nested(port: int, until: float, outcomes: Counter[str]) -> None:
-    body = tool_call("generate_image", f'{{"prompt": "a", "x": [{"[]," * (49 * MIB // 3)}1]}}')
-    await repeated([body], KEYS[:1]).run(port, until, outcomes)
+def _structure(item: str, size: int, *, count: int, keys: list[str] = KEYS) -> Attack:
+    """As many calls at once, each with an array of small items of this many bytes."""
 
+    async def run(port: int, until: float, outcomes: Counter[str]) -> None:
+        items = f"{item}," * (size // (len(item) + 1))
+        body = tool_call("generate_image", f'{{"prompt": "a", "x": [{items}1]}}')
+        await repeated([body] * count, keys).run(port, until, outcomes)
 
-async def _small_nested(port: int, until: float, outcomes: Counter[str]) -> None:
-    body = tool_call("generate_image", f'{{"prompt": "a", "x": [{"[]," * (10 * MIB // 3)}1]}}')
-    await repeated([body] * 10).run(port, until, outcomes)
-
-
-async def _objects(port: int, until: float, outcomes: Counter[str]) -> None:
-    body = tool_call("generate_image", f'{{"prompt": "a", "x": [{"{}," * (49 * MIB // 3)}1]}}')
-    await repeated([body] * 4).run(port, until, outcomes)
+    return Attack(run)
 
 
 async def _prompt(port: int, until: float, outcomes: Counter[str]) -> None:
@@ -244,9 +240,9 @@ async def _phones(port: int, _: float, outcomes: Counter[str]) -> None:
 
 
 ATTACKS: dict[str, Attack] = {
-    "one body of lists": Attack(_nested),
-    "ten smaller bodies of lists": Attack(_small_nested),
-    "four bodies of objects": Attack(_objects),
+    "one body of lists": _structure("[]", 49 * MIB, count=1, keys=KEYS[:1]),
+    "ten smaller bodies of lists": _structure("[]", 10 * MIB, count=10),
+    "four bodies of objects": _structure("{}", 49 * MIB, count=4),
     "twenty bodies of 49 MiB": Attack(_pictures_of_49_mib),
     "four prompts of 49 MiB": Attack(_prompt),
     "1000 bodies of 60 kB at once": Attack(_many),

@@ -27,9 +27,9 @@ import httpx
 from PIL import Image
 
 from benchmarks.attackers import ATTACKS
+from benchmarks.hosted import HEADERS, family
 from benchmarks.servers import environment, free_port, wait_for
 
-HEADERS = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-06-18"}
 _UPSTREAM = """
 import sys, time
 from mcp_seedream.catalog.table_file import read_table
@@ -124,14 +124,6 @@ async def use(web: httpx.AsyncClient, seen: Seen) -> None:
     async with asyncio.TaskGroup() as group:
         for work in works:
             group.create_task(repeat(*work))
-
-
-def family(pid: int) -> list[int]:
-    """A process and those that it started."""
-    with suppress(OSError):
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()
-        return [pid, *(each for child in children for each in family(int(child)))]
-    return []
 
 
 def size(pid: int) -> int:

@@ -59,8 +59,11 @@ def free_ports(*names: str) -> dict[str, int]:
 
 
 def family(pid: int) -> list[int]:
-    """A process and those that it started."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()
+    """A process and those that it started; nothing for one that has ended."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()
+    except OSError:
+        return []
     return [pid, *(each for child in children for each in family(int(child)))]
 
 

@@ -58,9 +58,7 @@ class SQLiteAttempts:
         """Write or remove an attempt, unless another call holds it, and renew the lease of its owner."""
 
         def write(db: sqlite3.Connection) -> Outcome:
-            db.execute("BEGIN IMMEDIATE")  # no other process writes between the read and the write
-            row = db.execute(_SELECT, (attempt.id,)).fetchone()
-            stored = _as_attempt(row) if row else None
+            stored = _locked(db, attempt.id)
             if is_held_elsewhere(attempt, stored, before):
                 return "lost"
             new = merged(attempt, stored, before)
@@ -77,9 +75,7 @@ class SQLiteAttempts:
         """Store that the caller of an attempt left or may have left, if the same call still holds it."""
 
         def write(db: sqlite3.Connection) -> None:
-            db.execute("BEGIN IMMEDIATE")
-            row = db.execute(_SELECT, (attempt.id,)).fetchone()
-            stored = _as_attempt(row) if row else None
+            stored = _locked(db, attempt.id)
             if stored and stored.holder == attempt.holder:
                 db.execute(_INSERT, astuple(with_departure(stored, left_at)))
 
@@ -93,6 +89,13 @@ class SQLiteAttempts:
         now = self._clock()
         db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?)", (owner, now + seconds))
         db.execute("DELETE FROM leases WHERE until <= ?", (now,))
+
+
+def _locked(db: sqlite3.Connection, id_: str) -> Attempt | None:
+    """The stored attempt. No other process writes until the transaction ends."""
+    db.execute("BEGIN IMMEDIATE")
+    row = db.execute(_SELECT, (id_,)).fetchone()
+    return _as_attempt(row) if row else None
 
 
 def _as_attempt(row: tuple[Any, ...]) -> Attempt:

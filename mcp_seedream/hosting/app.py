@@ -138,7 +138,8 @@ def build_app(
         exception_handlers=not_found_handlers(settings),
         lifespan=_lifespan(sessions, shutdown, readiness, upstream, sign_in),
     )
-    app.state.server, app.state.shutdown, app.router.redirect_slashes = server, shutdown, False
+    app.router.redirect_slashes = False
+    app.state.server, app.state.shutdown = server, shutdown
     return app
 
 

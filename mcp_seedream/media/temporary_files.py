@@ -8,9 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import BinaryIO
 
-import anyio
-import anyio.to_thread
-
+from mcp_seedream.core.concurrency import run_in_thread
 from mcp_seedream.upstream.fair_limiter import FairLimiter
 
 MAX_BYTES = 48 * 2**20
@@ -56,7 +54,7 @@ class TemporaryFile:
 
     async def write(self, data: bytes) -> None:
         """Append bytes."""
-        await anyio.to_thread.run_sync(self.content.write, data)
+        await run_in_thread(self.content.write, data)
 
     def head(self) -> bytes:
         """Return the first 16 bytes."""

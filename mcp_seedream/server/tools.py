@@ -217,7 +217,8 @@ class ImageTools:
             return Delivered(replace(task, notes=(*task.notes, note)))
         name = f"{(task.prompt or 'seedream')[:40]} {task.id[:8]}"
         files = await journal.files(task.id) if journal and local else ()
-        saved = await run_in_thread(saved_set, files, len(task.images), folder if save_to else None)
+        target = folder if save_to else None
+        saved = await run_in_thread(saved_set, files, len(task.images), target) if files else ()
         shows, room = preview and self._defaults.preview(ctx), PREVIEW_ROOM // share
         options = DeliveryOptions(folder, name, shows, room, saved, self.token_of(ctx) or "")
         delivered = await runtime.delivery.deliver(task, options)

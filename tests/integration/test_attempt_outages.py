@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import anyio
 import pytest
@@ -21,24 +20,13 @@ from mcp_seedream.generation.attempt_store import (
     Stored,
 )
 from mcp_seedream.generation.attempts import Attempts
-from mcp_seedream.generation.call_attempt import CallAttempt
 from mcp_seedream.generation.claims import Timing
 from mcp_seedream.upstream.types import Task
+from tests.support.attempts import CALL, OTHER, TASK, Clock, begun
 
 pytestmark = pytest.mark.anyio
 TIMING = Timing(poll=0.01, lease=5, renewal=0.01)
-CALL = "a call"
-TASK = Task("t1", model="m")
-
-
-class Clock:
-    """Unix seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
+ALICE: dict[str, Any] = {"caller": "alice", "request_id": 1}
 
 
 class Shared(MemoryAttempts):
@@ -111,18 +99,6 @@ def world() -> World:
     return World()
 
 
-@asynccontextmanager
-async def begun(process: Attempts, state: State, request_id: int | None = None) -> AsyncIterator[CallAttempt]:
-    """A call whose attempt has come to a state."""
-    async with process.attempt("alice", request_id) as attempt:
-        assert await attempt.claim(CALL, 0) is None
-        if state is not State.QUEUED:
-            await attempt.sending()
-        if state is State.ACCEPTED:
-            await attempt.accepted(TASK)
-        yield attempt
-
-
 async def write_missed(process: Attempts) -> None:
     assert process._failover
     await process._failover.write_missed()
@@ -130,9 +106,9 @@ async def write_missed(process: Attempts) -> None:
 
 async def test_calls_that_go_on_are_seen_again_after_an_outage(world: World) -> None:
     """One that ended in the outage leaves nothing; a notice in the outage is heard."""
-    async with world.a.open(), begun(world.a, State.QUEUED, 1) as going_on:
+    async with world.a.open(), begun(world.a, State.QUEUED, **ALICE) as going_on:
         async with world.a.attempt() as ended:
-            assert await ended.claim("another call", 0) is None
+            assert await ended.claim(OTHER, 0) is None
             world.link_a.is_broken = True
             await ended.accepted(Task("t2"))
         await going_on.accepted(TASK)
@@ -140,7 +116,7 @@ async def test_calls_that_go_on_are_seen_again_after_an_outage(world: World) -> 
         world.link_a.is_broken = False
         while world.a._failover and world.a._failover.is_behind:  # noqa: ASYNC110  (it is written in the background)
             await anyio.sleep(0.01)
-        assert await world.store.find("another call") == []
+        assert await world.store.find(OTHER) == []
         [found] = await world.store.find(CALL)
         assert (found.attempt.task_id, found.attempt.state) == ("t1", State.ABANDONED)
         assert await world.claimed() == "t1"
@@ -149,7 +125,7 @@ async def test_calls_that_go_on_are_seen_again_after_an_outage(world: World) -> 
 
 async def test_a_result_for_a_caller_that_left_is_not_lost_in_an_outage(world: World) -> None:
     """Another process stored the notice; this one could not read it when its call ended."""
-    async with begun(world.a, State.ACCEPTED, 1):
+    async with begun(world.a, State.ACCEPTED, **ALICE):
         await world.b.cancel("alice", 1)
         world.link_a.is_broken = True
     world.link_a.is_broken = False
@@ -230,7 +206,7 @@ async def test_a_notice_that_looks_before_the_first_write_is_heard(world: World)
 
 async def test_a_notice_in_an_outage_is_heard(world: World) -> None:
     """By the process that has the call, which the store had before."""
-    async with begun(world.a, State.ACCEPTED, 1):
+    async with begun(world.a, State.ACCEPTED, **ALICE):
         world.link_a.is_broken = True
         await world.a.cancel("alice", 1)
         world.link_a.is_broken = False

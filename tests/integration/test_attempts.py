@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,28 +20,17 @@ from mcp_seedream.generation.attempt_store import (
     State,
 )
 from mcp_seedream.generation.attempts import Attempts
-from mcp_seedream.generation.call_attempt import CallAttempt, Claim
+from mcp_seedream.generation.call_attempt import Claim
 from mcp_seedream.generation.claims import Timing
 from mcp_seedream.generation.journal import Journal
 from mcp_seedream.generation.redis_attempts import RedisAttempts
 from mcp_seedream.generation.sqlite_attempts import SQLiteAttempts
 from mcp_seedream.upstream.types import Task
+from tests.support.attempts import CALL, OTHER, TASK, Clock, begun
 from tests.support.services import free_port, redis_running
 
 pytestmark = pytest.mark.anyio
 TIMING = Timing(poll=0.01, lease=5, renewal=0.05)
-CALL, OTHER = "a call", "another call"
-TASK = Task("t1", model="m")
-
-
-class Clock:
-    """Unix seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @dataclass
@@ -73,18 +61,6 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         async with connect(url) as redis:
             await redis.flushdb()
             yield World(clock, lambda: RedisAttempts(redis, TIMING))
-
-
-@asynccontextmanager
-async def begun(process: Attempts, state: State, call: str = CALL, **more: Any) -> AsyncIterator[CallAttempt]:
-    """A call whose attempt has come to a state."""
-    async with process.attempt(**more) as attempt:
-        assert await attempt.claim(call, 0) is None
-        if state is not State.QUEUED:
-            await attempt.sending()
-        if state is State.ACCEPTED:
-            await attempt.accepted(TASK)
-        yield attempt
 
 
 async def leave(process: Attempts, state: State, call: str = CALL) -> None:

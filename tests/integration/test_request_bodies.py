@@ -181,7 +181,7 @@ async def test_a_long_prompt_is_refused(endpoint: str, sandbox: Sandbox) -> None
 @pytest.mark.parametrize("item", ["[]", "{}", '""', "1"])
 @pytest.mark.parametrize("revision", [OLD, LATEST])
 async def test_complex_json_is_refused(endpoint: str, bodies: BodyBudget, revision: str, item: str, size: int) -> None:
-    """Before it is parsed, wherever it is."""
+    """It is refused before the SDK parses it."""
     body, headers = message("tools/list", revision)
     text = json.dumps(body)[:-1] + f', "x": [{",".join([item] * (size // 3))}]}}'
     async with httpx.AsyncClient(timeout=60) as web:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -25,12 +25,6 @@ from tests.support.services import free_port, nginx_running, redis_running, repl
 
 pytestmark = pytest.mark.anyio
 PUBLIC = "http://localhost:1"
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[str]:
-    with redis_running(tmp_path, free_port()) as url:
-        yield url
 
 
 @pytest.fixture(params=["memory", "redis"])

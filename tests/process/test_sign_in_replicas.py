@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,16 +28,10 @@ from mcp_seedream.oauth.sealing import key_id
 from mcp_seedream.oauth.store import RedisStore
 from tests.process.test_replicas import everything_in, nobody
 from tests.support.dance import CLAUDE, OTHER_SECRET, SECRET, Kept, Person, Raw, hosted, official
-from tests.support.services import free_port, nginx_running, redis_running
+from tests.support.services import free_port, nginx_running
 
 pytestmark = pytest.mark.anyio
 PUBLIC = "http://localhost:1"
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[str]:
-    with redis_running(tmp_path, free_port()) as url:
-        yield url
 
 
 async def test_concurrent_refreshes_give_the_same_tokens(table: ModelTable, upstream: str, redis: str) -> None:
