@@ -135,16 +135,15 @@ class SeedreamClient:
         return await self._retries(partial(self._submit, request, token, progress), submit_may_be_retried)
 
     async def _submit(self, request: ImageRequest, token: str, progress: SendProgress) -> Task:
-        size = sum(map(len, request.parts()))
-        within = self._timeouts.connect + self._timeouts.read + size / _SLOWEST_UPLOAD
         async with self._pools.connection("submit", token) as http:
             self._check_shutdown()
             # Cancelling the call while the request is in progress would lose a task that is paid for.
             with anyio.CancelScope(shield=True) as scope, self._in_progress(scope):
                 async with submission(self.base_url, progress):
                     options = _request_options(token, progress)
-                    call = image_request(http, _IMAGES, request, size, timeout=self._timeout(), **options)
-                    reply = await exchange(http, call, within)
+                    call = image_request(http, _IMAGES, request.body, timeout=self._timeout(), **options)
+                    upload = int(call.headers["Content-Length"]) / _SLOWEST_UPLOAD
+                    reply = await exchange(http, call, self._timeouts.connect + self._timeouts.read + upload)
                     task = read_task(decoded(reply, submitting=True))
                     if task.state == "failed" and task.error:
                         raise_known(reply, task)
@@ -219,8 +218,7 @@ class SeedreamClient:
         async def attempt(http: httpx.AsyncClient) -> httpx.Response:
             self._check_shutdown()
             async with submission(self.base_url, progress):
-                size = sum(map(len, request.parts()))
-                call = image_request(http, _IMAGES, request, size, timeout=timeout, **options)
+                call = image_request(http, _IMAGES, request.body, timeout=timeout, **options)
                 with time_limit(self._timeouts.stream):
                     response = await http.send(call, stream=True)
                     if response.status_code == httpx.codes.OK:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -11,9 +12,9 @@ import httpx
 from mcp_seedream.core.errors import SubmissionUncertain, UnreadableReply, UpstreamError, UpstreamUnavailable
 from mcp_seedream.upstream.connection_errors import NEVER_SENT, lost_message, unreachable_message
 from mcp_seedream.upstream.error_mapping import UNCERTAIN
-from mcp_seedream.upstream.types import ImageRequest
 
-_LARGE = 2**18  # bytes of a body
+_LARGE = 2**18  # characters of all pictures of a body
+_PART = 2**18  # characters that are encoded together
 
 
 class SendProgress(Protocol):
@@ -67,15 +68,28 @@ async def submission(url: str, progress: SendProgress) -> AsyncIterator[None]:
         raise SubmissionUncertain(f"The response was lost. {lost_message(error, url)} {UNCERTAIN}") from error
 
 
-def image_request(
-    http: httpx.AsyncClient, path: str, request: ImageRequest, size: int, **options: Any
-) -> httpx.Request:
-    """The HTTP request of a generation; it reads a large body while it is sent."""
+def image_request(http: httpx.AsyncClient, path: str, body: Mapping[str, Any], **options: Any) -> httpx.Request:
+    """The HTTP request of a generation. A large body is encoded while it is sent, so that no copy of it is held."""
+    if sum(map(len, body.get("image", ()))) < _LARGE:
+        return http.build_request("POST", path, content=b"".join(_encoded(body)), **options)
 
-    async def body() -> AsyncIterator[bytes]:
-        for part in request.parts():
+    async def parts() -> AsyncIterator[bytes]:
+        for part in _encoded(body):
             yield part
 
-    content = b"".join(request.parts()) if size < _LARGE else body()
-    options["headers"] |= {"Content-Length": str(size)}
-    return http.build_request("POST", path, content=content, **options)
+    options["headers"] |= {"Content-Length": str(sum(map(len, _encoded(body))))}
+    return http.build_request("POST", path, content=parts(), **options)
+
+
+def _encoded(body: Mapping[str, Any]) -> Iterator[bytes]:
+    """A body as JSON, in parts: pictures may be megabytes of text, of which no copy is made."""
+    images = body.get("image", ())
+    rest = json.dumps({name: value for name, value in body.items() if name != "image"})
+    yield (f'{rest[:-1]}, "image": [' if images else rest).encode()
+    for number, image in enumerate(images):
+        yield b', "' if number else b'"'
+        for start in range(0, len(image), _PART):
+            yield json.dumps(image[start : start + _PART])[1:-1].encode()
+        yield b'"'
+    if images:
+        yield b"]}"

@@ -5,8 +5,7 @@ Facts: the vendor's API documents of `POST /seedream/images` and `POST /seedream
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +14,6 @@ from mcp_seedream.catalog.table import Model, ModelTable, Value
 
 State = Literal["pending", "succeeded", "failed"]
 JSONObject = dict[str, Any]
-_PART = 2**18  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +37,6 @@ class ImageRequest:
         if not body.get("stream") and not body.get("callback_url"):
             body["async"] = True
         return cls(model.id, body)
-
-    def parts(self) -> Iterator[bytes]:
-        """The body as JSON, in parts: pictures may be megabytes of text, of which no copy is made."""
-        images = self.body.get("image", ())
-        rest = json.dumps({name: value for name, value in self.body.items() if name != "image"})
-        yield (f'{rest[:-1]}, "image": [' if images else rest).encode()
-        for number, image in enumerate(images):
-            yield b', "' if number else b'"'
-            for start in range(0, len(image), _PART):
-                yield json.dumps(image[start : start + _PART])[1:-1].encode()
-            yield b'"'
-        if images:
-            yield b"]}"
 
     @property
     def streams(self) -> bool:
